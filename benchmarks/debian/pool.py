@@ -1,0 +1,89 @@
+"""One language's documents, who answers what, and what is held out.
+
+A pool does not know where its records came from. Relevance is by construction: a document answers a query when the
+query is its title or one of its keywords, so that an index entry shared by several pages has several answers.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from .records import Record, digest, is_test, key
+
+MAX_RELEVANT = 10
+"""A query with more answers than this ("functions") asks for nothing in particular and is not used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """The documents of one language, each text once, ordered by concept id.
+
+    Attributes:
+        lang: language tag.
+        records: the documents.
+        answers: normalised query to the positions of the documents that answer it.
+    """
+
+    lang: str
+    records: Sequence[Record]
+    answers: Mapping[str, tuple[int, ...]]
+
+    def relevant(self, query: str) -> tuple[int, ...]:
+        """Positions of the documents that answer ``query``."""
+        return self.answers.get(key(query), ())
+
+
+@dataclass(slots=True)
+class HeldOut:
+    """Everything that belongs to a judged query, over all languages; training rows must touch none of it."""
+
+    queries: set[str] = field(default_factory=set)
+    concepts: set[str] = field(default_factory=set)
+    texts: set[str] = field(default_factory=set)
+
+    def add(self, pool: Pool, query: str) -> None:
+        """Hold out ``query`` of ``pool`` with all documents that answer it."""
+        self.queries.add(key(query))
+        for position in pool.relevant(query):
+            self.concepts.add(pool.records[position].concept_id)
+            self.texts.add(key(pool.records[position].text))
+
+    def touches(self, record: Record) -> bool:
+        """Whether a document may not be trained on, as a positive or as a negative."""
+        concept = record.concept_id
+        return is_test(concept) or concept in self.concepts or key(record.text) in self.texts
+
+
+def make_pool(lang: str, records: Iterable[Record]) -> Pool:
+    """Gather one language's records; of several with the same text the first by concept id stays."""
+    by_text: dict[str, Record] = {}
+    for record in sorted(records, key=lambda record: record.concept_id):
+        by_text.setdefault(key(record.text), record)
+    kept = tuple(by_text.values())
+    answers: dict[str, list[int]] = {}
+    for position, record in enumerate(kept):
+        for candidate in dict.fromkeys(map(key, record.candidates)):
+            answers.setdefault(candidate, []).append(position)
+    return Pool(lang, kept, {query: tuple(positions) for query, positions in answers.items()})
+
+
+def queries_of(pool: Pool, *, test: bool) -> list[tuple[Record, str]]:
+    """Each record's chosen query on one side of the split, in an order fixed by hash, no query twice."""
+    chosen: dict[str, tuple[Record, str]] = {}
+    side = [record for record in pool.records if is_test(record.concept_id) == test and record.query]
+    for record in sorted(side, key=lambda record: digest("order", record.concept_id, record.lang)):
+        if len(pool.relevant(record.query)) <= MAX_RELEVANT:
+            chosen.setdefault(key(record.query), (record, record.query))
+    return list(chosen.values())
+
+
+def hold_out(pools: Iterable[Pool]) -> HeldOut:
+    """What the tests own: every query that a test concept offers, even those a collection has no room for.
+
+    Collections of other tasks draw on the same test concepts; holding out all of them keeps a training file valid
+    when such a collection is added.
+    """
+    held = HeldOut()
+    for pool in pools:
+        for _, query in queries_of(pool, test=True):
+            held.add(pool, query)
+    return held

@@ -1,0 +1,95 @@
+"""What every source yields, and the hashing that replaces chance.
+
+A record is one document in one language together with the strings that may serve as its query. Records of
+different languages that tell the same thing share a concept id, which is what makes judgements exact and the
+train/test split honest. All "random" choices of this package go through :func:`digest`, so that a second run, on
+another machine, gives the same files.
+"""
+
+import hashlib
+import re
+import unicodedata
+from dataclasses import dataclass
+
+TEST_SHARE = 5
+"""One concept in this many is held out for tests."""
+
+MIN_QUERY_CHARS = 3
+MAX_QUERY_CHARS = 160
+"""The minimum is counted by :func:`weight`. Neither an index entry of two letters ("a4") nor a heading as long as a
+paragraph is something that a person would type."""
+
+_SPACE = re.compile(r"\s+")
+_DENSE_SCRIPT = re.compile(
+    r"[\u2e80-\u2fdf\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uac00-\ud7af"
+    r"\u1100-\u11ff\u3130-\u318f\u0e00-\u0e7f\u1780-\u17ff]"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One document in one language.
+
+    Attributes:
+        concept_id: the same string in every language that has this document.
+        source: the name of the source, e.g. ``"ddtp"``.
+        lang: language tag in lower case, e.g. ``"pt-br"``.
+        title: the document's title, or ``""`` when it is untranslated; never part of ``text``.
+        keywords: further strings under which a person would look for this document.
+        text: the cleaned body.
+    """
+
+    concept_id: str
+    source: str
+    lang: str
+    title: str
+    keywords: tuple[str, ...]
+    text: str
+
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        """Every string that may be this record's query, the title first."""
+        strings = dict.fromkeys((self.title, *self.keywords))
+        return tuple(text for text in strings if is_query(text))
+
+    @property
+    def query(self) -> str:
+        """The one query of this record, chosen by hash, or ``""`` when there is no candidate."""
+        strings = self.candidates
+        if not strings:
+            return ""
+        return strings[digest("query", self.concept_id, self.lang) % len(strings)]
+
+
+def digest(*parts: str) -> int:
+    """A 160-bit number that depends on ``parts`` alone: the seed of every choice made here."""
+    return int(hashlib.sha1("\x00".join(parts).encode("utf-8")).hexdigest(), 16)
+
+
+def is_test(concept_id: str) -> bool:
+    """Whether a concept is held out, in every language at once."""
+    return digest(concept_id) % TEST_SHARE == 0
+
+
+def tidy(text: str) -> str:
+    """``text`` on one line, without spaces at its ends."""
+    return _SPACE.sub(" ", text).strip()
+
+
+def key(text: str) -> str:
+    """The form under which two strings count as the same query or the same text."""
+    return tidy(unicodedata.normalize("NFKC", text)).casefold()
+
+
+def weight(text: str) -> int:
+    """Length of ``text``, where a character of a script that BM25 cuts into bigrams counts as two.
+
+    A Chinese sentence says in 15 characters what English says in 45 (Hangul, Thai and Khmer lie between), so that
+    one threshold in characters would treat the two differently.
+    """
+    return len(text) + len(_DENSE_SCRIPT.findall(text))
+
+
+def is_query(text: str) -> bool:
+    """Whether ``text`` can serve as a query: long enough, short enough, and with a letter in it."""
+    return weight(text) >= MIN_QUERY_CHARS and len(text) <= MAX_QUERY_CHARS and any(c.isalpha() for c in text)

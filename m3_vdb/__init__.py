@@ -1,0 +1,36 @@
+"""M3-Embedding from training to the vector database: one pass, three vectors, one collection, one fused query.
+
+>>> from m3_vdb import M3EmbeddingFunction
+>>> embed = M3EmbeddingFunction()
+>>> embeddings = embed.encode_documents(["Vectors in one pass.", "一次得到三种向量。"])
+>>> len(embeddings), embeddings.dense.shape[1] == embed.dim["dense"]
+(2, True)
+
+Importing this package loads neither a runtime nor a database client; each is loaded when it is first used.
+"""
+
+from m3_vdb.bundle import Bundle, find_bundle
+from m3_vdb.embedding_function import M3EmbeddingFunction
+from m3_vdb.errors import M3Error
+from m3_vdb.fusion import PRESETS, Weights
+from m3_vdb.index import HybridIndex
+from m3_vdb.stores import open_store
+from m3_vdb.types import Document, Hit, M3Embedding, M3Embeddings, Scores, SparseVector
+
+__version__ = "0.1.0"
+__all__ = [
+    "PRESETS",
+    "Bundle",
+    "Document",
+    "Hit",
+    "HybridIndex",
+    "M3Embedding",
+    "M3EmbeddingFunction",
+    "M3Embeddings",
+    "M3Error",
+    "Scores",
+    "SparseVector",
+    "Weights",
+    "find_bundle",
+    "open_store",
+]

@@ -1,0 +1,163 @@
+"""A model on disk, ready to serve: ``model.onnx``, ``tokenizer.json``, ``m3_config.json`` and ``SHA256SUMS``.
+
+A bundle is written once by ``python -m onnx_export`` and never changed. Its fingerprint, a hash over model and
+tokenizer, travels into every collection, so that vectors of two models never mix.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from m3_vdb.errors import BundleError
+from m3_vdb.stores.base import ModelIdentity
+
+FORMAT: Final = 1
+MODEL, TOKENIZER, CONFIG, CHECKSUMS = "model.onnx", "tokenizer.json", "m3_config.json", "SHA256SUMS"
+DEFAULT_MODEL: Final = "m3-small"
+"""The model that ships with the wheel."""
+HASH_LIMIT: Final = 256 * 2**20
+"""Bundles up to this many bytes are hashed whenever they are opened (0.1 s); larger ones by ``verify`` alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """An opened bundle.
+
+    Attributes:
+        path: its directory.
+        name: the model's name.
+        precision: "fp32", "fp16" or "int8", of the stored weights.
+        dense_dim: width d of the dense vector.
+        multi_vector_dim: width m of a multi-vector row.
+        vocab_size: token ids, 0 … vocab_size - 1.
+        max_length: tokens that a text may have, ``<s>`` and ``</s>`` included.
+        fingerprint: 16 hex digits over model and tokenizer.
+        config: all of ``m3_config.json``, the measured export errors included.
+    """
+
+    path: Path
+    name: str
+    precision: str
+    dense_dim: int
+    multi_vector_dim: int
+    vocab_size: int
+    max_length: int
+    fingerprint: str
+    config: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, path: Path) -> Bundle:
+        """Open a bundle directory and check that it is whole.
+
+        Raises:
+            BundleError: a file is missing or damaged, or the format is unknown.
+        """
+        if not (path / CONFIG).is_file():
+            raise BundleError(f"{path} is no model bundle (no {CONFIG}): make one with python -m onnx_export")
+        config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+        if config.get("format") != FORMAT:
+            raise BundleError(
+                f"{path} has bundle format {config.get('format')}, this version reads {FORMAT}: export again"
+            )
+        sums = _read_checksums(path)
+        bundle = cls(
+            path=path,
+            name=config["name"],
+            precision=config["precision"],
+            dense_dim=config["dense_dim"],
+            multi_vector_dim=config["multi_vector_dim"],
+            vocab_size=config["vocab_size"],
+            max_length=config["max_length"],
+            fingerprint=fingerprint(sums),
+            config=config,
+        )
+        missing = [name for name in sums if not (path / name).is_file()]
+        if missing:
+            raise BundleError(f"{path} lacks {', '.join(missing)}: copy the whole bundle")
+        if sum((path / name).stat().st_size for name in sums) <= HASH_LIMIT:
+            bundle.verify()
+        return bundle
+
+    def verify(self) -> None:
+        """Compare every file with its checksum.
+
+        Raises:
+            BundleError: a file differs.
+        """
+        for name, expected in _read_checksums(self.path).items():
+            if sha256(self.path / name) != expected:
+                raise BundleError(f"{self.path / name} is damaged (SHA-256 differs): copy or export the bundle again")
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """What a collection remembers of this model."""
+        return ModelIdentity(self.name, self.fingerprint, self.dense_dim, self.multi_vector_dim)
+
+
+def find_bundle(model: str | Path | None = None) -> Bundle:
+    """Open a bundle by path or name.
+
+    Args:
+        model: a directory; the name of a built-in model; ``org/name`` of a bundle on the Hugging Face hub, downloaded
+            once; None for the default model.
+
+    Raises:
+        BundleError: nothing is found there, or it is damaged.
+    """
+    if model is None:
+        model = DEFAULT_MODEL
+    if Path(model).is_dir():
+        return Bundle.open(Path(model))
+    built_in = Path(__file__).parent / "models" / str(model)
+    if "/" not in str(model) and built_in.is_dir():
+        return Bundle.open(built_in)
+    if isinstance(model, str) and model.count("/") == 1 and not model.startswith((".", "/", "~")):
+        return Bundle.open(_download(model))
+    known = sorted(path.name for path in built_in.parent.iterdir() if path.is_dir() and not path.name.startswith("_"))
+    raise BundleError(f"no model {str(model)!r}: expected a bundle directory, a hub id, or one of {', '.join(known)}")
+
+
+def fingerprint(sums: Mapping[str, str]) -> str:
+    """16 hex digits over the checksums of everything that shapes vectors (all files but the config)."""
+    lines = [f"{digest}  {name}" for name, digest in sorted(sums.items()) if name != CONFIG]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def write_checksums(path: Path) -> None:
+    """Write ``SHA256SUMS`` over model, tokenizer and config, in the format of ``sha256sum --check``."""
+    names = sorted(file.name for file in path.iterdir() if file.name.startswith((MODEL, TOKENIZER, CONFIG)))
+    lines = [f"{sha256(path / name)}  {name}\n" for name in names]
+    (path / CHECKSUMS).write_text("".join(lines), encoding="utf-8")
+
+
+def sha256(path: Path) -> str:
+    """Hex SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _read_checksums(path: Path) -> dict[str, str]:
+    try:
+        lines = (path / CHECKSUMS).read_text(encoding="utf-8").splitlines()
+    except OSError:
+        raise BundleError(f"{path} lacks {CHECKSUMS}: copy the whole bundle") from None
+    pairs = (line.split("  ", 1) for line in lines)
+    return {name: digest for digest, name in pairs}
+
+
+def _download(model: str) -> Path:
+    from huggingface_hub import snapshot_download  # noqa: PLC0415 - a second, and only for hub ids
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError  # noqa: PLC0415
+
+    try:
+        return Path(snapshot_download(model, allow_patterns=[f"{MODEL}*", TOKENIZER, CONFIG, CHECKSUMS]))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise BundleError(f"{model} is no directory here and could not be fetched from the hub: {error}") from error

@@ -1,0 +1,214 @@
+"""``M3EmbeddingFunction``: texts in, three kinds of vectors out of one forward pass."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from m3_vdb import packing, pooling
+from m3_vdb.bundle import MODEL as MODEL_FILE
+from m3_vdb.bundle import TOKENIZER, Bundle, find_bundle
+from m3_vdb.errors import ConfigError, ModelOutputError, TruncationError
+from m3_vdb.session import Session, open_session
+from m3_vdb.stores.base import ModelIdentity
+from m3_vdb.tokenizer import TokenBatch, Tokenizer
+from m3_vdb.types import EncodeStats, FloatArray, IntArray, M3Embeddings
+
+OnTruncate = Literal["warn", "error", "ignore"]
+ON_TRUNCATE: Final = ("warn", "error", "ignore")
+
+
+class M3EmbeddingFunction:
+    """Encodes texts with an M3 model; may be called from several threads.
+
+    Args:
+        model: a bundle's directory, a built-in name, a hub id, or None for the model that ships with m3-vdb.
+        runtime: "auto", "onnxruntime" or "openvino".
+        device: "auto", "cpu" or "cuda".
+        threads: threads of one forward pass; None takes all cores.
+        max_length: tokens kept of a text, ``<s>`` and ``</s>`` included; None takes the model's own maximum.
+        on_truncate: what to do when a text is longer: "warn" (once a call), "error", or "ignore". The result's
+            ``truncated`` says it in any case.
+        batch_tokens: padded tokens of one forward pass.
+        session: a session to use instead of opening one; for tests and for runtimes of your own.
+
+    Raises:
+        BundleError: the model is missing or damaged.
+        ConfigError: an argument is out of range.
+        MissingExtraError: the runtime is not installed.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | None = None,
+        *,
+        runtime: str = "auto",
+        device: str = "auto",
+        threads: int | None = None,
+        max_length: int | None = None,
+        on_truncate: OnTruncate = "warn",
+        batch_tokens: int = packing.DEFAULT_BATCH_TOKENS,
+        session: Session | None = None,
+    ) -> None:
+        self.bundle: Bundle = find_bundle(model)
+        limit = self.bundle.max_length
+        self.max_length: int = limit if max_length is None else max_length
+        if not 3 <= self.max_length <= limit:
+            raise ConfigError(f"max_length={max_length}: {self.bundle.name} takes 3 … {limit} tokens")
+        if on_truncate not in ON_TRUNCATE:
+            raise ConfigError(f"on_truncate={on_truncate!r}: expected one of {', '.join(ON_TRUNCATE)}")
+        self.on_truncate: OnTruncate = on_truncate
+        self.batch_tokens: int = batch_tokens
+        self.tokenizer: Tokenizer = Tokenizer.from_file(self.bundle.path / TOKENIZER)
+        self.session: Session = session or open_session(
+            self.bundle.path / MODEL_FILE, runtime=runtime, device=device, threads=threads
+        )
+
+    @property
+    def dim(self) -> dict[str, int]:
+        """Widths for a schema: {"dense": d, "sparse": vocabulary, "multi_vector": m}."""
+        bundle = self.bundle
+        return {"dense": bundle.dense_dim, "sparse": bundle.vocab_size, "multi_vector": bundle.multi_vector_dim}
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """What a collection remembers of the model."""
+        return self.bundle.identity
+
+    def token_count(self, texts: Sequence[str]) -> IntArray:
+        """Tokens of each whole text, before any truncation, ``<s>`` and ``</s>`` included: int32 [n].
+
+        Raises:
+            TextError: an item is no usable string; ``index`` names it.
+        """
+        return self.tokenizer.count(texts)
+
+    def encode_documents(
+        self, texts: Sequence[str], *, dense: bool = True, sparse: bool = True, multi_vector: bool = True
+    ) -> M3Embeddings:
+        """Encode texts to be searched.
+
+        Args:
+            texts: n strings. [] gives an empty result; "" is a text (``<s></s>``) without lexical weights.
+            dense: compute the dense vectors.
+            sparse: compute the lexical weights.
+            multi_vector: compute the multi-vectors.
+
+        Returns:
+            Embeddings in the order of ``texts``; parts not asked for are None.
+
+        Raises:
+            TextError: an item is not a string or holds lone surrogates; ``index`` names it.
+            TruncationError: a text is too long and ``on_truncate="error"``; ``index`` names it.
+            ModelOutputError: the model returned NaN or infinity for a text; ``index`` names it.
+            ConfigError: no part was asked for.
+        """
+        wanted = {pooling.DENSE: dense, pooling.SPARSE: sparse, pooling.MULTI_VECTOR: multi_vector}
+        outputs = [name for name, want in wanted.items() if want]
+        if not outputs:
+            raise ConfigError("nothing to compute: ask for dense, sparse or multi_vector")
+        tokens = self.tokenizer.encode(texts, max_length=self.max_length)
+        self._report_truncation(tokens)
+        return self._encode(tokens, outputs)
+
+    def encode_queries(
+        self, texts: Sequence[str], *, dense: bool = True, sparse: bool = True, multi_vector: bool = True
+    ) -> M3Embeddings:
+        """Encode queries. M3 has no instruction or prefix: the same as ``encode_documents``."""
+        return self.encode_documents(texts, dense=dense, sparse=sparse, multi_vector=multi_vector)
+
+    def __call__(self, texts: Sequence[str]) -> M3Embeddings:
+        """All three parts of each text; ``encode_documents`` under the name that pymilvus.model users know."""
+        return self.encode_documents(texts)
+
+    def close(self) -> None:
+        """Nothing to release today; part of the contract so that sessions with resources can be added."""
+
+    def __enter__(self) -> M3EmbeddingFunction:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _report_truncation(self, tokens: TokenBatch) -> None:
+        if self.on_truncate == "ignore" or not tokens.truncated.any():
+            return
+        first, count = int(tokens.truncated.argmax()), int(tokens.truncated.sum())
+        remedy = f"split the text, or pass on_truncate='ignore' (max_length={self.max_length})"
+        if self.on_truncate == "error":
+            raise TruncationError(f"item {first} has more than {self.max_length} tokens: {remedy}", index=first)
+        warnings.warn(
+            f"{count} of {len(tokens)} texts were cut to {self.max_length} tokens, the first is item {first}: {remedy}",
+            stacklevel=4,
+        )
+
+    def _encode(self, tokens: TokenBatch, outputs: list[str]) -> M3Embeddings:
+        lengths = tokens.lengths
+        batches = packing.pack(lengths, batch_tokens=self.batch_tokens)
+        dense: list[FloatArray] = []
+        sparse: list[pooling.Packed] = []
+        multi_vector: list[pooling.Packed] = []
+        padded = 0
+        for rows in batches:
+            input_ids, mask = tokens.padded(rows)
+            padded += input_ids.size
+            raw = self.session.run(outputs, input_ids, mask)
+            _check_finite(raw, lengths[rows], rows)
+            if pooling.DENSE in raw:
+                dense.append(raw[pooling.DENSE])
+            if pooling.SPARSE in raw:
+                sparse.append(pooling.pool_sparse(input_ids, raw[pooling.SPARSE]))
+            if pooling.MULTI_VECTOR in raw:
+                multi_vector.append(pooling.pool_multi_vector(raw[pooling.MULTI_VECTOR], lengths[rows]))
+        stats = EncodeStats(len(batches), int(lengths.sum()), padded)
+        order = np.concatenate(batches) if batches else np.zeros(0, dtype=np.intp)
+        return self._assemble(tokens, outputs, order, stats, dense, sparse, multi_vector)
+
+    def _assemble(
+        self,
+        tokens: TokenBatch,
+        outputs: list[str],
+        order: NDArray[np.intp],
+        stats: EncodeStats,
+        dense: list[FloatArray],
+        sparse: list[pooling.Packed],
+        multi_vector: list[pooling.Packed],
+    ) -> M3Embeddings:
+        empty = pooling.Packed(np.zeros(0, np.float32), np.zeros(1, np.int64), np.zeros(0, np.int32))
+        no_rows = np.zeros((0, self.bundle.multi_vector_dim), np.float32)
+        joined = pooling.join(sparse, order) if sparse else empty
+        rows = pooling.join(multi_vector, order) if multi_vector else pooling.Packed(no_rows, empty.offsets)
+        vectors = (
+            np.concatenate(dense)[np.argsort(order)] if dense else np.zeros((0, self.bundle.dense_dim), np.float32)
+        )
+        has_sparse, has_multi_vector = pooling.SPARSE in outputs, pooling.MULTI_VECTOR in outputs
+        return M3Embeddings(
+            token_counts=tokens.lengths,
+            truncated=tokens.truncated,
+            dense=vectors if pooling.DENSE in outputs else None,
+            sparse_ids=joined.ids if has_sparse else None,
+            sparse_weights=joined.values if has_sparse else None,
+            sparse_offsets=joined.offsets if has_sparse else None,
+            multi_vector=rows.values if has_multi_vector else None,
+            multi_vector_offsets=rows.offsets if has_multi_vector else None,
+            stats=stats,
+        )
+
+
+def _check_finite(raw: Mapping[str, FloatArray], lengths: IntArray, rows: NDArray[np.intp]) -> None:
+    bad = pooling.first_not_finite(raw, lengths)
+    if bad is not None:
+        index = int(rows[bad])
+        raise ModelOutputError(
+            f"the model returned NaN or infinity for item {index} ({lengths[bad]} tokens): leave the text out, or use a "
+            f"bundle of higher precision",
+            index=index,
+        )

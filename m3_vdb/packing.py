@@ -1,0 +1,58 @@
+"""Which texts share a forward pass: a pure function of their lengths.
+
+Texts are sorted by length and the sorted row is cut where the total cost is least. A batch costs
+``CALL_COST + rows · longest`` in token units: padding is paid for like tokens, and so is one more call. Dynamic
+programming finds the optimum; no choice of budget or batch size by hand can do better on this cost.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from m3_vdb.errors import ConfigError
+from m3_vdb.types import IntArray
+
+CALL_COST: Final = 32
+"""Price of one forward pass in tokens: about 2 ms of fixed work at 12,000 tokens/s (docs/log.md, 2026-11-22)."""
+DEFAULT_BATCH_TOKENS: Final = 4096
+"""Padded tokens of a batch; beyond it CPUs gain nothing and memory grows."""
+
+
+def pack(
+    lengths: IntArray, *, batch_tokens: int = DEFAULT_BATCH_TOKENS, call_cost: int = CALL_COST
+) -> list[NDArray[np.intp]]:
+    """Group texts into batches of least total cost.
+
+    Args:
+        lengths: int32 [n], tokens of each text, ≥ 1.
+        batch_tokens: upper limit of rows · longest; a single longer text is a batch of its own.
+        call_cost: price of a batch, in tokens.
+
+    Returns:
+        Indices into ``lengths``; every text occurs once. Batches come longest first, so that memory peaks early.
+
+    Raises:
+        ConfigError: ``batch_tokens`` is not positive.
+    """
+    if batch_tokens < 1:
+        raise ConfigError(f"batch_tokens={batch_tokens}: at least 1")
+    order = np.argsort(lengths, kind="stable")
+    ascending = lengths[order].astype(np.int64)
+    n = len(ascending)
+    best = np.zeros(n + 1, dtype=np.int64)  # best[j]: least cost of the j shortest texts
+    cut = np.zeros(n + 1, dtype=np.intp)  # cut[j]: where the last batch of that optimum begins
+    for j in range(1, n + 1):
+        longest = ascending[j - 1]
+        first = max(0, j - max(1, batch_tokens // longest))
+        rows = np.arange(j - first, 0, -1)
+        costs = best[first:j] + rows * longest
+        i = int(costs.argmin())
+        best[j], cut[j] = costs[i] + call_cost, first + i
+    batches = []
+    while n:
+        batches.append(order[cut[n] : n])
+        n = cut[n]
+    return batches

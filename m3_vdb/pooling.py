@@ -1,0 +1,105 @@
+"""Raw outputs of the graph → ``M3Embeddings``, in NumPy.
+
+The graph already holds pooling, projection, ReLU and normalisation; what is left is ragged: dropping padding, and
+reducing token weights to one weight a token id. Legend: B rows of a batch, L padded length, n texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from m3_vdb.tokenizer import SPECIAL_IDS
+from m3_vdb.types import FloatArray, IntArray, OffsetArray
+
+DENSE, SPARSE, MULTI_VECTOR = "dense_vecs", "sparse_vecs", "colbert_vecs"
+"""Output names of the ONNX graph."""
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A ragged array: float32 [rows, …] (and ids for sparse), with int64 [n + 1] offsets."""
+
+    values: FloatArray
+    offsets: OffsetArray
+    ids: IntArray | None = None
+
+
+def pool_sparse(input_ids: NDArray[np.int64], weights: FloatArray) -> Packed:
+    """One weight a distinct token id: the maximum over its positions (paper §3.2, "lexical retrieval").
+
+    Special ids (``<s>``, ``<pad>``, ``</s>``, ``<unk>``) and weights that are not positive are dropped.
+
+    Args:
+        input_ids: int64 [B, L].
+        weights: float32 [B, L], ReLU'd.
+
+    Returns:
+        ids unique and ascending in each row; offsets int64 [B + 1].
+    """
+    row, position = np.nonzero((weights > 0) & ~np.isin(input_ids, SPECIAL_IDS))
+    ids, values = input_ids[row, position], weights[row, position]
+    order = np.lexsort((ids, row))
+    row, ids, values = row[order], ids[order], values[order]
+    first = np.flatnonzero(np.diff(row, prepend=-1).astype(bool) | np.diff(ids, prepend=-1).astype(bool))
+    values = np.maximum.reduceat(values, first) if len(first) else values
+    counts = np.bincount(row[first], minlength=len(input_ids))
+    return Packed(values.astype(np.float32), _offsets(counts), ids[first].astype(np.int32))
+
+
+def pool_multi_vector(vectors: FloatArray, lengths: IntArray) -> Packed:
+    """Drop padding rows.
+
+    Args:
+        vectors: float32 [B, L - 1, m], positions 1 … L-1 (``<s>`` is already gone).
+        lengths: int32 [B], tokens of each text; a text has ``length − 1`` rows, ``</s>`` included.
+    """
+    kept = np.arange(vectors.shape[1]) < (lengths - 1)[:, None]
+    return Packed(np.ascontiguousarray(vectors[kept], dtype=np.float32), _offsets(lengths - 1))
+
+
+def join(parts: Sequence[Packed], order: NDArray[np.intp]) -> Packed:
+    """Put the batches' ragged rows back into the order of the input.
+
+    Args:
+        parts: one a batch, in the order of encoding.
+        order: [n], ``order[k]`` is the input position of the k-th encoded text.
+    """
+    values = np.concatenate([part.values for part in parts])
+    counts = np.concatenate([np.diff(part.offsets) for part in parts])
+    starts = _offsets(counts)[:-1]
+    inverse = np.argsort(order)
+    offsets = _offsets(counts[inverse])
+    # Row r of text t comes from starts[t] + (r − its new start): one gather, no loop over texts.
+    gather = np.arange(offsets[-1]) + np.repeat(starts[inverse] - offsets[:-1], counts[inverse])
+    ids = None if parts[0].ids is None else np.concatenate([p.ids for p in parts if p.ids is not None])[gather]
+    return Packed(values[gather], offsets, ids)
+
+
+def first_not_finite(raw: Mapping[str, FloatArray], lengths: IntArray) -> int | None:
+    """Row of the first text with NaN or infinity among its own values; padding does not count.
+
+    Args:
+        raw: graph outputs by name.
+        lengths: int32 [B], tokens of each text.
+    """
+    if all(np.isfinite(array.sum(dtype=np.float64)) for array in raw.values()):
+        return None
+    bad = np.zeros(len(lengths), dtype=np.bool_)
+    for name, array in raw.items():
+        finite = np.isfinite(array)
+        if name == DENSE:
+            bad |= ~finite.all(axis=1)
+            continue
+        real = np.arange(array.shape[1]) < (lengths - (name == MULTI_VECTOR))[:, None]
+        bad |= (~(finite.all(axis=2) if array.ndim == 3 else finite) & real).any(axis=1)
+    return int(bad.argmax()) if bad.any() else None
+
+
+def _offsets(counts: NDArray[np.integer]) -> OffsetArray:
+    offsets = np.zeros(len(counts) + 1, dtype=np.int64)
+    np.cumsum(counts, out=offsets[1:])
+    return offsets

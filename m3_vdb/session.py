@@ -1,0 +1,196 @@
+"""The seam under the embedding function: one ONNX file, two runtimes.
+
+``OnnxRuntimeSession`` runs on CPUs and NVIDIA GPUs; ``OpenVinoSession`` (extra ``openvino``) runs the same file on
+CPUs, in bfloat16 where the processor multiplies it natively. Both compute only the outputs that are asked for, and
+both may be called from several threads. Legend: B texts, L padded length.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from m3_vdb.errors import BundleError, ConfigError, M3Error, MissingExtraError
+from m3_vdb.types import FloatArray
+
+RUNTIMES: Final = ("auto", "onnxruntime", "openvino")
+DEVICES: Final = ("auto", "cpu", "cuda")
+
+
+class Session(Protocol):
+    """A loaded model."""
+
+    @property
+    def description(self) -> str:
+        """Runtime, version, device and arithmetic, for people: "openvino 2026.4, cpu, bf16"."""
+        ...
+
+    def run(
+        self, outputs: Sequence[str], input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]
+    ) -> Mapping[str, FloatArray]:
+        """One forward pass.
+
+        Args:
+            outputs: names of the outputs to compute.
+            input_ids: int64 [B, L].
+            attention_mask: int64 [B, L], 1 for real tokens.
+
+        Returns:
+            name → float32 array, exactly the names asked for.
+
+        Raises:
+            M3Error: the runtime failed; its own words are in the message.
+        """
+        ...
+
+
+class OnnxRuntimeSession:
+    """onnxruntime on a CPU, or on a GPU through its CUDA provider.
+
+    Args:
+        model: path of the ONNX file.
+        device: "cpu" or "cuda".
+        threads: threads of one forward pass; None takes all cores.
+
+    Raises:
+        BundleError: the file cannot be loaded.
+    """
+
+    def __init__(self, model: Path, *, device: str = "cpu", threads: int | None = None) -> None:
+        import onnxruntime  # noqa: PLC0415 - half a second that OpenVINO users need not wait
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or 0
+        options.enable_mem_pattern = False  # lengths differ from call to call, so patterns are never reused
+        options.log_severity_level = 3
+        providers = ["CUDAExecutionProvider"] if device == "cuda" else []
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(model), sess_options=options, providers=[*providers, "CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime raises a family of its own, all direct children of Exception
+            raise BundleError(f"onnxruntime cannot load {model}: {error}") from error
+        if device == "cuda" and "CUDAExecutionProvider" not in self._session.get_providers():
+            raise ConfigError("device='cuda', but onnxruntime has no CUDA: pip install 'm3-vdb[gpu]'")
+        self._options = onnxruntime.RunOptions()
+        self._options.only_execute_path_to_fetches = True
+        self.description = f"onnxruntime {onnxruntime.__version__}, {device}"
+
+    def run(
+        self, outputs: Sequence[str], input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]
+    ) -> Mapping[str, FloatArray]:
+        """See ``Session.run``."""
+        feed = {"input_ids": input_ids, "attention_mask": attention_mask}
+        try:
+            arrays = self._session.run(list(outputs), feed, self._options)
+        except Exception as error:
+            raise M3Error(f"onnxruntime failed on a batch of {input_ids.shape}: {error}") from error
+        return dict(zip(outputs, arrays, strict=True))
+
+
+class OpenVinoSession:
+    """OpenVINO on a CPU.
+
+    OpenVINO computes every output of a compiled model, so a model is compiled for each set of outputs that is asked
+    for, when it is first asked for.
+
+    Args:
+        model: path of the ONNX file.
+        threads: threads of one forward pass; None takes all cores.
+        bf16: multiply in bfloat16; None does so where the processor has the instructions.
+
+    Raises:
+        MissingExtraError: OpenVINO is not installed.
+        BundleError: the file cannot be loaded.
+    """
+
+    def __init__(self, model: Path, *, threads: int | None = None, bf16: bool | None = None) -> None:
+        if find_spec("openvino") is None:
+            raise MissingExtraError("runtime='openvino'", extra="openvino")
+        import openvino  # noqa: PLC0415 - optional
+
+        self._core = openvino.Core()
+        try:
+            self._model = self._core.read_model(model)
+        except RuntimeError as error:
+            raise BundleError(f"OpenVINO cannot load {model}: {error}") from error
+        use_bf16 = _native_bf16(self._core) if bf16 is None else bf16
+        self._config: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": "bf16" if use_bf16 else "f32",
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        if threads:
+            self._config["INFERENCE_NUM_THREADS"] = threads
+        self._compiled: dict[tuple[str, ...], Any] = {}
+        self._lock = threading.Lock()
+        version = openvino.__version__.split("-")[0]
+        self.description = f"openvino {version}, cpu, {'bf16' if use_bf16 else 'f32'}"
+
+    def run(
+        self, outputs: Sequence[str], input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]
+    ) -> Mapping[str, FloatArray]:
+        """See ``Session.run``."""
+        request = self._for(tuple(outputs)).create_infer_request()
+        try:
+            result = request.infer({"input_ids": input_ids, "attention_mask": attention_mask})
+        except RuntimeError as error:
+            raise M3Error(f"OpenVINO failed on a batch of {input_ids.shape}: {error}") from error
+        return {name: np.array(result[name], dtype=np.float32) for name in outputs}
+
+    def _for(self, outputs: tuple[str, ...]) -> Any:  # noqa: ANN401 - openvino.CompiledModel, optional import
+        with self._lock:
+            if outputs not in self._compiled:
+                import openvino  # noqa: PLC0415 - optional
+
+                results = [self._model.output(name) for name in outputs]
+                part = openvino.Model(
+                    [openvino.opset13.result(r.get_node().input_value(0)) for r in results],
+                    self._model.get_parameters(),
+                )
+                for i, name in enumerate(outputs):
+                    part.output(i).get_tensor().set_names({name})
+                self._compiled[outputs] = self._core.compile_model(part, "CPU", self._config)
+            return self._compiled[outputs]
+
+
+def open_session(model: Path, *, runtime: str = "auto", device: str = "auto", threads: int | None = None) -> Session:
+    """Load a model with the runtime that is fastest on this machine, or with the one that is named.
+
+    "auto" takes CUDA if onnxruntime has it, else OpenVINO if it is installed and the processor multiplies bfloat16
+    natively (AMX, AVX512-BF16), else onnxruntime on the CPU.
+
+    Raises:
+        ConfigError: an unknown runtime or device, or one that contradicts the other.
+        MissingExtraError: the runtime is not installed.
+        BundleError: the file cannot be loaded.
+    """
+    if runtime not in RUNTIMES or device not in DEVICES:
+        raise ConfigError(f"runtime={runtime!r}, device={device!r}: expected one of {RUNTIMES} and one of {DEVICES}")
+    if runtime == "openvino" and device == "cuda":
+        raise ConfigError("runtime='openvino' runs on CPUs: use runtime='onnxruntime' with device='cuda'")
+    if runtime == "openvino":
+        return OpenVinoSession(model, threads=threads)
+    if device == "cuda" or (device == "auto" and _has_cuda()):
+        return OnnxRuntimeSession(model, device="cuda", threads=threads)
+    if runtime == "auto" and find_spec("openvino") is not None:
+        import openvino  # noqa: PLC0415 - optional
+
+        if _native_bf16(openvino.Core()):
+            return OpenVinoSession(model, threads=threads)
+    return OnnxRuntimeSession(model, threads=threads)
+
+
+def _has_cuda() -> bool:
+    import onnxruntime  # noqa: PLC0415 - see OnnxRuntimeSession
+
+    return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+
+
+def _native_bf16(core: Any) -> bool:  # noqa: ANN401 - openvino.Core, optional import
+    return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")

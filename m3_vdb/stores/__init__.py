@@ -1,0 +1,137 @@
+"""Vector stores behind one contract (``m3_vdb.stores.base``), opened by URL.
+
+A store's client library is imported when such a store is opened and not before: qdrant-client alone costs seconds.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+from m3_vdb.errors import CollectionNotFoundError, MissingExtraError, StoreUrlError
+from m3_vdb.stores._folder import IDENTITY_FILE
+from m3_vdb.stores.base import DEFAULT_CANDIDATES, DEFAULT_WEIGHTS, ModelIdentity, VectorStore
+from m3_vdb.stores.memory import MemoryStore
+
+__all__ = ["DEFAULT_CANDIDATES", "DEFAULT_WEIGHTS", "MemoryStore", "ModelIdentity", "VectorStore", "open_store"]
+
+API_KEY_VARIABLE: Final = "QDRANT_API_KEY"
+_SCHEMES: Final = {"qdrant": "http", "qdrant+https": "https", "http": "http", "https": "https"}
+_DEFAULT_PORT: Final = 6333
+_PACKAGES: Final = ("qdrant_client", "qdrant_edge", "grpc")
+_FORMS: Final = """\
+  memory://                                gone when closed
+  ./notes.qdrant  or  file:notes           a folder, Qdrant's engine inside this process
+  qdrant://localhost:6333/notes            a Qdrant server over http
+  qdrant+https://example.org:6333/notes    the same over https (http:// and https:// work too)"""
+
+
+def open_store(
+    url: str,
+    *,
+    identity: ModelIdentity | None,
+    create: bool = True,
+    exact: bool | None = None,
+    half: bool = False,
+    api_key: str | None = None,
+    prefer_grpc: bool = False,
+    timeout: int = 60,
+) -> VectorStore:
+    """Open the collection that a URL names.
+
+    Args:
+        url: ``memory://``, a folder (``./notes.qdrant``, ``file:notes``, or any existing collection folder), or a
+            server (``qdrant://host:6333/collection``, ``qdrant+https://…``, ``http(s)://…``).
+        identity: the model at hand; None opens an existing collection whatever its model.
+        create: make the collection if there is none.
+        exact: pick candidates by a full scan (True), by HNSW where there is one (False), or as is natural (None): a
+            folder by full scan, a server by HNSW.
+        half: make a new collection with float16 multi-vectors.
+        api_key: for a server; if None, the environment variable ``QDRANT_API_KEY``.
+        prefer_grpc: talk gRPC to a server, on its port 6334.
+        timeout: seconds to wait for a server's answer.
+
+    Raises:
+        StoreUrlError: the URL has none of these forms.
+        CollectionNotFoundError: no such collection, and none may be made.
+        CollectionMismatchError: the collection belongs to another model.
+        MissingExtraError: the store's packages are not installed.
+        StoreConnectionError: the server did not answer.
+    """
+    if url.startswith("milvus:") or url.endswith(".milvus.db"):
+        raise StoreUrlError(f"{url!r}: the Milvus store is not built yet; what can be opened:\n{_FORMS}")
+    if url == "memory://":
+        if identity is None or not create:
+            raise CollectionNotFoundError("memory:// holds no collection until one is made: give a model's identity")
+        return MemoryStore(identity)
+    folder = _folder(url)
+    if folder is not None:
+        return _open_folder(folder, identity, create=create, exact=exact is not False, half=half)
+    if urlsplit(url).scheme not in _SCHEMES:
+        raise StoreUrlError(f"{url!r} names no store; what can be opened:\n{_FORMS}")
+    server, collection = _server(url)
+    try:
+        from qdrant_client import QdrantClient  # noqa: PLC0415 - seconds to import, and optional
+
+        from m3_vdb.stores.qdrant import QdrantStore  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise _missing(error, "a Qdrant server") from error
+    client = QdrantClient(
+        url=server,
+        api_key=api_key or os.environ.get(API_KEY_VARIABLE),
+        prefer_grpc=prefer_grpc,
+        timeout=timeout,
+        check_compatibility=False,  # it would warn on a terminal; what matters is checked when the collection opens
+    )
+    try:
+        return QdrantStore(client, collection, identity=identity, create=create, exact=bool(exact), half=half)
+    except BaseException:
+        client.close()
+        raise
+
+
+def _folder(url: str) -> Path | None:
+    """The folder that a URL names, or None if it names something else."""
+    if url.startswith("file:"):
+        path = unquote(urlsplit(url).path)
+        if urlsplit(url).netloc not in ("", "localhost") or not path:
+            raise StoreUrlError(f"{url!r}: expected file:relative/path or file:///absolute/path")
+        return Path(path)
+    if re.match(r"[a-z][a-z0-9+]*://", url):
+        return None
+    if url.endswith(".qdrant") or (Path(url) / IDENTITY_FILE).is_file():
+        return Path(url)
+    return None
+
+
+def _open_folder(folder: Path, identity: ModelIdentity | None, *, create: bool, exact: bool, half: bool) -> VectorStore:
+    try:
+        from m3_vdb.stores.qdrant_edge import QdrantEdgeStore  # noqa: PLC0415 - optional
+    except ModuleNotFoundError as error:
+        raise _missing(error, "a store in a folder") from error
+    return QdrantEdgeStore(folder, identity=identity, create=create, exact=exact, half=half)
+
+
+def _server(url: str) -> tuple[str, str]:
+    """(URL of the server, name of the collection); a path before the last part stays with the server."""
+    parts = urlsplit(url)
+    prefix, _, collection = parts.path.rpartition("/")
+    try:
+        port = parts.port or _DEFAULT_PORT
+    except ValueError:
+        port = 0
+    if not parts.hostname or not collection or not port or parts.query or parts.fragment or parts.username:
+        raise StoreUrlError(
+            f"{url!r}: expected {parts.scheme}://HOST:PORT/COLLECTION (a key goes to api_key= or {API_KEY_VARIABLE})"
+        )
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return f"{_SCHEMES[parts.scheme]}://{host}:{port}{prefix}", unquote(collection)
+
+
+def _missing(error: ModuleNotFoundError, feature: str) -> Exception:
+    if error.name is not None and error.name.split(".")[0] in _PACKAGES:
+        return MissingExtraError(feature, extra="qdrant")
+    return error

@@ -1,0 +1,120 @@
+"""What the two Qdrant stores share: point ids, the layout of a point's payload, batches by bytes.
+
+A point's payload is ``{"id": …, "title": …, "text": …, "payload": {…}}``. The user's fields live under ``payload``
+alone, so no name of theirs can meet one of ours, and a filter on ``lang`` is a condition on ``payload."lang"``.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from m3_vdb.scoring import score
+from m3_vdb.stores._checks import check_documents, check_embeddings
+from m3_vdb.stores.base import DENSE, MULTI_VECTOR, SPARSE, ModelIdentity
+from m3_vdb.types import Document, FloatArray, M3Embedding, M3Embeddings, Scores, SparseVector
+
+_NAMESPACE: Final = uuid.UUID("a4a0f3c1-94a1-5a57-8f1c-6d3f5c0e7d10")
+"""Fixed for ever: another namespace would give every stored document another point id."""
+_JSON_BYTES_PER_FLOAT: Final = 24
+"""A float32 printed as a double, "-0.012345678901234567, ", and a little."""
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One document, checked and ready to be written.
+
+    Attributes:
+        id: UUID of the point, made from the user's id.
+        payload: what is stored beside the vectors.
+        dense: float32 [d].
+        sparse: lexical weights.
+        multi_vector: float32 [rows, m].
+        json_bytes: estimated size of the point in a JSON request, from above.
+    """
+
+    id: str
+    payload: dict[str, Any]
+    dense: FloatArray
+    sparse: SparseVector
+    multi_vector: FloatArray
+    json_bytes: int
+
+
+def point_id(document_id: str) -> str:
+    """The point that holds a document: Qdrant takes integers or UUIDs only, so the user's string is hashed (UUIDv5)."""
+    return str(uuid.uuid5(_NAMESPACE, document_id))
+
+
+def make_points(
+    documents: Sequence[Document], embeddings: M3Embeddings, *, identity: ModelIdentity, max_floats: int | None
+) -> list[Point]:
+    """Check a whole batch and pair documents with their vectors; of an id that occurs twice, the last one stays.
+
+    Raises:
+        ConfigError: documents and embeddings do not belong together.
+        DocumentError: a document cannot be stored.
+    """
+    checked = check_documents(documents)
+    check_embeddings(embeddings, n=len(checked), identity=identity, max_floats=max_floats)
+    last = {document.id: i for i, document in enumerate(checked)}
+    return [_make_point(checked[i], embeddings, i) for i in last.values()]
+
+
+def _make_point(document: Document, embeddings: M3Embeddings, i: int) -> Point:
+    embedding = embeddings[i]
+    # check_embeddings has refused a batch that lacks a part.
+    assert embedding.dense is not None
+    assert embedding.sparse is not None
+    assert embedding.multi_vector is not None
+    payload = {"id": document.id, "title": document.title, "text": document.text, "payload": dict(document.payload)}
+    floats = embedding.dense.size + 2 * embedding.sparse.ids.size + embedding.multi_vector.size
+    return Point(
+        id=point_id(document.id),
+        payload=payload,
+        dense=embedding.dense,
+        sparse=embedding.sparse,
+        multi_vector=embedding.multi_vector,
+        json_bytes=floats * _JSON_BYTES_PER_FLOAT + len(json.dumps(payload)),
+    )
+
+
+def batches(points: Sequence[Point], *, max_bytes: int) -> Iterator[list[Point]]:
+    """The points in order, cut so that a batch stays below ``max_bytes``; a larger point travels alone."""
+    batch: list[Point] = []
+    size = 0
+    for point in points:
+        if batch and size + point.json_bytes > max_bytes:
+            yield batch
+            batch, size = [], 0
+        batch.append(point)
+        size += point.json_bytes
+    if batch:
+        yield batch
+
+
+def read_document(payload: Mapping[str, Any] | None) -> Document:
+    """The document that a point's payload holds.
+
+    Raises:
+        KeyError: the point was not written by m3-vdb.
+    """
+    fields = payload or {}
+    return Document(id=fields["id"], text=fields["text"], title=fields["title"], payload=fields["payload"])
+
+
+def read_parts(query: M3Embedding, vectors: object) -> Scores:
+    """The three raw scores of a hit, from the named vectors that an engine returned with it."""
+    assert isinstance(vectors, dict)  # all three named vectors were asked for
+    sparse = vectors[SPARSE]
+    passage = M3Embedding(
+        dense=np.asarray(vectors[DENSE], np.float32),
+        sparse=SparseVector(np.asarray(sparse.indices, np.int32), np.asarray(sparse.values, np.float32)),
+        multi_vector=np.asarray(vectors[MULTI_VECTOR], np.float32),
+    )
+    return score(query, passage)

@@ -1,0 +1,249 @@
+"""A collection in a folder, run by Qdrant's engine inside this process. The embedded twin of ``qdrant.py``.
+
+The folder holds ``shard/`` (the engine's files), ``m3.json`` (the model's identity) and ``m3.lock``. One process at a
+time may use it. Every acknowledged upsert is in the engine's write-ahead log: it survives a killed process, and a
+crash of the machine as far as the last flush (every 128 MiB, and ``close``).
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+import qdrant_edge as edge
+
+from m3_vdb.errors import CollectionMismatchError, CollectionNotFoundError, M3Error, StoreError, StoreRequestError
+from m3_vdb.fusion import Weights
+from m3_vdb.stores._checks import check_query
+from m3_vdb.stores._edge_requests import edge_config, fused, to_filter, to_point
+from m3_vdb.stores._filters import parse_filter
+from m3_vdb.stores._folder import FolderLock, read_metadata, write_metadata
+from m3_vdb.stores._points import batches, make_points, point_id, read_document, read_parts
+from m3_vdb.stores.base import (
+    DEFAULT_CANDIDATES,
+    DEFAULT_WEIGHTS,
+    DENSE,
+    MULTI_VECTOR,
+    SPARSE,
+    ModelIdentity,
+    open_identity,
+)
+from m3_vdb.types import Document, Filter, Hit, M3Embedding, M3Embeddings
+
+MAX_UPDATE_BYTES: Final = 16 * 1024 * 1024
+"""Upserts are cut here (in JSON bytes, about six times the stored size) so that a batch's Python lists stay small."""
+FLUSH_BYTES: Final = 6 * 128 * 1024 * 1024
+"""Flush after this much (in the same measure), or the write-ahead log grows with everything that was ever written."""
+_SHARD: Final = "shard"
+
+
+class QdrantEdgeStore:
+    """One collection in a folder.
+
+    A multi-vector may be of any size here; a Qdrant server refuses 1,048,576 numbers and more. The engine holds
+    Python's global lock while it works, so threads are safe and not faster.
+
+    Args:
+        folder: where the collection lives; made if it may be created.
+        identity: the model at hand; None opens an existing collection as it is.
+        create: make the collection if there is none.
+        exact: pick the candidates by a full scan; False lets the engine use the HNSW graph that ``optimize`` builds.
+            Scores are exact either way.
+        half: make a *new* collection with a float16 multi-vector: half the space, scores off by about 1e-5.
+
+    Raises:
+        CollectionNotFoundError: no such collection, and ``create`` or ``identity`` does not allow to make it.
+        CollectionMismatchError: the collection belongs to another model, or was not made by m3-vdb.
+        StoreError: the folder is open already.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        identity: ModelIdentity | None,
+        create: bool = True,
+        exact: bool = True,
+        half: bool = False,
+    ) -> None:
+        self._folder = Path(folder)
+        self._exact = exact
+        self._unflushed = 0
+        self._mutex = threading.RLock()
+        self._shard: edge.EdgeShard | None = None
+        metadata = read_metadata(self._folder)
+        if metadata is None:
+            if identity is None or not create:
+                raise CollectionNotFoundError(f"there is no {self._where}")
+            _claim(self._folder, where=self._where)
+        lock = FolderLock(self._folder)
+        try:
+            if metadata is None:
+                # Once more, now that nobody else can be writing it.
+                metadata = read_metadata(self._folder)
+            if metadata is None:
+                assert identity is not None
+                metadata = identity.as_metadata()
+                write_metadata(self._folder, metadata)
+            self._identity = open_identity(identity, metadata, where=self._where)
+            with _mapped_errors(self._where):
+                self._shard = _load(self._folder, self._identity, half=half)
+        except BaseException:
+            lock.release()
+            raise
+        self._lock = lock
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """The model whose vectors the collection holds."""
+        return self._identity
+
+    @property
+    def _where(self) -> str:
+        return f"collection in {self._folder}"
+
+    def upsert(self, documents: Sequence[Document], embeddings: M3Embeddings) -> None:
+        """Store documents with their vectors; see ``VectorStore.upsert``."""
+        points = make_points(documents, embeddings, identity=self._identity, max_floats=None)
+        with self._engine() as shard:
+            for batch in batches(points, max_bytes=MAX_UPDATE_BYTES):
+                shard.update(edge.UpdateOperation.upsert_points([to_point(point) for point in batch]))
+                self._unflushed += sum(point.json_bytes for point in batch)
+                if self._unflushed > FLUSH_BYTES:
+                    shard.flush()
+                    self._unflushed = 0
+
+    def query(
+        self,
+        query: M3Embedding,
+        *,
+        weights: Weights = DEFAULT_WEIGHTS,
+        limit: int = 10,
+        candidates: int = DEFAULT_CANDIDATES,
+        filter: Filter | None = None,
+        explain: bool = False,
+    ) -> list[Hit]:
+        """The best documents by exact M3 score among the dense candidates; see ``VectorStore.query``."""
+        candidates = check_query(query, identity=self._identity, limit=limit, candidates=candidates)
+        prefetch, formula = fused(query, weights, candidates, to_filter(parse_filter(filter)), exact=self._exact)
+        request = edge.QueryRequest(
+            prefetches=prefetch,
+            query=formula,
+            limit=limit,
+            with_payload=True,
+            with_vector=[DENSE, SPARSE, MULTI_VECTOR] if explain else False,
+        )
+        with self._engine() as shard:
+            points = shard.query(request)
+        return [
+            Hit(read_document(point.payload), point.score, read_parts(query, point.vector) if explain else None)
+            for point in points
+        ]
+
+    def get(self, ids: Sequence[str]) -> list[Document]:
+        """The documents with these ids that exist, in the order of ``ids``."""
+        with self._engine() as shard:
+            records = shard.retrieve([point_id(i) for i in ids], with_payload=True, with_vector=False)
+        found = {document.id: document for document in (read_document(record.payload) for record in records)}
+        return [found[i] for i in ids if i in found]
+
+    def delete(self, ids: Sequence[str]) -> None:
+        """Remove documents; unknown ids are ignored."""
+        with self._engine() as shard:
+            shard.update(edge.UpdateOperation.delete_points([point_id(i) for i in ids]))
+
+    def count(self) -> int:
+        """Documents in the collection, exact."""
+        with self._engine() as shard:
+            return shard.count(edge.CountRequest(exact=True))
+
+    def optimize(self) -> None:
+        """Build the HNSW graph and drop what was deleted; blocks for seconds to minutes.
+
+        Never done on its own: up to some ten thousand documents a full scan of the dense vectors takes milliseconds.
+        Open the collection with ``exact=False`` to use the graph.
+        """
+        with self._engine() as shard:
+            shard.optimize()
+
+    def close(self) -> None:
+        """Write everything out and let the folder go; a second call does nothing."""
+        with self._mutex:
+            shard, self._shard = self._shard, None
+            if shard is None:
+                return
+            try:
+                with _mapped_errors(self._where):
+                    shard.flush()
+                    shard.close()
+            finally:
+                self._lock.release()
+
+    def __enter__(self) -> QdrantEdgeStore:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @contextmanager
+    def _engine(self) -> Iterator[edge.EdgeShard]:
+        """The open shard, for this thread alone."""
+        with self._mutex, _mapped_errors(self._where):
+            if self._shard is None:
+                raise StoreError(f"the {self._where} is closed; open it again")
+            yield self._shard
+
+
+@contextmanager
+def _mapped_errors(where: str) -> Iterator[None]:
+    """The one place where errors of qdrant-edge become errors of m3-vdb.
+
+    Raises:
+        StoreRequestError: the engine refused, or panicked; its own words are in the message.
+    """
+    try:
+        yield
+    except M3Error:
+        raise
+    except Exception as error:  # the engine raises plain Exception, so nothing narrower can be caught
+        raise StoreRequestError(f"{where}: the engine refused: {error}") from error
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # a Rust panic; it has no importable class
+            raise
+        raise StoreRequestError(f"{where}: the engine failed inside (panic): {error}") from error
+
+
+def _claim(folder: Path, *, where: str) -> None:
+    """Make the folder, or take an empty one.
+
+    Raises:
+        CollectionMismatchError: the path is a file, or a folder with something else in it.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise CollectionMismatchError(f"{folder} is a file; a collection needs a folder of its own")
+    folder.mkdir(parents=True, exist_ok=True)
+    foreign = [entry.name for entry in folder.iterdir() if not entry.name.startswith("m3.")]
+    if foreign:
+        raise CollectionMismatchError(
+            f"{folder} has no m3.json but holds {', '.join(sorted(foreign)[:3])}, so it is no {where}: give an empty "
+            f"or new folder"
+        )
+
+
+def _load(folder: Path, identity: ModelIdentity, *, half: bool) -> edge.EdgeShard:
+    shard = folder / _SHARD
+    if not shard.exists():
+        # Made aside and renamed, so that a process killed in the middle leaves nothing that looks like a shard.
+        fresh = folder / f"{_SHARD}.new"
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir()
+        edge.EdgeShard.create(str(fresh), edge_config(identity, half=half)).close()
+        fresh.rename(shard)
+    return edge.EdgeShard.load(str(shard))

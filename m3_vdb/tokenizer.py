@@ -1,0 +1,198 @@
+"""Text → token ids: the one tokenizer of serving, training and export.
+
+A thin, thread-safe layer over the ``tokenizers`` library. It adds what M3 needs and the library leaves to luck: text
+that spells ``<s>``, ``</s>``, ``<pad>`` or ``<mask>`` stays plain text (a pad id inside a text would shift every
+position after it), truncation is reported, bad items are named by index, and a million characters cost no more than
+the tokens that are kept. Shapes: n texts, T tokens of all texts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import tokenizers
+from numpy.typing import NDArray
+
+from m3_vdb.errors import BundleError, ConfigError, TextError
+from m3_vdb.types import IntArray, OffsetArray
+
+CLS, PAD, SEP, UNK = 0, 1, 2, 3
+"""Ids of ``<s>``, ``<pad>``, ``</s>`` and ``<unk>`` in every XLM-RoBERTa vocabulary."""
+SPECIAL_IDS: Final = (CLS, PAD, SEP, UNK)
+CONTROL_PIECES: Final = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+# No piece of an XLM-R vocabulary is longer than 16 characters, so this many characters hold at least one token, and
+# more than enough to fill a length unless the text is mostly white space (then the whole text is tokenized).
+CHARACTERS_PER_TOKEN: Final = 24
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBatch:
+    """Token ids of n texts, packed.
+
+    Attributes:
+        ids: int32 [T]; every text begins with ``<s>`` and ends with ``</s>``.
+        offsets: int64 [n + 1].
+        truncated: bool [n], True where tokens were cut off.
+    """
+
+    ids: IntArray
+    offsets: OffsetArray
+    truncated: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.truncated)
+
+    @property
+    def lengths(self) -> IntArray:
+        """int32 [n], tokens of each text."""
+        return np.diff(self.offsets).astype(np.int32)
+
+    def padded(self, rows: NDArray[np.intp]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(input_ids, attention_mask), each int64 [len(rows), longest], padded on the right with ``<pad>``."""
+        lengths = self.lengths[rows]
+        input_ids = np.full((len(rows), lengths.max()), PAD, dtype=np.int64)
+        mask = np.arange(input_ids.shape[1]) < lengths[:, None]
+        input_ids[mask] = np.concatenate([self.ids[self.offsets[r] : self.offsets[r + 1]] for r in rows])
+        return input_ids, mask.astype(np.int64)
+
+
+class Tokenizer:
+    """An XLM-RoBERTa tokenizer that can be shared between threads.
+
+    Args:
+        data: the content of a ``tokenizer.json``.
+
+    Raises:
+        BundleError: the content is no tokenizer, or no XLM-RoBERTa one.
+    """
+
+    def __init__(self, data: str) -> None:
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_str(data)
+            if self._reads_control_pieces():
+                self._tokenizer = tokenizers.Tokenizer.from_str(plain_text_only(data))
+        except Exception as error:  # the library raises bare Exception
+            raise BundleError(f"tokenizer.json cannot be read ({error}): export or download the model again") from error
+        if self._reads_control_pieces():
+            raise BundleError("tokenizer.json turns '<s>' in a text into a control token: is it an XLM-RoBERTa one?")
+
+    @classmethod
+    def from_file(cls, path: Path) -> Tokenizer:
+        """Read a ``tokenizer.json``.
+
+        Raises:
+            BundleError: the file is missing or no XLM-RoBERTa tokenizer.
+        """
+        try:
+            return cls(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise BundleError(f"{path} cannot be read: {error.strerror}") from error
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids, special ones included."""
+        return int(self._tokenizer.get_vocab_size())
+
+    def to_json(self) -> str:
+        """The tokenizer as it is used here: compact, control pieces unreachable, no padding or truncation."""
+        return str(self._tokenizer.to_str())
+
+    def id_to_token(self, token_id: int) -> str | None:
+        """The piece of an id, "▁" marking the start of a word; None for an id outside the vocabulary."""
+        piece: str | None = self._tokenizer.id_to_token(token_id)
+        return piece
+
+    def encode(self, texts: Sequence[str], *, max_length: int) -> TokenBatch:
+        """Tokenize texts; each becomes ``<s> … </s>`` of at most ``max_length`` tokens.
+
+        Args:
+            texts: n strings; "" is ``<s></s>``.
+            max_length: tokens kept of a text, ``<s>`` and ``</s>`` included, at least 3.
+
+        Raises:
+            TextError: an item is not a string or holds lone surrogates; ``index`` names it.
+            ConfigError: ``max_length`` is too small to keep a token of the text.
+        """
+        if max_length < 3:
+            raise ConfigError(f"max_length={max_length}: at least 3 (<s>, one token, </s>)")
+        inner = max_length - 2
+        rows = self._encode_inner(texts, inner)
+        truncated = np.array([len(row) > inner for row in rows], dtype=np.bool_)
+        lengths = [min(len(row), inner) + 2 for row in rows]
+        offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
+        ids = np.empty(offsets[-1], dtype=np.int32)
+        ids[offsets[:-1]] = CLS
+        for start, end, row in zip(offsets[:-1], offsets[1:], rows, strict=True):
+            ids[start + 1 : end - 1] = row[:inner]
+        ids[offsets[1:] - 1] = SEP
+        return TokenBatch(ids, offsets, truncated)
+
+    def count(self, texts: Sequence[str]) -> IntArray:
+        """Tokens of each whole text, ``<s>`` and ``</s>`` included: int32 [n].
+
+        Raises:
+            TextError: as ``encode``.
+        """
+        check_texts(texts)
+        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return np.array([len(encoding.ids) + 2 for encoding in encodings], dtype=np.int32)
+
+    def _encode_inner(self, texts: Sequence[str], inner: int) -> list[list[int]]:
+        """Ids without specials, of more than ``inner`` tokens wherever the text has more."""
+        check_texts(texts)
+        window = (inner + 1) * CHARACTERS_PER_TOKEN
+        batch = self._tokenizer.encode_batch_fast([text[:window] for text in texts], add_special_tokens=False)
+        rows: list[list[int]] = [encoding.ids for encoding in batch]
+        for i, text in enumerate(texts):
+            if len(text) > window and len(rows[i]) <= inner:
+                rows[i] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return rows
+
+    def _reads_control_pieces(self) -> bool:
+        ids = self._tokenizer.encode("<s> <pad></s> <mask>", add_special_tokens=False).ids
+        pieces = {self._tokenizer.id_to_token(token_id) for token_id in ids}
+        return bool(pieces & set(CONTROL_PIECES) - {"<unk>"}) or bool(set(ids) & {CLS, PAD, SEP})
+
+
+def check_texts(texts: Sequence[str]) -> None:
+    """Refuse what is not text.
+
+    Raises:
+        TextError: an item is not a string or cannot be encoded as UTF-8; or ``texts`` itself is one string.
+    """
+    if isinstance(texts, (str, bytes)):
+        raise TextError("expected a list of strings, got one string: pass [text]", index=0)
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TextError(f"item {index} is {type(text).__name__}, expected str", index=index)
+        if not text.isascii():
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise TextError(
+                    f"item {index} holds a lone surrogate at character {error.start}, which is not valid Unicode: "
+                    f"decode the source with the right encoding, or clean it with "
+                    f"text.encode('utf-8', 'replace').decode()",
+                    index=index,
+                ) from None
+
+
+def plain_text_only(data: str) -> str:
+    """Rewrite a ``tokenizer.json`` so that no text can produce a control token.
+
+    ``<s>``, ``<pad>``, ``</s>`` and ``<mask>`` are both added tokens and Unigram pieces, and either way match in user
+    text. Added tokens go, and the pieces keep their ids under a name with a NUL, which the normaliser removes from
+    every text. Template, truncation and padding go too: ``Tokenizer.encode`` does their work without shared state.
+    """
+    tree: dict[str, Any] = json.loads(data)
+    tree.update(added_tokens=[], truncation=None, padding=None, post_processor=None)
+    vocab: list[list[Any]] = tree["model"]["vocab"]
+    for entry in vocab:
+        if entry[0] in CONTROL_PIECES and entry[0] != "<unk>":
+            entry[0] = f"\0{entry[0]}"
+    return json.dumps(tree, ensure_ascii=False, separators=(",", ":"))

@@ -1,0 +1,230 @@
+"""The values that travel through m3-vdb: embeddings, documents, hits. No behaviour beyond views and conversions.
+
+A batch of embeddings is *packed*: the ragged parts of all texts lie end to end in one array, and ``offsets`` say where
+each text begins, so n texts cost a handful of arrays and not n objects. Legend of shapes: n texts, d dense width,
+m multi-vector width (``colbert_dim``), nnz sparse entries of all texts, rows multi-vector rows of all texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray: TypeAlias = NDArray[np.float32]
+IntArray: TypeAlias = NDArray[np.int32]
+OffsetArray: TypeAlias = NDArray[np.int64]
+Scalar: TypeAlias = str | int | float | bool
+Payload: TypeAlias = Mapping[str, Any]
+Filter: TypeAlias = Mapping[str, Scalar | list[Scalar]]
+"""Payload conditions that must all hold: ``{"lang": "de"}`` (equal) or ``{"lang": ["de", "fr"]}`` (any of)."""
+
+
+@dataclass(frozen=True, slots=True)
+class SparseVector:
+    """Lexical weights of one text.
+
+    Attributes:
+        ids: int32 [k], token ids, unique and ascending, no special ids.
+        weights: float32 [k], all > 0.
+    """
+
+    ids: IntArray
+    weights: FloatArray
+
+    def as_dict(self) -> dict[int, float]:
+        """Token id → weight with plain Python numbers, the form of a Milvus sparse field."""
+        return dict(zip(self.ids.tolist(), self.weights.tolist(), strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class M3Embedding:
+    """The three representations of one text; a part that was not requested is None.
+
+    Attributes:
+        dense: float32 [d], length 1.
+        sparse: lexical weights.
+        multi_vector: float32 [tokens - 1, m], every row of length 1; ``<s>`` dropped, ``</s>`` kept.
+    """
+
+    dense: FloatArray | None
+    sparse: SparseVector | None
+    multi_vector: FloatArray | None
+
+
+@dataclass(frozen=True, slots=True)
+class EncodeStats:
+    """What an encoding cost, in counts that do not depend on the machine.
+
+    Attributes:
+        forwards: forward passes of the encoder.
+        real_tokens: tokens of the texts, ``<s>`` and ``</s>`` included.
+        padded_tokens: tokens computed, padding included.
+    """
+
+    forwards: int = 0
+    real_tokens: int = 0
+    padded_tokens: int = 0
+
+    @property
+    def padding_ratio(self) -> float:
+        """Padded over real tokens; 1.0 is perfect."""
+        return self.padded_tokens / self.real_tokens if self.real_tokens else 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class M3Embeddings:
+    """The representations of n texts, packed. Parts that were not requested are None.
+
+    Attributes:
+        token_counts: int32 [n], tokens that were encoded, ``<s>`` and ``</s>`` included.
+        truncated: bool [n], True where tokens beyond the maximum length were cut off.
+        dense: float32 [n, d], rows of length 1.
+        sparse_ids: int32 [nnz].
+        sparse_weights: float32 [nnz].
+        sparse_offsets: int64 [n + 1].
+        multi_vector: float32 [rows, m], rows of length 1.
+        multi_vector_offsets: int64 [n + 1].
+        stats: what the encoding cost.
+    """
+
+    token_counts: IntArray
+    truncated: NDArray[np.bool_]
+    dense: FloatArray | None = None
+    sparse_ids: IntArray | None = None
+    sparse_weights: FloatArray | None = None
+    sparse_offsets: OffsetArray | None = None
+    multi_vector: FloatArray | None = None
+    multi_vector_offsets: OffsetArray | None = None
+    stats: EncodeStats = EncodeStats()
+
+    def __len__(self) -> int:
+        return len(self.token_counts)
+
+    def __iter__(self) -> Iterator[M3Embedding]:
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(self, index: int) -> M3Embedding:
+        """The embedding of one text, as views into the packed arrays.
+
+        Raises:
+            IndexError: index is not in [-n, n).
+        """
+        i = range(len(self))[index]
+        dense = None if self.dense is None else self.dense[i]
+        return M3Embedding(dense, self._sparse(i), self._multi_vector(i))
+
+    def _sparse(self, i: int) -> SparseVector | None:
+        if self.sparse_ids is None or self.sparse_weights is None or self.sparse_offsets is None:
+            return None
+        part = slice(self.sparse_offsets[i], self.sparse_offsets[i + 1])
+        return SparseVector(self.sparse_ids[part], self.sparse_weights[part])
+
+    def _multi_vector(self, i: int) -> FloatArray | None:
+        if self.multi_vector is None or self.multi_vector_offsets is None:
+            return None
+        return self.multi_vector[self.multi_vector_offsets[i] : self.multi_vector_offsets[i + 1]]
+
+    def sparse_dicts(self) -> list[dict[int, float]]:
+        """Lexical weights as Milvus wants them, one ``{token id: weight}`` a text; empty if sparse is absent."""
+        return [e.sparse.as_dict() for e in self if e.sparse is not None]
+
+    def sparse_csr(self) -> tuple[FloatArray, IntArray, OffsetArray]:
+        """(data, indices, indptr) of the n × vocabulary matrix, ready for ``scipy.sparse.csr_array``.
+
+        Raises:
+            ValueError: the sparse part was not requested.
+        """
+        if self.sparse_ids is None or self.sparse_weights is None or self.sparse_offsets is None:
+            raise ValueError("no sparse part: encode with sparse=True")
+        return self.sparse_weights, self.sparse_ids, self.sparse_offsets
+
+    def to_qdrant(self) -> list[dict[str, Any]]:
+        """Named vectors of each text as plain Python values, the ``vector`` field of a Qdrant REST point."""
+        return [_qdrant_vectors(embedding) for embedding in self]
+
+    def to_pymilvus_model(self) -> dict[str, list[Any]]:
+        """The keys of ``pymilvus.model.hybrid.BGEM3EmbeddingFunction``, JSON-serialisable; absent parts have no key."""
+        named = {
+            "dense": None if self.dense is None else self.dense.tolist(),
+            "sparse": None if self.sparse_ids is None else self.sparse_dicts(),
+            "colbert_vecs": self._multi_vector_lists(),
+        }
+        return {key: value for key, value in named.items() if value is not None}
+
+    def to_flag_embedding(self) -> dict[str, list[Any] | None]:
+        """The keys of FlagEmbedding's ``BGEM3FlagModel.encode``, JSON-serialisable; absent parts are None."""
+        lexical = [{str(k): w for k, w in weights.items()} for weights in self.sparse_dicts()]
+        return {
+            "dense_vecs": None if self.dense is None else self.dense.tolist(),
+            "lexical_weights": None if self.sparse_ids is None else lexical,
+            "colbert_vecs": self._multi_vector_lists(),
+        }
+
+    def _multi_vector_lists(self) -> list[Any] | None:
+        if self.multi_vector is None:
+            return None
+        return [e.multi_vector.tolist() for e in self if e.multi_vector is not None]
+
+
+def _qdrant_vectors(embedding: M3Embedding) -> dict[str, Any]:
+    vectors: dict[str, Any] = {}
+    if embedding.dense is not None:
+        vectors["dense"] = embedding.dense.tolist()
+    if embedding.sparse is not None:
+        vectors["sparse"] = {
+            "indices": embedding.sparse.ids.tolist(),
+            "values": embedding.sparse.weights.tolist(),
+        }
+    if embedding.multi_vector is not None:
+        vectors["multi_vector"] = embedding.multi_vector.tolist()
+    return vectors
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """What the user stores.
+
+    Attributes:
+        id: the user's own string, unique in a collection, kept as it is.
+        text: the text that was encoded and is shown with a hit.
+        title: put before the text when encoding (``title + "\\n" + text``, as in the paper's evaluation).
+        payload: any further JSON fields; usable in filters.
+    """
+
+    id: str
+    text: str
+    title: str = ""
+    payload: Payload = field(default_factory=dict)
+
+    @property
+    def content(self) -> str:
+        """The string that is encoded: title, line break, text."""
+        return f"{self.title}\n{self.text}" if self.title else self.text
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """The three parts of an M3 score, raw (m3_vdb.scoring defines each)."""
+
+    dense: float
+    sparse: float
+    multi_vector: float
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One result of a query.
+
+    Attributes:
+        document: the stored document.
+        score: the fused M3 score, computed by the store.
+        parts: the three raw scores behind it; None unless the query asked to explain.
+    """
+
+    document: Document
+    score: float
+    parts: Scores | None = None

@@ -1,0 +1,108 @@
+"""Checkpoint → bundle: build the graph, write it, verify it, and only then give it its name."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import shutil
+from pathlib import Path
+from typing import Any, Final
+
+import onnx
+
+from m3_vdb.bundle import CONFIG, FORMAT, MODEL, TOKENIZER, Bundle, write_checksums
+from m3_vdb.embedding_function import M3EmbeddingFunction
+from m3_vdb.errors import ConfigError
+from m3_vdb.tokenizer import Tokenizer
+from onnx_export.graph import OPSET, build_graph
+from onnx_export.verify import Errors, measure, require_close, verification_texts
+from onnx_export.weights import SCHEMES, Weights
+from train.model import M3Model
+
+EXTERNAL_FROM: Final = 1_900_000_000
+"""Bytes of weights from which they go to a file of their own: a protobuf message holds 2 GiB at most."""
+
+
+def export(checkpoint: Path, out: Path, *, precision: str = "fp32", name: str | None = None) -> tuple[Bundle, Errors]:
+    """Export a checkpoint in BGE-M3 layout to a bundle.
+
+    Args:
+        checkpoint: directory with encoder, both heads and ``tokenizer.json``.
+        out: directory to create; it appears only when the graph is verified.
+        precision: "fp32", "fp16" or "int8" (int8 matrices, 4-bit embedding table).
+        name: the model's name in the bundle; None takes the directory's.
+
+    Returns:
+        The bundle and its measured errors.
+
+    Raises:
+        BundleError: the checkpoint is incomplete.
+        ConfigError: an unknown precision, or ``out`` exists.
+        VerificationError: the graph does not compute what the checkpoint computes; nothing is written.
+    """
+    if precision not in SCHEMES:
+        raise ConfigError(f"precision={precision!r}: expected one of {', '.join(SCHEMES)}")
+    if out.exists():
+        raise ConfigError(f"{out} exists: bundles are never overwritten, give a new directory")
+    model = M3Model.load(checkpoint, attention="sdpa")
+    tokenizer = Tokenizer.from_file(checkpoint / TOKENIZER)
+    partial = out.parent / f".{out.name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        save_graph(build_graph(SCHEMES[precision](*_parts(model))), partial / MODEL)
+        (partial / TOKENIZER).write_text(tokenizer.to_json(), encoding="utf-8")
+        config = _config(model, name=name or out.name, precision=precision)
+        _write_config(partial, config)
+        # onnxruntime, so that the error is the graph's and not that of a runtime's bfloat16
+        function = M3EmbeddingFunction(partial, runtime="onnxruntime", device="cpu", on_truncate="ignore")
+        errors = measure(function, model, verification_texts(function))
+        require_close(errors, precision=precision)
+        _write_config(partial, config | {"errors": errors.as_dict()})
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return Bundle.open(out), errors
+
+
+def save_graph(graph: onnx.ModelProto, path: Path) -> None:
+    """Write the graph; weights beyond protobuf's limit go beside it, to ``model.onnx.data``."""
+    size = sum(len(tensor.raw_data) for tensor in graph.graph.initializer)
+    if size < EXTERNAL_FROM:
+        onnx.save_model(graph, str(path))
+        onnx.checker.check_model(graph)
+        return
+    onnx.save_model(
+        graph, str(path), save_as_external_data=True, all_tensors_to_one_file=True, location=f"{path.name}.data"
+    )
+    onnx.checker.check_model(str(path))
+
+
+def read_weights(model: M3Model) -> Weights:
+    """The model's tensors as float32 arrays under the names of a checkpoint."""
+    return Weights(*_parts(model))
+
+
+def _parts(model: M3Model) -> tuple[dict[str, Any], int, int, float]:
+    tensors = {k.removeprefix("encoder."): v.detach().float().numpy() for k, v in model.state_dict().items()}
+    config = model.encoder.config
+    return tensors, config.num_hidden_layers, config.num_attention_heads, config.layer_norm_eps
+
+
+def _config(model: M3Model, *, name: str, precision: str) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "name": name,
+        "precision": precision,
+        "dense_dim": model.dim,
+        "multi_vector_dim": model.colbert_dim,
+        "vocab_size": model.encoder.config.vocab_size,
+        "max_length": model.max_length,
+        "opset": OPSET,
+        "exported_with": {package: importlib.metadata.version(package) for package in ("torch", "onnx", "onnxruntime")},
+    }
+
+
+def _write_config(path: Path, config: dict[str, Any]) -> None:
+    (path / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    write_checksums(path)

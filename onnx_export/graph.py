@@ -1,0 +1,185 @@
+"""M3Model → ONNX graph, written op by op.
+
+The graph is built from the weights and not traced from PyTorch: every node below is one line of the definition, so
+the result is the same for every torch and transformers version, contains standard ONNX operators only (opset 17), and
+is small enough to read in a viewer. Whether it computes what the torch model computes is proven by ``verify``.
+
+Legend: B texts, L padded length, d width, h heads, k = d/h, f feed-forward width, m multi-vector width, V vocabulary.
+
+    input_ids [B, L], attention_mask [B, L]
+      → embeddings → layers × (attention → LayerNorm → feed-forward → LayerNorm) → hidden [B, L, d]
+      → dense_vecs [B, d]            CLS state, unit rows
+      → sparse_vecs [B, L]           ReLU'd token weights, 0 at padding
+      → colbert_vecs [B, L - 1, m]   positions 1 … L-1, unit rows
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from onnx_export.weights import Weights
+
+OPSET: Final = 17
+IR_VERSION: Final = 8
+MASK_BIAS: Final = -30000.0
+"""Added to the attention scores of padding: e^-30000 is 0 in every format, and float16 still holds the number."""
+NORM_EPS: Final = 1e-12
+"""Smallest length to divide by when normalising, as in torch.nn.functional.normalize."""
+PADDING_ID: Final = 1
+
+
+class GraphBuilder:
+    """Collects nodes and initializers; every method returns the name of its result."""
+
+    def __init__(self, weights: Weights) -> None:
+        self.weights = weights
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: dict[str, onnx.TensorProto] = {}
+
+    def op(self, kind: str, inputs: Sequence[str], *, name: str | None = None, **attributes: object) -> str:
+        """Add a node with one output."""
+        output = name or f"{kind.lower()}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, list(inputs), [output], name=output, **attributes))
+        return output
+
+    def constant(self, value: float | Sequence[int] | NDArray[np.generic], *, name: str | None = None) -> str:
+        """Add an initializer: a number in the arithmetic of the graph, a list of int64, or an array as it is."""
+        if isinstance(value, np.ndarray):
+            array = value
+        elif isinstance(value, (int, float)):
+            array = np.array(value, dtype=self.weights.float_type)
+        else:
+            array = np.array(value, dtype=np.int64)
+        key = name or f"const_{array.dtype}_{array.shape}_{array.tobytes().hex()}"
+        if key not in self.initializers:
+            self.initializers[key] = numpy_helper.from_array(np.asarray(array, order="C"), key)
+        return key
+
+    def linear(self, x: str, weight: NDArray[np.float32], bias: NDArray[np.float32], *, name: str) -> str:
+        """X · Wᵀ + b for a weight of torch's layout [out, in]."""
+        product = self.op("MatMul", [x, self.weights.matrix(self, weight.T, name=f"{name}.weight")])
+        return self.op("Add", [product, self.vector(bias, name=f"{name}.bias")])
+
+    def vector(self, value: NDArray[np.float32], *, name: str) -> str:
+        """An initializer in the arithmetic of the graph."""
+        return self.constant(value.astype(self.weights.float_type), name=name)
+
+    def to_float32(self, x: str) -> str:
+        """Cast to float32 if the graph computes in less."""
+        return x if self.weights.float_type == np.float32 else self.op("Cast", [x], to=TensorProto.FLOAT)
+
+    def unit_rows(self, x: str, *, name: str) -> str:
+        """Rows divided by their length, in float32."""
+        axes = {"axes": [-1], "keepdims": 1}
+        wide = self.to_float32(x)
+        length = self.op("ReduceL2", [wide], **axes)
+        floor = self.constant(np.array(NORM_EPS, dtype=np.float32))
+        return self.op("Div", [wide, self.op("Max", [length, floor])], name=name)
+
+
+def build_graph(weights: Weights) -> onnx.ModelProto:
+    """The whole model, weights inside; larger than 2 GB it must be saved with external data."""
+    g = GraphBuilder(weights)
+    x = _embeddings(g)
+    bias = _attention_bias(g)
+    for layer in range(weights.layers):
+        x = _layer(g, x, bias, prefix=f"encoder.layer.{layer}.")
+    _heads(g, x)
+    b, length = "batch", "length"
+    inputs = [helper.make_tensor_value_info(n, TensorProto.INT64, [b, length]) for n in ("input_ids", "attention_mask")]
+    shapes = {
+        "dense_vecs": [b, weights.dim],
+        "sparse_vecs": [b, length],
+        "colbert_vecs": [b, "length_minus_1", weights.colbert_dim],
+    }
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()]
+    graph = helper.make_graph(g.nodes, "m3", inputs, outputs, initializer=list(g.initializers.values()))
+    return helper.make_model(
+        graph,
+        producer_name="m3-vdb",
+        ir_version=IR_VERSION,
+        opset_imports=[helper.make_opsetid("", OPSET)],
+    )
+
+
+def _embeddings(g: GraphBuilder) -> str:
+    """LayerNorm(word + type + position). Position ids count real tokens from padding id + 1."""
+    w = g.weights
+    word = w.embedding(g, "input_ids")
+    counted = g.op("CumSum", ["attention_mask", g.constant(np.array(1, dtype=np.int64))])
+    position = g.op("Add", [g.op("Mul", [counted, "attention_mask"]), g.constant(np.array(PADDING_ID, dtype=np.int64))])
+    # Every text has token type 0, so its row is added to the position table once.
+    table = w["embeddings.position_embeddings.weight"] + w["embeddings.token_type_embeddings.weight"][0]
+    summed = g.op("Add", [word, g.op("Gather", [g.vector(table, name="positions"), position])])
+    return _layer_norm(g, summed, "embeddings.LayerNorm")
+
+
+def _attention_bias(g: GraphBuilder) -> str:
+    """[B, 1, 1, L]: 0 for real tokens, MASK_BIAS for padding."""
+    to = helper.np_dtype_to_tensor_dtype(np.dtype(g.weights.float_type))
+    padding = g.op("Sub", [g.constant(1.0), g.op("Cast", ["attention_mask"], to=to)])
+    return g.op("Mul", [g.op("Unsqueeze", [padding, g.constant([1, 2])]), g.constant(MASK_BIAS)])
+
+
+def _layer(g: GraphBuilder, x: str, bias: str, *, prefix: str) -> str:
+    attended = _attention(g, x, bias, prefix=prefix)
+    x = _layer_norm(g, g.op("Add", [attended, x]), f"{prefix}attention.output.LayerNorm")
+    inner = _gelu(g, g.linear(x, *_linear(g, f"{prefix}intermediate.dense"), name=f"{prefix}intermediate"))
+    outer = g.linear(inner, *_linear(g, f"{prefix}output.dense"), name=f"{prefix}output")
+    return _layer_norm(g, g.op("Add", [outer, x]), f"{prefix}output.LayerNorm")
+
+
+def _attention(g: GraphBuilder, x: str, bias: str, *, prefix: str) -> str:
+    """Multi-head self-attention; queries, keys and values come from one product, queries scaled by 1/√k."""
+    heads, k = g.weights.heads, g.weights.dim // g.weights.heads
+    parts = [_linear(g, f"{prefix}attention.self.{name}") for name in ("query", "key", "value")]
+    scale = 1 / math.sqrt(k)
+    weight = np.concatenate([parts[0][0] * scale, parts[1][0], parts[2][0]]).astype(np.float32)
+    offset = np.concatenate([parts[0][1] * scale, parts[1][1], parts[2][1]]).astype(np.float32)
+    qkv = g.op("Reshape", [g.linear(x, weight, offset, name=f"{prefix}qkv"), g.constant([0, 0, 3, heads, k])])
+    split = g.op("Transpose", [qkv], perm=[2, 0, 3, 1, 4])  # [3, B, h, L, k]
+    query, key, value = (g.op("Gather", [split, g.constant(np.array(i, dtype=np.int64))], axis=0) for i in range(3))
+    scores = g.op("MatMul", [query, g.op("Transpose", [key], perm=[0, 1, 3, 2])])
+    attention = g.op("Softmax", [g.op("Add", [scores, bias])], axis=-1)
+    context = g.op("Transpose", [g.op("MatMul", [attention, value])], perm=[0, 2, 1, 3])
+    joined = g.op("Reshape", [context, g.constant([0, 0, g.weights.dim])])
+    return g.linear(joined, *_linear(g, f"{prefix}attention.output.dense"), name=f"{prefix}attention.output")
+
+
+def _gelu(g: GraphBuilder, x: str) -> str:
+    """Exact GELU, x · ½ · (1 + erf(x/√2)), in the shape that runtimes recognise and fuse."""
+    erf = g.op("Erf", [g.op("Div", [x, g.constant(math.sqrt(2.0))])])
+    return g.op("Mul", [g.op("Mul", [x, g.op("Add", [erf, g.constant(1.0)])]), g.constant(0.5)])
+
+
+def _layer_norm(g: GraphBuilder, x: str, name: str) -> str:
+    scale, bias = (g.vector(g.weights[f"{name}.{part}"], name=f"{name}.{part}") for part in ("weight", "bias"))
+    return g.op("LayerNormalization", [x, scale, bias], axis=-1, epsilon=g.weights.layer_norm_eps)
+
+
+def _linear(g: GraphBuilder, name: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    return g.weights[f"{name}.weight"], g.weights[f"{name}.bias"]
+
+
+def _heads(g: GraphBuilder, hidden: str) -> None:
+    cls = g.op("Gather", [hidden, g.constant(np.array(0, dtype=np.int64))], axis=1)
+    g.unit_rows(cls, name="dense_vecs")
+
+    weight, bias = _linear(g, "sparse_linear")
+    weights = g.op("Relu", [g.op("Add", [g.op("MatMul", [hidden, g.vector(weight.T, name="sparse.weight")]),
+                                         g.vector(bias, name="sparse.bias")])])  # fmt: skip
+    flat = g.to_float32(g.op("Squeeze", [weights, g.constant([-1])]))
+    g.op("Mul", [flat, g.op("Cast", ["attention_mask"], to=TensorProto.FLOAT)], name="sparse_vecs")
+
+    ends = [g.constant(value) for value in ([1], [np.iinfo(np.int64).max], [1])]
+    tokens = g.op("Slice", [hidden, *ends[:2], ends[2]])  # everything after <s>
+    weight, bias = _linear(g, "colbert_linear")
+    projected = g.op("MatMul", [tokens, g.vector(weight.T, name="colbert.weight")])
+    g.unit_rows(g.op("Add", [projected, g.vector(bias, name="colbert.bias")]), name="colbert_vecs")

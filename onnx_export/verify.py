@@ -1,0 +1,152 @@
+"""Does the bundle compute what the checkpoint computes? Measured through the function that users call.
+
+Every text goes through ``M3EmbeddingFunction`` (tokenizer, packing with padding, ONNX graph, pooling) and, alone and
+without padding, through the torch model. A bundle exists only if the two agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from m3_vdb import pooling
+from m3_vdb.embedding_function import M3EmbeddingFunction
+from m3_vdb.errors import M3Error
+from m3_vdb.types import SparseVector
+from train.model import M3Model
+
+FLOAT32_TOLERANCE: Final = 1e-5
+"""Largest difference of any value at fp32: two orders above float32's rounding over some 10³ additions, and two below
+what moves a ranking."""
+NEAR_ZERO: Final = 1e-5
+"""A lexical weight this small may be positive on one side and 0 on the other; such flips are counted, not refused."""
+LOWEST_COSINE: Final = 0.98
+"""Below this a reduced-precision export is broken and not merely rounded."""
+TEXTS: Final = (
+    "",
+    "a",
+    "What is the capital of France?",
+    "Die Straßenverkehrsordnung gilt auch für Fahrräder.",
+    "数据库如何融合稠密、稀疏和多向量检索的分数？",
+    "全文検索とベクトル検索を組み合わせるとどうなりますか。",
+    "Как установить пакет без доступа к сети?",
+    "كيف أبحث في مستندات بلغات مختلفة؟",
+    "हिंदी में एक छोटा वाक्य।",
+    "ภาษาไทยไม่มีช่องว่างระหว่างคำ",
+    "repeat repeat repeat, and repeat again",
+    "<s> is plain text here </s>, and so is <pad>",
+    "print('hello')  # code, punctuation … and 🙂",
+)
+PARAGRAPH: Final = (
+    "A search engine keeps an index of documents and answers questions with a ranked list. 检索系统对文档排序。 "
+    "Поисковая система отвечает на вопросы. Ein Dokument wird in Vektoren verwandelt, und die Nähe entscheidet. "
+)
+
+
+class VerificationError(M3Error):
+    """The exported graph does not compute what the checkpoint computes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Errors:
+    """Differences between a bundle and its checkpoint, the largest over all texts.
+
+    Attributes:
+        dense: absolute, of any dense value.
+        multi_vector: absolute, of any multi-vector value.
+        sparse: absolute, of any lexical weight that both have.
+        dense_cosine: lowest cosine of two dense vectors.
+        multi_vector_cosine: lowest cosine of two multi-vector rows.
+        sparse_flips: ids that only one side has.
+        largest_flip: largest weight among those.
+        texts: texts compared.
+        tokens: tokens of the longest.
+    """
+
+    dense: float
+    multi_vector: float
+    sparse: float
+    dense_cosine: float
+    multi_vector_cosine: float
+    sparse_flips: int
+    largest_flip: float
+    texts: int
+    tokens: int
+
+    def as_dict(self) -> dict[str, float]:
+        """Plain JSON values, rounded to three significant digits (cosines to six decimals)."""
+        return {
+            name: round(value, 6) if name.endswith("cosine") else float(f"{value:.3g}")
+            for name, value in asdict(self).items()
+        }
+
+
+def verification_texts(function: M3EmbeddingFunction) -> list[str]:
+    """Short and multilingual texts, one of a few hundred tokens, and one that fills the model's maximum length."""
+    unit = int(function.token_count([PARAGRAPH])[0])
+    return [*TEXTS, PARAGRAPH * 3, PARAGRAPH * (function.max_length // unit + 2)]
+
+
+@torch.inference_mode()
+def measure(function: M3EmbeddingFunction, model: M3Model, texts: Sequence[str]) -> Errors:
+    """Compare the embeddings of ``texts``; the model is used as it is (float32, eval)."""
+    served = function.encode_documents(texts)
+    tokens = function.tokenizer.encode(texts, max_length=function.max_length)
+    dense, rows, cosines = [], [], []
+    sparse: list[tuple[float, NDArray[np.float32]]] = []
+    for i, embedding in enumerate(served):
+        ids, mask = tokens.padded(np.array([i]))
+        output = model(torch.from_numpy(ids), torch.from_numpy(mask))
+        pooled = pooling.pool_sparse(ids, output.token_weights.numpy())
+        assert embedding.dense is not None
+        assert embedding.sparse is not None
+        assert embedding.multi_vector is not None
+        assert pooled.ids is not None
+        expected_dense, expected_rows = output.dense[0].numpy(), output.multi_vector[0].numpy()
+        dense.append((np.abs(embedding.dense - expected_dense).max(), embedding.dense @ expected_dense))
+        rows.append(np.abs(embedding.multi_vector - expected_rows).max())
+        cosines.append((embedding.multi_vector * expected_rows).sum(axis=1).min())
+        sparse.append(_compare_sparse(embedding.sparse, SparseVector(pooled.ids, pooled.values)))
+    flips = np.concatenate([flipped for _, flipped in sparse])
+    return Errors(
+        dense=float(max(error for error, _ in dense)),
+        multi_vector=float(max(rows)),
+        sparse=max(error for error, _ in sparse),
+        dense_cosine=float(min(cosine for _, cosine in dense)),
+        multi_vector_cosine=float(min(cosines)),
+        sparse_flips=len(flips),
+        largest_flip=float(flips.max(initial=0.0)),
+        texts=len(texts),
+        tokens=int(served.token_counts.max()),
+    )
+
+
+def require_close(errors: Errors, *, precision: str) -> None:
+    """Refuse a bundle that differs too much.
+
+    Raises:
+        VerificationError: at fp32 a value differs by more than 1e-5 or an id flips that is not near zero; at reduced
+            precision a cosine falls below 0.98.
+    """
+    if precision == "fp32":
+        worst = max(errors.dense, errors.multi_vector, errors.sparse)
+        good = worst <= FLOAT32_TOLERANCE and errors.largest_flip <= NEAR_ZERO
+    else:
+        good = min(errors.dense_cosine, errors.multi_vector_cosine) >= LOWEST_COSINE
+    if not good:
+        raise VerificationError(
+            f"the {precision} graph differs from the checkpoint: {errors.as_dict()}; nothing written"
+        )
+
+
+def _compare_sparse(served: SparseVector, expected: SparseVector) -> tuple[float, NDArray[np.float32]]:
+    """(largest difference on common ids, weights of the ids that only one side has)."""
+    _, ours, theirs = np.intersect1d(served.ids, expected.ids, assume_unique=True, return_indices=True)
+    difference = np.abs(served.weights[ours] - expected.weights[theirs]).max(initial=0.0)
+    flips = np.concatenate([np.delete(served.weights, ours), np.delete(expected.weights, theirs)])
+    return float(difference), flips

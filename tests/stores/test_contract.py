@@ -1,0 +1,413 @@
+"""One behaviour, every store. The memory store is the oracle; test_memory.py checks the oracle itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from m3_vdb.errors import CollectionMismatchError, ConfigError, DocumentError, StoreError
+from m3_vdb.fusion import PRESETS, Weights
+from m3_vdb.stores import MemoryStore
+from m3_vdb.types import Document, SparseVector
+from tests.stores._corpus import IDENTITY, assert_same_hits, make_documents, make_embeddings, make_queries
+
+FILTERS = {
+    "none": None,
+    "equal": {"lang": "de"},
+    "any of": {"year": [2001, 2004], "lang": ["de", "en"]},
+}
+
+
+@pytest.fixture
+def filled(store):
+    """The store under test and the oracle, both with the same 150 documents."""
+    documents, embeddings = make_documents(150), make_embeddings(150)
+    oracle = MemoryStore(IDENTITY)
+    for s in (store, oracle):
+        s.upsert(documents, embeddings)
+    return store, oracle
+
+
+@pytest.mark.parametrize("condition", FILTERS.values(), ids=FILTERS)
+@pytest.mark.parametrize("preset", ["default", "dense_sparse", "long_document"])
+def test_hits_equal_the_oracle(filled, preset, condition):
+    store, oracle = filled
+    for query in make_queries(4):
+        args = {"weights": PRESETS[preset], "candidates": 60, "filter": condition}
+        hits = store.query(query, limit=10, **args)
+        assert_same_hits(hits, oracle.query(query, limit=15, **args), limit=10)
+        assert all(hit.parts is None for hit in hits)
+
+
+@pytest.mark.parametrize("weights", [Weights(1, 0, 0), Weights(0, 1, 0), Weights(0, 0, 1), Weights(0, 0.5, 2)], ids=str)
+def test_a_weight_of_zero_leaves_the_part_out_and_no_candidate(filled, weights):
+    store, oracle = filled
+    query = make_queries(1)[0]
+    hits = store.query(query, weights=weights, limit=150, candidates=150)
+    assert len(hits) == 150  # also those without a common token
+    truth = {hit.document.id: hit.score for hit in oracle.query(query, weights=weights, limit=150, candidates=150)}
+    assert all(math.isclose(hit.score, truth[hit.document.id], rel_tol=1e-4, abs_tol=1e-6) for hit in hits)
+    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+
+
+def test_query_without_lexical_tokens(filled):
+    store, oracle = filled
+    empty = SparseVector(np.empty(0, np.int32), np.empty(0, np.float32))
+    query = dataclasses.replace(make_queries(1)[0], sparse=empty)
+    assert_same_hits(store.query(query), oracle.query(query, limit=15), limit=10)
+
+
+def test_document_without_lexical_tokens(store):
+    embeddings = make_embeddings(3)
+    bare = dataclasses.replace(
+        embeddings,
+        sparse_ids=np.empty(0, np.int32),
+        sparse_weights=np.empty(0, np.float32),
+        sparse_offsets=np.zeros(4, np.int64),
+    )
+    store.upsert(make_documents(3), bare)
+    hits = store.query(make_queries(1)[0], explain=True)
+    assert [hit.parts.sparse for hit in hits] == [0.0, 0.0, 0.0]
+
+
+def test_explain_gives_the_parts_that_add_up(filled):
+    store, oracle = filled
+    query = make_queries(1)[0]
+    hits, truth = store.query(query, explain=True), oracle.query(query, limit=150, explain=True)
+    assert len(hits) == 10
+    parts = {hit.document.id: hit.parts for hit in truth}
+    assert any(hit.parts.sparse > 0 for hit in hits)
+    for hit in hits:
+        w = Weights()
+        total = w.dense * hit.parts.dense + w.sparse * hit.parts.sparse + w.multi_vector * hit.parts.multi_vector
+        assert hit.score == pytest.approx(total, rel=1e-5)
+        assert dataclasses.astuple(hit.parts) == pytest.approx(dataclasses.astuple(parts[hit.document.id]), rel=1e-5)
+
+
+def test_limit_beyond_count_and_candidates_below_limit(filled):
+    store, oracle = filled
+    query = make_queries(1)[0]
+    assert len(store.query(query, limit=500)) == 150
+    hits = store.query(query, limit=20, candidates=3)
+    assert_same_hits(hits, oracle.query(query, limit=20, candidates=20), limit=20)
+
+
+def test_empty_store(store):
+    assert store.count() == 0
+    assert store.query(make_queries(1)[0]) == []
+    assert store.get(["d1"]) == []
+    store.upsert([], make_embeddings(0))
+    store.delete([])
+    store.delete(["never seen"])
+    assert store.count() == 0
+
+
+def test_upsert_replaces_the_document_with_all_its_vectors(store):
+    first, second = make_embeddings(2, seed=1), make_embeddings(1, seed=2)
+    store.upsert(make_documents(2), first)
+    store.upsert([Document(id="d0", text="new", payload={"only": 1})], second)
+    assert store.count() == 2
+    assert store.get(["d0"]) == [Document(id="d0", text="new", payload={"only": 1})]
+    hits = {hit.document.id: hit.parts for hit in store.query(second[0], explain=True)}
+    assert hits["d0"].dense == pytest.approx(1.0, rel=1e-5)
+    assert hits["d0"].multi_vector == pytest.approx(1.0, rel=1e-5)
+
+
+def test_of_an_id_that_occurs_twice_in_a_batch_the_last_wins(store):
+    documents = [Document(id="same", text="first"), Document(id="other", text="x"), Document(id="same", text="last")]
+    embeddings = make_embeddings(3)
+    store.upsert(documents, embeddings)
+    assert store.count() == 2
+    assert store.get(["same"])[0].text == "last"
+    best = store.query(embeddings[2], limit=1)[0]
+    assert (best.document.id, best.document.text) == ("same", "last")
+
+
+def test_get_and_delete(filled):
+    store, _ = filled
+    assert [d.id for d in store.get(["d7", "nope", "d3", "d7"])] == ["d7", "d3", "d7"]
+    assert store.get(["d7"]) == [make_documents(8)[7]]
+    store.delete(["d7", "nope"])
+    assert store.count() == 149
+    assert store.get(["d7"]) == []
+    assert "d7" not in {hit.document.id for hit in store.query(make_queries(1)[0], limit=150)}
+
+
+ODD_IDS = [
+    "ß/ü",
+    "日本語",
+    "a b\tc",
+    "🦆",
+    "id\x00nul",
+    " ",
+    "'; --",
+    "00000000-0000-0000-0000-000000000000",
+    "7",
+    "x" * 5000,
+]
+
+
+def test_odd_ids_come_back_as_they_were(store):
+    documents = [Document(id=i, text=f"text of {i}") for i in ODD_IDS]
+    store.upsert(documents, make_embeddings(len(ODD_IDS)))
+    assert store.count() == len(ODD_IDS)
+    assert store.get(ODD_IDS) == documents
+    assert {hit.document.id for hit in store.query(make_queries(1)[0], limit=50)} == set(ODD_IDS)
+
+
+def test_payload_comes_back_as_it_was_and_cannot_touch_our_fields(store):
+    payload = {
+        "id": "mine", "text": 1, "title": None, "payload": {"a": [1, 2.5, {"b": False}]}, "_id": 3, "a.b": "dot",
+        "ünï": "côdé", "empty": {}, "list": [], "big": 2**63 - 1, "small": -(2**63), "tiny": 1e-300, "": "no name",
+    }  # fmt: skip
+    document = Document(id="d", text="t", title="T", payload=payload)
+    store.upsert([document], make_embeddings(1))
+    assert store.get(["d"]) == [document]
+    assert store.query(make_queries(1)[0])[0].document == document
+
+
+@pytest.mark.parametrize(
+    ("condition", "expected"),
+    [
+        ({"lang": "de"}, lambda d: d["lang"] == "de"),
+        ({"lang": ["de", "fr"]}, lambda d: d["lang"] != "en"),
+        ({"year": 2003}, lambda d: d["year"] == 2003),
+        ({"year": [2003, 2005], "draft": False}, lambda d: d["year"] in (2003, 2005) and not d["draft"]),
+        ({"draft": True}, lambda d: d["draft"]),
+        ({"draft": [True, False]}, lambda _: True),
+        ({"price": 1.5}, lambda d: d["price"] == 1.5),
+        ({"year": 2003.0}, lambda d: d["year"] == 2003),
+        ({"price": [0.5, 2.5], "lang": ["de", 7]}, lambda d: d["price"] in (0.5, 2.5) and d["lang"] == "de"),
+        ({"tags": "t3"}, lambda d: "t3" in d["tags"]),
+        ({"tags": ["t3", "t4"]}, lambda d: {"t3", "t4"} & set(d["tags"])),
+    ],
+    ids=str,
+)
+def test_filters_keep_exactly_what_matches(filled, condition, expected):
+    store, _ = filled
+    wanted = {d.id for d in make_documents(150) if expected(d.payload)}
+    assert wanted
+    hits = store.query(make_queries(1)[0], limit=150, filter=condition)
+    assert {hit.document.id for hit in hits} == wanted
+
+
+@pytest.mark.parametrize("condition", [{"lang": []}, {"nosuch": "x"}, {"lang": "DE"}, {"year": "2003"}], ids=str)
+def test_filters_that_nothing_meets(filled, condition):
+    store, _ = filled
+    assert store.query(make_queries(1)[0], filter=condition) == []
+
+
+def test_filter_on_odd_field_names(store):
+    names = ["a.b", "a b", "ü", "a[0]", "payload", "id", "text", "-"]
+    store.upsert([Document(id=n, text="t", payload={n: "yes"}) for n in names], make_embeddings(len(names)))
+    for name in names:
+        assert [hit.document.id for hit in store.query(make_queries(1)[0], filter={name: "yes"})] == [name]
+
+
+def test_filter_tells_true_from_one(backend, store):
+    if not backend.strict_types:
+        pytest.skip("qdrant-client's local mode compares payload values with ==, so True equals 1; servers do not")
+    documents = [Document(id=str(i), text="t", payload={"x": x}) for i, x in enumerate([True, 1, 1.0, "1"])]
+    store.upsert(documents, make_embeddings(4))
+    query = make_queries(1)[0]
+    found = {repr(x): {hit.document.id for hit in store.query(query, filter={"x": x})} for x in (True, 1, 1.0, "1")}
+    assert found == {"True": {"0"}, "1": {"1"}, "1.0": {"1", "2"}, "'1'": {"3"}}
+
+
+@pytest.mark.parametrize(
+    "bad", [{"": 1}, {'a"b': 1}, {"a\\b": 1}, {"a": None}, {"a": {"x": 1}}, {"a": math.nan}, {"a": 2**63}], ids=str
+)
+def test_bad_filters(filled, bad):
+    with pytest.raises(ConfigError, match="filter"):
+        filled[0].query(make_queries(1)[0], filter=bad)
+
+
+def _with_dense(e, i, value):
+    dense = e.dense.copy()
+    dense[i, 3] = value
+    return dataclasses.replace(e, dense=dense)
+
+
+def _with_rows(e, i, value):
+    rows = e.multi_vector.copy()
+    rows[e.multi_vector_offsets[i] + 1, 0] = value
+    return dataclasses.replace(e, multi_vector=rows)
+
+
+def _with_sparse(e, i, *, ids=None, weights=None):
+    all_ids, all_weights = e.sparse_ids.copy(), e.sparse_weights.copy()
+    start = e.sparse_offsets[i]
+    if ids:
+        all_ids[start : start + len(ids)] = ids
+    if weights:
+        all_weights[start : start + len(weights)] = weights
+    return dataclasses.replace(e, sparse_ids=all_ids, sparse_weights=all_weights)
+
+
+def _without_rows(e, i):
+    lengths = np.diff(e.multi_vector_offsets)
+    keep = np.repeat(np.arange(len(lengths)) != i, lengths)
+    lengths[i] = 0
+    return dataclasses.replace(
+        e, multi_vector=e.multi_vector[keep], multi_vector_offsets=np.concatenate([[0], np.cumsum(lengths)])
+    )
+
+
+BAD_VECTORS = {
+    "NaN in dense": lambda e: _with_dense(e, 1, np.nan),
+    "infinity in dense": lambda e: _with_dense(e, 1, -np.inf),
+    "NaN in multi_vector": lambda e: _with_rows(e, 1, np.nan),
+    "no rows": lambda e: _without_rows(e, 1),
+    "repeated sparse id": lambda e: _with_sparse(e, 1, ids=[5, 5]),
+    "unsorted sparse ids": lambda e: _with_sparse(e, 1, ids=[6, 5]),
+    "negative sparse id": lambda e: _with_sparse(e, 1, ids=[-1]),
+    "NaN sparse weight": lambda e: _with_sparse(e, 1, weights=[np.nan]),
+    "zero sparse weight": lambda e: _with_sparse(e, 1, weights=[0.0]),
+}
+
+
+@pytest.mark.parametrize("spoil", BAD_VECTORS.values(), ids=BAD_VECTORS)
+def test_bad_vectors_are_named_and_nothing_is_written(store, spoil):
+    with pytest.raises(DocumentError) as caught:
+        store.upsert(make_documents(3), spoil(make_embeddings(3)))
+    assert caught.value.index == 1
+    assert store.count() == 0
+    store.upsert(make_documents(3), make_embeddings(3))  # the store is still well
+    assert len(store.query(make_queries(1)[0])) == 3
+
+
+def _loop():
+    payload = {}
+    payload["self"] = payload
+    return payload
+
+
+BAD_DOCUMENTS = {
+    "empty id": Document(id="", text="t"),
+    "id no str": Document(id=7, text="t"),
+    "surrogate in id": Document(id="\ud800", text="t"),
+    "surrogate in text": Document(id="a", text="\udfff"),
+    "text None": Document(id="a", text=None),
+    "payload NaN": Document(id="a", text="t", payload={"x": [math.nan]}),
+    "payload object": Document(id="a", text="t", payload={"x": np.float32(1)}),
+    "payload key": Document(id="a", text="t", payload={"x": {1: 2}}),
+    "payload no mapping": Document(id="a", text="t", payload=[1, 2]),
+    "payload huge int": Document(id="a", text="t", payload={"x": 2**70}),
+    "payload surrogate": Document(id="a", text="t", payload={"x": "\ud800"}),
+    "payload loop": Document(id="a", text="t", payload=_loop()),
+}
+
+
+@pytest.mark.parametrize("bad", BAD_DOCUMENTS.values(), ids=BAD_DOCUMENTS)
+def test_bad_documents_are_named_and_nothing_is_written(store, bad):
+    documents = make_documents(3)
+    documents[2] = bad
+    with pytest.raises(DocumentError) as caught:
+        store.upsert(documents, make_embeddings(3))
+    assert caught.value.index == 2
+    assert store.count() == 0
+
+
+BAD_BATCHES = {
+    "fewer embeddings": (ConfigError, lambda _: make_embeddings(2)),
+    "no dense": (ConfigError, lambda e: dataclasses.replace(e, dense=None)),
+    "no sparse": (ConfigError, lambda e: dataclasses.replace(e, sparse_ids=None)),
+    "no multi_vector": (ConfigError, lambda e: dataclasses.replace(e, multi_vector=None)),
+    "ids and weights differ": (ConfigError, lambda e: dataclasses.replace(e, sparse_ids=e.sparse_ids[:-1])),
+    "offsets fall": (ConfigError, lambda e: dataclasses.replace(e, sparse_offsets=e.sparse_offsets[[0, 2, 1, 3]])),
+    "offsets end early": (ConfigError, lambda e: dataclasses.replace(e, multi_vector=e.multi_vector[:-1])),
+    "narrow dense": (DocumentError, lambda e: dataclasses.replace(e, dense=e.dense[:, :-1])),
+    "narrow rows": (DocumentError, lambda e: dataclasses.replace(e, multi_vector=e.multi_vector[:, :-1])),
+}
+
+
+@pytest.mark.parametrize(("error", "spoil"), BAD_BATCHES.values(), ids=BAD_BATCHES)
+def test_bad_batches_write_nothing(store, error, spoil):
+    with pytest.raises(error):
+        store.upsert(make_documents(3), spoil(make_embeddings(3)))
+    assert store.count() == 0
+
+
+BAD_QUERIES = {
+    "no dense": lambda q: dataclasses.replace(q, dense=None),
+    "no sparse": lambda q: dataclasses.replace(q, sparse=None),
+    "wide dense": lambda q: dataclasses.replace(q, dense=np.ones(65, np.float32)),
+    "NaN": lambda q: dataclasses.replace(q, dense=np.full(64, np.nan, np.float32)),
+    "no rows": lambda q: dataclasses.replace(q, multi_vector=np.empty((0, 24), np.float32)),
+    "ragged sparse": lambda q: dataclasses.replace(q, sparse=SparseVector(np.array([4, 5]), np.ones(1, np.float32))),
+    "repeated id": lambda q: dataclasses.replace(q, sparse=SparseVector(np.array([5, 5]), np.ones(2, np.float32))),
+}
+
+
+@pytest.mark.parametrize("spoil", BAD_QUERIES.values(), ids=BAD_QUERIES)
+def test_bad_queries(filled, spoil):
+    store, _ = filled
+    with pytest.raises(ConfigError, match="query"):
+        store.query(spoil(make_queries(1)[0]))
+    assert len(store.query(make_queries(1)[0])) == 10
+
+
+@pytest.mark.parametrize("args", [{"limit": 0}, {"limit": -1}, {"candidates": 0}], ids=str)
+def test_limits_below_one(store, args):
+    with pytest.raises(ConfigError, match="at least 1"):
+        store.query(make_queries(1)[0], **args)
+
+
+def test_another_model_is_refused(backend):
+    if not backend.keeps:
+        pytest.skip("a memory store is gone when closed, so it is never opened with another model")
+    with backend.open(IDENTITY) as store:
+        store.upsert(make_documents(3), make_embeddings(3))
+    for change in ({"fingerprint": "beef"}, {"dense_dim": 32}, {"multi_vector_dim": 8}):
+        with pytest.raises(CollectionMismatchError, match="toy"):
+            backend.open(dataclasses.replace(IDENTITY, **change))
+    with backend.open(dataclasses.replace(IDENTITY, name="renamed")) as store:  # a name is for people
+        assert store.count() == 3
+        assert store.identity == IDENTITY
+
+
+def test_everything_is_there_after_reopening(backend):
+    if not backend.keeps:
+        pytest.skip("a memory store is gone when closed")
+    documents, embeddings = make_documents(30), make_embeddings(30)
+    query = make_queries(1)[0]
+    with backend.open(IDENTITY) as store:
+        store.upsert(documents, embeddings)
+        store.delete(["d3"])
+        before = store.query(query, explain=True)
+    with backend.open(None) as store:
+        assert store.identity == IDENTITY
+        assert store.count() == 29
+        assert store.get(["d4"]) == [documents[4]]
+        after = store.query(query, explain=True)
+    assert len(before) == 10
+    assert [hit.document for hit in after] == [hit.document for hit in before]
+    assert [hit.score for hit in after] == pytest.approx([hit.score for hit in before], rel=1e-6)
+
+
+def test_closing_twice_is_no_error(backend):
+    store = backend.open(IDENTITY)
+    store.close()
+    store.close()
+
+
+def test_a_closed_store_says_so(backend):
+    if backend.name == "local":
+        pytest.skip("the test keeps the local client open, because closing it forgets the collection")
+    store = backend.open(IDENTITY)
+    store.close()
+    with pytest.raises(StoreError, match="closed"):
+        store.count()
+
+
+def test_queries_from_eight_threads(filled):
+    store, oracle = filled
+    queries = make_queries(24)
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(store.query, queries))
+    for query, hits in zip(queries, answers, strict=True):
+        assert_same_hits(hits, oracle.query(query, limit=15), limit=10)

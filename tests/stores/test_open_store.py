@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from m3_vdb.errors import CollectionNotFoundError, MissingExtraError, StoreUrlError
+from m3_vdb.stores import MemoryStore, _folder, _server, open_store
+from tests.stores._corpus import IDENTITY, make_documents, make_embeddings
+from tests.stores._rest_stub import RestStub
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_importing_the_package_loads_no_client():
+    code = "import sys, m3_vdb.stores, m3_vdb.index; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    names = {name.split(".")[0] for name in loaded.split()}
+    assert "m3_vdb" in names
+    assert not names & {"qdrant_client", "qdrant_edge", "pymilvus", "grpc", "pydantic", "torch", "transformers"}
+
+
+def test_memory():
+    assert isinstance(open_store("memory://", identity=IDENTITY), MemoryStore)
+    for args in ({"identity": None}, {"identity": IDENTITY, "create": False}):
+        with pytest.raises(CollectionNotFoundError):
+            open_store("memory://", **args)
+
+
+@pytest.mark.parametrize(
+    ("url", "folder"),
+    [
+        ("notes.qdrant", "notes.qdrant"),
+        ("./a b/notes.qdrant", "a b/notes.qdrant"),
+        ("/tmp/notes.qdrant", "/tmp/notes.qdrant"),
+        ("file:notes", "notes"),
+        ("file:./notes.qdrant", "notes.qdrant"),
+        ("file:///tmp/my%20notes", "/tmp/my notes"),
+        (r"C:\notes.qdrant", r"C:\notes.qdrant"),
+    ],
+)
+def test_folders(url, folder):
+    assert _folder(url) == Path(folder)
+
+
+def test_an_existing_collection_may_have_any_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with open_store("file:notes", identity=IDENTITY) as store:
+        store.upsert(make_documents(2), make_embeddings(2))
+    with open_store("notes", identity=None) as store:
+        assert store.count() == 2
+    with pytest.raises(StoreUrlError):
+        open_store("other", identity=IDENTITY)
+
+
+@pytest.mark.parametrize(
+    ("url", "server", "collection"),
+    [
+        ("qdrant://localhost:6333/notes", "http://localhost:6333", "notes"),
+        ("qdrant://localhost/notes", "http://localhost:6333", "notes"),
+        ("qdrant+https://example.org/notes", "https://example.org:6333", "notes"),
+        ("https://example.org:443/notes", "https://example.org:443", "notes"),
+        ("http://h:1/behind/a/proxy/notes", "http://h:1/behind/a/proxy", "notes"),
+        ("qdrant://[::1]:7000/my%20notes", "http://[::1]:7000", "my notes"),
+    ],
+)
+def test_servers(url, server, collection):
+    assert _server(url) == (server, collection)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "", "notes", "redis://x/y", "qdrant://", "qdrant://host:6333", "qdrant://host:6333/", "qdrant://host:port/c",
+        "qdrant://key@host/c", "qdrant://host/c?x=1", "memory://x", "memory:", "file:", "file://elsewhere/c",
+        "qdrant:/h/c",
+    ],
+)  # fmt: skip
+def test_urls_that_name_no_store(url):
+    with pytest.raises(StoreUrlError, match=r"expected|what can be opened"):
+        open_store(url, identity=IDENTITY)
+
+
+@pytest.mark.parametrize("url", ["milvus://localhost:19530/notes", "./notes.milvus.db"])
+def test_milvus_says_that_it_is_not_built(url):
+    with pytest.raises(StoreUrlError, match="not built yet"):
+        open_store(url, identity=IDENTITY)
+
+
+@pytest.mark.parametrize(
+    ("url", "package", "ours"),
+    [
+        ("notes.qdrant", "qdrant_edge", "m3_vdb.stores.qdrant_edge"),
+        ("qdrant://localhost/notes", "qdrant_client", "m3_vdb.stores.qdrant"),
+    ],
+)
+def test_a_missing_package_is_answered_with_the_command_that_installs_it(url, package, ours, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)  # what Python keeps for a module that cannot be imported
+    monkeypatch.delitem(sys.modules, ours, raising=False)
+    monkeypatch.delitem(sys.modules, "m3_vdb.stores._edge_requests", raising=False)
+    with pytest.raises(MissingExtraError, match=r"pip install 'm3-vdb\[qdrant\]'"):
+        open_store(url, identity=IDENTITY)
+
+
+@pytest.mark.parametrize("given", [None, "from-argument"])
+def test_the_api_key_travels_in_the_header(given, monkeypatch):
+    monkeypatch.setenv("QDRANT_API_KEY", "from-environment")
+    stub, seen = RestStub(), []
+    answer = stub.server.RequestHandlerClass._serve
+
+    def spy(self):
+        seen.append(self.headers["api-key"])
+        answer(self)
+
+    for verb in ("do_GET", "do_PUT"):
+        monkeypatch.setattr(stub.server.RequestHandlerClass, verb, spy)
+    with pytest.warns(UserWarning, match="insecure"):  # qdrant-client's own: a key over plain http
+        open_store(f"qdrant://{stub.address}/notes", identity=IDENTITY, api_key=given).close()
+    assert set(seen) == {given or "from-environment"}
+    stub.close()

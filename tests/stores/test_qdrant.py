@@ -1,0 +1,284 @@
+"""What only the server store has: requests on a wire. The contract runs over the same stub (``_rest_stub.py``)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import socket
+
+import grpc
+import httpx
+import numpy as np
+import pytest
+from pydantic import BaseModel, ValidationError
+from qdrant_client import QdrantClient, models
+from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
+from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
+
+from m3_vdb.errors import (
+    CollectionMismatchError,
+    CollectionNotFoundError,
+    DocumentError,
+    StoreConnectionError,
+    StoreRequestError,
+)
+from m3_vdb.fusion import Weights
+from m3_vdb.stores import open_store
+from m3_vdb.stores._qdrant_errors import mapped_errors
+from m3_vdb.stores.qdrant import MAX_REQUEST_BYTES, QdrantStore
+from m3_vdb.types import SparseVector
+from tests.stores._corpus import IDENTITY, make_documents, make_embeddings, make_queries
+from tests.stores._rest_stub import RestStub
+
+
+@pytest.fixture
+def stub():
+    server = RestStub()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def store(stub):
+    with open_store(f"qdrant://{stub.address}/notes", identity=IDENTITY) as opened:
+        yield opened
+
+
+def test_the_collection_is_made_as_m3_needs_it(stub, store):
+    ((_, _, _, body),) = [call for call in stub.bodies if call[:2] == ("PUT", "/collections/notes")]
+    dense, multi = body["vectors"]["dense"], body["vectors"]["multi_vector"]
+    assert (dense["size"], dense["distance"]) == (64, "Dot")
+    assert (multi["size"], multi["distance"], multi["hnsw_config"]["m"]) == (24, "Dot", 0)
+    assert multi["multivector_config"] == {"comparator": "max_sim"}
+    assert multi.get("datatype") is None
+    assert body["sparse_vectors"]["sparse"].get("modifier") is None
+    assert body["metadata"] == {"m3": IDENTITY.as_metadata()}
+
+
+def test_half_stores_float16(stub):
+    open_store(f"qdrant://{stub.address}/halves", identity=IDENTITY, half=True).close()
+    ((_, _, _, body),) = [call for call in stub.bodies if call[:2] == ("PUT", "/collections/halves")]
+    assert body["vectors"]["multi_vector"]["datatype"] == "float16"
+
+
+def test_one_request_carries_the_whole_query(stub, store):
+    store.upsert(make_documents(5), make_embeddings(5))
+    query = make_queries(1)[0]
+    stub.bodies.clear()
+    store.query(query, weights=Weights(0.2, 0.3, 0.5), limit=3, candidates=44, filter={"lang": "de"})
+    ((method, path, _, body),) = stub.bodies
+    assert (method, path) == ("POST", "/collections/notes/points/query")
+    leaf, sparse, multi = body["prefetch"]
+    assert (leaf["using"], sparse["using"], multi["using"]) == ("dense", "sparse", "multi_vector")
+    assert [branch["limit"] for branch in (leaf, sparse, multi)] == [44, 44, 44]
+    assert sparse["prefetch"] == multi["prefetch"] == [leaf]
+    assert leaf["filter"]["must"][0]["should"][0] == {"key": 'payload."lang"', "match": {"any": ["de"]}}
+    assert multi["params"]["exact"] is True
+    assert leaf["params"]["exact"] is False
+    assert body["query"]["defaults"] == {"$score[1]": 0.0, "$score[2]": 0.0}
+    factors = [product["mult"] for product in body["query"]["formula"]["sum"]]
+    assert factors == [
+        [0.2, "$score[0]"], [0.3, "$score[1]"], [pytest.approx(0.5 / len(query.multi_vector)), "$score[2]"],
+    ]  # fmt: skip
+    assert body["limit"] == 3
+    assert body["with_vector"] is False
+
+
+def test_branches_without_weight_or_tokens_are_left_out(stub, store):
+    query = make_queries(1)[0]
+    bare = dataclasses.replace(query, sparse=SparseVector(np.empty(0, np.int32), np.empty(0, np.float32)))
+    for q, weights, used in [
+        (query, Weights(1, 0.3, 0), ["dense", "sparse"]),
+        (query, Weights(1, 0, 1), ["dense", "multi_vector"]),
+        (query, Weights(0, 1, 0), ["dense", "sparse"]),
+        (bare, Weights(), ["dense", "multi_vector"]),
+    ]:
+        store.query(q, weights=weights)
+        body = stub.bodies[-1][3]
+        assert [branch["using"] for branch in body["prefetch"]] == used
+        assert [p["mult"][1] for p in body["query"]["formula"]["sum"]] == [f"$score[{i}]" for i in range(len(used))]
+
+
+def test_upserts_are_cut_by_bytes(stub):
+    identity = dataclasses.replace(IDENTITY, multi_vector_dim=1024)
+    embeddings = make_embeddings(20, identity=identity)
+    with open_store(f"qdrant://{stub.address}/wide", identity=identity) as store:
+        store.upsert(make_documents(20), embeddings)
+        assert store.count() == 20
+    sizes = [size for method, path, size, _ in stub.bodies if (method, path) == ("PUT", "/collections/wide/points")]
+    assert len(sizes) > 1
+    assert max(sizes) <= MAX_REQUEST_BYTES
+    assert sum(sizes) > MAX_REQUEST_BYTES
+    assert min(sizes[:-1]) > MAX_REQUEST_BYTES / 2  # cut by size and not too early
+
+
+def test_the_largest_multi_vector_is_below_the_limit(stub):
+    identity = dataclasses.replace(IDENTITY, dense_dim=8, multi_vector_dim=1024)
+    small = make_embeddings(2, identity=identity)
+    rows = np.full((1024 + 5, 1024), 0.0123456789, np.float32)
+    with open_store(f"qdrant://{stub.address}/long", identity=identity) as store:
+        fits = dataclasses.replace(small, multi_vector=rows[:1028], multi_vector_offsets=np.array([0, 5, 1028]))
+        store.upsert(make_documents(2), fits)
+        assert store.count() == 2
+        calls = len(stub.bodies)
+        too_long = dataclasses.replace(small, multi_vector=rows, multi_vector_offsets=np.array([0, 5, 1029]))
+        with pytest.raises(
+            DocumentError, match=r"1024 rows of 1024 = 1,048,576 numbers.*1,048,576.*1023 rows"
+        ) as caught:
+            store.upsert(make_documents(2), too_long)
+        assert caught.value.index == 1
+        assert len(stub.bodies) == calls  # nothing was sent
+
+
+def _collection(client, *, metadata=True, modifier=None, sparse="sparse"):
+    client.create_collection(
+        "c",
+        vectors_config={name: models.VectorParams(size=8, distance="Dot") for name in ("dense", "multi_vector")},
+        sparse_vectors_config={sparse: models.SparseVectorParams(modifier=modifier)},
+        metadata={"m3": IDENTITY.as_metadata()} if metadata else None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        ({"metadata": False}, "which model"),
+        ({"modifier": models.Modifier.IDF}, "IDF"),
+        ({"sparse": "lexical"}, "lacks one of the vectors"),
+    ],
+    ids=["no metadata", "idf", "other names"],
+)
+def test_collections_that_would_give_other_scores(made, message):
+    client = QdrantClient(":memory:")
+    _collection(client, **made)
+    with pytest.raises(CollectionMismatchError, match=message):
+        QdrantStore(client, "c", identity=IDENTITY)
+    client.close()
+
+
+@pytest.mark.parametrize("args", [{"identity": None}, {"identity": IDENTITY, "create": False}], ids=str)
+def test_nothing_is_made_when_nothing_may_be(stub, args):
+    with pytest.raises(CollectionNotFoundError, match="nope"):
+        open_store(f"qdrant://{stub.address}/nope", **args)
+    assert not stub.engine.collection_exists("nope")
+
+
+def test_a_server_too_old_to_keep_the_identity(stub, monkeypatch):
+    create = stub.engine.create_collection
+
+    def forgetful(*args, metadata, **kwargs):
+        return create(*args, **kwargs)
+
+    monkeypatch.setattr(stub.engine, "create_collection", forgetful)
+    with pytest.raises(StoreRequestError, match=r"1\.16"):
+        open_store(f"qdrant://{stub.address}/old", identity=IDENTITY)
+
+
+def test_two_workers_that_create_at_once(stub, monkeypatch):
+    first = open_store(f"qdrant://{stub.address}/notes", identity=IDENTITY)
+    seen = iter([False])  # the second worker looked before the first one created
+    exists = QdrantClient.collection_exists
+    monkeypatch.setattr(QdrantClient, "collection_exists", lambda self, name: next(seen, None) or exists(self, name))
+    monkeypatch.setattr(QdrantClient, "create_collection", _conflict)
+    second = open_store(f"qdrant://{stub.address}/notes", identity=IDENTITY)
+    assert second.identity == first.identity
+    for store in (first, second):
+        store.close()
+
+
+def _conflict(*_args, **_kwargs):
+    raise UnexpectedResponse(
+        409, "Conflict", b'{"status":{"error":"Collection `notes` already exists!"}}', httpx.Headers()
+    )
+
+
+def test_a_closed_port_is_a_connection_error():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
+        url = f"qdrant://127.0.0.1:{taken.getsockname()[1]}/notes"
+        with pytest.raises(StoreConnectionError, match="is the server running"):
+            open_store(url, identity=IDENTITY)
+        with pytest.raises(StoreConnectionError):
+            open_store(url, identity=IDENTITY, prefer_grpc=True, timeout=2)
+
+
+def test_the_servers_own_words_are_in_the_message(stub, store):
+    stub.engine.delete_collection("notes")
+    with pytest.raises(StoreRequestError, match=r"404 Not found: Collection `notes` doesn't exist!"):
+        store.count()
+    with pytest.raises(StoreRequestError, match="404"):
+        store.upsert(make_documents(1), make_embeddings(1))
+
+
+class _Call(grpc.RpcError, grpc.Call):
+    def __init__(self, code):
+        self._code = code
+
+    def code(self):
+        return self._code
+
+    def __getattribute__(self, name):
+        return object.__getattribute__(self, name)
+
+
+for _name in grpc.Call.__abstractmethods__ - {"code"}:
+    setattr(_Call, _name, lambda self, *_: None)
+_Call.__abstractmethods__ = frozenset()
+
+
+def _validation_error():
+    class Number(BaseModel):
+        x: int
+
+    try:
+        Number.model_validate({"x": "no"})
+    except ValidationError as error:
+        return error
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected", "message"),
+    [
+        (ResponseHandlingException(httpx.ConnectError("refused")), StoreConnectionError, "refused"),
+        (ResponseHandlingException(httpx.ReadTimeout("timed out")), StoreConnectionError, "timed out"),
+        (ResponseHandlingException(_validation_error()), StoreRequestError, "not Qdrant's"),
+        (UnexpectedResponse(401, "", b"Must provide an API key", httpx.Headers()), StoreRequestError, "API key"),
+        (UnexpectedResponse(502, "", b"<html>", httpx.Headers()), StoreRequestError, "502"),
+        (ResourceExhaustedResponse("too many", 3), StoreRequestError, "too many"),
+        (_Call(grpc.StatusCode.UNAVAILABLE), StoreConnectionError, "UNAVAILABLE"),
+        (_Call(grpc.StatusCode.DEADLINE_EXCEEDED), StoreConnectionError, "DEADLINE"),
+        (_Call(grpc.StatusCode.INVALID_ARGUMENT), StoreRequestError, "refused"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
+)
+def test_the_map_of_errors(raised, expected, message):
+    with pytest.raises(expected, match=message) as caught, mapped_errors("Qdrant collection 'c'"):
+        raise raised
+    assert "Qdrant collection 'c'" in str(caught.value)
+    assert caught.value.__cause__ is raised
+
+
+def test_the_map_knows_every_error_of_the_client():
+    """A new class in qdrant-client fails here and not at a user's."""
+    from qdrant_client.common import client_exceptions
+    from qdrant_client.http import exceptions
+
+    known = {
+        "ApiException",
+        "UnexpectedResponse",
+        "ResponseHandlingException",
+        "QdrantException",
+        "ResourceExhaustedResponse",
+    }
+    found = {
+        name
+        for module in (client_exceptions, exceptions)
+        for name, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, Exception)
+    }
+    assert found == known
+
+
+def test_bodies_are_strict_json(stub, store):
+    store.upsert(make_documents(2), make_embeddings(2))
+    assert json.dumps(stub.bodies[-1][3], allow_nan=False)

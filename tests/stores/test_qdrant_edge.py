@@ -1,0 +1,214 @@
+"""What only the embedded store has: a folder, a lock, a log that survives a kill."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import qdrant_edge
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from m3_vdb.errors import CollectionMismatchError, CollectionNotFoundError, StoreError, StoreRequestError
+from m3_vdb.stores import qdrant_edge as module
+from m3_vdb.stores.qdrant_edge import QdrantEdgeStore
+from m3_vdb.types import Document
+from tests.stores._corpus import IDENTITY, make_documents, make_embeddings, make_queries
+
+ROOT = Path(__file__).parents[2]
+CHILD = """
+import sys
+from m3_vdb.stores.qdrant_edge import QdrantEdgeStore
+from tests.stores._corpus import IDENTITY, make_documents, make_embeddings
+store = QdrantEdgeStore(sys.argv[1], identity=IDENTITY)
+for batch in range(3):
+    store.upsert(make_documents(40, start=40 * batch), make_embeddings(40, seed=batch))
+store.delete(["d0", "d1"])
+print("acknowledged", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def child(tmp_path):
+    """Another process that has written 118 documents and keeps the folder open."""
+    folder = tmp_path / "c.qdrant"
+    process = subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(folder)],
+        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout.readline() == "acknowledged\n"
+    yield process, folder
+    process.kill()
+    process.communicate()
+
+
+def test_what_was_acknowledged_survives_a_killed_process(child):
+    process, folder = child
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    with QdrantEdgeStore(folder, identity=IDENTITY) as store:
+        assert store.count() == 118
+        assert store.get(["d0", "d2", "d119"]) == [make_documents(3)[2], make_documents(1, start=119)[0]]
+        hits = store.query(make_embeddings(40, seed=2)[39], explain=True)
+        assert hits[0].document.id == "d119"
+        assert hits[0].parts.multi_vector == pytest.approx(1.0, rel=1e-5)
+
+
+def test_a_second_process_is_told_and_harms_nothing(child):
+    process, folder = child
+    with pytest.raises(StoreError, match="open already"):
+        QdrantEdgeStore(folder, identity=IDENTITY)
+    process.communicate("")  # lets it end; the operating system frees the lock
+    with QdrantEdgeStore(folder, identity=None) as store:
+        assert store.count() == 118
+
+
+def test_one_process_cannot_open_it_twice_either(tmp_path):
+    with QdrantEdgeStore(tmp_path / "c", identity=IDENTITY), pytest.raises(StoreError, match="open already"):
+        QdrantEdgeStore(tmp_path / "c", identity=IDENTITY)
+    QdrantEdgeStore(tmp_path / "c", identity=IDENTITY).close()
+
+
+def test_a_failed_opening_lets_the_folder_go(tmp_path):
+    QdrantEdgeStore(tmp_path / "c", identity=IDENTITY).close()
+    with pytest.raises(CollectionMismatchError):
+        QdrantEdgeStore(tmp_path / "c", identity=dataclasses.replace(IDENTITY, fingerprint="x"))
+    QdrantEdgeStore(tmp_path / "c", identity=IDENTITY).close()
+
+
+@pytest.mark.parametrize("args", [{"identity": None}, {"identity": IDENTITY, "create": False}], ids=str)
+def test_nothing_is_made_when_nothing_may_be(tmp_path, args):
+    with pytest.raises(CollectionNotFoundError):
+        QdrantEdgeStore(tmp_path / "c", **args)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folders_and_files_that_are_somebody_elses(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").write_bytes(b"meow")
+    (tmp_path / "file.qdrant").write_bytes(b"")
+    for name in ("photos", "file.qdrant"):
+        with pytest.raises(CollectionMismatchError, match=name):
+            QdrantEdgeStore(tmp_path / name, identity=IDENTITY)
+    assert [entry.name for entry in (tmp_path / "photos").iterdir()] == ["cat.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [("{", "cannot be read"), ("{}", "which model"), ("[]", "which model")]
+)
+def test_a_damaged_identity_file(tmp_path, content, message):
+    QdrantEdgeStore(tmp_path / "c", identity=IDENTITY).close()
+    (tmp_path / "c" / "m3.json").write_text(content)
+    with pytest.raises(CollectionMismatchError, match=message):
+        QdrantEdgeStore(tmp_path / "c", identity=IDENTITY)
+
+
+def test_a_layout_of_the_future(tmp_path):
+    QdrantEdgeStore(tmp_path / "c", identity=IDENTITY).close()
+    path = tmp_path / "c" / "m3.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"layout": 2}))
+    with pytest.raises(CollectionMismatchError, match="upgrade m3-vdb"):
+        QdrantEdgeStore(tmp_path / "c", identity=IDENTITY)
+
+
+def test_a_creation_that_was_cut_off_is_finished(tmp_path):
+    folder = tmp_path / "c"
+    QdrantEdgeStore(folder, identity=IDENTITY).close()
+    (folder / "shard").rename(folder / "shard.new")  # as if killed before the rename
+    with QdrantEdgeStore(folder, identity=IDENTITY) as store:
+        store.upsert(make_documents(2), make_embeddings(2))
+        assert store.count() == 2
+
+
+def test_a_moved_folder_opens(tmp_path):
+    with QdrantEdgeStore(tmp_path / "a", identity=IDENTITY) as store:
+        store.upsert(make_documents(5), make_embeddings(5))
+    (tmp_path / "a").rename(tmp_path / "b")
+    with QdrantEdgeStore(tmp_path / "b", identity=None) as store:
+        assert store.count() == 5
+
+
+def test_a_document_larger_than_a_server_takes(tmp_path):
+    identity = dataclasses.replace(IDENTITY, dense_dim=8, multi_vector_dim=1024)
+    embeddings = make_embeddings(1, identity=identity)
+    rows = np.zeros((1100, 1024), np.float32)
+    rows[:, 0] = 1
+    long = dataclasses.replace(embeddings, multi_vector=rows, multi_vector_offsets=np.array([0, 1100]))
+    with QdrantEdgeStore(tmp_path / "c", identity=identity) as store:
+        store.upsert([Document(id="long", text="t")], long)
+    with QdrantEdgeStore(tmp_path / "c", identity=identity) as store:
+        query = dataclasses.replace(embeddings[0], multi_vector=rows[:3])
+        assert store.query(query, explain=True)[0].parts.multi_vector == pytest.approx(1.0)
+
+
+def test_half_keeps_scores_within_2e_5(tmp_path):
+    documents, embeddings, queries = make_documents(100), make_embeddings(100), make_queries(5)
+    answers = {}
+    for half in (False, True):
+        with QdrantEdgeStore(tmp_path / str(half), identity=IDENTITY, half=half) as store:
+            store.upsert(documents, embeddings)
+            answers[half] = [{h.document.id: h.score for h in store.query(q, limit=100)} for q in queries]
+    errors = [abs(f[i] - h[i]) for f, h in zip(answers[False], answers[True], strict=True) for i in f]
+    assert len(errors) == 500
+    assert 0 < max(errors) < 2e-5 * 5  # 24 numbers a row here: coarser than the 128 of the measurement
+
+
+def test_the_log_is_flushed_on_the_way(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "FLUSH_BYTES", 200_000)
+    monkeypatch.setattr(module, "MAX_UPDATE_BYTES", 100_000)
+    with QdrantEdgeStore(tmp_path / "c", identity=IDENTITY) as store:
+        flushes = []
+
+        class Spy:
+            """The shard, counting flushes; the engine's class takes no new attributes."""
+
+            def __getattr__(self, name):
+                if name == "flush":
+                    flushes.append(name)
+                return getattr(shard, name)
+
+        shard, store._shard = store._shard, Spy()
+        store.upsert(make_documents(100), make_embeddings(100))
+        assert len(flushes) >= 5
+        assert store.count() == 100
+
+
+def test_errors_of_the_engine_are_ours(tmp_path):
+    with QdrantEdgeStore(tmp_path / "c", identity=IDENTITY) as store:
+        narrow = qdrant_edge.QueryRequest(query=qdrant_edge.Query.Nearest([1.0], using="dense"), limit=1)
+        with pytest.raises(StoreRequestError, match="refused"), store._engine() as shard:
+            shard.query(narrow)
+        panic = type("PanicException", (BaseException,), {})
+        with pytest.raises(StoreRequestError, match="panic"), store._engine():
+            raise panic("the engine fell over")
+        with pytest.raises(KeyboardInterrupt), store._engine():
+            raise KeyboardInterrupt
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.integers(-(10**9), 10**9).map(lambda i: i / 1000)
+    | st.text(st.characters(exclude_categories=["Cs"])),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    max_leaves=12,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    with QdrantEdgeStore(tmp_path_factory.mktemp("json") / "c", identity=IDENTITY) as store:
+        yield store
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(payload=st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), JSON, max_size=5), text=st.text())
+def test_any_json_payload_comes_back(shared, payload, text):
+    document = Document(id="d", text=text.encode("utf-8", "replace").decode(), payload=payload)
+    shared.upsert([document], make_embeddings(1))
+    assert shared.get(["d"]) == [document]

@@ -1,0 +1,144 @@
+"""M3Model: one XLM-R encoder, three heads, and the public BGE-M3 directory layout on disk.
+
+Shapes: B texts, L tokens, d encoder width, m multi-vector width (``colbert_dim``). This file knows tensors and files,
+not losses (``train.losses``) and not serving (``m3_vdb``, whose NumPy pooling is the reference for ``M3Output``).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import XLMRobertaConfig, XLMRobertaModel
+
+from m3_vdb.errors import BundleError
+
+SPARSE_FILE: Final = "sparse_linear.pt"
+COLBERT_FILE: Final = "colbert_linear.pt"
+POSITION_OFFSET: Final = 2
+"""Position rows below padding id + 1 = 2 are never used, so a text may have ``max_position_embeddings − 2`` tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class M3Output:
+    """The three representations of a padded batch (numerics as M3-Embedding, section 3.2).
+
+    Attributes:
+        dense: [B, d], CLS state, unit rows.
+        token_weights: [B, L], ReLU'd lexical weight of every position; padding and special ids are not removed here.
+        multi_vector: [B, L - 1, m], unit rows of positions 1 … L-1; rows of padding are meaningless.
+    """
+
+    dense: Tensor
+    token_weights: Tensor
+    multi_vector: Tensor
+
+
+class M3Model(nn.Module):
+    """XLM-R encoder + ``sparse_linear`` + ``colbert_linear``, of any size.
+
+    Args:
+        encoder: an XLM-RoBERTa model without pooling layer.
+        colbert_dim: width m of a multi-vector row; None takes the encoder's width, as BGE-M3 does.
+    """
+
+    def __init__(self, encoder: XLMRobertaModel, *, colbert_dim: int | None = None) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.dim = int(encoder.config.hidden_size)
+        self.colbert_dim = colbert_dim or self.dim
+        self.sparse_linear = nn.Linear(self.dim, 1)
+        self.colbert_linear = nn.Linear(self.dim, self.colbert_dim)
+
+    @property
+    def max_length(self) -> int:
+        """Tokens that a text may have, ``<s>`` and ``</s>`` included."""
+        return int(self.encoder.config.max_position_embeddings) - POSITION_OFFSET
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> M3Output:
+        """Encode a padded batch, each argument int64 [B, L].
+
+        The encoder runs in its own dtype; normalisation is done in float32, since a bfloat16 unit vector is only
+        unit to 2⁻⁸.
+        """
+        hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        return M3Output(
+            dense=functional.normalize(hidden[:, 0].float(), dim=-1),
+            token_weights=functional.relu(self.sparse_linear(hidden)).squeeze(-1).float(),
+            multi_vector=functional.normalize(self.colbert_linear(hidden[:, 1:]).float(), dim=-1),
+        )
+
+    @classmethod
+    def load(cls, path: Path, *, attention: str = "eager") -> M3Model:
+        """Load a checkpoint directory in BGE-M3 layout, in float32.
+
+        Args:
+            path: directory with config.json, encoder weights, ``sparse_linear.pt`` and ``colbert_linear.pt``.
+            attention: transformers' attention implementation; "eager" trains fastest on CPUs (docs/log.md).
+
+        Raises:
+            BundleError: a file is missing or of the wrong shape. Heads are never made up.
+        """
+        for name in ("config.json", SPARSE_FILE, COLBERT_FILE):
+            if not (path / name).is_file():
+                raise BundleError(f"{path} has no {name}: expected an M3 checkpoint in BGE-M3 layout")
+        config = XLMRobertaConfig.from_pretrained(path)
+        encoder = XLMRobertaModel.from_pretrained(
+            path, config=config, dtype=torch.float32, attn_implementation=attention, add_pooling_layer=False
+        )
+        colbert = _load_head(path / COLBERT_FILE, width=config.hidden_size)
+        sparse = _load_head(path / SPARSE_FILE, width=config.hidden_size)
+        model = cls(encoder, colbert_dim=colbert["weight"].shape[0])
+        model.colbert_linear.load_state_dict(colbert)
+        model.sparse_linear.load_state_dict(sparse)
+        return model.eval()
+
+    def save(self, path: Path, *, tokenizer_json: str) -> None:
+        """Write the checkpoint: readable by ``load``, by FlagEmbedding and (dense) by sentence-transformers.
+
+        Args:
+            path: directory, made if missing.
+            tokenizer_json: content of Hugging Face's ``tokenizer.json``, control tokens included.
+        """
+        path.mkdir(parents=True, exist_ok=True)
+        self.encoder.save_pretrained(path)
+        torch.save(self.sparse_linear.state_dict(), path / SPARSE_FILE)
+        torch.save(self.colbert_linear.state_dict(), path / COLBERT_FILE)
+        (path / "tokenizer.json").write_text(tokenizer_json, encoding="utf-8")
+        for name, content in _companion_files(self.max_length).items():
+            (path / name).parent.mkdir(exist_ok=True)
+            (path / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _load_head(path: Path, *, width: int) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    if set(shapes) != {"weight", "bias"} or shapes["weight"] != (*shapes["bias"], width):
+        raise BundleError(f"{path} holds {shapes}, expected weight [*, {width}] and bias [*]")
+    return {name: tensor.float() for name, tensor in state.items()}
+
+
+def _companion_files(max_length: int) -> dict[str, Any]:
+    """Small files by which other libraries find tokenizer and pooling (FlagEmbedding #1326: without them, mean)."""
+    specials = {"bos_token": "<s>", "cls_token": "<s>", "eos_token": "</s>", "sep_token": "</s>"}
+    specials |= {"pad_token": "<pad>", "unk_token": "<unk>", "mask_token": "<mask>"}
+    modules = [("0", "", "Transformer"), ("1", "1_Pooling", "Pooling"), ("2", "2_Normalize", "Normalize")]
+    return {
+        "tokenizer_config.json": {
+            **specials,
+            "tokenizer_class": "XLMRobertaTokenizerFast",
+            "model_max_length": max_length,
+        },
+        "special_tokens_map.json": specials,
+        "sentence_bert_config.json": {"max_seq_length": max_length, "do_lower_case": False},
+        "modules.json": [
+            {"idx": int(index), "name": index, "path": path, "type": f"sentence_transformers.models.{kind}"}
+            for index, path, kind in modules
+        ],
+        "1_Pooling/config.json": {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False},
+    }
