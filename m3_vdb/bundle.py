@@ -20,6 +20,7 @@ FORMAT: Final = 1
 MODEL, TOKENIZER, CONFIG, CHECKSUMS = "model.onnx", "tokenizer.json", "m3_config.json", "SHA256SUMS"
 DEFAULT_MODEL: Final = "m3-small"
 """The model that ships with the wheel."""
+CONFIG_FIELDS: Final = ("name", "precision", "dense_dim", "multi_vector_dim", "vocab_size", "max_length")
 HASH_LIMIT: Final = 256 * 2**20
 """Bundles up to this many bytes are hashed whenever they are opened (0.1 s); larger ones by ``verify`` alone."""
 
@@ -59,22 +60,13 @@ class Bundle:
         """
         if not (path / CONFIG).is_file():
             raise BundleError(f"{path} is no model bundle (no {CONFIG}): make one with python -m onnx_export")
-        config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
-        if config.get("format") != FORMAT:
-            raise BundleError(
-                f"{path} has bundle format {config.get('format')}, this version reads {FORMAT}: export again"
-            )
         sums = _read_checksums(path)
+        config = _read_config(path)
         bundle = cls(
             path=path,
-            name=config["name"],
-            precision=config["precision"],
-            dense_dim=config["dense_dim"],
-            multi_vector_dim=config["multi_vector_dim"],
-            vocab_size=config["vocab_size"],
-            max_length=config["max_length"],
             fingerprint=fingerprint(sums),
             config=config,
+            **{key: config[key] for key in CONFIG_FIELDS},
         )
         missing = [name for name in sums if not (path / name).is_file()]
         if missing:
@@ -149,8 +141,26 @@ def _read_checksums(path: Path) -> dict[str, str]:
         lines = (path / CHECKSUMS).read_text(encoding="utf-8").splitlines()
     except OSError:
         raise BundleError(f"{path} lacks {CHECKSUMS}: copy the whole bundle") from None
-    pairs = (line.split("  ", 1) for line in lines)
-    return {name: digest for digest, name in pairs}
+    except UnicodeDecodeError:
+        lines = []
+    sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    if not {MODEL, TOKENIZER, CONFIG} <= sums.keys():
+        raise BundleError(f"{path / CHECKSUMS} is damaged or incomplete: copy or export the bundle again")
+    return sums
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """``m3_config.json`` with every field that ``Bundle`` needs."""
+    try:
+        config: dict[str, Any] = dict(json.loads((path / CONFIG).read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise BundleError(f"{path / CONFIG} is damaged ({error}): copy or export the bundle again") from None
+    if config.get("format") != FORMAT:
+        raise BundleError(f"{path} has bundle format {config.get('format')}, this version reads {FORMAT}: export again")
+    lacking = [key for key in CONFIG_FIELDS if key not in config]
+    if lacking:
+        raise BundleError(f"{path / CONFIG} lacks {', '.join(lacking)}: copy or export the bundle again")
+    return config
 
 
 def _download(model: str) -> Path:

@@ -61,6 +61,8 @@ class M3EmbeddingFunction:
         self.max_length: int = limit if max_length is None else max_length
         if not 3 <= self.max_length <= limit:
             raise ConfigError(f"max_length={max_length}: {self.bundle.name} takes 3 … {limit} tokens")
+        if batch_tokens < 1:
+            raise ConfigError(f"batch_tokens={batch_tokens}: at least 1")
         if on_truncate not in ON_TRUNCATE:
             raise ConfigError(f"on_truncate={on_truncate!r}: expected one of {', '.join(ON_TRUNCATE)}")
         self.on_truncate: OnTruncate = on_truncate
@@ -109,23 +111,17 @@ class M3EmbeddingFunction:
             ModelOutputError: the model returned NaN or infinity for a text; ``index`` names it.
             ConfigError: no part was asked for.
         """
-        wanted = {pooling.DENSE: dense, pooling.SPARSE: sparse, pooling.MULTI_VECTOR: multi_vector}
-        outputs = [name for name, want in wanted.items() if want]
-        if not outputs:
-            raise ConfigError("nothing to compute: ask for dense, sparse or multi_vector")
-        tokens = self.tokenizer.encode(texts, max_length=self.max_length)
-        self._report_truncation(tokens)
-        return self._encode(tokens, outputs)
+        return self._checked_encode(texts, dense, sparse, multi_vector)
 
     def encode_queries(
         self, texts: Sequence[str], *, dense: bool = True, sparse: bool = True, multi_vector: bool = True
     ) -> M3Embeddings:
         """Encode queries. M3 has no instruction or prefix: the same as ``encode_documents``."""
-        return self.encode_documents(texts, dense=dense, sparse=sparse, multi_vector=multi_vector)
+        return self._checked_encode(texts, dense, sparse, multi_vector)
 
     def __call__(self, texts: Sequence[str]) -> M3Embeddings:
         """All three parts of each text; ``encode_documents`` under the name that pymilvus.model users know."""
-        return self.encode_documents(texts)
+        return self._checked_encode(texts, True, True, True)
 
     def close(self) -> None:
         """Nothing to release today; part of the contract so that sessions with resources can be added."""
@@ -137,6 +133,16 @@ class M3EmbeddingFunction:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _checked_encode(self, texts: Sequence[str], dense: bool, sparse: bool, multi_vector: bool) -> M3Embeddings:
+        """Called by every public name directly, so that a warning points at the line of the caller."""
+        wanted = {pooling.DENSE: dense, pooling.SPARSE: sparse, pooling.MULTI_VECTOR: multi_vector}
+        outputs = [name for name, want in wanted.items() if want]
+        if not outputs:
+            raise ConfigError("nothing to compute: ask for dense, sparse or multi_vector")
+        tokens = self.tokenizer.encode(texts, max_length=self.max_length)
+        self._report_truncation(tokens)
+        return self._encode(tokens, outputs)
 
     def _report_truncation(self, tokens: TokenBatch) -> None:
         if self.on_truncate == "ignore" or not tokens.truncated.any():
@@ -153,54 +159,35 @@ class M3EmbeddingFunction:
     def _encode(self, tokens: TokenBatch, outputs: list[str]) -> M3Embeddings:
         lengths = tokens.lengths
         batches = packing.pack(lengths, batch_tokens=self.batch_tokens)
-        dense: list[FloatArray] = []
-        sparse: list[pooling.Packed] = []
-        multi_vector: list[pooling.Packed] = []
+        parts: dict[str, list[pooling.Packed]] = {name: [self._nothing(name)] for name in outputs}
         padded = 0
         for rows in batches:
             input_ids, mask = tokens.padded(rows)
             padded += input_ids.size
             raw = self.session.run(outputs, input_ids, mask)
             _check_finite(raw, lengths[rows], rows)
-            if pooling.DENSE in raw:
-                dense.append(raw[pooling.DENSE])
-            if pooling.SPARSE in raw:
-                sparse.append(pooling.pool_sparse(input_ids, raw[pooling.SPARSE]))
-            if pooling.MULTI_VECTOR in raw:
-                multi_vector.append(pooling.pool_multi_vector(raw[pooling.MULTI_VECTOR], lengths[rows]))
-        stats = EncodeStats(len(batches), int(lengths.sum()), padded)
-        order = np.concatenate(batches) if batches else np.zeros(0, dtype=np.intp)
-        return self._assemble(tokens, outputs, order, stats, dense, sparse, multi_vector)
-
-    def _assemble(
-        self,
-        tokens: TokenBatch,
-        outputs: list[str],
-        order: NDArray[np.intp],
-        stats: EncodeStats,
-        dense: list[FloatArray],
-        sparse: list[pooling.Packed],
-        multi_vector: list[pooling.Packed],
-    ) -> M3Embeddings:
-        empty = pooling.Packed(np.zeros(0, np.float32), np.zeros(1, np.int64), np.zeros(0, np.int32))
-        no_rows = np.zeros((0, self.bundle.multi_vector_dim), np.float32)
-        joined = pooling.join(sparse, order) if sparse else empty
-        rows = pooling.join(multi_vector, order) if multi_vector else pooling.Packed(no_rows, empty.offsets)
-        vectors = (
-            np.concatenate(dense)[np.argsort(order)] if dense else np.zeros((0, self.bundle.dense_dim), np.float32)
-        )
-        has_sparse, has_multi_vector = pooling.SPARSE in outputs, pooling.MULTI_VECTOR in outputs
+            for name, part in pooling.pool(raw, input_ids, lengths[rows]).items():
+                parts[name].append(part)
+        order = np.concatenate([*batches, np.zeros(0, dtype=np.intp)])
+        joined = {name: pooling.join(ragged, order) for name, ragged in parts.items()}
+        dense, sparse, rows_of = (joined.get(n) for n in (pooling.DENSE, pooling.SPARSE, pooling.MULTI_VECTOR))
         return M3Embeddings(
-            token_counts=tokens.lengths,
+            token_counts=lengths,
             truncated=tokens.truncated,
-            dense=vectors if pooling.DENSE in outputs else None,
-            sparse_ids=joined.ids if has_sparse else None,
-            sparse_weights=joined.values if has_sparse else None,
-            sparse_offsets=joined.offsets if has_sparse else None,
-            multi_vector=rows.values if has_multi_vector else None,
-            multi_vector_offsets=rows.offsets if has_multi_vector else None,
-            stats=stats,
+            dense=dense.values if dense else None,
+            sparse_ids=sparse.ids if sparse else None,
+            sparse_weights=sparse.values if sparse else None,
+            sparse_offsets=sparse.offsets if sparse else None,
+            multi_vector=rows_of.values if rows_of else None,
+            multi_vector_offsets=rows_of.offsets if rows_of else None,
+            stats=EncodeStats(len(batches), int(lengths.sum()), padded),
         )
+
+    def _nothing(self, name: str) -> pooling.Packed:
+        """No texts of this output: gives an empty result its width."""
+        widths = {pooling.DENSE: (0, self.bundle.dense_dim), pooling.MULTI_VECTOR: (0, self.bundle.multi_vector_dim)}
+        ids = np.zeros(0, np.int32) if name == pooling.SPARSE else None
+        return pooling.Packed(np.zeros(widths.get(name, (0,)), np.float32), np.zeros(1, np.int64), ids)
 
 
 def _check_finite(raw: Mapping[str, FloatArray], lengths: IntArray, rows: NDArray[np.intp]) -> None:
@@ -208,7 +195,7 @@ def _check_finite(raw: Mapping[str, FloatArray], lengths: IntArray, rows: NDArra
     if bad is not None:
         index = int(rows[bad])
         raise ModelOutputError(
-            f"the model returned NaN or infinity for item {index} ({lengths[bad]} tokens): leave the text out, or use a "
-            f"bundle of higher precision",
+            f"the model returned NaN or infinity for item {index} ({lengths[bad]} tokens): leave the text out, or use "
+            f"a bundle of higher precision",
             index=index,
         )

@@ -28,6 +28,24 @@ class Packed:
     ids: IntArray | None = None
 
 
+def pool(raw: Mapping[str, FloatArray], input_ids: NDArray[np.int64], lengths: IntArray) -> dict[str, Packed]:
+    """Every output of one forward pass without its padding.
+
+    Args:
+        raw: graph outputs by name, those that were asked for.
+        input_ids: int64 [B, L].
+        lengths: int32 [B], tokens of each text.
+    """
+    pooled: dict[str, Packed] = {}
+    if DENSE in raw:
+        pooled[DENSE] = Packed(raw[DENSE], np.arange(len(lengths) + 1, dtype=np.int64))
+    if SPARSE in raw:
+        pooled[SPARSE] = pool_sparse(input_ids, raw[SPARSE])
+    if MULTI_VECTOR in raw:
+        pooled[MULTI_VECTOR] = pool_multi_vector(raw[MULTI_VECTOR], lengths)
+    return pooled
+
+
 def pool_sparse(input_ids: NDArray[np.int64], weights: FloatArray) -> Packed:
     """One weight a distinct token id: the maximum over its positions (paper §3.2, "lexical retrieval").
 

@@ -28,6 +28,8 @@ CONTROL_PIECES: Final = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 # No piece of an XLM-R vocabulary is longer than 16 characters, so this many characters hold at least one token, and
 # more than enough to fill a length unless the text is mostly white space (then the whole text is tokenized).
 CHARACTERS_PER_TOKEN: Final = 24
+# White space that every XLM-R normaliser keeps as a boundary between words (nmt_nfkc deletes some of str.isspace()).
+WORD_BOUNDARIES: Final = (" ", "\n", "\u3000")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +92,8 @@ class Tokenizer:
         """
         try:
             return cls(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise BundleError(f"{path} cannot be read: {error.strerror}") from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise BundleError(f"{path} cannot be read: {error}") from error
 
     @property
     def vocab_size(self) -> int:
@@ -139,19 +141,24 @@ class Tokenizer:
             TextError: as ``encode``.
         """
         check_texts(texts)
-        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        return np.array([len(encoding.ids) + 2 for encoding in encodings], dtype=np.int32)
+        return np.array([len(row) + 2 for row in self._ids(texts)], dtype=np.int32)
 
     def _encode_inner(self, texts: Sequence[str], inner: int) -> list[list[int]]:
-        """Ids without specials, of more than ``inner`` tokens wherever the text has more."""
+        """Ids without specials, of more than ``inner`` tokens wherever the text has more.
+
+        The first ``inner`` ids are exactly those of the whole text: only whole words are left out. Where the whole
+        words at the beginning do not fill the length, the whole text is tokenized (a second for 10⁶ characters).
+        """
         check_texts(texts)
-        window = (inner + 1) * CHARACTERS_PER_TOKEN
-        batch = self._tokenizer.encode_batch_fast([text[:window] for text in texts], add_special_tokens=False)
-        rows: list[list[int]] = [encoding.ids for encoding in batch]
-        for i, text in enumerate(texts):
-            if len(text) > window and len(rows[i]) <= inner:
-                rows[i] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        heads = [_whole_words(text, (inner + 1) * CHARACTERS_PER_TOKEN) for text in texts]
+        rows = self._ids(heads)
+        short = [i for i, row in enumerate(rows) if len(row) <= inner and len(heads[i]) < len(texts[i])]
+        for i, row in zip(short, self._ids([texts[i] for i in short]), strict=True):
+            rows[i] = row
         return rows
+
+    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def _reads_control_pieces(self) -> bool:
         ids = self._tokenizer.encode("<s> <pad></s> <mask>", add_special_tokens=False).ids
@@ -180,6 +187,18 @@ def check_texts(texts: Sequence[str]) -> None:
                     f"text.encode('utf-8', 'replace').decode()",
                     index=index,
                 ) from None
+
+
+def _whole_words(text: str, window: int) -> str:
+    """The words that end within the first ``window`` characters; the text itself if it is shorter or has no boundary.
+
+    Words are tokenized one by one, so whole words keep their ids. A cut inside a word would not: the best segmentation
+    of a word can change back to its first character when its end is missing.
+    """
+    if len(text) <= window:
+        return text
+    end = max(text.rfind(space, 0, window + 1) for space in WORD_BOUNDARIES)
+    return text[:end] if end > 0 else text
 
 
 def plain_text_only(data: str) -> str:

@@ -191,7 +191,7 @@ class Document:
     Attributes:
         id: the user's own string, unique in a collection, kept as it is.
         text: the text that was encoded and is shown with a hit.
-        title: put before the text when encoding (``title + "\\n" + text``, as in the paper's evaluation).
+        title: put before the text when encoding (title, line break, text, as in the paper's evaluation).
         payload: any further JSON fields; usable in filters.
     """
 

@@ -25,12 +25,17 @@ def export_command(
     try:
         bundle, errors = export(checkpoint, out, precision=precision, name=name)
     except M3Error as error:
-        console.print(f"error: {error}", style="red", highlight=False)
+        _say(f"error: {error}", style="red")
         raise SystemExit(1) from None
     size = sum(file.stat().st_size for file in bundle.path.iterdir()) / 2**20
-    console.print(f"{bundle.path}: {bundle.name}, {precision}, {size:.1f} MiB, fingerprint {bundle.fingerprint}")
+    _say(f"{bundle.path}: {bundle.name}, {precision}, {size:.1f} MiB, fingerprint {bundle.fingerprint}")
     for key, value in errors.as_dict().items():
-        console.print(f"  {key:20} {value}")
+        _say(f"  {key:20} {value}")
+
+
+def _say(text: str, *, style: str | None = None) -> None:
+    """One line, however long; brackets are text and no markup."""
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import onnx
@@ -43,7 +43,7 @@ class GraphBuilder:
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, onnx.TensorProto] = {}
 
-    def op(self, kind: str, inputs: Sequence[str], *, name: str | None = None, **attributes: object) -> str:
+    def op(self, kind: str, inputs: Sequence[str], *, name: str | None = None, **attributes: Any) -> str:
         """Add a node with one output."""
         output = name or f"{kind.lower()}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, list(inputs), [output], name=output, **attributes))
@@ -77,9 +77,8 @@ class GraphBuilder:
 
     def unit_rows(self, x: str, *, name: str) -> str:
         """Rows divided by their length, in float32."""
-        axes = {"axes": [-1], "keepdims": 1}
         wide = self.to_float32(x)
-        length = self.op("ReduceL2", [wide], **axes)
+        length = self.op("ReduceL2", [wide], axes=[-1], keepdims=1)
         floor = self.constant(np.array(NORM_EPS, dtype=np.float32))
         return self.op("Div", [wide, self.op("Max", [length, floor])], name=name)
 
@@ -94,7 +93,7 @@ def build_graph(weights: Weights) -> onnx.ModelProto:
     _heads(g, x)
     b, length = "batch", "length"
     inputs = [helper.make_tensor_value_info(n, TensorProto.INT64, [b, length]) for n in ("input_ids", "attention_mask")]
-    shapes = {
+    shapes: dict[str, list[str | int]] = {
         "dense_vecs": [b, weights.dim],
         "sparse_vecs": [b, length],
         "colbert_vecs": [b, "length_minus_1", weights.colbert_dim],

@@ -31,7 +31,7 @@ def import_base_command(
     from train.import_base import import_base  # torch takes seconds to import; --help should not
 
     model = import_base(out, colbert_dim=colbert_dim, vocab_size=vocab_size, seed=seed)
-    console.print(f"{out}: {model.encoder.config.num_hidden_layers} layers of {model.dim}, colbert_dim {colbert_dim}")
+    _say(f"{out}: {model.encoder.config.num_hidden_layers} layers of {model.dim}, colbert_dim {colbert_dim}")
 
 
 @app.command("finetune")
@@ -84,7 +84,37 @@ def finetune_command(
             progress.update(task, completed=step.step, description=f"{text} · {step.tokens / step.seconds:,.0f} tok/s")
 
         finetune(checkpoint, data, out, config, report=report)
-    console.print(f"{out / f'step-{max_steps:06d}'}")
+    _say(f"{out / f'step-{max_steps:06d}'}")
+
+
+@app.command("project")
+def project_command(
+    checkpoint: Annotated[Path, typer.Argument(help="Trained checkpoint.")],
+    data: Annotated[Path, typer.Argument(help="Training rows; their positives are the sample.")],
+    out: Annotated[Path, typer.Argument(help="Checkpoint directory to create.")],
+    colbert_dim: Annotated[int, typer.Option(help="New width of a multi-vector row.")] = 64,
+    texts: Annotated[int, typer.Option(help="Passages of the sample.")] = 512,
+    seed: Annotated[int, typer.Option(help="Seed of the sample.")] = 0,
+) -> None:
+    """Narrow the multi-vector head by principal directions: less to store, no further training."""
+    import random
+
+    from m3_vdb.tokenizer import Tokenizer
+    from train.data import read_rows
+    from train.model import M3Model
+    from train.project import project
+
+    rows = read_rows(data)
+    sample = [row.positives[0] for row in random.Random(seed).sample(rows, min(texts, len(rows)))]
+    tokenizer_json = (checkpoint / "tokenizer.json").read_text(encoding="utf-8")
+    narrow = project(M3Model.load(checkpoint), Tokenizer(tokenizer_json), sample, colbert_dim)
+    narrow.save(out, tokenizer_json=tokenizer_json)
+    _say(f"{out}: colbert_dim {colbert_dim}")
+
+
+def _say(text: str, *, style: str | None = None) -> None:
+    """One line, however long; brackets are text and no markup."""
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def main() -> None:
@@ -92,7 +122,7 @@ def main() -> None:
     try:
         app()
     except M3Error as error:
-        console.print(f"error: {error}", style="red", highlight=False)
+        _say(f"error: {error}", style="red")
         raise SystemExit(1) from None
 
 

@@ -38,10 +38,13 @@ def read_rows(path: Path) -> list[Row]:
 
     Raises:
         DocumentError: a line is no row; file and line are in the message, ``index`` is the line from 0.
-        ConfigError: the file holds no row.
+        ConfigError: the file cannot be opened, or holds no row.
     """
-    with path.open(encoding="utf-8") as file:
-        rows = [_parse(line, path, index) for index, line in enumerate(file) if line.strip()]
+    try:
+        with path.open(encoding="utf-8") as file:
+            rows = [_parse(line, path, index) for index, line in enumerate(file) if line.strip()]
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
     if not rows:
         raise ConfigError(f"{path} holds no training rows")
     return rows

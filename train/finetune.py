@@ -114,19 +114,21 @@ def finetune(
     if out.exists() and any(out.iterdir()):
         raise ConfigError(f"{out} is not empty: give a new directory")
     torch.manual_seed(config.seed)
+    tokenizer = Tokenizer.from_file(checkpoint / "tokenizer.json")
     tokenizer_json = (checkpoint / "tokenizer.json").read_text(encoding="utf-8")
-    tokenizer = Tokenizer(tokenizer_json)
     rows = read_rows(data)
     model = M3Model.load(checkpoint)
     prepare(model, config)
-    master = MasterWeights(model)
+    master = MasterWeights(model, DTYPES[config.dtype])
     optimiser = _optimiser(master, config)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, config))
     out.mkdir(parents=True, exist_ok=True)
     with (out / "training.jsonl").open("w", encoding="utf-8") as log:
         for step, batch in enumerate(_batches(rows, config), start=1):
             begun = time.perf_counter()
-            losses, accuracy, tokens = _forward(model, tokenizer, rows, batch, config, step)
+            seeds = [f"{config.seed}/{step}/{index}" for index in batch]  # a new draw every epoch
+            tokens = _tokenize(tokenizer, [rows[index] for index in batch], seeds, config)
+            losses, accuracy = _forward(model, tokens, config)
             if not torch.isfinite(losses.total):
                 raise ModelOutputError(f"step {step}: loss {losses.detached()} on rows {batch}", index=batch[0])
             losses.total.backward()  # type: ignore[no-untyped-call]
@@ -135,7 +137,8 @@ def finetune(
             master.publish()
             rate = float(schedule.get_last_lr()[0])
             schedule.step()
-            done = StepReport(step, losses.detached(), accuracy, norm, rate, tokens, time.perf_counter() - begun)
+            count = len(tokens.queries.ids) + len(tokens.passages.ids)
+            done = StepReport(step, losses.detached(), accuracy, norm, rate, count, time.perf_counter() - begun)
             log.write(json.dumps(asdict(done)) + "\n")
             log.flush()
             report(done)
@@ -144,7 +147,7 @@ def finetune(
 
 
 def prepare(model: M3Model, config: FinetuneConfig) -> None:
-    """Freeze, set dropout, and bring the model to the working dtype and device."""
+    """Freeze, set dropout, and bring the model to its device; ``MasterWeights`` brings it to the working dtype."""
     model.encoder.embeddings.requires_grad_(not config.freeze_embeddings)
     for layer in model.encoder.encoder.layer[: config.freeze_layers]:
         layer.requires_grad_(False)
@@ -152,53 +155,66 @@ def prepare(model: M3Model, config: FinetuneConfig) -> None:
         for module in model.modules():
             if isinstance(module, nn.Dropout):
                 module.p = config.dropout
-    model.to(config.device, DTYPES[config.dtype]).train()
+    model.to(config.device).train()
 
 
-def score_batch(
-    query: M3Output, q_ids: Tensor, q_mask: Tensor, passage: M3Output, p_ids: Tensor, p_mask: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(s_dense, s_lex, s_mul), each float32 [B, P], of B queries against P passages.
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A padded batch of texts with its representations.
 
-    Args:
-        query: output for ``q_ids``.
-        q_ids: int64 [B, Lq].
-        q_mask: int64 [B, Lq], 1 for real tokens.
-        passage: output for ``p_ids``.
-        p_ids: int64 [P, Lp].
-        p_mask: int64 [P, Lp].
+    Attributes:
+        ids: int64 [n, L].
+        mask: int64 [n, L], 1 for real tokens.
+        output: what the model made of them.
     """
+
+    ids: Tensor
+    mask: Tensor
+    output: M3Output
+
+
+def encode(model: M3Model, batch: TokenBatch, *, device: str) -> Encoded:
+    """One forward pass over all texts of a token batch."""
+    ids, mask = (torch.from_numpy(array).to(device) for array in batch.padded(np.arange(len(batch))))
+    return Encoded(ids, mask, model(ids, mask))
+
+
+def score_batch(query: Encoded, passage: Encoded) -> tuple[Tensor, Tensor, Tensor]:
+    """(s_dense, s_lex, s_mul), each float32 [B, P], of B queries against P passages."""
+    q, p = query.output, passage.output
     return (
-        dense_scores(query.dense, passage.dense),
-        lexical_scores(q_ids, query.token_weights, p_ids, passage.token_weights),
-        multi_vector_scores(query.multi_vector, q_mask[:, 1:].bool(), passage.multi_vector, p_mask[:, 1:].bool()),
+        dense_scores(q.dense, p.dense),
+        lexical_scores(query.ids, q.token_weights, passage.ids, p.token_weights),
+        multi_vector_scores(q.multi_vector, query.mask[:, 1:].bool(), p.multi_vector, passage.mask[:, 1:].bool()),
     )
 
 
-def _forward(
-    model: M3Model, tokenizer: Tokenizer, rows: Sequence[Row], batch: Sequence[int], config: FinetuneConfig, step: int
-) -> tuple[Losses, dict[str, float], int]:
-    groups = [
-        draw(rows[i], group_size=config.group_size, seed=f"{config.seed}/{step}/{i}")  # a new draw every epoch
-        for i in batch
-    ]
-    queries = tokenizer.encode([rows[i].query for i in batch], max_length=config.query_max_length)
-    passages = tokenizer.encode([text for group in groups for text in group], max_length=config.passage_max_length)
-    q_ids, q_mask = _tensors(queries, config.device)
-    p_ids, p_mask = _tensors(passages, config.device)
-    scores = score_batch(model(q_ids, q_mask), q_ids, q_mask, model(p_ids, p_mask), p_ids, p_mask)
-    positive = torch.arange(len(batch), device=config.device) * config.group_size
-    losses = unified_loss(*scores, positive, config.objective)
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """What a step scores: B queries, and ``group_size`` passages of each, its positive first."""
+
+    queries: TokenBatch
+    passages: TokenBatch
+
+
+def _tokenize(tokenizer: Tokenizer, rows: Sequence[Row], seeds: Sequence[str], config: FinetuneConfig) -> _Batch:
+    groups = [draw(row, group_size=config.group_size, seed=seed) for row, seed in zip(rows, seeds, strict=True)]
+    return _Batch(
+        tokenizer.encode([row.query for row in rows], max_length=config.query_max_length),
+        tokenizer.encode([text for group in groups for text in group], max_length=config.passage_max_length),
+    )
+
+
+def _forward(model: M3Model, batch: _Batch, config: FinetuneConfig) -> tuple[Losses, dict[str, float]]:
+    """(losses, share of queries whose positive scores highest, by head)."""
+    query, passage = (encode(model, part, device=config.device) for part in (batch.queries, batch.passages))
+    scores = score_batch(query, passage)
+    positive = torch.arange(len(batch.queries), device=config.device) * config.group_size
     accuracy = {
         name: float((matrix.detach().argmax(1) == positive).float().mean())
         for name, matrix in zip(("dense", "sparse", "multi_vector"), scores, strict=True)
     }
-    return losses, accuracy, int(q_mask.sum() + p_mask.sum())
-
-
-def _tensors(batch: TokenBatch, device: str) -> tuple[Tensor, Tensor]:
-    ids, mask = batch.padded(np.arange(len(batch)))
-    return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
+    return unified_loss(*scores, positive, config.objective), accuracy
 
 
 def _batches(rows: Sequence[Row], config: FinetuneConfig) -> Iterator[list[int]]:
@@ -235,7 +251,7 @@ def save(
     partial = out / f".{final.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     whole = M3Model(type(model.encoder)(model.encoder.config, add_pooling_layer=False), colbert_dim=model.colbert_dim)
-    whole.load_state_dict({name: tensor.float() for name, tensor in model.state_dict().items()} | master.state())
+    whole.load_state_dict(master.state())
     whole.save(partial, tokenizer_json=tokenizer_json)
     (partial / "training.json").write_text(json.dumps(asdict(config) | {"step": step}, indent=2) + "\n")
     return partial.rename(final)

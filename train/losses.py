@@ -102,7 +102,7 @@ def unified_loss(dense: Tensor, sparse: Tensor, multi_vector: Tensor, positive: 
         total = (base + distill) / 2
     else:
         distill, total = torch.zeros_like(base), base
-    return Losses(total, *parts, inter, distill)
+    return Losses(total, parts[0], parts[1], parts[2], inter, distill)
 
 
 def _weighted(terms: list[Tensor], weights: tuple[float, float, float]) -> Tensor:

@@ -88,11 +88,9 @@ class M3Model(nn.Module):
             if not (path / name).is_file():
                 raise BundleError(f"{path} has no {name}: expected an M3 checkpoint in BGE-M3 layout")
         config = XLMRobertaConfig.from_pretrained(path)
-        encoder = XLMRobertaModel.from_pretrained(
-            path, config=config, dtype=torch.float32, attn_implementation=attention, add_pooling_layer=False
-        )
+        encoder = _load_encoder(path, config, attention)
         colbert = _load_head(path / COLBERT_FILE, width=config.hidden_size)
-        sparse = _load_head(path / SPARSE_FILE, width=config.hidden_size)
+        sparse = _load_head(path / SPARSE_FILE, width=config.hidden_size, rows=1)
         model = cls(encoder, colbert_dim=colbert["weight"].shape[0])
         model.colbert_linear.load_state_dict(colbert)
         model.sparse_linear.load_state_dict(sparse)
@@ -115,11 +113,34 @@ class M3Model(nn.Module):
             (path / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def _load_head(path: Path, *, width: int) -> dict[str, Tensor]:
+def _load_encoder(path: Path, config: XLMRobertaConfig, attention: str) -> XLMRobertaModel:
+    """The encoder, whole: transformers would fill missing tensors with random numbers and only warn."""
+    try:
+        loaded: Any = XLMRobertaModel.from_pretrained(
+            path,
+            config=config,
+            dtype=torch.float32,
+            attn_implementation=attention,
+            add_pooling_layer=False,
+            output_loading_info=True,
+        )
+    except (OSError, RuntimeError) as error:
+        raise BundleError(f"{path} has no readable encoder (model.safetensors): {error}") from error
+    encoder: XLMRobertaModel
+    encoder, report = loaded
+    encoder: XLMRobertaModel = loaded[0]
+    if missing := sorted(loaded[1]["missing_keys"]):
+        raise BundleError(f"the encoder in {path} lacks {', '.join(missing)}: is it an XLM-RoBERTa checkpoint?")
+    return encoder
+
+
+def _load_head(path: Path, *, width: int, rows: int | None = None) -> dict[str, Tensor]:
     state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    if set(shapes) != {"weight", "bias"} or shapes["weight"] != (*shapes["bias"], width):
-        raise BundleError(f"{path} holds {shapes}, expected weight [*, {width}] and bias [*]")
+    good = set(shapes) == {"weight", "bias"} and shapes["weight"] == (*shapes["bias"], width)
+    if not good or rows not in (None, shapes["weight"][0]):
+        n = rows or "*"
+        raise BundleError(f"{path} holds {shapes}, expected weight [{n}, {width}] and bias [{n}]")
     return {name: tensor.float() for name, tensor in state.items()}
 
 

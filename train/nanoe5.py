@@ -6,8 +6,10 @@ blocks. Layout as written by the package's own converter (version 0.3.0). Everyt
 
 from __future__ import annotations
 
+import itertools
 import struct
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -97,7 +99,7 @@ def _read_pieces(data: bytes, at: int) -> tuple[list[str], NDArray[np.float32], 
     at += 4 * (n_pieces + 1)
     scores = np.frombuffer(data, "<f4", n_pieces, at)
     at += 4 * n_pieces
-    pieces = [data[at + start : at + end].decode() for start, end in zip(offsets[:-1], offsets[1:], strict=True)]
+    pieces = [data[at + start : at + end].decode() for start, end in pairwise(offsets)]
     return pieces, scores, at + blob_length
 
 
@@ -126,4 +128,5 @@ def dequantize_blocks(raw: NDArray[np.uint8]) -> NDArray[np.float32]:
     blocks = raw.reshape(-1, BLOCK_BYTES)
     scale = blocks[:, :2].copy().view("<f2").astype(np.float32)
     nibbles = np.concatenate([blocks[:, 2:] & 15, blocks[:, 2:] >> 4], axis=1)
-    return ((nibbles.astype(np.float32) - 8) * scale).reshape(-1)
+    values: NDArray[np.float32] = (nibbles.astype(np.float32) - 8) * scale
+    return values.reshape(-1)

@@ -6,26 +6,29 @@ backward run in bfloat16, where CPUs with AMX or AVX512-BF16 and all recent GPUs
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
 
 class MasterWeights:
-    """Trainable parameters in float32, mirrored in a model of another dtype.
+    """All parameters of a model in float32; the model itself goes to the working dtype.
 
     Args:
-        model: the working model; its trainable parameters are followed. With float32 parameters master and working
-            copy are the same tensors.
+        model: a float32 model; its trainable parameters are followed, the frozen ones kept for ``state``, so that
+            saving rounds neither.
+        dtype: working dtype. With float32 master and working copy are the same tensors.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
+        whole = {name: p.detach() for name, p in model.named_parameters()}  # keeps the float32 storage alive
+        model.to(dtype)
         self.names = [name for name, p in model.named_parameters() if p.requires_grad]
         self.working: list[nn.Parameter] = [p for p in model.parameters() if p.requires_grad]
         self.master: list[Tensor] = [
-            p if p.dtype == torch.float32 else p.detach().float().requires_grad_() for p in self.working
+            p if p.dtype == torch.float32 else whole[name].requires_grad_()
+            for name, p in zip(self.names, self.working, strict=True)
         ]
+        self.frozen = {name: tensor for name, tensor in whole.items() if name not in self.names}
 
     def take_gradients(self, *, max_norm: float) -> float:
         """Move gradients to the masters, clip them to ``max_norm``, return their norm before clipping."""
@@ -43,7 +46,6 @@ class MasterWeights:
             if master is not working:
                 working.copy_(master)
 
-    def state(self, names: Sequence[str] | None = None) -> dict[str, Tensor]:
-        """Parameter name → float32 tensor, for saving."""
-        wanted = set(self.names if names is None else names)
-        return {n: m.detach() for n, m in zip(self.names, self.master, strict=True) if n in wanted}
+    def state(self) -> dict[str, Tensor]:
+        """Parameter name → float32 tensor, frozen ones included, for saving."""
+        return self.frozen | {n: m.detach() for n, m in zip(self.names, self.master, strict=True)}

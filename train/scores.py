@@ -71,9 +71,8 @@ def multi_vector_scores(
     """
     step = max(1, block // max(1, q_vectors.shape[0] * q_vectors.shape[1] * p_vectors.shape[1]))
     rows = q_vectors[q_mask]  # all query rows end to end; no padding is multiplied
-    best = torch.cat(
-        [_best(rows, p, mask) for p, mask in zip(p_vectors.split(step), p_mask.split(step), strict=True)], 1
-    )
+    starts = range(0, len(p_vectors), step)
+    best = torch.cat([_best(rows, p_vectors[i : i + step], p_mask[i : i + step]) for i in starts], dim=1)
     counts = q_mask.sum(1)
     query_of_row = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
     sums = best.new_zeros(len(counts), best.shape[1]).index_add(0, query_of_row, best)

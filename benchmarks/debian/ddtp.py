@@ -105,6 +105,8 @@ def ddtp_code(lang: str) -> str:
 def records(lists: Path, languages: Iterable[str]) -> Iterator[Record]:
     """Yield the descriptions in ``languages``, one member per family, from apt's ``lists`` folder.
 
+    The member that most of ``languages`` have is kept, so that they share it with one another.
+
     Args:
         lists: folder with ``*_Packages`` and ``*_i18n_Translation-*`` files; English must be among them.
         languages: language tags; those without a file are skipped.

@@ -1,8 +1,8 @@
 """A collection in a folder, run by Qdrant's engine inside this process. The embedded twin of ``qdrant.py``.
 
 The folder holds ``shard/`` (the engine's files), ``m3.json`` (the model's identity) and ``m3.lock``. One process at a
-time may use it. Every acknowledged upsert is in the engine's write-ahead log: it survives a killed process, and a
-crash of the machine as far as the last flush (every 128 MiB, and ``close``).
+time may use it. Every acknowledged upsert is in the engine's write-ahead log and survives a killed process; for a crash
+of the machine nothing is promised beyond the last flush (every 128 MiB, and ``close``).
 """
 
 from __future__ import annotations

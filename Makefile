@@ -1,0 +1,47 @@
+# Two commands for a fresh machine with Python ≥ 3.10 and pip: `make demo` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STORE := build/demo.qdrant
+CORPUS := tests/fixtures/multilingual.jsonl
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test check collections clean
+
+demo: $(VENV)/.demo
+	rm -rf $(STORE)
+	$(BIN)/m3-vdb ingest $(CORPUS) --store $(STORE)
+	$(BIN)/python examples/demo.py $(STORE)
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.check
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+# Debian package descriptions and LibreOffice help as retrieval collections; needs apt-get and dpkg, no root.
+collections: $(VENV)/.test
+	$(BIN)/python -m benchmarks.debian
+
+clean:
+	rm -rf build dist $(VENV)
+
+# Some systems ship Python without ensurepip; virtualenv brings its own pip.
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV) || { \
+	  $(PYTHON) -m pip install --quiet --target build/virtualenv virtualenv && \
+	  PYTHONPATH=build/virtualenv $(PYTHON) -m virtualenv $(VENV); }
+
+$(VENV)/.demo: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[qdrant]'
+	touch $@
+
+$(VENV)/.test: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	touch $@ $(VENV)/.demo
+
+$(VENV)/.check: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[check]'
+	touch $@ $(VENV)/.test

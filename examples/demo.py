@@ -1,0 +1,37 @@
+"""Questions in several languages, also across languages, to the collection that ``make demo`` has just filled.
+
+``python examples/demo.py STORE``: every question is one request; dense, sparse and multi-vector scores are fused
+inside the database.
+"""
+
+import sys
+
+from rich.console import Console
+from rich.table import Table
+
+from m3_vdb import HybridIndex, M3EmbeddingFunction, open_store
+
+QUESTIONS = [
+    ("English", "How do I hide the formula bar?", None),
+    ("German", "Wie blende ich die Rechenleiste aus?", {"lang": "de"}),
+    ("Chinese", "标记无效数据", {"lang": "zh-cn"}),
+    ("Japanese", "数式バーを表示しない", {"lang": "ja"}),
+    ("Russian", "право на образование", None),
+    ("Arabic", "الحق في التعليم", None),
+    ("Japanese → English", "無効なデータに印を付ける", {"lang": "en"}),
+    ("French → Hindi", "Toute personne a droit à l'éducation", {"lang": "hi"}),
+]
+
+embed = M3EmbeddingFunction()
+table = Table(
+    "question", "score", "dense", "sparse", "multi", "best document", title="score = dense + 0.3·sparse + multi"
+)
+with HybridIndex(embed, open_store(sys.argv[1], identity=embed.identity, create=False)) as index:
+    for language, question, condition in QUESTIONS:
+        hit = index.query(question, limit=1, filter=condition, explain=True)[0]
+        assert hit.parts is not None
+        parts = (hit.parts.dense, hit.parts.sparse, hit.parts.multi_vector)
+        text = " ".join(f"{hit.document.title} – {hit.document.text}".split())
+        found = f"[{hit.document.payload['lang']}] {text[:110]}…"
+        table.add_row(f"{language}\n{question}", f"{hit.score:.3f}", *(f"{part:.3f}" for part in parts), found)
+Console().print(table, markup=False)

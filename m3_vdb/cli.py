@@ -1,0 +1,221 @@
+"""``m3-vdb``: ingest a corpus, search it, look at a collection. Thin: every command calls the API above it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+import m3_vdb
+from m3_vdb.embedding_function import M3EmbeddingFunction
+from m3_vdb.errors import CollectionNotFoundError, ConfigError, M3Error
+from m3_vdb.fusion import PRESETS, Weights
+from m3_vdb.index import HybridIndex
+from m3_vdb.ingest import Progress as IngestProgress
+from m3_vdb.ingest import Rejected, ingest, read_jsonl
+from m3_vdb.stores import open_store
+from m3_vdb.types import Document, Filter, Hit, Scalar
+
+REJECTED_SHOWN = 10
+TEXT_SHOWN = 200
+EXIT_REJECTED = 3
+"""Exit code of an ingest that stored what it could but rejected some rows."""
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+out = Console()
+err = Console(stderr=True, highlight=False)
+
+StoreOption = Annotated[
+    str, typer.Option("--store", help="A folder (./notes.qdrant) or a server (qdrant://localhost:6333/notes).")
+]
+ModelOption = Annotated[
+    str | None, typer.Option("--model", help="Bundle directory or hub id. Default: the model that comes with m3-vdb.")
+]
+RuntimeOption = Annotated[str, typer.Option("--runtime", help="auto, onnxruntime or openvino.")]
+
+
+def _version(show: bool) -> None:
+    if show:
+        out.print(m3_vdb.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _m3_vdb(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+) -> None:
+    """Hybrid search with M3-Embedding: dense, sparse and multi-vector scores, fused inside the vector database."""
+
+
+@app.command("ingest")
+def ingest_command(
+    corpus: Annotated[Path, typer.Argument(help='JSONL: {"id": …, "text": …, "title": …, any payload} a line.')],
+    store: StoreOption,
+    model: ModelOption = None,
+    runtime: RuntimeOption = "auto",
+) -> None:
+    """Encode a corpus and store it. A known id is replaced. Bad rows are reported and skipped (exit code 3)."""
+    if not corpus.is_file():
+        raise ConfigError(f"{corpus} is no file: expected a JSONL corpus")
+    embed = M3EmbeddingFunction(model, runtime=runtime)
+    with open_store(store, identity=embed.identity) as opened, _progress_bar(corpus) as (read, advance):
+        report = ingest(read, embed, opened, progress=advance)
+        total = opened.count()
+    rate = report.documents / report.seconds if report.seconds else 0.0
+    err.print(
+        f"{report.documents:,} documents, {report.tokens:,} tokens in {report.seconds:.1f} s "
+        f"({rate:,.1f} documents/s, {report.tokens / max(report.seconds, 1e-9):,.0f} tokens/s); "
+        f"{store} now holds {total:,}; {embed.session.description}"
+    )
+    if report.truncated:
+        err.print(f"{report.truncated} documents were cut to {embed.max_length} tokens", style="yellow")
+    for rejected in report.rejected[:REJECTED_SHOWN]:
+        err.print(Text(f"not stored: {rejected.where}: {rejected.reason}", style="red"))
+    if report.rejected:
+        err.print(f"{len(report.rejected)} rows were not stored", style="red")
+        raise typer.Exit(EXIT_REJECTED)
+
+
+@app.command("search")
+def search_command(
+    query: Annotated[str, typer.Argument(help="What to look for, in any language.")],
+    store: StoreOption,
+    model: ModelOption = None,
+    runtime: RuntimeOption = "auto",
+    limit: Annotated[int, typer.Option(help="Hits to show.")] = 5,
+    weights: Annotated[str, typer.Option(help=f"dense,sparse,multi-vector, or {', '.join(PRESETS)}.")] = "default",
+    where: Annotated[list[str] | None, typer.Option("--filter", help="FIELD=VALUE; repeat for several.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a hit.")] = False,
+) -> None:
+    """Search a collection and show rank, fused score, its three parts, and the text."""
+    fusion = Weights.parse(weights)
+    embed = M3EmbeddingFunction(model, runtime=runtime)
+    with HybridIndex(embed, open_store(store, identity=embed.identity, create=False)) as index:
+        hits = index.query(query, limit=limit, weights=fusion, filter=_parse_filter(where or []), explain=True)
+    if as_json:
+        for hit in hits:
+            out.print_json(json.dumps(_as_dict(hit), ensure_ascii=False), indent=None)
+    elif hits:
+        out.print(_table(hits, fusion))
+    else:
+        err.print("no hits")
+
+
+@app.command("info")
+def info_command(
+    store: Annotated[str | None, typer.Option("--store", help="Also show this collection.")] = None,
+    model: ModelOption = None,
+    runtime: RuntimeOption = "auto",
+) -> None:
+    """Show the model, the runtime that serves it, and a collection."""
+    embed = M3EmbeddingFunction(model, runtime=runtime)
+    bundle = embed.bundle
+    table = Table(show_header=False, box=None)
+    rows = {
+        "model": f"{bundle.name} ({bundle.precision}), fingerprint {bundle.fingerprint}",
+        "vectors": ", ".join(f"{name} {width:,}" for name, width in embed.dim.items()),
+        "maximum length": f"{embed.max_length:,} tokens",
+        "runtime": embed.session.description,
+        "path": str(bundle.path),
+    }
+    if store is not None:
+        try:
+            with open_store(store, identity=None, create=False) as opened:
+                made_by = opened.identity
+                match = "this model" if made_by.fingerprint == bundle.fingerprint else "another model"
+                rows["collection"] = f"{opened.count():,} documents, made by {match}: {made_by.name}"
+        except CollectionNotFoundError as error:
+            rows["collection"] = str(error)
+    for name, value in rows.items():
+        table.add_row(name, Text(value))
+    out.print(table)
+
+
+def main() -> None:
+    """Run the command line; a known error is one line and exit code 1."""
+    try:
+        app()
+    except (M3Error, OSError) as error:
+        err.print(Text(f"error: {error}", style="red"))
+        raise SystemExit(1) from None
+
+
+@contextmanager
+def _progress_bar(
+    corpus: Path,
+) -> Iterator[tuple[Iterator[Document | Rejected], Callable[[IngestProgress], None]]]:
+    """A bar over the lines of the file, with documents/s and tokens/s."""
+    with corpus.open("rb") as file:
+        lines = sum(1 for line in file if line.strip())
+    columns = (BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=err) as bar:
+        task = bar.add_task("encoding", total=lines)
+        seen = 0
+
+        def read() -> Iterator[Document | Rejected]:
+            nonlocal seen
+            for item in read_jsonl(corpus):
+                seen += 1
+                yield item
+
+        def advance(state: IngestProgress) -> None:
+            rates = f"{state.documents / state.seconds:,.1f} documents/s · {state.tokens / state.seconds:,.0f} tokens/s"
+            bar.update(task, completed=seen, description=rates)
+
+        yield read(), advance
+
+
+def _parse_filter(pairs: list[str]) -> Filter | None:
+    """FIELD=VALUE pairs; a value that is a JSON number or true/false is one, and a repeated field means any of."""
+    values: dict[str, list[Scalar]] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name:
+            raise ConfigError(f"--filter {pair!r}: expected FIELD=VALUE")
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError:
+            value = text
+        values.setdefault(name, []).append(value if isinstance(value, (str, int, float)) else text)
+    return {name: options if len(options) > 1 else options[0] for name, options in values.items()} or None
+
+
+def _table(hits: list[Hit], weights: Weights) -> Table:
+    table = Table(show_lines=True)
+    table.add_column("#", justify="right")
+    table.add_column("score", justify="right", style="bold")
+    for name, weight in (("dense", weights.dense), ("sparse", weights.sparse), ("multi", weights.multi_vector)):
+        table.add_column(f"{name}\n×{weight:g}", justify="right")
+    table.add_column("document", ratio=1)
+    for rank, hit in enumerate(hits, start=1):
+        parts = hit.parts
+        numbers = (parts.dense, parts.sparse, parts.multi_vector) if parts else (0.0, 0.0, 0.0)
+        text = " ".join(hit.document.text.split())
+        shown = text if len(text) <= TEXT_SHOWN else text[:TEXT_SHOWN].rstrip() + "…"
+        cell = Text.assemble((hit.document.title, "bold"), "\n" * bool(hit.document.title), shown)
+        cell.append(f"\n{hit.document.id}", style="dim")
+        table.add_row(str(rank), f"{hit.score:.3f}", *(f"{number:.3f}" for number in numbers), cell)
+    return table
+
+
+def _as_dict(hit: Hit) -> dict[str, object]:
+    parts = hit.parts
+    document = hit.document
+    return {
+        "id": document.id,
+        "score": hit.score,
+        "dense": parts and parts.dense,
+        "sparse": parts and parts.sparse,
+        "multi_vector": parts and parts.multi_vector,
+        "title": document.title,
+        "text": document.text,
+        "payload": dict(document.payload),
+    }
