@@ -104,8 +104,9 @@ def first_not_finite(raw: Mapping[str, FloatArray], lengths: IntArray) -> int | 
         raw: graph outputs by name.
         lengths: int32 [B], tokens of each text.
     """
-    if all(np.isfinite(array.sum(dtype=np.float64)) for array in raw.values()):
-        return None
+    with np.errstate(invalid="ignore"):  # inf - inf is NaN, and NaN is what is looked for
+        if all(np.isfinite(array.sum(dtype=np.float64)) for array in raw.values()):
+            return None
     bad = np.zeros(len(lengths), dtype=np.bool_)
     for name, array in raw.items():
         finite = np.isfinite(array)

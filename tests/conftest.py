@@ -6,6 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
+
+# The same examples in every run, and no failure because a machine is busy.
+settings.register_profile("m3", derandomize=True, deadline=None, database=None)
+settings.load_profile("m3")
 
 TINY_DIM = 64
 TINY_COLBERT_DIM = 16

@@ -126,8 +126,6 @@ def _load_encoder(path: Path, config: XLMRobertaConfig, attention: str) -> XLMRo
         )
     except (OSError, RuntimeError) as error:
         raise BundleError(f"{path} has no readable encoder (model.safetensors): {error}") from error
-    encoder: XLMRobertaModel
-    encoder, report = loaded
     encoder: XLMRobertaModel = loaded[0]
     if missing := sorted(loaded[1]["missing_keys"]):
         raise BundleError(f"the encoder in {path} lacks {', '.join(missing)}: is it an XLM-RoBERTa checkpoint?")

@@ -6,7 +6,6 @@ blocks. Layout as written by the package's own converter (version 0.3.0). Everyt
 
 from __future__ import annotations
 
-import itertools
 import struct
 from dataclasses import dataclass
 from itertools import pairwise

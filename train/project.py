@@ -30,7 +30,8 @@ def principal_directions(rows: Tensor, dim: int) -> Tensor:
     """
     values, vectors = torch.linalg.eigh(rows.T.double() @ rows.double())
     strongest = torch.argsort(values, descending=True)[:dim]
-    return vectors[:, strongest].T.float()
+    kept: Tensor = vectors[:, strongest].T.float()
+    return kept
 
 
 @torch.inference_mode()

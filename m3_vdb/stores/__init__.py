@@ -22,11 +22,9 @@ API_KEY_VARIABLE: Final = "QDRANT_API_KEY"
 _SCHEMES: Final = {"qdrant": "http", "qdrant+https": "https", "http": "http", "https": "https"}
 _DEFAULT_PORT: Final = 6333
 _PACKAGES: Final = ("qdrant_client", "qdrant_edge", "grpc")
-_FORMS: Final = """\
-  memory://                                gone when closed
-  ./notes.qdrant  or  file:notes           a folder, Qdrant's engine inside this process
-  qdrant://localhost:6333/notes            a Qdrant server over http
-  qdrant+https://example.org:6333/notes    the same over https (http:// and https:// work too)"""
+_FORMS: Final = (
+    "memory://, a folder such as ./notes.qdrant, or a server as qdrant://HOST:6333/COLLECTION (qdrant+https:// for TLS)"
+)
 
 
 def open_store(
@@ -62,7 +60,7 @@ def open_store(
         StoreConnectionError: the server did not answer.
     """
     if url.startswith("milvus:") or url.endswith(".milvus.db"):
-        raise StoreUrlError(f"{url!r}: the Milvus store is not built yet; what can be opened:\n{_FORMS}")
+        raise StoreUrlError(f"{url!r}: the Milvus store is not built yet; expected {_FORMS}")
     if url == "memory://":
         if identity is None or not create:
             raise CollectionNotFoundError("memory:// holds no collection until one is made: give a model's identity")
@@ -71,7 +69,7 @@ def open_store(
     if folder is not None:
         return _open_folder(folder, identity, create=create, exact=exact is not False, half=half)
     if urlsplit(url).scheme not in _SCHEMES:
-        raise StoreUrlError(f"{url!r} names no store; what can be opened:\n{_FORMS}")
+        raise StoreUrlError(f"{url!r} names no store; expected {_FORMS}")
     server, collection = _server(url)
     try:
         from qdrant_client import QdrantClient  # noqa: PLC0415 - seconds to import, and optional

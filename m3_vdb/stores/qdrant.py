@@ -108,7 +108,7 @@ class QdrantStore:
         """The best documents by exact M3 score among the dense candidates; see ``VectorStore.query``.
 
         With ``explain`` the same request also returns the hits' vectors and the parts are computed from them here, so
-        it costs their transfer: some hundred kilobytes for each hit.
+        it costs their transfer: over REST about 0.4 MB a hit at 128 tokens × 128, 2.8 MB at 128 × 1024.
         """
         candidates = check_query(query, identity=self._identity, limit=limit, candidates=candidates)
         prefetch, formula = fused(query, weights, candidates, to_filter(parse_filter(filter)), exact=self._exact)

@@ -77,7 +77,7 @@ def test_no_grouping_at_all_costs_less(lengths, batch_tokens, call_cost):
 def test_padding_stays_within_fifteen_percent_on_mixed_lengths(longest, count, seed):
     draws = np.random.default_rng(seed).lognormal(mean=np.log(120), sigma=1.2, size=count)
     lengths = np.clip(draws, 10, longest).astype(np.int32)
-    assert lengths.max() > 5 * np.median(lengths) or longest == 512, "the lengths must be mixed"
+    assert lengths.max() > 4 * np.median(lengths), "the lengths must be mixed"
     batches = pack(lengths)
     assert padded_tokens(lengths, batches) / lengths.sum() <= 1.15
     assert len(batches) < count / 3, "texts do share batches"

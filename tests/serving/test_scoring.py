@@ -10,7 +10,7 @@ from m3_vdb.errors import ConfigError
 from m3_vdb.fusion import PRESETS, Weights
 from m3_vdb.types import M3Embedding, M3Embeddings, Scores, SparseVector
 
-NUMBERS = st.floats(0.01, 100, width=32)
+NUMBERS = st.floats(2.0**-6, 100, width=32)
 PARTS = st.builds(Scores, dense=st.floats(-1, 1), sparse=st.floats(0, 1000), multi_vector=st.floats(-1, 1))
 LEXICAL = st.dictionaries(st.integers(4, 40), NUMBERS, max_size=12)
 
@@ -145,12 +145,13 @@ def test_hybrid_is_linear_in_the_weights(parts, left, right, factor):
 
 
 def test_presets_are_those_of_the_paper():
-    assert PRESETS == {
+    expected = {
         "default": Weights(1, 0.3, 1),
         "dense_sparse": Weights(1, 0.3, 0),
         "long_document": Weights(0.15, 0.5, 0.35),
         "long_dense_sparse": Weights(0.2, 0.8, 0),
     }
+    assert PRESETS == expected
     assert Weights() == PRESETS["default"]
 
 
@@ -165,7 +166,7 @@ def test_weights_parse_three_numbers():
 
 @pytest.mark.parametrize("text", ["", "1", "1,2", "1,2,3,4", "a,b,c", "Default"])
 def test_weights_refuse_what_is_neither_preset_nor_three_numbers(text):
-    with pytest.raises(ConfigError, match="three numbers such as 1,0.3,1 or one of default"):
+    with pytest.raises(ConfigError, match="expected three numbers .* or one of default, dense_sparse"):
         Weights.parse(text)
 
 

@@ -10,7 +10,6 @@ import numpy as np
 HIDDEN, LAYERS, HEADS, INTERMEDIATE, POSITIONS, TYPES, EPS = 32, 1, 2, 64, 6, 2, 1e-12
 PIECES = ["<s>", "<pad>", "</s>", "<unk>", "▁", "a", "b", "ab", "▁ab", "本", "日本", "<mask>"]
 SCORES = np.array([0, 0, 0, 0, -2.5, -3, -4, -5, -6.25, -7, -5.5, 0], dtype=np.float32)
-VECTORS = ("emb.pos", "emb.type")  # stored in float32, like everything that is no matrix
 
 
 def shapes() -> dict[str, tuple[int, ...]]:
@@ -37,6 +36,11 @@ def shapes() -> dict[str, tuple[int, ...]]:
     return result
 
 
+def is_matrix(name: str) -> bool:
+    """Stored in 4-bit blocks; all else is float32."""
+    return len(shapes()[name]) == 2 and name not in ("emb.pos", "emb.type")
+
+
 def pack_block(scale: float, levels: np.ndarray) -> bytes:
     """float16 scale, then byte j = level j in the low nibble and level j + 16 in the high one."""
     low, high = levels[:16].astype(np.uint8), levels[16:].astype(np.uint8)
@@ -48,7 +52,7 @@ def make_tensors(seed: int = 0) -> tuple[dict[str, np.ndarray], dict[str, bytes]
     rng = np.random.default_rng(seed)
     values, raw = {}, {}
     for name, shape in shapes().items():
-        if len(shape) == 1 or name in VECTORS:
+        if not is_matrix(name):
             values[name] = rng.normal(size=shape).astype(np.float32)
             raw[name] = values[name].tobytes()
         else:
@@ -67,7 +71,7 @@ def write(path: Path, raw: dict[str, bytes], *, magic: bytes = b"E5S1", version:
     head += struct.pack("<5iQ", len(PIECES), 0, 2, 1, 3, sum(map(len, blobs)))
     head += np.cumsum([0, *map(len, blobs)]).astype("<u4").tobytes() + SCORES.tobytes() + b"".join(blobs)
     head += struct.pack("<iI", 2, 5) + b"skip!"
-    entries = [(name.encode(), int(name.endswith(".w") and "ln" not in name or name == "emb.word")) for name in raw]
+    entries = [(name.encode(), int(is_matrix(name))) for name in raw]
     offset = len(head) + 4 + sum(2 + len(name) + 21 for name, _ in entries)
     directory = struct.pack("<i", len(raw))
     for name, dtype in entries:

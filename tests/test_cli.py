@@ -1,0 +1,97 @@
+"""The command line as a user meets it: tables, one-line errors, exit codes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from m3_vdb.cli import app
+
+ROWS = [
+    {"id": "en-1", "title": "Formula bar", "text": "hide the formula bar", "lang": "en", "year": 2024},
+    {"id": "de-1", "title": "", "text": "die Suche und der Vektor", "lang": "de", "year": 2023},
+    {"id": "zh-1", "title": "", "text": "数据库 [bold] 搜索", "lang": "zh", "year": 2024},
+]
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    path = tmp_path / "corpus.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
+    return path
+
+
+def m3_vdb(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
+
+
+def test_ingest_then_search_then_info(corpus: Path, tmp_path: Path, tiny_bundle: Path) -> None:
+    store = tmp_path / "notes.qdrant"
+    done = m3_vdb("ingest", corpus, "--store", store, "--model", tiny_bundle)
+    assert done.exit_code == 0, done.output
+    assert "3 documents" in done.stderr
+
+    found = m3_vdb("search", "formula bar", "--store", store, "--model", tiny_bundle, "--json")
+    hits = [json.loads(line) for line in found.stdout.splitlines()]
+    assert {hit["id"] for hit in hits} == {"en-1", "de-1", "zh-1"}
+    for hit in hits:
+        expected = hit["dense"] + 0.3 * hit["sparse"] + hit["multi_vector"]
+        assert hit["score"] == pytest.approx(expected, rel=1e-4)
+    assert hits == sorted(hits, key=lambda hit: -hit["score"])
+
+    table = m3_vdb("search", "搜索", "--store", store, "--model", tiny_bundle).stdout
+    assert "[bold]" in table, "a document's brackets are text, not markup"
+    info = m3_vdb("info", "--store", store, "--model", tiny_bundle).stdout
+    assert "3 documents, made by this model" in info
+
+
+def test_filters_understand_numbers_and_any_of(corpus: Path, tmp_path: Path, tiny_bundle: Path) -> None:
+    store = tmp_path / "notes.qdrant"
+    m3_vdb("ingest", corpus, "--store", store, "--model", tiny_bundle)
+
+    def ids(*conditions: str) -> set[str]:
+        options = [part for condition in conditions for part in ("--filter", condition)]
+        found = m3_vdb("search", "vector", "--store", store, "--model", tiny_bundle, "--json", *options)
+        return {json.loads(line)["id"] for line in found.stdout.splitlines()}
+
+    assert ids("year=2024") == {"en-1", "zh-1"}
+    assert ids("lang=de", "lang=zh") == {"de-1", "zh-1"}
+    assert ids("lang=zh", "year=2023") == set()
+
+
+def test_bad_rows_are_named_and_the_exit_code_says_so(corpus: Path, tmp_path: Path, tiny_bundle: Path) -> None:
+    with corpus.open("a", encoding="utf-8") as file:
+        file.write("not json\n")
+    done = m3_vdb("ingest", corpus, "--store", tmp_path / "notes.qdrant", "--model", tiny_bundle)
+    assert done.exit_code == 3
+    assert "line 4: not JSON" in done.stderr.replace("\n", "")
+    assert "3 documents" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["ingest", "missing.jsonl", "--store", "x.qdrant"], "missing.jsonl is no file"),
+        (["search", "q", "--store", "nowhere.qdrant"], "nowhere.qdrant"),
+        (["search", "q", "--store", "ftp://x/y"], "names no store"),
+        (["search", "q", "--store", "x.qdrant", "--weights", "1,2"], "expected three numbers"),
+        (["info", "--model", "no-such-model"], "no model 'no-such-model'"),
+    ],
+)
+def test_an_error_is_one_line_and_exit_code_1(arguments: list[str], message: str, tmp_path: Path) -> None:
+    code = "from m3_vdb.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) <= 3, "one message; the terminal may wrap it"
+
+
+def test_help_names_every_command() -> None:
+    shown = m3_vdb("--help").stdout
+    assert all(command in shown for command in ("ingest", "search", "info"))
