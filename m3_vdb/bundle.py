@@ -105,12 +105,13 @@ def find_bundle(model: str | Path | None = None) -> Bundle:
         model = DEFAULT_MODEL
     if Path(model).is_dir():
         return Bundle.open(Path(model))
-    built_in = Path(__file__).parent / "models" / str(model)
+    models = Path(__file__).parent / "models"
+    built_in = models / str(model)
     if "/" not in str(model) and built_in.is_dir():
         return Bundle.open(built_in)
     if isinstance(model, str) and model.count("/") == 1 and not model.startswith((".", "/", "~")):
         return Bundle.open(_download(model))
-    known = sorted(path.name for path in built_in.parent.iterdir() if path.is_dir() and not path.name.startswith("_"))
+    known = sorted(path.name for path in models.iterdir() if path.is_dir() and not path.name.startswith("_"))
     raise BundleError(f"no model {str(model)!r}: expected a bundle directory, a hub id, or one of {', '.join(known)}")
 
 

@@ -145,13 +145,13 @@ def test_hybrid_is_linear_in_the_weights(parts, left, right, factor):
 
 
 def test_presets_are_those_of_the_paper():
-    expected = {
+    paper = {
         "default": Weights(1, 0.3, 1),
         "dense_sparse": Weights(1, 0.3, 0),
         "long_document": Weights(0.15, 0.5, 0.35),
         "long_dense_sparse": Weights(0.2, 0.8, 0),
     }
-    assert PRESETS == expected
+    assert paper == PRESETS
     assert Weights() == PRESETS["default"]
 
 
@@ -166,7 +166,7 @@ def test_weights_parse_three_numbers():
 
 @pytest.mark.parametrize("text", ["", "1", "1,2", "1,2,3,4", "a,b,c", "Default"])
 def test_weights_refuse_what_is_neither_preset_nor_three_numbers(text):
-    with pytest.raises(ConfigError, match="expected three numbers .* or one of default, dense_sparse"):
+    with pytest.raises(ConfigError, match=r"expected three numbers .* or one of default, dense_sparse"):
         Weights.parse(text)
 
 

@@ -19,10 +19,27 @@ FIXTURE = Path(__file__).parents[1] / "fixtures" / "multilingual.jsonl"
 # What makes cuts dangerous: long words, repetition (a tie that the far end decides), combining marks, characters that
 # grow, shrink or vanish in normalisation, and every kind of white space.
 FRAGMENTS = [
-    "a", "aa", "aaa", "ab", "vector", "Straßenverkehrsordnung", "数据库", "検索", "ｶﾞ", "ﷺ", "㍿", "e\u0301", "\u0301", "\u200b",
-    "\u200d", "🙂", "👩\u200d💻", "ำ", "각", "ᄀ", " ", "  ", "\n", "\r\n", "\t", "\u00a0", "\u3000", "\x1c", "\x85", "\u2028", "…", "<s>",
-    " " * 30, "。", "𝕏", "\0", "\u0600",
-]  # fmt: skip
+    *("a", "aa", "aaa", "ab", "vector", "Straßenverkehrsordnung", "数据库", "検索", "。", "…", "<s>"),
+    *(
+        "🙂",
+        "👩\u200d💻",
+        "𝕏",
+        "ｶﾞ",
+        "ﷺ",
+        "㍿",
+        "e\u0301",
+        "\u0301",
+        "ำ",
+        "각",
+        "ᄀ",
+        "\u0600",
+        "\u200b",
+        "\u200d",
+        "\0",
+        "\x1c",
+    ),
+    *(" ", "  ", " " * 30, "\n", "\r\n", "\t", "\u00a0", "\u3000", "\x85", "\u2028"),
+]
 MAX_LENGTHS = [3, 4, 7]
 
 
@@ -45,7 +62,7 @@ def assert_as_defined(tokenizer: Tokenizer, text: str, max_length: int) -> None:
 def long_text(name: str) -> str:
     draw = random.Random(20240205)
     letters = "abcdefghijklmnopqrstuvwxyz"
-    characters = "的一是不了人我在有他这中大来上国个到说们为子和你地出道也时年得就那要下以生会自着去之过家学对可她里后小"
+    characters = "的一是不了人我在有他这中大来上国个到说们为子和你地出道也时年得就那要下以生会自着"
     return {
         "chinese": lambda: "".join(draw.choices(characters, k=MILLION)),
         "chinese lines": lambda: "\n".join("".join(draw.choices(characters, k=999)) for _ in range(MILLION // 1000)),
@@ -60,22 +77,22 @@ def long_text(name: str) -> str:
 @pytest.mark.parametrize(
     ("name", "seconds"),
     [
-        ("chinese", 10),
-        ("letters", 10),
-        ("one letter", 10),
-        ("spaces", 10),
-        ("spaces, then a word", 10),
-        ("chinese lines", 1),  # white space here and there: only the beginning is read
-        ("words", 1),
+        ("chinese", 8),  # one word: all of it is read
+        ("letters", 8),
+        ("one letter", 8),
+        ("spaces", 8),
+        ("spaces, then a word", 8),
+        ("chinese lines", 0.5),  # white space here and there: only the beginning is read
+        ("words", 0.5),
     ],
 )
 def test_a_million_characters_are_cut_as_if_all_were_tokenized(tokenizer, name, seconds):
     text = long_text(name)
-    start = time.perf_counter()
+    start = time.process_time()
     batch = tokenizer.encode([text], max_length=512)
-    elapsed = time.perf_counter() - start
+    elapsed = time.process_time() - start
     assert (batch.ids.tolist(), bool(batch.truncated[0])) == whole_then_cut(tokenizer, text, 512)
-    assert elapsed < seconds, "seconds are generous: the machine may be busy"
+    assert elapsed < seconds, "processor time, eight times what was measured"
 
 
 def test_only_the_beginning_of_a_text_with_white_space_is_tokenized(tokenizer, monkeypatch):
@@ -110,7 +127,7 @@ def test_a_long_word_whose_segmentation_depends_on_its_end(length):
     assert_as_defined(Tokenizer(tokenizer_json(pieces, scores)), "a" * length, 4)
 
 
-@settings(max_examples=400)
+@settings(max_examples=200)
 @given(st.lists(st.sampled_from(FRAGMENTS), min_size=40, max_size=160), st.sampled_from(MAX_LENGTHS))
 def test_mixed_fragments_are_cut_as_if_all_were_tokenized(tokenizer, fragments, max_length):
     assert_as_defined(tokenizer, "".join(fragments), max_length)
