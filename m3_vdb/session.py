@@ -136,8 +136,8 @@ class OpenVinoSession:
         self, outputs: Sequence[str], input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]
     ) -> Mapping[str, FloatArray]:
         """See ``Session.run``."""
-        request = self._for(tuple(outputs)).create_infer_request()
         try:
+            request = self._for(tuple(outputs)).create_infer_request()
             result = request.infer({"input_ids": input_ids, "attention_mask": attention_mask})
         except RuntimeError as error:
             raise M3Error(f"OpenVINO failed on a batch of {input_ids.shape}: {error}") from error

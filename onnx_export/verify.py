@@ -114,11 +114,11 @@ def measure(function: M3EmbeddingFunction, model: M3Model, texts: Sequence[str])
         sparse.append(_compare_sparse(embedding.sparse, SparseVector(pooled.ids, pooled.values)))
     flips = np.concatenate([flipped for _, flipped in sparse])
     return Errors(
-        dense=float(max(error for error, _ in dense)),
-        multi_vector=float(max(rows)),
-        sparse=max(error for error, _ in sparse),
-        dense_cosine=float(min(cosine for _, cosine in dense)),
-        multi_vector_cosine=float(min(cosines)),
+        dense=float(np.max([error for error, _ in dense])),  # np.max, not max: NaN must stay NaN
+        multi_vector=float(np.max(rows)),
+        sparse=float(np.max([error for error, _ in sparse])),
+        dense_cosine=float(np.min([cosine for _, cosine in dense])),
+        multi_vector_cosine=float(np.min(cosines)),
         sparse_flips=len(flips),
         largest_flip=float(flips.max(initial=0.0)),
         texts=len(texts),
@@ -134,10 +134,10 @@ def require_close(errors: Errors, *, precision: str) -> None:
             precision a cosine falls below 0.98.
     """
     if precision == "fp32":
-        worst = max(errors.dense, errors.multi_vector, errors.sparse)
-        good = worst <= FLOAT32_TOLERANCE and errors.largest_flip <= NEAR_ZERO
+        differences = (errors.dense, errors.multi_vector, errors.sparse)
+        good = all(error <= FLOAT32_TOLERANCE for error in differences) and errors.largest_flip <= NEAR_ZERO
     else:
-        good = min(errors.dense_cosine, errors.multi_vector_cosine) >= LOWEST_COSINE
+        good = all(cosine >= LOWEST_COSINE for cosine in (errors.dense_cosine, errors.multi_vector_cosine))
     if not good:
         raise VerificationError(
             f"the {precision} graph differs from the checkpoint: {errors.as_dict()}; nothing written"

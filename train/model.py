@@ -116,7 +116,7 @@ class M3Model(nn.Module):
 def _load_encoder(path: Path, config: XLMRobertaConfig, attention: str) -> XLMRobertaModel:
     """The encoder, whole: transformers would fill missing tensors with random numbers and only warn."""
     try:
-        loaded: tuple[XLMRobertaModel, dict[str, Any]] = XLMRobertaModel.from_pretrained(
+        loaded: Any = XLMRobertaModel.from_pretrained(
             path,
             config=config,
             dtype=torch.float32,

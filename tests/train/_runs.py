@@ -27,7 +27,7 @@ FAST = FinetuneConfig(
 def write_rows(path: Path, *, seed: int = 0) -> Path:
     """24 rows: a query shares its topic words with the positive and with no negative."""
     rng = np.random.default_rng(seed)
-    filler = "the a of to and one index text document".split()
+    filler = ["the", "a", "of", "to", "and", "one", "index", "text", "document"]
     with path.open("w", encoding="utf-8") as file:
         for i in range(24):
             topics = [TOPICS[(i + k) % len(TOPICS)] for k in range(4)]

@@ -1,0 +1,147 @@
+"""The ONNX graph: well-formed, standard, dynamic, and the same function as the torch model on two runtimes."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from m3_vdb.session import OnnxRuntimeSession, OpenVinoSession
+from m3_vdb.tokenizer import Tokenizer
+from tests.export.conftest import PRECISIONS
+
+OUTPUTS = ["dense_vecs", "sparse_vecs", "colbert_vecs"]
+LONG = "the search index и поиск 数据库 repeat und die Suche "
+
+
+@pytest.fixture(scope="module")
+def session(exported, request):
+    """The fp32 graph on the runtime that is asked for, in float32 arithmetic."""
+    path = exported["fp32"][0] / "model.onnx"
+    if request.param == "onnxruntime":
+        return OnnxRuntimeSession(path)
+    pytest.importorskip("openvino", reason="the extra openvino is not installed")
+    return OpenVinoSession(path, bf16=False)
+
+
+on_both_runtimes = pytest.mark.parametrize("session", ["onnxruntime", "openvino"], indirect=True)
+
+
+@pytest.fixture(scope="module")
+def tokens(tiny_checkpoint, tiny_texts):
+    """Short, long and multilingual texts; one fills the model's maximum of 64 tokens, one is empty."""
+    texts = [*tiny_texts, LONG, LONG * 8]
+    batch = Tokenizer.from_file(tiny_checkpoint / "tokenizer.json").encode(texts, max_length=64)
+    assert sorted(batch.lengths)[0] == 2
+    assert batch.lengths.max() == 64
+    return batch
+
+
+def values_of_text(raw, row, length):
+    """The part of a batch's outputs that belongs to one text."""
+    return raw["dense_vecs"][row], raw["sparse_vecs"][row, :length], raw["colbert_vecs"][row, : length - 1]
+
+
+def assert_close(actual, expected, tolerance=1e-5):
+    for a, e in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(a, e, atol=tolerance, rtol=0)
+
+
+@torch.inference_mode()
+def torch_values(model, ids, mask):
+    output = model(torch.from_numpy(ids), torch.from_numpy(mask))
+    return output.dense[0].numpy(), output.token_weights[0].numpy(), output.multi_vector[0].numpy()
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_graph_is_valid_and_uses_standard_operators_only(exported, precision):
+    graph = onnx.load(exported[precision][0] / "model.onnx")
+    onnx.checker.check_model(graph, full_check=True)
+    assert [(opset.domain, opset.version) for opset in graph.opset_import] == [("", 17)]
+    assert {node.domain for node in graph.graph.node} == {""}
+    assert not graph.functions
+    names = [node.name for node in graph.graph.node]
+    assert len(names) == len(set(names)) > 50
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_names_types_and_dynamic_shapes(exported, precision):
+    graph = onnx.load(exported[precision][0] / "model.onnx").graph
+
+    def describe(values):
+        shape = lambda v: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim]  # noqa: E731
+        return {v.name: (v.type.tensor_type.elem_type, shape(v)) for v in values}
+
+    int64, float32 = onnx.TensorProto.INT64, onnx.TensorProto.FLOAT
+    both = (int64, ["batch", "length"])
+    assert describe(graph.input) == {"input_ids": both, "attention_mask": both}
+    assert describe(graph.output) == {
+        "dense_vecs": (float32, ["batch", 64]),
+        "sparse_vecs": (float32, ["batch", "length"]),
+        "colbert_vecs": (float32, ["batch", "length_minus_1", 16]),
+    }
+
+
+@on_both_runtimes
+def test_every_text_alone_gets_the_values_of_the_torch_model(session, torch_model, tokens):
+    largest = 0.0
+    for i, length in enumerate(tokens.lengths):
+        ids, mask = tokens.padded(np.array([i]))
+        expected = torch_values(torch_model, ids, mask)
+        assert_close(values_of_text(session.run(OUTPUTS, ids, mask), 0, length), expected)
+        largest = max(largest, expected[1].max())
+    assert largest > 0.1  # lexical weights of 0 would agree with anything
+
+
+@on_both_runtimes
+@pytest.mark.parametrize("extra", [0, 1, 17])
+def test_padding_changes_no_value_however_much_there_is(session, torch_model, tokens, extra):
+    rows = np.flatnonzero(tokens.lengths < 40)
+    ids, mask = (
+        np.pad(a, ((0, 0), (0, extra)), constant_values=v) for a, v in zip(tokens.padded(rows), (1, 0), strict=True)
+    )
+    raw = session.run(OUTPUTS, ids, mask)
+    assert raw["colbert_vecs"].shape == (len(rows), ids.shape[1] - 1, 16)
+    assert not raw["sparse_vecs"][mask == 0].any()
+    for row, i in enumerate(rows):
+        expected = torch_values(torch_model, *tokens.padded(np.array([i])))
+        assert_close(values_of_text(raw, row, tokens.lengths[i]), expected)
+
+
+def test_what_stands_in_the_padding_does_not_matter(exported, tokens):
+    session = OnnxRuntimeSession(exported["fp32"][0] / "model.onnx")
+    rows = np.flatnonzero(tokens.lengths < 40)
+    ids, mask = tokens.padded(rows)
+    garbage = np.where(mask == 1, ids, 9)
+    one, two = session.run(OUTPUTS, ids, mask), session.run(OUTPUTS, garbage, mask)
+    for row, i in enumerate(rows):
+        length = tokens.lengths[i]
+        assert_close(values_of_text(two, row, length), values_of_text(one, row, length), 1e-6)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_reduced_precision_stays_near_the_torch_model(exported, torch_model, tokens, precision):
+    path, errors = exported[precision]
+    session = OnnxRuntimeSession(path / "model.onnx")
+    limit = {"fp16": 0.9999, "int8": 0.98}[precision]
+    for i, length in enumerate(tokens.lengths):
+        ids, mask = tokens.padded(np.array([i]))
+        dense, sparse, rows = values_of_text(session.run(OUTPUTS, ids, mask), 0, length)
+        expected_dense, expected_sparse, expected_rows = torch_values(torch_model, ids, mask)
+        assert dense @ expected_dense >= limit
+        assert (rows * expected_rows).sum(axis=1).min() >= limit
+        assert np.abs(sparse - expected_sparse).max() <= {"fp16": 0.02, "int8": 0.6}[precision]
+        np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-6)  # normalised in float32
+    assert errors.dense_cosine >= limit
+
+
+def test_reduced_precision_is_smaller_on_disk(exported):
+    sizes = {precision: (path / "model.onnx").stat().st_size for precision, (path, _) in exported.items()}
+    assert sizes["fp16"] < 0.6 * sizes["fp32"]
+    assert sizes["int8"] < sizes["fp16"]
+    stored = {i.name: i for i in onnx.load(exported["int8"][0] / "model.onnx").graph.initializer}
+    vocabulary = stored["words.codes"].dims[0]
+    assert stored["words.packed"].data_type == onnx.TensorProto.UINT8
+    assert list(stored["words.packed"].dims) == [vocabulary, 64 // 2]  # 4 bits a weight
+    assert stored["encoder.layer.1.intermediate.weight.int8"].data_type == onnx.TensorProto.INT8

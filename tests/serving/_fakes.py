@@ -1,0 +1,39 @@
+"""A session that needs no model: its outputs are formulas of the token ids, so a test can predict them."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+
+from m3_vdb.pooling import DENSE, MULTI_VECTOR, SPARSE
+
+
+class FakeSession:
+    """Counts its calls; a row that holds the token ``poison`` gets ``value`` where that token stands."""
+
+    description = "fake"
+
+    def __init__(self, *, dense_dim: int = 64, multi_vector_dim: int = 16, poison: int = -1, value: float = np.nan):
+        self.shapes: list[tuple[int, ...]] = []
+        self.asked: list[tuple[str, ...]] = []
+        self._dims = dense_dim, multi_vector_dim
+        self._poison, self._value = poison, value
+        self._lock = threading.Lock()
+
+    def run(self, outputs, input_ids, attention_mask):
+        with self._lock:
+            self.shapes.append(input_ids.shape)
+            self.asked.append(tuple(outputs))
+        poisoned = input_ids == self._poison
+        d, m = self._dims
+        sums = (input_ids * attention_mask).sum(axis=1)
+        raw = {
+            DENSE: np.eye(d, dtype=np.float32)[sums % d],
+            SPARSE: (input_ids % 7 * attention_mask).astype(np.float32) / 8,
+            MULTI_VECTOR: np.eye(m, dtype=np.float32)[input_ids[:, 1:] % m],
+        }
+        raw[SPARSE][poisoned] = self._value
+        raw[MULTI_VECTOR][poisoned[:, 1:]] = self._value
+        raw[DENSE][poisoned.any(axis=1)] = self._value
+        return {name: raw[name] for name in outputs}
