@@ -43,7 +43,7 @@ class GraphBuilder:
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, onnx.TensorProto] = {}
 
-    def op(self, kind: str, inputs: Sequence[str], *, name: str | None = None, **attributes: Any) -> str:
+    def op(self, kind: str, inputs: Sequence[str], *, name: str | None = None, **attributes: Any) -> str:  # noqa: ANN401 - ints, floats, lists
         """Add a node with one output."""
         output = name or f"{kind.lower()}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, list(inputs), [output], name=output, **attributes))

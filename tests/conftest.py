@@ -47,8 +47,8 @@ def tiny_tokenizer_json() -> str:
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_json: str) -> Path:
     """A checkpoint in BGE-M3 layout with random weights; both lexical signs and peaked attention occur."""
-    import torch  # noqa: TID251 - the checkpoint is made by the trainer's library
-    from transformers import XLMRobertaConfig, XLMRobertaModel  # noqa: TID251
+    import torch
+    from transformers import XLMRobertaConfig, XLMRobertaModel
 
     from train.model import M3Model
 

@@ -48,12 +48,12 @@ from zlib import crc32
 import numpy as np
 import numpy.typing as npt
 import sentencepiece
-import torch  # noqa: TID251
+import torch
 from FlagEmbedding import BGEM3FlagModel
 from safetensors.numpy import save_file
 from sentencepiece import sentencepiece_model_pb2
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import XLMRobertaTokenizer  # noqa: TID251
+from transformers import XLMRobertaTokenizer
 
 from tests.golden.weights import (
     ENCODER_TENSORS,

@@ -50,8 +50,8 @@ class Golden:
 
 def build_model(file: Golden):
     """Our torch model with the golden weights; its word table holds the used rows alone."""
-    import torch  # noqa: TID251 - the trainer's model is what is compared
-    from transformers import XLMRobertaConfig, XLMRobertaModel  # noqa: TID251
+    import torch
+    from transformers import XLMRobertaConfig, XLMRobertaModel
 
     from train.model import M3Model
 

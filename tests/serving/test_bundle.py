@@ -69,10 +69,9 @@ def test_a_flipped_byte_in_any_file_is_found(bundle_path, name, where):
 def test_every_flipped_byte_of_the_checksums_is_found(bundle_path):
     original = (bundle_path / CHECKSUMS).read_bytes()
     for place in range(len(original)):
-        (bundle_path / CHECKSUMS).write_bytes(original)
-        flip_byte(bundle_path / CHECKSUMS, (place + 0.5) / (len(original) - 1))
-        if place == len(original) - 1:  # the line break at the end: the name of the last file differs
-            assert (bundle_path / CHECKSUMS).read_bytes()[-1:] != b"\n"
+        damaged = bytearray(original)
+        damaged[place] ^= 0x40
+        (bundle_path / CHECKSUMS).write_bytes(damaged)
         with pytest.raises(BundleError):
             Bundle.open(bundle_path)
 

@@ -48,6 +48,10 @@ def tokenizer() -> Tokenizer:
     return Tokenizer.from_file(find_bundle().path / "tokenizer.json")
 
 
+def fixture_texts() -> list[str]:
+    return [json.loads(line)["text"] for line in FIXTURE.read_text(encoding="utf-8").splitlines()]
+
+
 def whole_then_cut(tokenizer: Tokenizer, text: str, max_length: int) -> tuple[list[int], bool]:
     """The definition: all tokens of the whole text, then the cut."""
     ids = tokenizer.encode([text], max_length=len(text) * 20 + 3).ids.tolist()
@@ -109,10 +113,19 @@ def test_only_the_beginning_of_a_text_with_white_space_is_tokenized(tokenizer, m
     assert read[0] <= 512 * CHARACTERS_PER_TOKEN
 
 
-def test_a_word_across_the_end_of_the_window_is_not_cut(tokenizer):
-    # Regression: the window for one token once ended after "vec", whose pieces were taken for those of the word.
-    text = " " * (2 * CHARACTERS_PER_TOKEN - 3) + "vectorization of words"
-    assert_as_defined(tokenizer, text, 3)
+def test_words_across_the_end_of_the_window_are_not_cut(tokenizer):
+    # Regression: the window once ended inside a word, and pieces of half a word were taken for those of the whole.
+    draw = random.Random(7)
+    words = sorted({word for text in fixture_texts() for word in text.split() if 8 < len(word) < 40})
+    harmful = 0
+    for word in draw.sample(words, 500):
+        max_length = draw.choice(MAX_LENGTHS)
+        window = (max_length - 1) * CHARACTERS_PER_TOKEN
+        text = " " * (window - draw.randint(2, len(word) - 1)) + word + " x" * 10
+        assert_as_defined(tokenizer, text, max_length)
+        expected = whole_then_cut(tokenizer, text, max_length)
+        harmful += tokenizer.encode([text[:window]], max_length=max_length).ids.tolist() != expected[0]
+    assert harmful > 50, "else the test shows nothing"
 
 
 @pytest.mark.parametrize("length", [48, 49, 50, 51, 1000, 1001])
@@ -128,17 +141,20 @@ def test_a_long_word_whose_segmentation_depends_on_its_end(length):
 
 
 @settings(max_examples=200)
-@given(st.lists(st.sampled_from(FRAGMENTS), min_size=40, max_size=160), st.sampled_from(MAX_LENGTHS))
-def test_mixed_fragments_are_cut_as_if_all_were_tokenized(tokenizer, fragments, max_length):
-    assert_as_defined(tokenizer, "".join(fragments), max_length)
+@given(
+    st.integers(0, 160),
+    st.lists(st.sampled_from(FRAGMENTS), min_size=40, max_size=160),
+    st.sampled_from(MAX_LENGTHS),
+)
+def test_mixed_fragments_are_cut_as_if_all_were_tokenized(tokenizer, blanks, fragments, max_length):
+    # Blanks in front, so that the window often ends after a few characters of text.
+    assert_as_defined(tokenizer, " " * blanks + "".join(fragments), max_length)
 
 
 @pytest.mark.parametrize("max_length", MAX_LENGTHS)
 def test_real_texts_are_cut_as_if_all_were_tokenized(tokenizer, max_length):
-    lines = FIXTURE.read_text(encoding="utf-8").splitlines()
-    texts = [json.loads(line)["text"] for line in lines]
     window = (max_length - 1) * CHARACTERS_PER_TOKEN
-    longer = [text for text in texts if len(text) > window]
+    longer = [text for text in fixture_texts() if len(text) > window]
     assert len(longer) > 100
     for text in longer:
         assert_as_defined(tokenizer, text, max_length)

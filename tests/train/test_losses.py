@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.train._toy import random_model, random_token_batch
-from train.finetune import score_batch
+from train.finetune import Encoded, score_batch
 from train.losses import Objective, distillation, info_nce, unified_loss
 
 POSITIVE = torch.tensor([0, 2, 1])
@@ -126,7 +126,7 @@ def test_the_gradient_treats_the_teacher_as_a_constant():
 
 def test_the_gradient_reaches_both_heads_and_the_encoder():
     q, p, model = random_token_batch(3, 6, seed=1), random_token_batch(6, 9, seed=2), random_model()
-    scores = score_batch(model(*q), *q, model(*p), *p)
+    scores = score_batch(Encoded(*q, model(*q)), Encoded(*p, model(*p)))
     unified_loss(*scores, torch.tensor([0, 2, 4]), Objective()).total.backward()
     for head in (model.sparse_linear, model.colbert_linear):
         assert head.weight.grad.abs().max() > 1e-6
@@ -135,6 +135,6 @@ def test_the_gradient_reaches_both_heads_and_the_encoder():
 @pytest.mark.parametrize("part", [0, 1, 2])
 def test_every_score_alone_moves_the_encoder(part):
     q, p, model = random_token_batch(3, 6, seed=1), random_token_batch(6, 9, seed=2), random_model()
-    scores = score_batch(model(*q), *q, model(*p), *p)
+    scores = score_batch(Encoded(*q, model(*q)), Encoded(*p, model(*p)))
     info_nce(scores[part], torch.tensor([0, 2, 4]), 0.02).backward()
     assert model.encoder.encoder.layer[0].attention.self.query.weight.grad.abs().max() > 1e-6
