@@ -73,12 +73,14 @@ def ingest_command(
     err.print(
         f"{report.documents:,} documents, {report.tokens:,} tokens in {report.seconds:.1f} s "
         f"({rate:,.1f} documents/s, {report.tokens / max(report.seconds, 1e-9):,.0f} tokens/s); "
-        f"{store} now holds {total:,}; {embed.session.description}"
+        f"{store} now holds {total:,}; {embed.session.description}",
+        markup=False,
+        soft_wrap=True,
     )
     if report.truncated:
         err.print(f"{report.truncated} documents were cut to {embed.max_length} tokens", style="yellow")
     for rejected in report.rejected[:REJECTED_SHOWN]:
-        err.print(Text(f"not stored: {rejected.where}: {rejected.reason}", style="red"))
+        err.print(Text(f"not stored: {rejected.where}: {rejected.reason}", style="red"), soft_wrap=True)
     if report.rejected:
         err.print(f"{len(report.rejected)} rows were not stored", style="red")
         raise typer.Exit(EXIT_REJECTED)
@@ -144,7 +146,7 @@ def main() -> None:
     try:
         app()
     except (M3Error, OSError) as error:
-        err.print(Text(f"error: {error}", style="red"))
+        err.print(Text(f"error: {error}", style="red"), soft_wrap=True)
         raise SystemExit(1) from None
 
 

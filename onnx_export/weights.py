@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
+from m3_vdb.errors import ConfigError
+
 if TYPE_CHECKING:
     from onnx_export.graph import GraphBuilder
 
@@ -131,20 +133,29 @@ def quantize_blocks(
     Args:
         table: float32 [V, d], d a multiple of 64.
 
+    Raises:
+        ConfigError: d is no multiple of 64.
+
     Returns:
         packed uint8 [V, d/2]: byte j holds level j (low nibble) and level j + d/2 (high nibble);
         codes uint8 [V, d/32], index of each block's scale;
         codebook float32 [256], ascending.
     """
     vocabulary, dim = table.shape
+    if dim % (2 * BLOCK):
+        raise ConfigError(
+            f"precision int8 needs an encoder width that is a multiple of {2 * BLOCK}, got {dim}: use fp16"
+        )
     blocks = table.reshape(-1, BLOCK)
     peak = blocks[np.arange(len(blocks)), np.abs(blocks).argmax(axis=1)]
     wanted = peak / -8
     codebook = _codebook(wanted)
     middle = (codebook[1:] + codebook[:-1]) / 2
     codes = np.searchsorted(middle, wanted).astype(np.uint8)
-    exact = np.where(wanted == 0, 1, wanted)  # levels from the exact scale: rounding a scale must not move a level
-    levels = np.clip(np.rint(blocks / exact[:, None]) + 8, 0, 15).astype(np.uint8).reshape(vocabulary, dim)
+    # Levels from the exact scale, so that rounding a scale moves no level; but from the codebook's where it was raised.
+    raised = np.abs(wanted) < codebook[CODES // 2]
+    divisor = np.where(raised, codebook[codes], wanted)
+    levels = np.clip(np.rint(blocks / divisor[:, None]) + 8, 0, 15).astype(np.uint8).reshape(vocabulary, dim)
     packed = levels[:, : dim // 2] | (levels[:, dim // 2 :] << 4)
     return packed, codes.reshape(vocabulary, -1), codebook
 
@@ -152,10 +163,12 @@ def quantize_blocks(
 def _codebook(scales: NDArray[np.float32]) -> NDArray[np.float32]:
     """256 scales, half of each sign, spaced evenly in the logarithm over the scales that occur.
 
-    The spread of magnitudes is small (a factor of 30), so a step is about 3 % and a scale is off by at most 1.5 %, a
-    tenth of what 4-bit levels are off.
+    Real tables spread over a factor of about 30, so a step is about 3 % and a scale is off by at most 1.5 %, a tenth of
+    what 4-bit levels are off. Scales below a 256th of the largest are raised to it (a step of 4.4 % at most): what
+    such blocks hold is nearly zero.
     """
     magnitudes = np.abs(scales[scales != 0])
-    low, high = (magnitudes.min(), magnitudes.max()) if len(magnitudes) else (1.0, 1.0)
+    high = magnitudes.max() if len(magnitudes) else 1.0
+    low = max(magnitudes.min(), high / 256) if len(magnitudes) else 1.0
     steps = np.geomspace(low, high, CODES // 2).astype(np.float32)
     return np.concatenate([-steps[::-1], steps]).astype(np.float32)

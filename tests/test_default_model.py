@@ -45,7 +45,12 @@ def test_a_title_finds_its_page_by_its_text_alone(embed: M3EmbeddingFunction, as
     assert np.mean(1 / np.array(ranks)) > FLOORS[asked_in, found_in]
 
 
-FLOORS = {("de", "de"): 0.8, ("ja", "ja"): 0.8, ("fr", "en"): 0.7, ("zh-cn", "en"): 0.6}
+FLOORS = {
+    ("de", "de"): 0.83,
+    ("ja", "ja"): 0.88,
+    ("fr", "en"): 0.75,
+    ("zh-cn", "en"): 0.75,
+}  # measured .886 .932 .820 .818
 
 
 def test_the_corpus_of_the_demo_is_stored_without_a_rejection(embed: M3EmbeddingFunction, tmp_path: Path) -> None:

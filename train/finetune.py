@@ -81,6 +81,10 @@ class FinetuneConfig:
                 f"batch_size={self.batch_size}, group_size={self.group_size}: both at least 2, or nothing competes "
                 f"with the positive"
             )
+        if self.max_steps < 1 or self.objective.temperature <= 0:
+            raise ConfigError(
+                f"max_steps={self.max_steps}, temperature={self.objective.temperature}: both must be positive"
+            )
         if self.dtype not in DTYPES:
             raise ConfigError(f"dtype={self.dtype!r}: expected one of {', '.join(DTYPES)}")
         if self.freeze_layers and not self.freeze_embeddings:
@@ -148,6 +152,9 @@ def finetune(
 
 def prepare(model: M3Model, config: FinetuneConfig) -> None:
     """Freeze, set dropout, and bring the model to its device; ``MasterWeights`` brings it to the working dtype."""
+    layers = model.encoder.config.num_hidden_layers
+    if not 0 <= config.freeze_layers <= layers:
+        raise ConfigError(f"freeze_layers={config.freeze_layers}: the encoder has {layers} layers")
     model.encoder.embeddings.requires_grad_(not config.freeze_embeddings)
     for layer in model.encoder.encoder.layer[: config.freeze_layers]:
         layer.requires_grad_(False)
