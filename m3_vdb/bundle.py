@@ -101,11 +101,11 @@ def find_bundle(model: str | Path | None = None) -> Bundle:
     Raises:
         BundleError: nothing is found there, or it is damaged.
     """
-    if model is None:
-        model = DEFAULT_MODEL
+    models = Path(__file__).parent / "models"
+    if model is None:  # the one that ships, whatever lies in the working directory
+        return Bundle.open(models / DEFAULT_MODEL)
     if Path(model).is_dir():
         return Bundle.open(Path(model))
-    models = Path(__file__).parent / "models"
     built_in = models / str(model)
     if "/" not in str(model) and built_in.is_dir():
         return Bundle.open(built_in)

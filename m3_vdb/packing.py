@@ -16,7 +16,8 @@ from m3_vdb.errors import ConfigError
 from m3_vdb.types import IntArray
 
 CALL_COST: Final = 32
-"""Price of one forward pass in tokens: about 2 ms of fixed work at 12,000 tokens/s (docs/log.md, 2026-11-22)."""
+"""Price of one forward pass in tokens: a query of a few tokens takes 5-6 ms on a machine that computes 3,000-6,000
+tokens/s in large batches (docs/log.md, 2026-11-22), so a call costs what 15-30 tokens cost."""
 DEFAULT_BATCH_TOKENS: Final = 4096
 """Padded tokens of a batch; beyond it CPUs gain nothing and memory grows."""
 

@@ -7,6 +7,7 @@ m multi-vector width (``colbert_dim``), nnz sparse entries of all texts, rows mu
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -112,8 +113,9 @@ class M3Embeddings:
 
         Raises:
             IndexError: index is not in [-n, n).
+            TypeError: index is no whole number.
         """
-        i = range(len(self))[index]
+        i = range(len(self))[operator.index(index)]  # a slice is a TypeError
         dense = None if self.dense is None else self.dense[i]
         return M3Embedding(dense, self._sparse(i), self._multi_vector(i))
 
