@@ -73,7 +73,7 @@ class QdrantStore:
         with mapped_errors(self._where):
             if not client.collection_exists(collection):
                 if identity is None or not create:
-                    raise CollectionNotFoundError(f"there is no {self._where}")
+                    raise CollectionNotFoundError(f"there is no {self._where}: check the name, or ingest into it first")
                 _create(client, collection, identity, half=half)
             info = client.get_collection(collection)
         self._identity = open_identity(identity, (info.config.metadata or {}).get(_METADATA_KEY), where=self._where)

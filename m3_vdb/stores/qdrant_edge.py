@@ -79,7 +79,7 @@ class QdrantEdgeStore:
         metadata = read_metadata(self._folder)
         if metadata is None:
             if identity is None or not create:
-                raise CollectionNotFoundError(f"there is no {self._where}")
+                raise CollectionNotFoundError(f"there is no {self._where}: check the name, or ingest into it first")
             _claim(self._folder, where=self._where)
         lock = FolderLock(self._folder)
         try:
