@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from m3_vdb.fusion import Weights
-from m3_vdb.types import FloatArray, M3Embedding, M3Embeddings, Scores, SparseVector
+from m3_vdb.types import FloatArray, M3Embedding, Scores, SparseVector
 
 
 def dense_score(query: FloatArray, passage: FloatArray) -> float:
@@ -61,8 +61,3 @@ def hybrid_score(parts: Scores, weights: Weights) -> float:
 def dense_scores(query: FloatArray, passages: FloatArray) -> FloatArray:
     """s_dense of one query [d] against n passages [n, d]: float32 [n]."""
     return passages @ query
-
-
-def score_batch(query: M3Embedding, passages: M3Embeddings) -> list[Scores]:
-    """All three raw scores of one query against each of n passages, in their order."""
-    return [score(query, passage) for passage in passages]

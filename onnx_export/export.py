@@ -50,7 +50,7 @@ def export(checkpoint: Path, out: Path, *, precision: str = "fp32", name: str | 
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        save_graph(build_graph(SCHEMES[precision](*_parts(model))), partial / MODEL)
+        save_graph(build_graph(read_weights(model, precision)), partial / MODEL)
         (partial / TOKENIZER).write_text(tokenizer.to_json(), encoding="utf-8")
         config = _config(model, name=name or out.name, precision=precision)
         _write_config(partial, config)
@@ -78,15 +78,12 @@ def save_graph(graph: onnx.ModelProto, path: Path) -> None:
     onnx.checker.check_model(str(path))
 
 
-def read_weights(model: M3Model) -> Weights:
-    """The model's tensors as float32 arrays under the names of a checkpoint."""
-    return Weights(*_parts(model))
-
-
-def _parts(model: M3Model) -> tuple[dict[str, Any], int, int, float]:
+def read_weights(model: M3Model, precision: str = "fp32") -> Weights:
+    """The model's tensors as float32 arrays under the names of a checkpoint, to be stored at ``precision``."""
     tensors = {k.removeprefix("encoder."): v.detach().float().numpy() for k, v in model.state_dict().items()}
     config = model.encoder.config
-    return tensors, config.num_hidden_layers, config.num_attention_heads, config.layer_norm_eps
+    scheme = SCHEMES[precision]
+    return scheme(tensors, config.num_hidden_layers, config.num_attention_heads, config.layer_norm_eps)
 
 
 def _config(model: M3Model, *, name: str, precision: str) -> dict[str, Any]:

@@ -5,9 +5,6 @@ import math
 from pathlib import Path
 
 import pytest
-
-pytest.importorskip("bm25s", reason="the benchmark builder needs bm25s (dependency group bench)")
-
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -73,7 +70,6 @@ def test_search_is_the_sorted_list_of_positive_scores(texts: list[str], query: s
 
 
 def test_the_baseline_reads_beir_and_gives_the_gain_of_the_second_rank(tmp_path: Path) -> None:
-    pytest.importorskip("ir_measures", reason="the baseline needs ir-measures (dependency group bench)")
     from benchmarks.debian.baseline import evaluate
 
     corpus = [{"_id": "a", "title": "", "text": "red red pear"}, {"_id": "b", "title": "", "text": "red apple tree"}]

@@ -7,9 +7,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("lxml", reason="the benchmark builder needs lxml (dependency group bench)")
-pytest.importorskip("bm25s", reason="the benchmark builder needs bm25s (dependency group bench)")
-
 from benchmarks.debian import fetch, same_language, training
 from benchmarks.debian.build import build
 from benchmarks.debian.pool import MAX_RELEVANT, hold_out, make_pool, queries_of

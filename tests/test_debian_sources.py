@@ -2,8 +2,6 @@
 
 import pytest
 
-pytest.importorskip("lxml", reason="the benchmark builder needs lxml (dependency group bench)")
-
 from benchmarks.debian import ddtp, libreoffice, udhr
 from benchmarks.debian.deb822 import Description, parse_description, stanzas
 from benchmarks.debian.fixture import cut

@@ -15,19 +15,14 @@ from typing import Annotated
 
 import ir_measures
 import numpy as np
+import torch
 import typer
 from ir_measures import nDCG
 from numpy.typing import NDArray
 
 from benchmarks.debian.quality import load, rank
 from m3_vdb import M3EmbeddingFunction, M3Embeddings
-
-
-def directions(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Orthonormal directions [m, m] of unit rows [n, m], the one that keeps most of the inner products first."""
-    vectors: NDArray[np.float64] = np.linalg.eigh(rows.T.astype(np.float64) @ rows)[1]
-    strongest_first: NDArray[np.float32] = vectors[:, ::-1].T.astype(np.float32)
-    return strongest_first
+from train.project import principal_directions
 
 
 def narrowed(embeddings: M3Embeddings, basis: NDArray[np.float32]) -> M3Embeddings:
@@ -53,7 +48,7 @@ def main(
         texts = [json.loads(line)["pos"][0] for line in itertools.islice(lines, sample)]  # the file is shuffled
     rows = embed.encode_documents(texts, dense=False, sparse=False).multi_vector
     assert rows is not None
-    basis = directions(rows)
+    basis = principal_directions(torch.from_numpy(rows), rows.shape[1]).numpy()
     found: dict[int, dict[str, list[float]]] = {int(width): {} for width in widths.split(",")}
     for language in languages.split(","):
         collection = load(data / "same_language" / language, max_documents=max_documents, max_queries=max_queries)

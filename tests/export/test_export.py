@@ -151,8 +151,6 @@ def test_large_weights_lie_in_a_checksummed_file_of_their_own(external, exported
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_large_weights_are_found_by_both_runtimes(external, exported, tiny_texts, runtime):
-    if runtime == "openvino":
-        pytest.importorskip("openvino", reason="the extra openvino is not installed")
     one, two = (
         M3EmbeddingFunction(path, runtime=runtime, device="cpu").encode_documents(tiny_texts)
         for path in (external, exported["fp32"][0])

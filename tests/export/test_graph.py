@@ -21,7 +21,6 @@ def session(exported, request):
     path = exported["fp32"][0] / "model.onnx"
     if request.param == "onnxruntime":
         return OnnxRuntimeSession(path)
-    pytest.importorskip("openvino", reason="the extra openvino is not installed")
     return OpenVinoSession(path, bf16=False)
 
 

@@ -183,8 +183,6 @@ def test_the_identity_is_that_of_the_bundle(embed):
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_eight_threads_share_one_function(tiny_bundle, tiny_texts, runtime):
-    if runtime == "openvino":
-        pytest.importorskip("openvino", reason="the extra openvino is not installed")
     function = M3EmbeddingFunction(tiny_bundle, runtime=runtime, device="cpu", threads=1)
     expected = function.encode_documents(tiny_texts)
 

@@ -14,7 +14,6 @@ from m3_vdb.types import M3Embedding
 from tests.golden.weights import golden_directions
 from tests.serving._golden import Golden, build_model, unpack
 
-pytest.importorskip("torch", reason="the extra train is not installed")
 TOLERANCE = 1e-5
 BATCHES = [[0, 15, 2], [1, 3, 14, 11], [4, 5, 6, 7, 8, 9, 10, 12, 13]]
 """Texts of 2 beside 860 tokens, 3 beside 356, and about 30 each."""

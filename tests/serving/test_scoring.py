@@ -91,7 +91,7 @@ def test_score_without_a_part_says_which_side_lacks_it(side, part):
         scoring.score(*pair)
 
 
-def test_score_batch_scores_every_passage_in_order():
+def test_score_scores_every_passage_in_order():
     passages = M3Embeddings(
         token_counts=np.array([3, 2], np.int32),
         truncated=np.zeros(2, bool),
@@ -103,7 +103,7 @@ def test_score_batch_scores_every_passage_in_order():
         multi_vector_offsets=np.array([0, 2, 3]),
     )
     query = M3Embedding(rows((0.6, 0.8))[0], sparse({4: 2.0, 9: 1.0}), rows((1, 0)))
-    first, second = scoring.score_batch(query, passages)
+    first, second = (scoring.score(query, passage) for passage in passages)
     assert (first.dense, first.sparse, first.multi_vector) == (pytest.approx(0.8), 4.0, 1.0)
     assert (second.dense, second.sparse, second.multi_vector) == (pytest.approx(0.6), 0.0, -1.0)
 

