@@ -9,7 +9,7 @@ from typing import Protocol
 
 from m3_vdb.errors import ConfigError
 from m3_vdb.fusion import Weights
-from m3_vdb.stores.base import DEFAULT_CANDIDATES, DEFAULT_WEIGHTS, ModelIdentity, VectorStore
+from m3_vdb.stores.base import DEFAULT_CANDIDATES, DEFAULT_WEIGHTS, ModelIdentity, Source, VectorStore
 from m3_vdb.types import Document, Filter, Hit, M3Embeddings
 
 
@@ -75,13 +75,20 @@ class HybridIndex:
         weights: Weights = DEFAULT_WEIGHTS,
         limit: int = 10,
         candidates: int = DEFAULT_CANDIDATES,
+        source: Source = "dense",
         filter: Filter | None = None,
         explain: bool = False,
     ) -> list[Hit]:
         """The best documents for a text, best first; the arguments are those of ``VectorStore.query``."""
         query = self._embed.encode_queries([text])[0]
         return self._store.query(
-            query, weights=weights, limit=limit, candidates=candidates, filter=filter, explain=explain
+            query,
+            weights=weights,
+            limit=limit,
+            candidates=candidates,
+            source=source,
+            filter=filter,
+            explain=explain,
         )
 
     def get(self, ids: Sequence[str]) -> list[Document]:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m3_vdb.errors import ConfigError, DocumentError
-from m3_vdb.stores.base import ModelIdentity
+from m3_vdb.stores.base import SOURCES, ModelIdentity, Source
 from m3_vdb.types import Document, M3Embedding, M3Embeddings, OffsetArray, Payload
 
 MAX_PAYLOAD_DEPTH: Final = 64
@@ -162,14 +162,17 @@ def _check_multi_vector(embeddings: M3Embeddings, n: int, width: int, max_floats
         )
 
 
-def check_query(query: M3Embedding, *, identity: ModelIdentity, limit: int, candidates: int) -> int:
+def check_query(query: M3Embedding, *, identity: ModelIdentity, limit: int, candidates: int, source: Source) -> int:
     """Check a query; the number of candidates to take, which is at least ``limit``.
 
     Raises:
-        ConfigError: limit or candidates below 1, a part missing, of another width than the collection's, or not finite.
+        ConfigError: limit or candidates below 1, an unknown source, a part missing, of another width than the
+            collection's, or not finite.
     """
     if limit < 1 or candidates < 1:
         raise ConfigError(f"limit and candidates must be at least 1; got limit={limit}, candidates={candidates}")
+    if source not in SOURCES:
+        raise ConfigError(f"source={source!r}: expected one of {', '.join(SOURCES)}")
     if query.dense is None or query.sparse is None or query.multi_vector is None:
         raise ConfigError("the query lacks a part: encode it with dense, sparse and multi_vector")
     one = M3Embeddings(

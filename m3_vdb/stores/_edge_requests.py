@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import qdrant_edge as edge
 
-from m3_vdb.fusion import Weights
 from m3_vdb.stores._filters import Condition
+from m3_vdb.stores._plan import Plan
 from m3_vdb.stores._points import Point
 from m3_vdb.stores.base import DENSE, MULTI_VECTOR, SPARSE, ModelIdentity
 from m3_vdb.types import M3Embedding
@@ -38,41 +38,48 @@ def edge_config(identity: ModelIdentity, *, half: bool) -> edge.EdgeConfig:
 
 
 def fused(
-    query: M3Embedding, weights: Weights, candidates: int, condition: edge.Filter | None, *, exact: bool
+    query: M3Embedding, plan: Plan, condition: edge.Filter | None, *, exact: bool
 ) -> tuple[list[edge.Prefetch], edge.Formula]:
-    """The branches of a query and the formula that adds them; the reasons stand in ``_qdrant_requests.fused``."""
+    """The branches of a plan and the formula that adds them; the reasons stand in ``_qdrant_requests.fused``."""
+    vectors = _vectors(query)
+    leaves = [
+        edge.Prefetch(
+            query=edge.Query.Nearest(vectors[name], using=name),
+            limit=plan.leaf_limit,
+            filter=condition,
+            params=edge.SearchParams(exact=exact) if name == DENSE else None,
+        )
+        for name in plan.leaves
+    ]
+    branches = [
+        leaves[0]
+        if branch.is_leaf
+        else edge.Prefetch(
+            prefetches=leaves,
+            query=edge.Query.Nearest(vectors[branch.vector], using=branch.vector),
+            limit=plan.branch_limit,
+            params=None if branch.vector == SPARSE else edge.SearchParams(exact=True),
+        )
+        for branch in plan.branches
+    ]
+    products = [
+        edge.Expression.Mult([edge.Expression.Constant(branch.weight), edge.Expression.Variable(f"$score[{i}]")])
+        for i, branch in enumerate(plan.branches)
+    ]
+    defaults = {f"$score[{i}]": 0.0 for i in range(1, len(products))}
+    return branches, edge.Formula(edge.Expression.Sum(products), defaults)
+
+
+def _vectors(query: M3Embedding) -> dict[str, Any]:
+    """The query's parts as request values, by the name of the vector."""
     assert query.dense is not None  # check_query has refused a query that lacks a part
     assert query.sparse is not None
     assert query.multi_vector is not None
-    leaf = edge.Prefetch(
-        query=edge.Query.Nearest(query.dense.tolist(), using=DENSE),
-        limit=candidates,
-        filter=condition,
-        params=edge.SearchParams(exact=exact),
-    )
-    branches = [leaf]
-    terms = [(weights.dense, "$score[0]")]
-    if weights.sparse and len(query.sparse.ids):
-        sparse = edge.SparseVector(query.sparse.ids.tolist(), query.sparse.weights.tolist())
-        branches.append(
-            edge.Prefetch(prefetches=[leaf], query=edge.Query.Nearest(sparse, using=SPARSE), limit=candidates)
-        )
-        terms.append((weights.sparse, f"$score[{len(branches) - 1}]"))
-    if weights.multi_vector:
-        branches.append(
-            edge.Prefetch(
-                prefetches=[leaf],
-                query=edge.Query.Nearest(query.multi_vector.tolist(), using=MULTI_VECTOR),
-                limit=candidates,
-                params=edge.SearchParams(exact=True),
-            )
-        )
-        terms.append((weights.multi_vector / len(query.multi_vector), f"$score[{len(branches) - 1}]"))
-    products = [
-        edge.Expression.Mult([edge.Expression.Constant(weight), edge.Expression.Variable(variable)])
-        for weight, variable in terms
-    ]
-    return branches, edge.Formula(edge.Expression.Sum(products), {variable: 0.0 for _, variable in terms[1:]})
+    return {
+        DENSE: query.dense.tolist(),
+        SPARSE: edge.SparseVector(query.sparse.ids.tolist(), query.sparse.weights.tolist()),
+        MULTI_VECTOR: query.multi_vector.tolist(),
+    }
 
 
 def to_filter(conditions: Sequence[Condition]) -> edge.Filter | None:

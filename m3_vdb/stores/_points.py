@@ -21,6 +21,8 @@ from m3_vdb.types import Document, FloatArray, M3Embedding, M3Embeddings, Scores
 
 _NAMESPACE: Final = uuid.UUID("a4a0f3c1-94a1-5a57-8f1c-6d3f5c0e7d10")
 """Fixed for ever: another namespace would give every stored document another point id."""
+ID_FIELD: Final = "id"
+"""Where a point's payload keeps the user's id."""
 _JSON_BYTES_PER_FLOAT: Final = 24
 """A float32 printed as a double, "-0.012345678901234567, ", and a little."""
 
@@ -106,6 +108,15 @@ def read_document(payload: Mapping[str, Any] | None) -> Document:
     """
     fields = payload or {}
     return Document(id=fields["id"], text=fields["text"], title=fields["title"], payload=fields["payload"])
+
+
+def read_id(payload: Mapping[str, Any] | None) -> str:
+    """The user's id, from a payload of which no more may have been asked for.
+
+    Raises:
+        KeyError: the point was not written by m3-vdb.
+    """
+    return str((payload or {})[ID_FIELD])
 
 
 def read_parts(query: M3Embedding, vectors: object) -> Scores:

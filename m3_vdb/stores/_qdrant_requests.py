@@ -6,12 +6,13 @@ Everything here is a pure function of checked values, built from the request mod
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from qdrant_client import models
 
 from m3_vdb.errors import CollectionMismatchError
-from m3_vdb.fusion import Weights
 from m3_vdb.stores._filters import Condition
+from m3_vdb.stores._plan import Plan
 from m3_vdb.stores._points import Point
 from m3_vdb.stores.base import DENSE, MULTI_VECTOR, SPARSE, ModelIdentity
 from m3_vdb.types import M3Embedding
@@ -52,43 +53,49 @@ def check_schema(params: models.CollectionParams, *, where: str) -> None:
 
 
 def fused(
-    query: M3Embedding, weights: Weights, candidates: int, condition: models.Filter | None, *, exact: bool
+    query: M3Embedding, plan: Plan, condition: models.Filter | None, *, exact: bool
 ) -> tuple[list[models.Prefetch], models.FormulaQuery]:
-    """The branches of a query and the formula that adds them."""
+    """The branches of a plan and the formula that adds them."""
+    vectors = _vectors(query)
+    # The filter is part of the leaf, so it restricts the candidates of every branch.
+    leaves = [
+        models.Prefetch(
+            query=vectors[name],
+            using=name,
+            limit=plan.leaf_limit,
+            filter=condition,
+            params=models.SearchParams(exact=exact) if name == DENSE else None,
+        )
+        for name in plan.leaves
+    ]
+    branches = [
+        leaves[0]
+        if branch.is_leaf
+        else models.Prefetch(
+            prefetch=leaves,
+            query=vectors[branch.vector],
+            using=branch.vector,
+            limit=plan.branch_limit,
+            # exact: never by the graph, and a collection that was quantised by hand still scores with full vectors.
+            params=None if branch.vector == SPARSE else models.SearchParams(exact=True),
+        )
+        for branch in plan.branches
+    ]
+    products = [models.MultExpression(mult=[branch.weight, f"$score[{i}]"]) for i, branch in enumerate(plan.branches)]
+    defaults: dict[str, Any] = {f"$score[{i}]": 0.0 for i in range(1, len(products))}
+    return branches, models.FormulaQuery(formula=models.SumExpression(sum=list(products)), defaults=defaults)
+
+
+def _vectors(query: M3Embedding) -> dict[str, Any]:
+    """The query's parts as request values, by the name of the vector."""
     assert query.dense is not None  # check_query has refused a query that lacks a part
     assert query.sparse is not None
     assert query.multi_vector is not None
-    # The filter is part of the leaf, so it restricts the candidates of every branch.
-    leaf = models.Prefetch(
-        query=query.dense.tolist(),
-        using=DENSE,
-        limit=candidates,
-        filter=condition,
-        params=models.SearchParams(exact=exact),
-    )
-    # The leaf is a branch even at weight 0: the sparse branch alone would lose candidates without a common token.
-    branches = [leaf]
-    terms = [(weights.dense, "$score[0]")]
-    if weights.sparse and len(query.sparse.ids):
-        sparse = models.SparseVector(indices=query.sparse.ids.tolist(), values=query.sparse.weights.tolist())
-        # A re-scoring branch must return *all* candidates; one that it cuts off would count as 0.
-        branches.append(models.Prefetch(prefetch=[leaf], query=sparse, using=SPARSE, limit=candidates))
-        terms.append((weights.sparse, f"$score[{len(branches) - 1}]"))
-    if weights.multi_vector:
-        # exact: a collection that was quantised by hand must still score with the full vectors.
-        branches.append(
-            models.Prefetch(
-                prefetch=[leaf],
-                query=query.multi_vector.tolist(),
-                using=MULTI_VECTOR,
-                limit=candidates,
-                params=models.SearchParams(exact=True),
-            )
-        )
-        terms.append((weights.multi_vector / len(query.multi_vector), f"$score[{len(branches) - 1}]"))
-    products = [models.MultExpression(mult=[weight, variable]) for weight, variable in terms]
-    formula = models.SumExpression(sum=list(products))
-    return branches, models.FormulaQuery(formula=formula, defaults={variable: 0.0 for _, variable in terms[1:]})
+    return {
+        DENSE: query.dense.tolist(),
+        SPARSE: models.SparseVector(indices=query.sparse.ids.tolist(), values=query.sparse.weights.tolist()),
+        MULTI_VECTOR: query.multi_vector.tolist(),
+    }
 
 
 def to_filter(conditions: Sequence[Condition]) -> models.Filter | None:

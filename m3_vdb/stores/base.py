@@ -3,9 +3,11 @@
 One collection holds, for every document, three named vectors (``dense``, ``sparse``, ``multi_vector``), the user's
 id, title, text and payload, and once for the collection the identity of the model that made the vectors.
 
-- **Scores.** ``query`` takes the ``candidates`` documents nearest by dense score and returns those with the highest
-  *exact* M3 score (``m3_vdb.scoring``), fused by the engine in one request. A candidate without a common token has
-  s_lex = 0; a candidate is never scored by a part of the formula only. Ties are broken by no promise.
+- **Scores.** ``query`` takes ``candidates`` documents from a search of the whole collection (``source``: the nearest by
+  dense score, the best by lexical score, or both lists) and returns those with the highest *exact* M3 score
+  (``m3_vdb.scoring``), fused by the engine in one request. A candidate without a common token has s_lex = 0; a
+  candidate is never scored by a part of the formula only. Ties are broken by no promise. ``rank`` is the same query
+  without the documents.
 - **Identity.** Opening a collection with a model whose identity differs raises ``CollectionMismatchError``.
 - **Ids** are the user's strings. ``upsert`` of a known id replaces the document with all its vectors.
 - **Filters** restrict the candidates *before* they are chosen, so ``limit`` hits come back if that many match. A
@@ -21,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol, TypeAlias, get_args
 
 from m3_vdb.errors import CollectionMismatchError
 from m3_vdb.fusion import Weights
@@ -30,6 +32,10 @@ from m3_vdb.types import Document, Filter, Hit, M3Embedding, M3Embeddings
 DEFAULT_CANDIDATES: Final = 200
 """Dense candidates that are re-scored exactly; the paper re-ranks the dense top 200."""
 DEFAULT_WEIGHTS: Final = Weights()
+Source: TypeAlias = Literal["dense", "sparse", "union"]
+"""Where candidates come from. "dense": the nearest by s_dense. "sparse": the best by s_lex, among documents that share
+a token with the query. "union": both lists, so up to twice as many."""
+SOURCES: Final[tuple[Source, ...]] = get_args(Source)
 DENSE: Final = "dense"
 SPARSE: Final = "sparse"
 MULTI_VECTOR: Final = "multi_vector"
@@ -150,21 +156,40 @@ class VectorStore(Protocol):
         weights: Weights = DEFAULT_WEIGHTS,
         limit: int = 10,
         candidates: int = DEFAULT_CANDIDATES,
+        source: Source = "dense",
         filter: Filter | None = None,
         explain: bool = False,
     ) -> list[Hit]:
-        """The best documents by exact M3 score among the dense candidates, best first.
+        """The best documents by exact M3 score among the candidates, best first.
 
         Args:
             query: all three parts of the query.
             weights: weights of the three scores.
             limit: hits to return, ≥ 1.
-            candidates: documents taken by dense score and scored exactly; raised to ``limit`` if smaller.
+            candidates: documents taken from a list and scored exactly; raised to ``limit`` if smaller.
+            source: the list or lists that they are taken from.
             filter: payload conditions that must all hold.
             explain: also fill ``Hit.parts``.
 
         Raises:
             ConfigError: an argument is out of range, or the query lacks a part or does not fit the collection.
+        """
+        ...
+
+    def rank(
+        self,
+        query: M3Embedding,
+        *,
+        weights: Weights = DEFAULT_WEIGHTS,
+        limit: int = 10,
+        candidates: int = DEFAULT_CANDIDATES,
+        source: Source = "dense",
+        filter: Filter | None = None,
+    ) -> list[tuple[str, float]]:
+        """``query`` without the documents: (id, fused score), best first; for long rankings and texts kept elsewhere.
+
+        Raises:
+            ConfigError: as ``query``.
         """
         ...
 
@@ -178,6 +203,14 @@ class VectorStore(Protocol):
 
     def count(self) -> int:
         """Documents in the collection, exact."""
+        ...
+
+    def optimize(self) -> None:
+        """Build the engine's indexes now and wait for them; changes no score. A store without indexes does nothing."""
+        ...
+
+    def disk_bytes(self) -> int | None:
+        """Bytes that the collection takes on disk; None if the store cannot say."""
         ...
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
 """A store in plain memory: the exact oracle that the other stores are tested against, and a store for small trials.
 
-Nothing is approximate and nothing is kept on disk. A query costs one product with the matrix of dense vectors [n, d]
-and one exact score (``m3_vdb.scoring``) for every candidate.
+Nothing is approximate and nothing is kept on disk. A query costs one product with the matrix of dense vectors [n, d],
+or one pass over all lexical weights, and one exact score (``m3_vdb.scoring``) for every candidate.
 """
 
 from __future__ import annotations
@@ -12,21 +12,43 @@ from dataclasses import dataclass
 from types import TracebackType
 
 import numpy as np
+from numpy.typing import NDArray
 
 from m3_vdb.errors import StoreError
 from m3_vdb.fusion import Weights
-from m3_vdb.scoring import dense_scores, hybrid_score, score
+from m3_vdb.scoring import dense_scores, hybrid_score, lexical_scores, score
 from m3_vdb.stores._checks import check_query
 from m3_vdb.stores._filters import matches, parse_filter
+from m3_vdb.stores._plan import LEAVES
 from m3_vdb.stores._points import Point, make_points, read_document
-from m3_vdb.stores.base import DEFAULT_CANDIDATES, DEFAULT_WEIGHTS, ModelIdentity
-from m3_vdb.types import Document, Filter, FloatArray, Hit, M3Embedding, M3Embeddings
+from m3_vdb.stores.base import DEFAULT_CANDIDATES, DEFAULT_WEIGHTS, DENSE, SPARSE, ModelIdentity, Source
+from m3_vdb.types import (
+    Document,
+    Filter,
+    FloatArray,
+    Hit,
+    IntArray,
+    M3Embedding,
+    M3Embeddings,
+    OffsetArray,
+    Scores,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
     document: Document
     embedding: M3Embedding
+
+
+@dataclass(frozen=True, slots=True)
+class _Tables:
+    """The rows' dense vectors, stacked, and their lexical weights, packed."""
+
+    dense: FloatArray
+    ids: IntArray
+    weights: FloatArray
+    offsets: OffsetArray
 
 
 class MemoryStore:
@@ -39,7 +61,7 @@ class MemoryStore:
     def __init__(self, identity: ModelIdentity) -> None:
         self._identity = identity
         self._rows: dict[str, _Row] | None = {}
-        self._dense: FloatArray | None = None  # the rows' dense vectors, stacked by the first query after a change
+        self._tables: _Tables | None = None  # made by the first query after a change
         self._lock = threading.RLock()
 
     @property
@@ -52,7 +74,7 @@ class MemoryStore:
         points = make_points(documents, embeddings, identity=self._identity, max_floats=None)
         with self._lock:
             self._open_rows().update((point.payload["id"], _row(point)) for point in points)
-            self._dense = None
+            self._tables = None
 
     def query(
         self,
@@ -61,23 +83,53 @@ class MemoryStore:
         weights: Weights = DEFAULT_WEIGHTS,
         limit: int = 10,
         candidates: int = DEFAULT_CANDIDATES,
+        source: Source = "dense",
         filter: Filter | None = None,
         explain: bool = False,
     ) -> list[Hit]:
-        """The best documents by exact M3 score among the dense candidates; see ``VectorStore.query``."""
-        candidates = check_query(query, identity=self._identity, limit=limit, candidates=candidates)
+        """The best documents by exact M3 score among the candidates; see ``VectorStore.query``."""
+        best = self._search(query, weights, limit, candidates, source, filter)
+        return [Hit(row.document, fused, parts if explain else None) for row, fused, parts in best]
+
+    def rank(
+        self,
+        query: M3Embedding,
+        *,
+        weights: Weights = DEFAULT_WEIGHTS,
+        limit: int = 10,
+        candidates: int = DEFAULT_CANDIDATES,
+        source: Source = "dense",
+        filter: Filter | None = None,
+    ) -> list[tuple[str, float]]:
+        """Ids and scores of ``query``, without the documents; see ``VectorStore.rank``."""
+        best = self._search(query, weights, limit, candidates, source, filter)
+        return [(row.document.id, fused) for row, fused, _ in best]
+
+    def _search(
+        self,
+        query: M3Embedding,
+        weights: Weights,
+        limit: int,
+        candidates: int,
+        source: Source,
+        filter: Filter | None,
+    ) -> list[tuple[_Row, float, Scores]]:
+        candidates = check_query(query, identity=self._identity, limit=limit, candidates=candidates, source=source)
         assert query.dense is not None  # check_query has refused it
+        assert query.sparse is not None
         conditions = parse_filter(filter)
         with self._lock:
-            rows = list(self._open_rows().values())
-            nearness = dense_scores(query.dense, self._dense_matrix())
-        allowed = [i for i, row in enumerate(rows) if matches(row.document.payload, conditions)]
-        nearest = sorted(allowed, key=lambda i: -nearness[i])[:candidates]
-        hits = []
-        for i in nearest:
-            parts = score(query, rows[i].embedding)
-            hits.append(Hit(rows[i].document, hybrid_score(parts, weights), parts if explain else None))
-        return sorted(hits, key=lambda hit: -hit.score)[:limit]
+            rows, tables = list(self._open_rows().values()), self._search_tables()
+        allowed = np.array([matches(row.document.payload, conditions) for row in rows], dtype=np.bool_)
+        found: set[int] = set()
+        if DENSE in LEAVES[source]:
+            found.update(_best(dense_scores(query.dense, tables.dense), allowed, candidates))
+        if SPARSE in LEAVES[source]:
+            lexical = lexical_scores(query.sparse, tables.ids, tables.weights, tables.offsets)
+            found.update(_best(lexical, allowed & (lexical > 0), candidates))
+        parts = {i: score(query, rows[i].embedding) for i in sorted(found)}
+        ranked = sorted(((hybrid_score(part, weights), i) for i, part in parts.items()), key=lambda pair: -pair[0])
+        return [(rows[i], fused, parts[i]) for fused, i in ranked[:limit]]
 
     def get(self, ids: Sequence[str]) -> list[Document]:
         """The documents with these ids that exist, in the order of ``ids``."""
@@ -90,18 +142,25 @@ class MemoryStore:
         with self._lock:
             for i in ids:
                 self._open_rows().pop(i, None)
-            self._dense = None
+            self._tables = None
 
     def count(self) -> int:
         """Documents in the store."""
         with self._lock:
             return len(self._open_rows())
 
+    def optimize(self) -> None:
+        """Nothing to do: there is no index."""
+
+    def disk_bytes(self) -> int | None:
+        """None: nothing is on disk."""
+        return None
+
     def close(self) -> None:
         """Free the memory; a second call does nothing."""
         with self._lock:
             self._rows = None
-            self._dense = None
+            self._tables = None
 
     def __enter__(self) -> MemoryStore:
         return self
@@ -116,11 +175,24 @@ class MemoryStore:
             raise StoreError("this memory store is closed; open a new one")
         return self._rows
 
-    def _dense_matrix(self) -> FloatArray:
-        if self._dense is None:
-            dense = [row.embedding.dense for row in self._open_rows().values() if row.embedding.dense is not None]
-            self._dense = np.stack(dense) if dense else np.zeros((0, self._identity.dense_dim), np.float32)
-        return self._dense
+    def _search_tables(self) -> _Tables:
+        if self._tables is None:
+            embeddings = [row.embedding for row in self._open_rows().values()]
+            dense = [embedding.dense for embedding in embeddings if embedding.dense is not None]
+            sparse = [embedding.sparse for embedding in embeddings if embedding.sparse is not None]
+            self._tables = _Tables(
+                dense=np.stack(dense) if dense else np.zeros((0, self._identity.dense_dim), np.float32),
+                ids=np.concatenate([np.zeros(0, np.int32), *(part.ids for part in sparse)]),
+                weights=np.concatenate([np.zeros(0, np.float32), *(part.weights for part in sparse)]),
+                offsets=np.cumsum([0, *(len(part.ids) for part in sparse)], dtype=np.int64),
+            )
+        return self._tables
+
+
+def _best(scores: FloatArray, allowed: NDArray[np.bool_], count: int) -> list[int]:
+    """The ``count`` rows with the highest scores among those allowed; of equal ones the first."""
+    rows = np.flatnonzero(allowed)
+    return [int(i) for i in rows[np.argsort(-scores[rows], kind="stable")[:count]]]
 
 
 def _row(point: Point) -> _Row:

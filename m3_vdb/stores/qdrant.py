@@ -1,11 +1,12 @@
 """A collection on a Qdrant server (1.16 or newer), through qdrant-client. Its embedded twin is ``qdrant_edge.py``.
 
-One request per query: the dense search picks the candidates, the two other vectors score the same candidates, and a
-formula adds the three. MAX_SIM is a *sum* over the N rows of the query, so its weight is w3 / N (``m3_vdb.scoring``).
+One request per query: a search picks the candidates, the three vectors score the same candidates, and a formula adds
+the three (``_plan.py``).
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Final
@@ -16,7 +17,8 @@ from m3_vdb.errors import CollectionNotFoundError, StoreRequestError
 from m3_vdb.fusion import Weights
 from m3_vdb.stores._checks import check_query
 from m3_vdb.stores._filters import parse_filter
-from m3_vdb.stores._points import batches, make_points, point_id, read_document, read_parts
+from m3_vdb.stores._plan import make_plan
+from m3_vdb.stores._points import ID_FIELD, batches, make_points, point_id, read_document, read_id, read_parts
 from m3_vdb.stores._qdrant_errors import mapped_errors
 from m3_vdb.stores._qdrant_requests import check_schema, collection_vectors, fused, to_filter, to_point
 from m3_vdb.stores.base import (
@@ -26,6 +28,7 @@ from m3_vdb.stores.base import (
     MULTI_VECTOR,
     SPARSE,
     ModelIdentity,
+    Source,
     open_identity,
 )
 from m3_vdb.types import Document, Filter, Hit, M3Embedding, M3Embeddings
@@ -35,6 +38,7 @@ MAX_MULTI_VECTOR_FLOATS: Final = 1024 * 1024
 MAX_REQUEST_BYTES: Final = 8 * 1024 * 1024
 """Upserts are cut here, well below the 32 MiB that a Qdrant server takes by default (service.max_request_size_mb)."""
 _METADATA_KEY: Final = "m3"
+_POLL_SECONDS: Final = 0.2
 
 
 class QdrantStore:
@@ -102,29 +106,63 @@ class QdrantStore:
         weights: Weights = DEFAULT_WEIGHTS,
         limit: int = 10,
         candidates: int = DEFAULT_CANDIDATES,
+        source: Source = "dense",
         filter: Filter | None = None,
         explain: bool = False,
     ) -> list[Hit]:
-        """The best documents by exact M3 score among the dense candidates; see ``VectorStore.query``.
+        """The best documents by exact M3 score among the candidates, in one request; see ``VectorStore.query``.
 
         With ``explain`` the same request also returns the hits' vectors and the parts are computed from them here, so
         it costs their transfer: over REST about 0.4 MB a hit at 128 tokens × 128, 2.8 MB at 128 × 1024.
         """
-        candidates = check_query(query, identity=self._identity, limit=limit, candidates=candidates)
-        prefetch, formula = fused(query, weights, candidates, to_filter(parse_filter(filter)), exact=self._exact)
+        vectors = [DENSE, SPARSE, MULTI_VECTOR] if explain else False
+        points = self._search(query, weights, limit, candidates, source, filter, payload=True, vectors=vectors)
+        return [
+            Hit(read_document(point.payload), point.score, read_parts(query, point.vector) if explain else None)
+            for point in points
+        ]
+
+    def rank(
+        self,
+        query: M3Embedding,
+        *,
+        weights: Weights = DEFAULT_WEIGHTS,
+        limit: int = 10,
+        candidates: int = DEFAULT_CANDIDATES,
+        source: Source = "dense",
+        filter: Filter | None = None,
+    ) -> list[tuple[str, float]]:
+        """Ids and scores of ``query``, without the documents; see ``VectorStore.rank``."""
+        points = self._search(query, weights, limit, candidates, source, filter, payload=[ID_FIELD], vectors=False)
+        return [(read_id(point.payload), point.score) for point in points]
+
+    def _search(
+        self,
+        query: M3Embedding,
+        weights: Weights,
+        limit: int,
+        candidates: int,
+        source: Source,
+        filter: Filter | None,
+        *,
+        payload: bool | list[str],
+        vectors: bool | list[str],
+    ) -> list[models.ScoredPoint]:
+        candidates = check_query(query, identity=self._identity, limit=limit, candidates=candidates, source=source)
+        condition = to_filter(parse_filter(filter))
+        plan = make_plan(query, weights, source, candidates)
+        if not plan.branches:
+            return []
+        prefetch, formula = fused(query, plan, condition, exact=self._exact)
         with mapped_errors(self._where):
-            answer = self._client.query_points(
+            return self._client.query_points(
                 self._collection,
                 prefetch=prefetch,
                 query=formula,
                 limit=limit,
-                with_payload=True,
-                with_vectors=[DENSE, SPARSE, MULTI_VECTOR] if explain else False,
-            )
-        return [
-            Hit(read_document(point.payload), point.score, read_parts(query, point.vector) if explain else None)
-            for point in answer.points
-        ]
+                with_payload=payload,
+                with_vectors=vectors,
+            ).points
 
     def get(self, ids: Sequence[str]) -> list[Document]:
         """The documents with these ids that exist, in the order of ``ids``."""
@@ -147,6 +185,16 @@ class QdrantStore:
         """Documents in the collection, exact."""
         with mapped_errors(self._where):
             return self._client.count(self._collection, exact=True).count
+
+    def optimize(self) -> None:
+        """Wait until the server has indexed what it was given; it decides itself what to index."""
+        with mapped_errors(self._where):
+            while self._client.get_collection(self._collection).status != models.CollectionStatus.GREEN:
+                time.sleep(_POLL_SECONDS)
+
+    def disk_bytes(self) -> int | None:
+        """None: a server does not say."""
+        return None
 
     def close(self) -> None:
         """Close the connection; a second call does nothing. Every upsert has been written already."""

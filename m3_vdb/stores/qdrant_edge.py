@@ -23,7 +23,8 @@ from m3_vdb.stores._checks import check_query
 from m3_vdb.stores._edge_requests import edge_config, fused, to_filter, to_point
 from m3_vdb.stores._filters import parse_filter
 from m3_vdb.stores._folder import FolderLock, read_metadata, write_metadata
-from m3_vdb.stores._points import batches, make_points, point_id, read_document, read_parts
+from m3_vdb.stores._plan import make_plan
+from m3_vdb.stores._points import ID_FIELD, batches, make_points, point_id, read_document, read_id, read_parts
 from m3_vdb.stores.base import (
     DEFAULT_CANDIDATES,
     DEFAULT_WEIGHTS,
@@ -31,6 +32,7 @@ from m3_vdb.stores.base import (
     MULTI_VECTOR,
     SPARSE,
     ModelIdentity,
+    Source,
     open_identity,
 )
 from m3_vdb.types import Document, Filter, Hit, M3Embedding, M3Embeddings
@@ -125,25 +127,55 @@ class QdrantEdgeStore:
         weights: Weights = DEFAULT_WEIGHTS,
         limit: int = 10,
         candidates: int = DEFAULT_CANDIDATES,
+        source: Source = "dense",
         filter: Filter | None = None,
         explain: bool = False,
     ) -> list[Hit]:
-        """The best documents by exact M3 score among the dense candidates; see ``VectorStore.query``."""
-        candidates = check_query(query, identity=self._identity, limit=limit, candidates=candidates)
-        prefetch, formula = fused(query, weights, candidates, to_filter(parse_filter(filter)), exact=self._exact)
-        request = edge.QueryRequest(
-            prefetches=prefetch,
-            query=formula,
-            limit=limit,
-            with_payload=True,
-            with_vector=[DENSE, SPARSE, MULTI_VECTOR] if explain else False,
-        )
-        with self._engine() as shard:
-            points = shard.query(request)
+        """The best documents by exact M3 score among the candidates; see ``VectorStore.query``."""
+        vectors = [DENSE, SPARSE, MULTI_VECTOR] if explain else False
+        points = self._search(query, weights, limit, candidates, source, filter, payload=True, vectors=vectors)
         return [
             Hit(read_document(point.payload), point.score, read_parts(query, point.vector) if explain else None)
             for point in points
         ]
+
+    def rank(
+        self,
+        query: M3Embedding,
+        *,
+        weights: Weights = DEFAULT_WEIGHTS,
+        limit: int = 10,
+        candidates: int = DEFAULT_CANDIDATES,
+        source: Source = "dense",
+        filter: Filter | None = None,
+    ) -> list[tuple[str, float]]:
+        """Ids and scores of ``query``, without the documents; see ``VectorStore.rank``."""
+        points = self._search(query, weights, limit, candidates, source, filter, payload=[ID_FIELD], vectors=False)
+        return [(read_id(point.payload), point.score) for point in points]
+
+    def _search(
+        self,
+        query: M3Embedding,
+        weights: Weights,
+        limit: int,
+        candidates: int,
+        source: Source,
+        filter: Filter | None,
+        *,
+        payload: bool | list[str],
+        vectors: bool | list[str],
+    ) -> list[edge.ScoredPoint]:
+        candidates = check_query(query, identity=self._identity, limit=limit, candidates=candidates, source=source)
+        condition = to_filter(parse_filter(filter))
+        plan = make_plan(query, weights, source, candidates)
+        if not plan.branches:
+            return []
+        prefetch, formula = fused(query, plan, condition, exact=self._exact)
+        request = edge.QueryRequest(
+            prefetches=prefetch, query=formula, limit=limit, with_payload=payload, with_vector=vectors
+        )
+        with self._engine() as shard:
+            return shard.query(request)
 
     def get(self, ids: Sequence[str]) -> list[Document]:
         """The documents with these ids that exist, in the order of ``ids``."""
@@ -170,6 +202,12 @@ class QdrantEdgeStore:
         """
         with self._engine() as shard:
             shard.optimize()
+
+    def disk_bytes(self) -> int | None:
+        """Bytes that the folder's files take on disk, the write-ahead log included."""
+        with self._engine() as shard:
+            shard.flush()
+            return sum(path.stat().st_blocks * 512 for path in self._folder.rglob("*") if path.is_file())
 
     def close(self) -> None:
         """Write everything out and let the folder go; a second call does nothing."""

@@ -59,7 +59,12 @@ class RestStub:
         if route == ("POST", "points/query"):
             q = models.QueryRequest.model_validate(body)
             return self.engine.query_points(
-                name, prefetch=q.prefetch, query=q.query, limit=q.limit, with_vectors=q.with_vector, with_payload=True
+                name,
+                prefetch=q.prefetch,
+                query=q.query,
+                limit=q.limit,
+                with_vectors=q.with_vector,
+                with_payload=q.with_payload,
             )
         if route == ("POST", "points"):
             return self.engine.retrieve(name, models.PointRequest.model_validate(body).ids, with_payload=True)
