@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from m3_vdb.errors import BundleError
+from m3_vdb.errors import BundleError, ConfigError
 from m3_vdb.stores.base import ModelIdentity
 
 FORMAT: Final = 1
@@ -84,6 +84,23 @@ class Bundle:
         for name, expected in _read_checksums(self.path).items():
             if sha256(self.path / name) != expected:
                 raise BundleError(f"{self.path / name} is damaged (SHA-256 differs): copy or export the bundle again")
+
+    @property
+    def mcls(self) -> bool:
+        """Whether the graph's dense output averages all ``<s>`` (MCLS); False for bundles of earlier exports."""
+        return self.config.get("mcls") is True
+
+    def require_mcls(self) -> None:
+        """Refuse to insert ``<s>`` that the graph would ignore.
+
+        Raises:
+            ConfigError: the bundle was exported before MCLS.
+        """
+        if not self.mcls:
+            raise ConfigError(
+                f"mcls_every: {self.name} was exported before MCLS, its dense vector is that of the first <s> alone: "
+                f"export it again with python -m onnx_export"
+            )
 
     @property
     def identity(self) -> ModelIdentity:

@@ -1,4 +1,4 @@
-"""``m3-vdb``: ingest a corpus, search it, look at a collection. Thin: every command calls the API above it."""
+"""``m3-vdb``: ingest a corpus, search it, look at a collection, evaluate. Thin: every command calls the API above."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 import m3_vdb
+from m3_vdb.cli_eval import eval_command, report_command
 from m3_vdb.embedding_function import M3EmbeddingFunction
 from m3_vdb.errors import CollectionNotFoundError, ConfigError, M3Error
 from m3_vdb.fusion import PRESETS, Weights
@@ -39,6 +40,10 @@ StoreOption = Annotated[
 ModelOption = Annotated[
     str | None, typer.Option("--model", help="Bundle directory or hub id. Default: the model that comes with m3-vdb.")
 ]
+MclsOption = Annotated[
+    int | None,
+    typer.Option("--mcls-every", help="MCLS for long texts: another <s> every so many tokens (paper: 256)."),
+]
 RuntimeOption = Annotated[str, typer.Option("--runtime", help="auto, onnxruntime or openvino.")]
 
 
@@ -60,12 +65,13 @@ def ingest_command(
     corpus: Annotated[Path, typer.Argument(help='JSONL: {"id": …, "text": …, "title": …, any payload} a line.')],
     store: StoreOption,
     model: ModelOption = None,
+    mcls_every: MclsOption = None,
     runtime: RuntimeOption = "auto",
 ) -> None:
     """Encode a corpus and store it. A known id is replaced. Bad rows are reported and skipped (exit code 3)."""
     if not corpus.is_file():
         raise ConfigError(f"{corpus} is no file: expected a JSONL corpus")
-    embed = M3EmbeddingFunction(model, runtime=runtime)
+    embed = M3EmbeddingFunction(model, runtime=runtime, mcls_every=mcls_every)
     with open_store(store, identity=embed.identity) as opened, _progress_bar(corpus) as (read, advance):
         report = ingest(read, embed, opened, progress=advance)
         total = opened.count()
@@ -91,6 +97,7 @@ def search_command(
     query: Annotated[str, typer.Argument(help="What to look for, in any language.")],
     store: StoreOption,
     model: ModelOption = None,
+    mcls_every: MclsOption = None,
     runtime: RuntimeOption = "auto",
     limit: Annotated[int, typer.Option(help="Hits to show.")] = 5,
     weights: Annotated[str, typer.Option(help=f"dense,sparse,multi-vector, or {', '.join(PRESETS)}.")] = "default",
@@ -99,7 +106,7 @@ def search_command(
 ) -> None:
     """Search a collection and show rank, fused score, its three parts, and the text."""
     fusion = Weights.parse(weights)
-    embed = M3EmbeddingFunction(model, runtime=runtime)
+    embed = M3EmbeddingFunction(model, runtime=runtime, mcls_every=mcls_every)
     with HybridIndex(embed, open_store(store, identity=embed.identity, create=False)) as index:
         hits = index.query(query, limit=limit, weights=fusion, filter=_parse_filter(where or []), explain=True)
     if as_json:
@@ -115,10 +122,11 @@ def search_command(
 def info_command(
     store: Annotated[str | None, typer.Option("--store", help="Also show this collection.")] = None,
     model: ModelOption = None,
+    mcls_every: MclsOption = None,
     runtime: RuntimeOption = "auto",
 ) -> None:
     """Show the model, the runtime that serves it, and a collection."""
-    embed = M3EmbeddingFunction(model, runtime=runtime)
+    embed = M3EmbeddingFunction(model, runtime=runtime, mcls_every=mcls_every)
     bundle = embed.bundle
     table = Table(show_header=False, box=None)
     rows = {
@@ -132,13 +140,17 @@ def info_command(
         try:
             with open_store(store, identity=None, create=False) as opened:
                 made_by = opened.identity
-                match = "this model" if made_by.fingerprint == bundle.fingerprint else "another model"
+                match = "this model" if made_by.fingerprint == embed.identity.fingerprint else "another model"
                 rows["collection"] = f"{opened.count():,} documents, made by {match}: {made_by.name}"
         except CollectionNotFoundError as error:
             rows["collection"] = str(error)
     for name, value in rows.items():
         table.add_row(name, Text(value))
     out.print(table)
+
+
+app.command("eval")(eval_command)
+app.command("report")(report_command)
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Literal
@@ -17,7 +18,7 @@ from m3_vdb.bundle import TOKENIZER, Bundle, find_bundle
 from m3_vdb.errors import ConfigError, ModelOutputError, TruncationError
 from m3_vdb.session import Session, open_session
 from m3_vdb.stores.base import ModelIdentity
-from m3_vdb.tokenizer import TokenBatch, Tokenizer
+from m3_vdb.tokenizer import TokenBatch, Tokenizer, text_room
 from m3_vdb.types import FloatArray, IntArray, M3Embeddings
 
 OnTruncate = Literal["warn", "error", "ignore"]
@@ -36,11 +37,14 @@ class M3EmbeddingFunction:
         on_truncate: what to do when a text is longer: "warn" (once a call), "error", or "ignore". The result's
             ``truncated`` says it in any case.
         batch_tokens: padded tokens of one forward pass.
+        mcls_every: MCLS for long texts (paper, appendix B.2): insert one ``<s>`` before every further so many tokens,
+            256 in the paper, and average the states of all ``<s>`` for the dense vector. Texts of no more tokens are
+            encoded as without. Inserted ``<s>`` count against ``max_length``; ``identity`` says that they are there.
         session: a session to use instead of opening one; for tests and for runtimes of your own.
 
     Raises:
         BundleError: the model is missing or damaged.
-        ConfigError: an argument is out of range.
+        ConfigError: an argument is out of range, or ``mcls_every`` is given and the bundle was exported before MCLS.
         MissingExtraError: the runtime is not installed.
     """
 
@@ -54,6 +58,7 @@ class M3EmbeddingFunction:
         max_length: int | None = None,
         on_truncate: OnTruncate = "warn",
         batch_tokens: int = packing.DEFAULT_BATCH_TOKENS,
+        mcls_every: int | None = None,
         session: Session | None = None,
     ) -> None:
         self.bundle: Bundle = find_bundle(model)
@@ -67,6 +72,10 @@ class M3EmbeddingFunction:
             raise ConfigError(f"on_truncate={on_truncate!r}: expected one of {', '.join(ON_TRUNCATE)}")
         self.on_truncate: OnTruncate = on_truncate
         self.batch_tokens: int = batch_tokens
+        self.mcls_every: int | None = mcls_every
+        self._room: int = text_room(self.max_length, mcls_every)
+        if mcls_every is not None:
+            self.bundle.require_mcls()
         self.tokenizer: Tokenizer = Tokenizer.from_file(self.bundle.path / TOKENIZER)
         self.session: Session = session or open_session(
             self.bundle.path / MODEL_FILE, runtime=runtime, device=device, threads=threads
@@ -80,11 +89,17 @@ class M3EmbeddingFunction:
 
     @property
     def identity(self) -> ModelIdentity:
-        """What a collection remembers of the model."""
-        return self.bundle.identity
+        """What a collection remembers of the model: the bundle's identity, its fingerprint marked where MCLS is on.
+
+        With and without MCLS the dense vectors of long texts differ, so they never mix in one collection.
+        """
+        identity = self.bundle.identity
+        if self.mcls_every is None:
+            return identity
+        return replace(identity, fingerprint=f"{identity.fingerprint}+mcls{self.mcls_every}")
 
     def token_count(self, texts: Sequence[str]) -> IntArray:
-        """Tokens of each whole text, before any truncation, ``<s>`` and ``</s>`` included: int32 [n].
+        """Tokens of each whole text before any truncation, ``<s>`` and ``</s>`` included, inserted ones not: int32 [n].
 
         Raises:
             TextError: an item is no usable string; ``index`` names it.
@@ -140,7 +155,7 @@ class M3EmbeddingFunction:
         outputs = [name for name, want in wanted.items() if want]
         if not outputs:
             raise ConfigError("nothing to compute: ask for dense, sparse or multi_vector")
-        tokens = self.tokenizer.encode(texts, max_length=self.max_length)
+        tokens = self.tokenizer.encode(texts, max_length=self.max_length, mcls_every=self.mcls_every)
         self._report_truncation(tokens)
         return self._encode(tokens, outputs)
 
@@ -150,9 +165,9 @@ class M3EmbeddingFunction:
         first, count = int(tokens.truncated.argmax()), int(tokens.truncated.sum())
         remedy = f"split the text, or pass on_truncate='ignore' (max_length={self.max_length})"
         if self.on_truncate == "error":
-            raise TruncationError(f"item {first} has more than {self.max_length} tokens: {remedy}", index=first)
+            raise TruncationError(f"item {first} has more than {self._room} tokens: {remedy}", index=first)
         warnings.warn(
-            f"{count} of {len(tokens)} texts were cut to {self.max_length} tokens, the first is item {first}: {remedy}",
+            f"{count} of {len(tokens)} texts were cut to {self._room} tokens, the first is item {first}: {remedy}",
             stacklevel=4,
         )
 

@@ -1,22 +1,26 @@
 """Raw outputs of the graph → ``M3Embeddings``, in NumPy.
 
-The graph already holds pooling, projection, ReLU and normalisation; what is left is ragged: dropping padding, and
-reducing token weights to one weight a token id. Legend: B rows of a batch, L padded length, n texts.
+The graph already holds pooling, projection, ReLU and normalisation; what is left is ragged: dropping padding and
+inserted ``<s>``, and reducing token weights to one weight a token id. ``pool_dense`` says once more, in NumPy, what the
+graph's dense output is. Legend: B rows of a batch, L padded length, d width, n texts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from m3_vdb.tokenizer import SPECIAL_IDS, TokenBatch
+from m3_vdb.tokenizer import CLS, SPECIAL_IDS, TokenBatch
 from m3_vdb.types import EncodeStats, FloatArray, IntArray, M3Embeddings, OffsetArray
 
 DENSE, SPARSE, MULTI_VECTOR = "dense_vecs", "sparse_vecs", "colbert_vecs"
 """Output names of the ONNX graph."""
+SHORTEST: Final = 1e-12
+"""Smallest length to divide by when normalising, as in the graph and in torch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +46,28 @@ def pool(raw: Mapping[str, FloatArray], input_ids: NDArray[np.int64], lengths: I
     if SPARSE in raw:
         pooled[SPARSE] = pool_sparse(input_ids, raw[SPARSE])
     if MULTI_VECTOR in raw:
-        pooled[MULTI_VECTOR] = pool_multi_vector(raw[MULTI_VECTOR], lengths)
+        pooled[MULTI_VECTOR] = pool_multi_vector(raw[MULTI_VECTOR], lengths, input_ids)
     return pooled
+
+
+def pool_dense(hidden: FloatArray, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> FloatArray:
+    """The dense vector: the average state of all ``<s>`` of a text, normalised.
+
+    A text has one ``<s>``, or with MCLS (paper, appendix B.2) one for every so many tokens. This is the definition; in
+    serving the graph computes it.
+
+    Args:
+        hidden: float32 [B, L, d], last hidden states.
+        input_ids: int64 [B, L]; every text has at least one ``<s>``.
+        attention_mask: int64 [B, L], 1 for real tokens.
+
+    Returns:
+        float32 [B, d], rows of length 1.
+    """
+    starts = (input_ids == CLS) & (attention_mask == 1)
+    average = np.stack([states[own].mean(axis=0) for states, own in zip(hidden, starts, strict=True)])
+    unit: FloatArray = average / np.maximum(np.linalg.norm(average, axis=1, keepdims=True), SHORTEST)
+    return unit.astype(np.float32)
 
 
 def pool_sparse(input_ids: NDArray[np.int64], weights: FloatArray) -> Packed:
@@ -68,15 +92,19 @@ def pool_sparse(input_ids: NDArray[np.int64], weights: FloatArray) -> Packed:
     return Packed(values.astype(np.float32), _offsets(counts), ids[first].astype(np.int32))
 
 
-def pool_multi_vector(vectors: FloatArray, lengths: IntArray) -> Packed:
-    """Drop padding rows.
+def pool_multi_vector(vectors: FloatArray, lengths: IntArray, input_ids: NDArray[np.int64] | None = None) -> Packed:
+    """Drop the rows of padding and of inserted ``<s>``.
 
     Args:
-        vectors: float32 [B, L - 1, m], positions 1 … L-1 (``<s>`` is already gone).
-        lengths: int32 [B], tokens of each text; a text has ``length − 1`` rows, ``</s>`` included.
+        vectors: float32 [B, L - 1, m], positions 1 … L-1 (the first ``<s>`` is already gone).
+        lengths: int32 [B], tokens of each text; a text has ``length − 1`` rows, ``</s>`` included, less one for every
+            inserted ``<s>``.
+        input_ids: int64 [B, L], says where ``<s>`` were inserted; None: nowhere.
     """
     kept = np.arange(vectors.shape[1]) < (lengths - 1)[:, None]
-    return Packed(np.ascontiguousarray(vectors[kept], dtype=np.float32), _offsets(lengths - 1))
+    if input_ids is not None:
+        kept &= input_ids[:, 1:] != CLS
+    return Packed(np.ascontiguousarray(vectors[kept], dtype=np.float32), _offsets(kept.sum(axis=1)))
 
 
 def join(parts: Sequence[Packed], order: NDArray[np.intp]) -> Packed:
@@ -116,7 +144,7 @@ def assemble(
     joined = {name: join(ragged, order) for name, ragged in parts.items()}
     dense, sparse, rows_of = (joined.get(name) for name in (DENSE, SPARSE, MULTI_VECTOR))
     return M3Embeddings(
-        token_counts=tokens.lengths,
+        token_counts=tokens.text_lengths,
         truncated=tokens.truncated,
         dense=dense.values if dense else None,
         sparse_ids=sparse.ids if sparse else None,

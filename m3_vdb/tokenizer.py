@@ -3,7 +3,8 @@
 A thin, thread-safe layer over the ``tokenizers`` library. It adds what M3 needs and the library leaves to luck: text
 that spells ``<s>``, ``</s>``, ``<pad>`` or ``<mask>`` stays plain text (a pad id inside a text would shift every
 position after it), truncation is reported, bad items are named by index, and a million characters cost no more than
-the tokens that are kept. Shapes: n texts, T tokens of all texts.
+the tokens that are kept. For MCLS (docs/numerics.md) further ``<s>`` are put between the tokens of long texts; they can
+be told from text, since no text gives their id. Shapes: n texts, T tokens of all texts.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ CLS, PAD, SEP, UNK = 0, 1, 2, 3
 """Ids of ``<s>``, ``<pad>``, ``</s>`` and ``<unk>`` in every XLM-RoBERTa vocabulary."""
 SPECIAL_IDS: Final = (CLS, PAD, SEP, UNK)
 CONTROL_PIECES: Final = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+MCLS_EVERY: Final = 256
+"""Tokens of the text between two ``<s>`` in the paper's MCLS (appendix B.2)."""
 # No piece of an XLM-R vocabulary is longer than 16 characters, so this many characters hold at least one token, and
 # more than enough to fill a length unless the text is mostly white space (then the whole text is tokenized).
 CHARACTERS_PER_TOKEN: Final = 24
@@ -37,7 +40,7 @@ class TokenBatch:
     """Token ids of n texts, packed.
 
     Attributes:
-        ids: int32 [T]; every text begins with ``<s>`` and ends with ``</s>``.
+        ids: int32 [T]; every text begins with ``<s>`` and ends with ``</s>``. Any other ``<s>`` was inserted (MCLS).
         offsets: int64 [n + 1].
         truncated: bool [n], True where tokens were cut off.
     """
@@ -51,8 +54,14 @@ class TokenBatch:
 
     @property
     def lengths(self) -> IntArray:
-        """int32 [n], tokens of each text."""
+        """int32 [n], tokens of each text, inserted ``<s>`` included: what is computed."""
         return np.diff(self.offsets).astype(np.int32)
+
+    @property
+    def text_lengths(self) -> IntArray:
+        """int32 [n], tokens of each text as if no ``<s>`` had been inserted; its own ``<s>`` and ``</s>`` included."""
+        inserted = np.add.reduceat(self.ids == CLS, self.offsets[:-1], dtype=np.int32) - 1 if len(self) else 0
+        return (self.lengths - inserted).astype(np.int32)
 
     def padded(self, rows: NDArray[np.intp]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """(input_ids, attention_mask), each int64 [len(rows), longest], padded on the right with ``<pad>``."""
@@ -109,28 +118,31 @@ class Tokenizer:
         piece: str | None = self._tokenizer.id_to_token(token_id)
         return piece
 
-    def encode(self, texts: Sequence[str], *, max_length: int) -> TokenBatch:
+    def encode(self, texts: Sequence[str], *, max_length: int, mcls_every: int | None = None) -> TokenBatch:
         """Tokenize texts; each becomes ``<s> … </s>`` of at most ``max_length`` tokens.
 
         Args:
             texts: n strings; "" is ``<s></s>``.
-            max_length: tokens kept of a text, ``<s>`` and ``</s>`` included, at least 3.
+            max_length: tokens kept of a text, every ``<s>`` and ``</s>`` included, at least 3. A text that is longer
+                keeps the longest prefix of its tokens with which everything fits.
+            mcls_every: put one more ``<s>`` before every further so many tokens of the text
+                (``<s> t1 … t256 <s> t257 … </s>`` for 256); None inserts nothing.
 
         Raises:
             TextError: an item is not a string or holds lone surrogates; ``index`` names it.
-            ConfigError: ``max_length`` is too small to keep a token of the text.
+            ConfigError: ``max_length`` is too small to keep a token of the text, or ``mcls_every`` is below 1.
         """
-        if max_length < 3:
-            raise ConfigError(f"max_length={max_length}: at least 3 (<s>, one token, </s>)")
-        inner = max_length - 2
+        inner = text_room(max_length, mcls_every) - 2
         rows = self._encode_inner(texts, inner)
         truncated = np.array([len(row) > inner for row in rows], dtype=np.bool_)
-        lengths = [min(len(row), inner) + 2 for row in rows]
-        offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
+        rows = [row[:inner] for row in rows]
+        if mcls_every is not None:
+            rows = [_insert_cls(row, mcls_every) for row in rows]
+        offsets = np.concatenate([[0], np.cumsum([len(row) + 2 for row in rows], dtype=np.int64)]).astype(np.int64)
         ids = np.empty(offsets[-1], dtype=np.int32)
         ids[offsets[:-1]] = CLS
         for start, end, row in zip(offsets[:-1], offsets[1:], rows, strict=True):
-            ids[start + 1 : end - 1] = row[:inner]
+            ids[start + 1 : end - 1] = row
         ids[offsets[1:] - 1] = SEP
         return TokenBatch(ids, offsets, truncated)
 
@@ -187,6 +199,33 @@ def check_texts(texts: Sequence[str]) -> None:
                     f"text.encode('utf-8', 'replace').decode()",
                     index=index,
                 ) from None
+
+
+def text_room(max_length: int, mcls_every: int | None = None) -> int:
+    """Tokens that a text may have before it is cut, its own ``<s>`` and ``</s>`` included, inserted ones not.
+
+    That is ``max_length`` itself, or with MCLS the largest n + 2 with n + 2 + ⌈n / mcls_every⌉ − 1 ≤ max_length.
+
+    Raises:
+        ConfigError: ``max_length`` is below 3 or ``mcls_every`` below 1.
+    """
+    if max_length < 3:
+        raise ConfigError(f"max_length={max_length}: at least 3 (<s>, one token, </s>)")
+    if mcls_every is None:
+        return max_length
+    if isinstance(mcls_every, bool) or mcls_every < 1:
+        raise ConfigError(f"mcls_every={mcls_every!r}: a number of tokens, {MCLS_EVERY} in the paper")
+    # Without </s> a text is blocks of one <s> and mcls_every tokens; a last <s> without a token is not written.
+    blocks, rest = divmod(max_length - 1, mcls_every + 1)
+    return blocks * mcls_every + max(rest - 1, 0) + 2
+
+
+def _insert_cls(row: list[int], every: int) -> list[int]:
+    """The tokens of a text with ``<s>`` before those at every, 2·every, … (the one at 0 is not inserted)."""
+    laid = row[:every]
+    for start in range(every, len(row), every):
+        laid += [CLS, *row[start : start + every]]
+    return laid
 
 
 def _whole_words(text: str, window: int) -> str:

@@ -62,7 +62,7 @@ class EncodeStats:
 
     Attributes:
         forwards: forward passes of the encoder.
-        real_tokens: tokens of the texts, ``<s>`` and ``</s>`` included.
+        real_tokens: tokens of the texts, ``<s>`` (inserted ones too) and ``</s>`` included.
         padded_tokens: tokens computed, padding included.
     """
 
@@ -81,7 +81,8 @@ class M3Embeddings:
     """The representations of n texts, packed. Parts that were not requested are None.
 
     Attributes:
-        token_counts: int32 [n], tokens that were encoded, ``<s>`` and ``</s>`` included.
+        token_counts: int32 [n], tokens that were encoded, the text's own ``<s>`` and ``</s>`` included, but not those
+            that MCLS inserts.
         truncated: bool [n], True where tokens beyond the maximum length were cut off.
         dense: float32 [n, d], rows of length 1.
         sparse_ids: int32 [nnz].

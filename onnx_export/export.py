@@ -15,7 +15,7 @@ from m3_vdb.embedding_function import M3EmbeddingFunction
 from m3_vdb.errors import ConfigError
 from m3_vdb.tokenizer import Tokenizer
 from onnx_export.graph import OPSET, build_graph
-from onnx_export.verify import Errors, measure, require_close, verification_texts
+from onnx_export.verify import Errors, measure, measure_mcls, require_close, verification_texts
 from onnx_export.weights import SCHEMES, Weights
 from train.model import M3Model
 
@@ -33,7 +33,7 @@ def export(checkpoint: Path, out: Path, *, precision: str = "fp32", name: str | 
         name: the model's name in the bundle; None takes the directory's.
 
     Returns:
-        The bundle and its measured errors.
+        The bundle and its measured errors without MCLS; ``m3_config.json`` holds both.
 
     Raises:
         BundleError: the checkpoint is incomplete.
@@ -57,8 +57,10 @@ def export(checkpoint: Path, out: Path, *, precision: str = "fp32", name: str | 
         # onnxruntime, so that the error is the graph's and not that of a runtime's bfloat16
         function = M3EmbeddingFunction(partial, runtime="onnxruntime", device="cpu", on_truncate="ignore")
         errors = measure(function, model, verification_texts(function))
-        require_close(errors, precision=precision)
-        _write_config(partial, config | {"errors": errors.as_dict()})
+        mcls_errors = measure_mcls(function, model)
+        for measured in (errors, mcls_errors):
+            require_close(measured, precision=precision)
+        _write_config(partial, config | {"errors": errors.as_dict(), "mcls_errors": mcls_errors.as_dict()})
         partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -95,6 +97,7 @@ def _config(model: M3Model, *, name: str, precision: str) -> dict[str, Any]:
         "multi_vector_dim": model.colbert_dim,
         "vocab_size": model.encoder.config.vocab_size,
         "max_length": model.max_length,
+        "mcls": True,  # the graph averages all <s>, so ids alone make MCLS
         "opset": OPSET,
         "exported_with": {package: importlib.metadata.version(package) for package in ("torch", "onnx", "onnxruntime")},
     }

@@ -8,7 +8,7 @@ Legend: B texts, L padded length, d width, h heads, k = d/h, f feed-forward widt
 
     input_ids [B, L], attention_mask [B, L]
       → embeddings → layers × (attention → LayerNorm → feed-forward → LayerNorm) → hidden [B, L, d]
-      → dense_vecs [B, d]            CLS state, unit rows
+      → dense_vecs [B, d]            sum of the states of all <s> (one; with MCLS several), unit rows
       → sparse_vecs [B, L]           ReLU'd token weights, 0 at padding
       → colbert_vecs [B, L - 1, m]   positions 1 … L-1, unit rows
 """
@@ -32,6 +32,7 @@ MASK_BIAS: Final = -30000.0
 """Added to the attention scores of padding: e^-30000 is 0 in every format, and float16 still holds the number."""
 NORM_EPS: Final = 1e-12
 """Smallest length to divide by when normalising, as in torch.nn.functional.normalize."""
+CLS_ID: Final = 0
 PADDING_ID: Final = 1
 
 
@@ -168,8 +169,7 @@ def _linear(g: GraphBuilder, name: str) -> tuple[NDArray[np.float32], NDArray[np
 
 
 def _heads(g: GraphBuilder, hidden: str) -> None:
-    cls = g.op("Gather", [hidden, g.constant(np.array(0, dtype=np.int64))], axis=1)
-    g.unit_rows(cls, name="dense_vecs")
+    g.unit_rows(_sum_of_starts(g, hidden), name="dense_vecs")
 
     weight, bias = _linear(g, "sparse_linear")
     weights = g.op("Relu", [g.op("Add", [g.op("MatMul", [hidden, g.vector(weight.T, name="sparse.weight")]),
@@ -182,3 +182,15 @@ def _heads(g: GraphBuilder, hidden: str) -> None:
     weight, bias = _linear(g, "colbert_linear")
     projected = g.op("MatMul", [tokens, g.vector(weight.T, name="colbert.weight")])
     g.unit_rows(g.op("Add", [projected, g.vector(bias, name="colbert.bias")]), name="colbert_vecs")
+
+
+def _sum_of_starts(g: GraphBuilder, hidden: str) -> str:
+    """[B, d]: the sum of the states of all real ``<s>``; once normalised, their average (m3_vdb.pooling.pool_dense).
+
+    Where and ReduceSum, so that a text with one ``<s>`` keeps exactly its state and no padding can reach it. A product
+    with a row of 0 and 1 would do too, but for its sake OpenVINO computes every LayerNorm in bfloat16.
+    """
+    start = g.op("Equal", ["input_ids", g.constant(np.array(CLS_ID, dtype=np.int64))])
+    own = g.op("And", [start, g.op("Cast", ["attention_mask"], to=TensorProto.BOOL)])
+    states = g.op("Where", [g.op("Unsqueeze", [own, g.constant([2])]), hidden, g.constant(0.0)])
+    return g.op("ReduceSum", [states, g.constant([1])], keepdims=0)

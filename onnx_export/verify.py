@@ -1,7 +1,7 @@
 """Does the bundle compute what the checkpoint computes? Measured through the function that users call.
 
 Every text goes through ``M3EmbeddingFunction`` (tokenizer, packing with padding, ONNX graph, pooling) and, alone and
-without padding, through the torch model. A bundle exists only if the two agree.
+without padding, through the torch model. A bundle exists only if the two agree, as it is and with MCLS.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from m3_vdb import pooling
 from m3_vdb.embedding_function import M3EmbeddingFunction
 from m3_vdb.errors import M3Error
-from m3_vdb.types import SparseVector
+from m3_vdb.tokenizer import CLS
+from m3_vdb.types import FloatArray, SparseVector
 from train.model import M3Model
 
 FLOAT32_TOLERANCE: Final = 1e-5
@@ -46,6 +47,10 @@ PARAGRAPH: Final = (
     "A search engine keeps an index of documents and answers questions with a ranked list. 检索系统对文档排序。 "
     "Поисковая система отвечает на вопросы. Ein Dokument wird in Vektoren verwandelt, und die Nähe entscheidet. "
 )
+
+
+MCLS_EVERY: Final = 16
+"""Tokens between two ``<s>`` when MCLS is verified: a graph does not know the number, and short texts are cheap."""
 
 
 class VerificationError(M3Error):
@@ -94,20 +99,22 @@ def verification_texts(function: M3EmbeddingFunction) -> list[str]:
 
 @torch.inference_mode()
 def measure(function: M3EmbeddingFunction, model: M3Model, texts: Sequence[str]) -> Errors:
-    """Compare the embeddings of ``texts``; the model is used as it is (float32, eval)."""
+    """Compare the embeddings of ``texts``, with MCLS if ``function`` has it; the model is used as it is (eval)."""
     served = function.encode_documents(texts)
-    tokens = function.tokenizer.encode(texts, max_length=function.max_length)
+    tokens = function.tokenizer.encode(texts, max_length=function.max_length, mcls_every=function.mcls_every)
     dense, rows, cosines = [], [], []
     sparse: list[tuple[float, NDArray[np.float32]]] = []
     for i, embedding in enumerate(served):
         ids, mask = tokens.padded(np.array([i]))
         output = model(torch.from_numpy(ids), torch.from_numpy(mask))
         pooled = pooling.pool_sparse(ids, output.token_weights.numpy())
+        averaged = function.mcls_every is not None
+        expected_dense = _average(model, ids, mask) if averaged else output.dense[0].numpy()
+        expected_rows = output.multi_vector[0].numpy()[ids[0, 1:] != CLS]
         assert embedding.dense is not None
         assert embedding.sparse is not None
         assert embedding.multi_vector is not None
         assert pooled.ids is not None
-        expected_dense, expected_rows = output.dense[0].numpy(), output.multi_vector[0].numpy()
         dense.append((np.abs(embedding.dense - expected_dense).max(), embedding.dense @ expected_dense))
         rows.append(np.abs(embedding.multi_vector - expected_rows).max())
         cosines.append((embedding.multi_vector * expected_rows).sum(axis=1).min())
@@ -124,6 +131,25 @@ def measure(function: M3EmbeddingFunction, model: M3Model, texts: Sequence[str])
         texts=len(texts),
         tokens=int(served.token_counts.max()),
     )
+
+
+def measure_mcls(function: M3EmbeddingFunction, model: M3Model) -> Errors:
+    """``measure`` with a ``<s>`` before every 16 tokens, on one text of a few hundred tokens.
+
+    Args:
+        function: gives the bundle, the session and the maximum length.
+        model: the checkpoint.
+    """
+    path, session, length = function.bundle.path, function.session, function.max_length
+    mcls = M3EmbeddingFunction(path, max_length=length, on_truncate="ignore", mcls_every=MCLS_EVERY, session=session)
+    return measure(mcls, model, [PARAGRAPH * 3])
+
+
+def _average(model: M3Model, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> FloatArray:
+    """float32 [d], what the definition makes of the torch model's states for one text."""
+    hidden = model.encoder(input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask)).last_hidden_state
+    dense: FloatArray = pooling.pool_dense(hidden.numpy(), ids, mask)[0]
+    return dense
 
 
 def require_close(errors: Errors, *, precision: str) -> None:

@@ -30,6 +30,20 @@ def test_it_fits_its_budget_and_its_checksums_hold() -> None:
     assert bundle.config["errors"]["dense_cosine"] > 0.99
 
 
+def test_several_starts_change_the_dense_vector_of_a_long_text_a_little_and_of_a_short_one_not(
+    embed: M3EmbeddingFunction,
+) -> None:
+    rows = [json.loads(line) for line in CORPUS.read_text(encoding="utf-8").splitlines()]
+    pages = [row["text"] for row in rows if row["id"].startswith("lo/") and row["lang"] == "de"]
+    texts = [" ".join(pages[:4]), pages[0]]
+    mcls = M3EmbeddingFunction(mcls_every=128, session=embed.session)
+    one, two = embed.encode_documents(texts), mcls.encode_documents(texts)
+    assert one.token_counts.tolist() == [431, 100]
+    long, short = (one.dense * two.dense).sum(axis=1)
+    assert 0.9 < long < 0.999  # measured .986
+    assert short == pytest.approx(1, abs=1e-6)
+
+
 @pytest.mark.parametrize(("asked_in", "found_in"), [("de", "de"), ("ja", "ja"), ("fr", "en"), ("zh-cn", "en")])
 def test_a_title_finds_its_page_by_its_text_alone(embed: M3EmbeddingFunction, asked_in: str, found_in: str) -> None:
     """36 help pages, all held out of training: the hybrid's mean reciprocal rank, in and across languages."""

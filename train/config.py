@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 from m3_vdb.errors import ConfigError
-from train.retrieval.metrics import MEASURES
+from m3_vdb.evaluation.metrics import MEASURES
 from train.retrieval.options import EvaluateOptions, MineOptions
 
 Head = Literal["dense", "sparse", "multi_vector"]

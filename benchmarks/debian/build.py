@@ -1,4 +1,4 @@
-"""From sources to files: records, pools, held-out queries, collections, training rows, manifest.
+"""From sources to files: pools, held-out queries, collections, training rows, manifest.
 
 Deterministic: the same packages give the same bytes, whatever the machine and however often it runs.
 """
@@ -6,26 +6,48 @@ Deterministic: the same packages give the same bytes, whatever the machine and h
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from . import same_language, training
+from . import cross_lingual, long_documents, same_language, udhr
+from .beir import write_text
+from .long_documents import Shelf, make_shelf
+from .parsed import file_sha256
 from .pool import Pool, hold_out, make_pool
 from .records import Record
-from .sources import SOURCES, Source, file_sha256
+from .sources import SOURCES, Source
+from .texts import LongText, Paragraph
+
+Report = Callable[[str], None]
 
 
-def read_pools(
-    cache: Path, languages: Sequence[str], sources: Sequence[Source], report: Callable[[str], None]
-) -> list[Pool]:
-    """Read every source and gather the records by language, in alphabetical order."""
-    by_lang: dict[str, list[Record]] = {}
+@dataclass(frozen=True, slots=True)
+class Library:
+    """Everything that the sources have, gathered by language in alphabetical order."""
+
+    pools: Sequence[Pool]
+    shelves: Sequence[Shelf]
+    paragraphs: dict[str, list[Paragraph]]
+
+
+def gather(cache: Path, languages: Sequence[str], sources: Sequence[Source], report: Report) -> Library:
+    """Read every source."""
+    records: dict[str, list[Record]] = {}
+    long_texts: dict[str, list[LongText]] = {}
+    paragraphs: dict[str, list[Paragraph]] = {}
     for source in sources:
-        count = 0
-        for record in source.records(cache, languages):
-            by_lang.setdefault(record.lang, []).append(record)
-            count += 1
-        report(f"{source.name}: {count} records")
-    return [make_pool(lang, by_lang.pop(lang)) for lang in sorted(by_lang)]
+        counts: Counter[str] = Counter()
+        for edition in source.editions(cache, languages):
+            records.setdefault(edition.lang, []).extend(edition.records)
+            long_texts.setdefault(edition.lang, []).extend(edition.long_texts)
+            paragraphs.setdefault(edition.lang, []).extend(edition.paragraphs)
+            counts.update(languages=1, records=len(edition.records), long_texts=len(edition.long_texts))
+        report(f"{source.name}: {', '.join(f'{count} {name}' for name, count in counts.items())}")
+    return Library(
+        [make_pool(lang, records[lang]) for lang in sorted(records) if records[lang]],
+        [make_shelf(lang, long_texts[lang]) for lang in sorted(long_texts) if long_texts[lang]],
+        paragraphs,
+    )
 
 
 def build(
@@ -34,15 +56,15 @@ def build(
     languages: Sequence[str],
     *,
     sources: Sequence[Source] = SOURCES,
-    report: Callable[[str], None] = lambda line: None,
+    report: Report = lambda line: None,
 ) -> dict[str, object]:
-    """Write ``same_language/``, ``train.jsonl`` and ``manifest.json`` under ``out``; return the manifest.
+    """Write the collections, the training rows and ``manifest.json`` under ``out``; return the manifest.
 
     Args:
         out: folder for the results; files of the same name are replaced.
-        cache: folder for what is fetched; a filled one makes a run need no network.
+        cache: folder for what is fetched and parsed; a filled one makes a run need no network.
         languages: language tags to ask the sources for.
-        sources: where records come from.
+        sources: where the texts come from.
         report: called with a line of progress now and then.
 
     Raises:
@@ -50,23 +72,16 @@ def build(
     """
     out.mkdir(parents=True, exist_ok=True)
     cache.mkdir(parents=True, exist_ok=True)
-    pools = read_pools(cache, languages, sources, report)
-    held = hold_out(pools)
-    collections = same_language.write(pools, out)
-    report(f"same-language collections: {len(collections)}")
-    rows = training.rows(pools, held)
-    same_language.write_jsonl(out / "train.jsonl", rows)
-    report(f"training rows: {len(rows)}")
-    kinds = Counter(f"{row['source']} {row['lang']}>{row['doc_lang']}" for row in rows)
-    written = sorted({out / "train.jsonl", *(out / "same_language").rglob("*.*")})
-    manifest: dict[str, object] = {
-        "versions": {source.name: dict(source.versions(cache, languages)) for source in sources},
-        "documents": {pool.lang: dict(sorted(Counter(r.source for r in pool.records).items())) for pool in pools},
-        "same_language": collections,
-        "training_rows": {"total": len(rows), **dict(sorted(kinds.items()))},
-        "held_out": {"queries": len(held.queries), "concepts": len(held.concepts)},
-        "sha256": {path.relative_to(out).as_posix(): file_sha256(path) for path in written},
-    }
-    text = json.dumps(manifest, ensure_ascii=False, indent=1) + "\n"
-    (out / "manifest.json").write_text(text, encoding="utf-8", newline="\n")
+    library = gather(cache, languages, sources, report)
+    collections: dict[str, object] = {}
+    collections["same_language"] = same_language.write(library.pools, out)
+    report("same_language")
+    collections["cross_lingual"] = cross_lingual.write(library.pools, out)
+    report("cross_lingual")
+    collections["long_documents"] = long_documents.write(library.shelves, out)
+    report("long_documents")
+    collections["udhr"] = udhr.write(udhr.read_all(udhr.fetch(cache)), out)
+    report("udhr")
+    manifest: dict[str, object] = {"collections": collections}
+    write_text(out / "manifest.json", [json.dumps(manifest, ensure_ascii=False, indent=1) + "\n"])
     return manifest

@@ -11,18 +11,23 @@ import dataclasses
 import itertools
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
-import ir_measures
 import numpy as np
 import torch
 import typer
-from ir_measures import nDCG
 from numpy.typing import NDArray
 
-from benchmarks.debian.quality import load, rank
 from m3_vdb import M3EmbeddingFunction, M3Embeddings
+from m3_vdb.evaluation import PROTOCOLS, Mode, open_collections, thin
+from m3_vdb.evaluation.collection import Collection
+from m3_vdb.evaluation.metrics import measure
+from m3_vdb.evaluation.search import search
+from m3_vdb.stores import MemoryStore
 from train.project import principal_directions
+
+MODES: Final[tuple[Mode, ...]] = ("multi_vector", "all")
+MEASURE: Final = "nDCG@10"
 
 
 def narrowed(embeddings: M3Embeddings, basis: NDArray[np.float32]) -> M3Embeddings:
@@ -30,6 +35,24 @@ def narrowed(embeddings: M3Embeddings, basis: NDArray[np.float32]) -> M3Embeddin
     assert embeddings.multi_vector is not None
     rows = embeddings.multi_vector @ basis.T
     return dataclasses.replace(embeddings, multi_vector=rows / np.linalg.norm(rows, axis=1, keepdims=True))
+
+
+def evaluate(
+    collection: Collection, embed: M3EmbeddingFunction, basis: NDArray[np.float32], widths: list[int]
+) -> dict[int, dict[str, float]]:
+    """Width → mode → nDCG@10."""
+    documents = list(collection.documents)
+    passages = embed.encode_documents([document.content for document in documents])
+    queries = embed.encode_queries([query.text for query in collection.queries.values()])
+    found: dict[int, dict[str, float]] = {}
+    for width in widths:
+        identity = dataclasses.replace(embed.identity, multi_vector_dim=width)
+        asked = list(zip(collection.queries, narrowed(queries, basis[:width]), strict=True))
+        with MemoryStore(identity) as store:
+            store.upsert(documents, narrowed(passages, basis[:width]))
+            runs = {mode: search(store, asked, PROTOCOLS["paper"].request(mode)) for mode in MODES}
+        found[width] = {mode: measure(run, collection.qrels, [MEASURE])[MEASURE] for mode, run in runs.items()}
+    return found
 
 
 def main(
@@ -49,27 +72,18 @@ def main(
     rows = embed.encode_documents(texts, dense=False, sparse=False).multi_vector
     assert rows is not None
     basis = principal_directions(torch.from_numpy(rows), rows.shape[1]).numpy()
-    found: dict[int, dict[str, list[float]]] = {int(width): {} for width in widths.split(",")}
+    cuts = [int(width) for width in widths.split(",")]
+    by_language = {}
     for language in languages.split(","):
-        collection = load(data / "same_language" / language, max_documents=max_documents, max_queries=max_queries)
-        passages = embed.encode_documents(list(collection.documents.values()))
-        queries = embed.encode_queries(list(collection.queries.values()))
-        names = list(collection.documents)
-        for width, values in found.items():
-            narrow = [narrowed(part, basis[:width]) for part in (queries, passages)]
-            rankings = [rank(narrow[0], i, narrow[1]) for i in range(len(queries))]
-            for mode in ("multi_vector", "all"):
-                run = [
-                    ir_measures.ScoredDoc(query_id, names[doc], score)
-                    for query_id, ranking in zip(collection.queries, rankings, strict=True)
-                    for doc, score in ranking[mode]
-                ]
-                value = ir_measures.calc_aggregate([nDCG @ 10], collection.qrels, run)[nDCG @ 10]
-                values.setdefault(mode, []).append(round(float(value), 4))
-    typer.echo(f"{'width':>6} {'multi_vector':>13} {'all':>7}   {languages}")
-    for width, values in found.items():
-        typer.echo(f"{width:6} {np.mean(values['multi_vector']):13.4f} {np.mean(values['all']):7.4f}   {values['all']}")
-    typer.echo(json.dumps({"languages": languages.split(","), "ndcg@10": found}))
+        (collection,) = open_collections(data / "same_language" / language)
+        thinned = thin(collection, max_documents=max_documents, max_queries=max_queries)
+        by_language[language] = evaluate(thinned, embed, basis, cuts)
+    typer.echo(f"{'width':>6}" + "".join(f"{mode:>14}" for mode in MODES) + f"   all: {languages}")
+    for width in cuts:
+        means = [np.mean([found[width][mode] for found in by_language.values()]) for mode in MODES]
+        each = "  ".join(f"{found[width]['all']:.4f}" for found in by_language.values())
+        typer.echo(f"{width:6}" + "".join(f"{value:14.4f}" for value in means) + f"   {each}")
+    typer.echo(json.dumps({"measure": MEASURE, "languages": by_language}))
 
 
 if __name__ == "__main__":

@@ -102,6 +102,11 @@ def ddtp_code(lang: str) -> str:
     return f"{base}_{region.upper()}" if region else base
 
 
+def codes(languages: Iterable[str]) -> list[str]:
+    """The codes of ``languages`` and of English, which translations are compared with."""
+    return [ddtp_code(lang) for lang in sorted({"en", *languages})]
+
+
 def records(lists: Path, languages: Iterable[str]) -> Iterator[Record]:
     """Yield the descriptions in ``languages``, one member per family, from apt's ``lists`` folder.
 

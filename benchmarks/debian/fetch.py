@@ -13,9 +13,9 @@ import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-_ADVICE = (
-    "This builder needs a Debian or Ubuntu machine (a container will do), with apt-get and dpkg on the PATH and "
-    "sources that apt can reach. If a proxy is set in /etc/apt/apt.conf.d, pass it as http_proxy instead."
+ADVICE = (
+    "apt-get, dpkg and npm are needed on the PATH (Debian or Ubuntu, a container will do), with sources that apt can "
+    "reach; no root. If a proxy is set in /etc/apt/apt.conf.d, pass it as http_proxy instead."
 )
 
 
@@ -23,16 +23,21 @@ class FetchError(RuntimeError):
     """A package or an index could not be fetched; the message says what to do."""
 
 
-def _tool(name: str) -> str:
+def tool(name: str) -> str:
+    """Path of a program.
+
+    Raises:
+        FetchError: it is not there.
+    """
     path = shutil.which(name)
     if path is None:
-        raise FetchError(f"{name} was not found. {_ADVICE}")
+        raise FetchError(f"{name} was not found. {ADVICE}")
     return path
 
 
 def _run(command: Sequence[str], *, config: Path, cwd: Path) -> str:
     done = subprocess.run(
-        [_tool(command[0]), *command[1:]],
+        [tool(command[0]), *command[1:]],
         cwd=cwd,
         env={**os.environ, "APT_CONFIG": str(config), "LC_ALL": "C.UTF-8"},
         capture_output=True,
@@ -40,7 +45,7 @@ def _run(command: Sequence[str], *, config: Path, cwd: Path) -> str:
         check=False,
     )
     if done.returncode != 0:
-        raise FetchError(f"{' '.join(command[:3])} failed ({done.returncode}): {done.stderr.strip()[-600:]}\n{_ADVICE}")
+        raise FetchError(f"{' '.join(command[:3])} failed ({done.returncode}): {done.stderr.strip()[-600:]}\n{ADVICE}")
     return done.stdout
 
 
@@ -85,7 +90,7 @@ def fetch_indexes(cache: Path, ddtp_codes: Sequence[str]) -> Path:
         if not any(lists.glob("*_i18n_Translation-en")):
             raise
     if not any(lists.glob("*_i18n_Translation-en")):
-        raise FetchError(f"apt fetched no English package descriptions. {_ADVICE}")
+        raise FetchError(f"apt fetched no English package descriptions. {ADVICE}")
     stamp.write_text(" ".join(ddtp_codes), encoding="utf-8")
     return lists
 
@@ -113,7 +118,7 @@ def package_version(deb: Path) -> str:
 
 def read_package(deb: Path, suffix: str) -> Iterator[tuple[str, bytes]]:
     """Yield ``(path inside the package, content)`` of every regular file whose name ends with ``suffix``."""
-    done = subprocess.run([_tool("dpkg"), "--fsys-tarfile", str(deb)], capture_output=True, check=False)
+    done = subprocess.run([tool("dpkg"), "--fsys-tarfile", str(deb)], capture_output=True, check=False)
     if done.returncode != 0:
         raise FetchError(f"dpkg could not read {deb.name}: {done.stderr.decode(errors='replace').strip()[-300:]}")
     with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:

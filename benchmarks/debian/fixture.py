@@ -15,15 +15,17 @@ from typing import Annotated
 
 import typer
 
-from . import fetch, libreoffice, udhr
+from . import fetch, libreoffice, parsed, texts, udhr
+from .beir import write_jsonl
 from .records import Record, digest, is_query, is_test, key, weight
-from .same_language import write_jsonl
-from .sources import help_packages
+from .sources import LIBRARIES, Library
 
 HELP_LANGUAGES = (
     *("cs", "de", "el", "en", "es", "fr", "hu", "id", "it", "ja", "km", "ko", "nl", "pl", "pt-br", "ru", "tr"),
     *("vi", "zh-cn"),
 )
+
+UDHR_LANGUAGES = ("ar", "bn", "en", "fa", "he", "hi", "sw", "th", "zh-cn")
 
 PAGES = 36
 """Pages per language; with fewer, chance rankings look good, and more would not fit the size limit."""
@@ -69,25 +71,29 @@ def choose_pages(by_lang: Mapping[str, Mapping[str, Record]]) -> dict[str, list[
     return chosen
 
 
+def _help() -> Library:
+    return next(library for library in LIBRARIES if library.kind is libreoffice.KIND)
+
+
 def help_lines(cache: Path) -> Iterator[dict[str, object]]:
     """The fixture's lines from the LibreOffice help."""
-    debs = help_packages(cache, HELP_LANGUAGES)
-    english = libreoffice.parse_pages(fetch.read_package(debs["en"], ".html"))
+    folders = parsed.parse_packages(cache, _help().fetch(cache, HELP_LANGUAGES), _help().parser)
+    english = parsed.load(folders, "en")
     by_lang: dict[str, dict[str, Record]] = {}
     for lang in HELP_LANGUAGES:
-        pages = english if lang == "en" else libreoffice.parse_pages(fetch.read_package(debs[lang], ".html"))
-        by_lang[lang] = {record.concept_id: record for record in libreoffice.records(lang, pages, english)}
+        found = texts.records(parsed.load(folders, lang), english, lang, libreoffice.KIND)
+        by_lang[lang] = {record.concept_id: record for record in found}
     for lang, chosen in choose_pages(by_lang).items():
         for page in chosen:
             identifier = f"lo/{lang}/{page.concept_id.removeprefix('lo/')}"
             line = {"id": identifier, "lang": lang, "title": page.title, "text": cut(page.text)}
-            yield {**line, "source": libreoffice.SOURCE}
+            yield {**line, "source": libreoffice.KIND.source}
 
 
 def udhr_lines(cache: Path) -> Iterator[dict[str, object]]:
     """The fixture's lines from the Declaration of Human Rights."""
     archive = udhr.fetch(cache)
-    for lang in udhr.EDITIONS:
+    for lang in UDHR_LANGUAGES:
         for number, (title, text) in sorted(udhr.read(archive, lang).items()):
             line = {"id": f"udhr/{lang}/{number:02}", "lang": lang, "title": title, "text": cut(text)}
             yield {**line, "source": "udhr"}
@@ -120,12 +126,11 @@ def main(
     cache.mkdir(parents=True, exist_ok=True)
     try:
         lines = [*help_lines(cache), *udhr_lines(cache)]
-        debs = help_packages(cache, HELP_LANGUAGES).values()
+        versions = _help().versions(cache, HELP_LANGUAGES)
     except fetch.FetchError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from error
     write_jsonl(out, lines)
-    versions = {deb.name.split("_")[0]: fetch.package_version(deb) for deb in debs}
     out.with_name("NOTICE").write_text(
         notice(versions, udhr.licence(udhr.fetch(cache))), encoding="utf-8", newline="\n"
     )

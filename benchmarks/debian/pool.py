@@ -7,7 +7,7 @@ query is its title or one of its keywords, so that an index entry shared by seve
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from .records import Record, digest, is_test, key
+from .records import HELD_OUT, Record, Side, digest, key, side_of
 
 MAX_RELEVANT = 10
 """A query with more answers than this ("functions") asks for nothing in particular and is not used."""
@@ -47,10 +47,17 @@ class HeldOut:
             self.concepts.add(pool.records[position].concept_id)
             self.texts.add(key(pool.records[position].text))
 
+    def owns(self, query: str) -> bool:
+        """Whether a query is held out, in whatever language."""
+        return key(query) in self.queries
+
+    def touches_concept(self, concept_id: str) -> bool:
+        """Whether a concept is held out, be it only because it shares a query with one that is."""
+        return side_of(concept_id) != "train" or concept_id in self.concepts
+
     def touches(self, record: Record) -> bool:
         """Whether a document may not be trained on, as a positive or as a negative."""
-        concept = record.concept_id
-        return is_test(concept) or concept in self.concepts or key(record.text) in self.texts
+        return self.touches_concept(record.concept_id) or key(record.text) in self.texts
 
 
 def make_pool(lang: str, records: Iterable[Record]) -> Pool:
@@ -66,24 +73,30 @@ def make_pool(lang: str, records: Iterable[Record]) -> Pool:
     return Pool(lang, kept, {query: tuple(positions) for query, positions in answers.items()})
 
 
-def queries_of(pool: Pool, *, test: bool) -> list[tuple[Record, str]]:
-    """Each record's chosen query on one side of the split, in an order fixed by hash, no query twice."""
+def queries_of(pool: Pool, side: Side) -> list[tuple[Record, str]]:
+    """Each record's chosen query on one side of the split, in an order fixed by hash, no query twice.
+
+    A dev query shares no answer with a test query, so that nothing chosen on the one was fitted to the other.
+    """
     chosen: dict[str, tuple[Record, str]] = {}
-    side = [record for record in pool.records if is_test(record.concept_id) == test and record.query]
-    for record in sorted(side, key=lambda record: digest("order", record.concept_id, record.lang)):
+    records = [record for record in pool.records if side_of(record.concept_id) == side and record.query]
+    for record in sorted(records, key=lambda record: digest("order", record.concept_id, record.lang)):
         if len(pool.relevant(record.query)) <= MAX_RELEVANT:
             chosen.setdefault(key(record.query), (record, record.query))
-    return list(chosen.values())
+    if side != "dev":
+        return list(chosen.values())
+    tested = {position for _, query in queries_of(pool, "test") for position in pool.relevant(query)}
+    return [pair for pair in chosen.values() if tested.isdisjoint(pool.relevant(pair[1]))]
 
 
 def hold_out(pools: Iterable[Pool]) -> HeldOut:
-    """What the tests own: every query that a test concept offers, even those a collection has no room for.
+    """What the tests and the dev sets own: every query that a held-out concept offers.
 
-    Collections of other tasks draw on the same test concepts; holding out all of them keeps a training file valid
-    when such a collection is added.
+    Those that a collection has no room for are among them; collections of other tasks may have it.
     """
     held = HeldOut()
     for pool in pools:
-        for _, query in queries_of(pool, test=True):
-            held.add(pool, query)
+        for side in HELD_OUT:
+            for _, query in queries_of(pool, side):
+                held.add(pool, query)
     return held

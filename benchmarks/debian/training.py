@@ -11,7 +11,7 @@ from functools import cache
 
 from .bm25 import BM25
 from .pool import HeldOut, Pool, queries_of
-from .records import Record, digest, key
+from .records import Record, digest
 
 MAX_TEXT_CHARS = 1_200
 """About 300 tokens of XLM-R in a European language and 700 in Chinese."""
@@ -77,8 +77,8 @@ class Miner:
 
 def _usable(miner: Miner, held: HeldOut) -> Iterator[tuple[Record, str]]:
     """Training queries of one language that share nothing with a judged query, in hash order."""
-    for record, query in queries_of(miner.pool, test=False):
-        if key(query) not in held.queries and not any(map(held.touches, miner.answers(query))):
+    for record, query in queries_of(miner.pool, "train"):
+        if not held.owns(query) and not any(map(held.touches, miner.answers(query))):
             yield record, query
 
 

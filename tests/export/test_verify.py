@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from m3_vdb.embedding_function import M3EmbeddingFunction
-from onnx_export.verify import Errors, VerificationError, measure, require_close, verification_texts
+from onnx_export.verify import Errors, VerificationError, measure, measure_mcls, require_close, verification_texts
 from train.model import M3Model
 
 PERFECT = Errors(
@@ -66,6 +66,16 @@ def test_a_model_that_is_not_a_number_for_one_text_measures_as_such(function, ch
         model.encoder.get_input_embeddings().weight[word] = float("nan")
     errors = measure(function, model, texts)
     assert np.isnan([errors.dense, errors.multi_vector, errors.dense_cosine, errors.multi_vector_cosine]).all()
+
+
+def test_mcls_is_measured_on_a_text_with_several_starts(function, checkpoint):
+    model = M3Model.load(checkpoint, attention="sdpa")
+    errors = measure_mcls(function, model)
+    assert max(errors.dense, errors.multi_vector, errors.sparse) <= 1e-5
+    assert (errors.texts, errors.tokens) == (1, 61)  # 59 tokens and four <s>: 64 with </s>
+    with torch.no_grad():
+        model.encoder.get_input_embeddings().weight[0, :32] += 0.5  # <s>; a shift of all is lost in the LayerNorm
+    assert measure_mcls(function, model).dense > 1e-3
 
 
 def test_recorded_errors_are_rounded_plain_numbers():

@@ -79,6 +79,45 @@ def test_multi_vector_drops_padding_and_keeps_the_end_of_the_text():
     assert packed.offsets.tolist() == [0, 3, 4]
 
 
+def test_inserted_starts_have_no_row():
+    vectors = np.arange(20, dtype=np.float32).reshape(2, 5, 2)
+    packed = pooling.pool_multi_vector(
+        vectors, np.array([6, 4], np.int32), ids_of([0, 7, 8, 0, 9, 2], [0, 7, 0, 2, 1, 1])
+    )
+    assert packed.values.tolist() == [[0, 1], [2, 3], [6, 7], [8, 9], [10, 11], [14, 15]]
+    assert packed.offsets.tolist() == [0, 4, 6]
+
+
+def test_the_dense_vector_is_the_average_state_of_all_starts_by_hand():
+    hidden = np.full((3, 4, 2), 99, np.float32)
+    hidden[0, 0] = [6, 8]  # one <s>: its own direction
+    hidden[1, 0], hidden[1, 2] = [1, 6], [5, 2]  # two: (3, 4)
+    hidden[2, 0], hidden[2, 1] = [0, -2], [3, 5]  # what looks like one in the padding does not count
+    dense = pooling.pool_dense(hidden, ids_of([0, 5, 2, 1], [0, 5, 0, 2], [0, 0, 2, 0]), ids_of(*[[1] * 3 + [0]] * 3))
+    np.testing.assert_allclose(dense, np.array([[0.6, 0.8], [0.6, 0.8], [3 / 18**0.5, 3 / 18**0.5]]), atol=1e-6)
+    assert dense.dtype == np.float32
+
+
+@given(
+    hnp.arrays(np.float32, (3, 6, 4), elements=st.floats(-4, 4, width=16)),
+    hnp.arrays(np.int64, (3, 6), elements=st.integers(0, 3)),
+    st.lists(st.integers(1, 6), min_size=3, max_size=3),
+)
+def test_the_dense_vector_equals_a_loop(hidden, input_ids, lengths):
+    input_ids[:, 0] = 0
+    mask = (np.arange(6) < np.array(lengths)[:, None]).astype(np.int64)
+    for row, dense in enumerate(pooling.pool_dense(hidden, input_ids, mask)):
+        own = [hidden[row, i].astype(np.float64) for i in range(lengths[row]) if input_ids[row, i] == 0]
+        total = np.sum(own, axis=0)
+        if np.linalg.norm(total) > 1e-3:
+            np.testing.assert_allclose(dense, total / np.linalg.norm(total), atol=1e-4)
+
+
+def test_a_vector_of_zero_stays_zero():
+    dense = pooling.pool_dense(np.zeros((1, 2, 3), np.float32), ids_of([0, 2]), ids_of([1, 1]))
+    assert dense.tolist() == [[0, 0, 0]]
+
+
 @given(st.data())
 def test_join_restores_the_order_of_the_input_for_any_batching(data):
     counts = data.draw(st.lists(st.integers(0, 4), min_size=1, max_size=12))

@@ -104,9 +104,9 @@ def test_an_unknown_source_is_refused(filled):
 def test_optimize_and_disk_bytes_can_always_be_asked(filled):
     store, passages = filled
     query = make_queries(1)[0]
-    before = store.rank(query, limit=10)
+    before = dict(store.rank(query, limit=10))
     store.optimize()
-    assert store.rank(query, limit=10) == pytest.approx(before)
+    assert dict(store.rank(query, limit=10)) == pytest.approx(before)
     size = store.disk_bytes()
     vectors = sum(p.dense.nbytes + p.multi_vector.nbytes for p in passages.values())
     assert size is None or size > vectors

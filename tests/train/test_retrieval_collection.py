@@ -6,7 +6,7 @@ import pytest
 
 from m3_vdb.errors import ConfigError, DocumentError
 from tests.train._retrieval import DOCUMENTS, QRELS, QUERIES, write_collection, write_jsonl
-from train.retrieval.collection import find_collections, read_collection, read_qrels
+from train.retrieval.collection import find_collections, read_collection
 from train.retrieval.options import EvaluateOptions
 
 
@@ -58,26 +58,6 @@ def test_collections_are_found_by_folder_by_parent_and_by_pattern(tmp_path, fold
         find_collections([tmp_path / "nothing"])
 
 
-@pytest.mark.parametrize(
-    ("lines", "message"),
-    [
-        ("query-id\tcorpus-id\tscore\nq1\td1\n", "line 2: expected query id"),
-        ("query-id\tcorpus-id\tscore\nq1\td1\t1.5\n", "line 2: expected query id"),
-        ("query-id\tcorpus-id\tscore\n", "holds no judgements"),
-    ],
-)
-def test_bad_judgements_are_named(tmp_path, lines, message):
-    (tmp_path / "test.tsv").write_text(lines)
-    with pytest.raises(ConfigError, match=rf"test\.tsv.*{message}"):
-        read_qrels(tmp_path / "test.tsv")
-
-
-def test_judgements_are_read_with_and_without_a_header(tmp_path):
-    for head in ("", "query-id\tcorpus-id\tscore\n"):
-        (tmp_path / "test.tsv").write_text(head + "q1\td1\t1\nq1\td2\t0\n")
-        assert read_qrels(tmp_path / "test.tsv") == {"q1": {"d1": 1, "d2": 0}}
-
-
 def test_what_is_wrong_with_a_collection_is_named(tmp_path):
     options = EvaluateOptions()
 
@@ -90,7 +70,7 @@ def test_what_is_wrong_with_a_collection_is_named(tmp_path):
     assert len(broken().corpus) == 1
     with pytest.raises(ConfigError, match="judged query 'r' is not in"):
         broken(qrels={("r", "d"): 1})
-    with pytest.raises(ConfigError, match=r"dev\.tsv cannot be read.*right split"):
+    with pytest.raises(ConfigError, match=r"has no dev\.tsv .*it holds test\.tsv"):
         read_collection(tmp_path, name="c", options=EvaluateOptions(split="dev"))
     broken()
     write_jsonl(tmp_path / "corpus.jsonl", [{"_id": "d", "text": "x"}, {"_id": "d", "text": "y"}])

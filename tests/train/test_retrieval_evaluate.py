@@ -9,6 +9,8 @@ import torch
 
 from m3_vdb import scoring
 from m3_vdb.errors import MissingExtraError
+from m3_vdb.evaluation.metrics import measure
+from m3_vdb.evaluation.protocol import MODES
 from m3_vdb.tokenizer import Tokenizer
 from tests.train._retrieval import DOCUMENTS, QRELS, QUERIES, TableEncoder, write_collection
 from train.model import M3Model
@@ -24,8 +26,7 @@ from train.retrieval.evaluate import (
     search_collection,
     table,
 )
-from train.retrieval.metrics import measure
-from train.retrieval.options import MODES, EvaluateOptions
+from train.retrieval.options import EvaluateOptions
 
 SHORT = EvaluateOptions(query_max_length=16, passage_max_length=32)
 

@@ -7,11 +7,12 @@ import pytest
 
 from m3_vdb import scoring
 from m3_vdb.errors import ConfigError, MissingExtraError
+from m3_vdb.evaluation.protocol import MODES
 from m3_vdb.types import Scores
 from tests.train._retrieval import packed, random_embeddings
 from train.retrieval import exact
 from train.retrieval.exact import pair_scores
-from train.retrieval.options import MODES, SearchOptions
+from train.retrieval.options import SearchOptions
 from train.retrieval.search import Index, rank
 from train.retrieval.shards import Shards, make_shard
 

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from m3_vdb.evaluation.protocol import MODES, PARTS
 from m3_vdb.types import Document
 from tests.train._retrieval import TableEncoder
 from train.retrieval.corpus import Corpus
-from train.retrieval.options import MODES, PARTS, SearchOptions
+from train.retrieval.options import SearchOptions
 from train.retrieval.search import Index, rank
 from train.retrieval.shards import encode_corpus
 

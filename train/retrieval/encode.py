@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 
 from m3_vdb import pooling
 from m3_vdb.errors import ModelOutputError
+from m3_vdb.evaluation.protocol import PARTS, Part
 from m3_vdb.packing import DEFAULT_BATCH_TOKENS, pack
 from m3_vdb.tokenizer import Tokenizer
 from m3_vdb.types import FloatArray, M3Embeddings
 from train.model import M3Model
-from train.retrieval.options import PARTS, Dtype, Part
+from train.retrieval.options import Dtype
 
 OUTPUTS: Final[dict[Part, str]] = {
     "dense": pooling.DENSE,

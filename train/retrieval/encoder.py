@@ -10,12 +10,13 @@ from typing import Final, Protocol
 import torch
 
 from m3_vdb.errors import ConfigError
+from m3_vdb.evaluation.protocol import Part
 from m3_vdb.packing import DEFAULT_BATCH_TOKENS
 from m3_vdb.tokenizer import Tokenizer
 from m3_vdb.types import M3Embeddings
 from train.model import M3Model
 from train.retrieval.encode import encode
-from train.retrieval.options import Dtype, Part
+from train.retrieval.options import Dtype
 
 ATTENTION: Final = "sdpa"
 """Never holds a matrix of L × L, which at 8192 tokens and 16 heads is 4 GiB a text and layer."""

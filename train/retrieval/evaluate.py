@@ -13,13 +13,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Final, TypeAlias
 
+from m3_vdb.evaluation.metrics import MEASURES, Run, import_ir_measures, measure, write_run
+from m3_vdb.evaluation.protocol import Mode
 from m3_vdb.tokenizer import Tokenizer
 from train.model import M3Model
 from train.retrieval.collection import Collection, find_collections, read_collection
 from train.retrieval.config import EvaluateConfig
 from train.retrieval.encoder import Encoder, TorchEncoder, load
-from train.retrieval.metrics import MEASURES, Run, import_ir_measures, measure, write_run
-from train.retrieval.options import EvaluateOptions, Mode, Report, silent
+from train.retrieval.options import EvaluateOptions, Report, silent
 from train.retrieval.search import Index, Ranking, rank
 from train.retrieval.shards import encode_corpus
 

@@ -12,9 +12,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from m3_vdb.evaluation.protocol import PARTS, Part
 from m3_vdb.fusion import Weights
 from m3_vdb.types import FloatArray, M3Embedding, M3Embeddings, OffsetArray, SparseVector
-from train.retrieval.options import PARTS, Part
 from train.retrieval.shards import Shard
 
 BLOCK_ROWS: Final = 1 << 15

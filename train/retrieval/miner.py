@@ -13,12 +13,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from m3_vdb.evaluation.protocol import Part
 from m3_vdb.types import Document, FloatArray, M3Embeddings
 from train.retrieval.choose import Choice, Found, Lookup, choose, score_limit
 from train.retrieval.corpus import Corpus, digest
 from train.retrieval.encoder import Encoder
 from train.retrieval.exact import weighted
-from train.retrieval.options import MineOptions, Part, Report, silent
+from train.retrieval.options import MineOptions, Report, silent
 from train.retrieval.rows import Known, MiningRow
 from train.retrieval.search import Index, rank
 from train.retrieval.shards import Shards, encode_corpus, make_shard

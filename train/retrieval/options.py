@@ -10,21 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
 from m3_vdb.errors import ConfigError
+from m3_vdb.evaluation.protocol import MODES, PARTS, Mode, Part
 from m3_vdb.fusion import Weights
 from m3_vdb.packing import DEFAULT_BATCH_TOKENS
 
-Part: TypeAlias = Literal["dense", "sparse", "multi_vector"]
-"""One representation and its score."""
-Mode: TypeAlias = Literal["dense", "sparse", "multi_vector", "dense_sparse", "all"]
-"""One way to rank; the last two are weighted sums of exact scores."""
 Dtype: TypeAlias = Literal["float32", "bfloat16"]
 Report: TypeAlias = Callable[[str], None]
 """Takes one line about the progress."""
-PARTS: Final[tuple[Part, ...]] = get_args(Part)
-MODES: Final[tuple[Mode, ...]] = get_args(Mode)
 
 
 @dataclass(frozen=True, kw_only=True)

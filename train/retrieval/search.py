@@ -14,10 +14,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from m3_vdb.evaluation.protocol import Mode, Part
 from m3_vdb.types import FloatArray, M3Embeddings
 from train.retrieval.exact import lexical_scores, pair_scores, weighted
 from train.retrieval.faiss_index import build, import_faiss, search
-from train.retrieval.options import Mode, Part, SearchOptions
+from train.retrieval.options import SearchOptions
 from train.retrieval.shards import Shards
 
 EXACT_INDEX: Final = "Flat"

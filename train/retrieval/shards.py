@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from m3_vdb.evaluation.protocol import Part
 from m3_vdb.types import FloatArray, IntArray, M3Embeddings, OffsetArray
 from train.retrieval.corpus import Corpus
 from train.retrieval.encoder import Encoder
-from train.retrieval.options import Part, Report, silent
+from train.retrieval.options import Report, silent
 
 
 @dataclass(frozen=True, slots=True)

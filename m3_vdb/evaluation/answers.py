@@ -1,0 +1,131 @@
+"""Relevance by answers (MKQA): a passage is relevant if it contains one of the answer strings of the query.
+
+"Contains" is that of DPR, RocketQA and the paper's evaluation: both sides are decomposed (Unicode NFD), cut into
+tokens – runs of letters, numbers and marks, or one other visible character – and lower-cased; the tokens of an answer
+must follow one another in the passage. "U.S." is ``u . s .``, so "U.S" is found in it and "US" is not; Chinese is
+found only as a whole run; an accent counts. An answer without tokens is never found. What is a letter is asked of
+Python's ``unicodedata``.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from typing import Final
+from unicodedata import category, normalize
+
+from m3_vdb.types import Document
+
+CUTOFFS: Final = (20, 100)
+"""The paper's k of Recall@k."""
+ASCII_TOKEN: Final = re.compile(r"[A-Za-z0-9]+|[!-~]")
+"""What ``_token`` is for ASCII."""
+
+
+def tokens(text: str) -> str:
+    r"""The tokens of a text, each after a line break, and one at the end: ``"\nto\nbe\n"``; "\n" if there are none.
+
+    As no token holds white space, one text contains the tokens of another in sequence exactly if this string contains
+    the other's.
+    """
+    found = [token for chunk in normalize("NFD", text).split() for token in _tokens_of(chunk)]
+    return "\n".join(["", *found, ""]) if found else "\n"
+
+
+class AnswerMatcher:
+    """Finds any of many answers at once.
+
+    Args:
+        answers: those of one query, or of all.
+    """
+
+    def __init__(self, answers: Iterable[str]) -> None:
+        self._by_first: dict[str, list[str]] = defaultdict(list)
+        for pattern in {tokens(answer) for answer in answers} - {"\n"}:
+            self._by_first[pattern.split("\n", 2)[1]].append(pattern)
+
+    def found_in(self, text: str) -> bool:
+        """Whether a text contains one of the answers."""
+        passage = tokens(text)
+        firsts = self._by_first.keys() & set(passage.split("\n"))
+        return any(pattern in passage for first in firsts for pattern in self._by_first[first])
+
+
+def judge(
+    retrieved: Mapping[str, Iterable[str]], documents: Iterable[Document], answers: Mapping[str, Sequence[str]]
+) -> dict[str, dict[str, int]]:
+    """Judgements of retrieved documents by their texts, in one pass over the documents.
+
+    Args:
+        retrieved: query id → ids of the documents to judge, e.g. the first hundred of every system.
+        documents: all documents, or at least those.
+        answers: query id → answer strings (``Collection.answers``).
+
+    Returns:
+        Query id → document id → 1 if the document contains an answer, else 0; every query of ``answers`` is there.
+    """
+    wanted: dict[str, list[str]] = defaultdict(list)
+    for query in retrieved.keys() & answers.keys():
+        for name in set(retrieved[query]):
+            wanted[name].append(query)
+    patterns = {query: tuple({tokens(answer) for answer in of_query} - {"\n"}) for query, of_query in answers.items()}
+    found: dict[str, dict[str, int]] = {query: {} for query in answers}
+    for document in documents:
+        if queries := wanted.get(document.id):
+            passage = tokens(document.content)
+            for query in queries:
+                found[query][document.id] = int(any(pattern in passage for pattern in patterns[query]))
+    return found
+
+
+def answer_recall(
+    ranked: Mapping[str, Sequence[str]],
+    judgements: Mapping[str, Mapping[str, int]],
+    *,
+    cutoffs: Sequence[int] = CUTOFFS,
+) -> dict[int, dict[str, float]]:
+    """Recall@k as MKQA means it: 1 for a query if one of its first k documents contains an answer, else 0.
+
+    Args:
+        ranked: query id → document ids, best first.
+        judgements: from ``judge``; its queries are counted, found or not.
+        cutoffs: the values of k.
+
+    Returns:
+        k → query id → 0.0 or 1.0.
+    """
+
+    def hit(query: str, k: int) -> float:
+        grades = judgements[query]
+        return float(any(grades.get(document, 0) > 0 for document in ranked.get(query, ())[:k]))
+
+    return {k: {query: hit(query, k) for query in judgements} for k in cutoffs}
+
+
+def _tokens_of(chunk: str) -> list[str]:
+    if chunk.isalnum():  # all letters and numbers: the usual case, and a tenth of the time
+        return [chunk.lower()]
+    pattern = ASCII_TOKEN if chunk.isascii() else _token()
+    return [token.lower() for token in pattern.findall(chunk)]  # one by one: a final sigma depends on its neighbours
+
+
+@cache
+def _token() -> re.Pattern[str]:
+    # Half a second, once: asking for the category of every character.
+    word, other = _characters(lambda kind: kind in "LNM"), _characters(lambda kind: kind not in "LNMZC")
+    return re.compile(f"[{word}]+|[{other}]")
+
+
+def _characters(wanted: Callable[[str], bool]) -> str:
+    """The characters of some major categories as the inside of a character class."""
+    ranges: list[list[int]] = []
+    for code in range(sys.maxunicode + 1):
+        if wanted(category(chr(code))[0]):
+            if ranges and ranges[-1][1] == code - 1:
+                ranges[-1][1] = code
+            else:
+                ranges.append([code, code])
+    return "".join(f"\\U{first:08x}-\\U{last:08x}" for first, last in ranges)

@@ -1,0 +1,156 @@
+"""The whole evaluation: documents into a real store, queries as the fused request, figures out.
+
+What is measured is what is served: the model, the store and the request are those of an application. A task is one or
+more collections (one a language, say); its results are plain values (``results.Evaluation``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Final
+
+from m3_vdb.embedding_function import M3EmbeddingFunction
+from m3_vdb.errors import ConfigError
+from m3_vdb.evaluation.collection import Collection
+from m3_vdb.evaluation.environment import describe_environment
+from m3_vdb.evaluation.figures import (
+    approximations,
+    measure_groups,
+    measures_of,
+    tunings,
+    weight_curves,
+    worst_fusion_error,
+)
+from m3_vdb.evaluation.measuring import BM25_NAME, Asked, Progress, StoreOpener, evaluate_collection
+from m3_vdb.evaluation.metrics import import_ir_measures
+from m3_vdb.evaluation.protocol import MODES, PROTOCOLS, Mode, Protocol
+from m3_vdb.evaluation.results import Evaluation
+from m3_vdb.evaluation.summary import summarise
+from m3_vdb.evaluation.tuning import Tuned, check_dev, tune_weights
+from m3_vdb.stores import open_store
+
+PLACE: Final = "{collection}"
+"""Where a collection's name goes in a store URL."""
+RESULTS: Final = "results.json"
+
+
+def evaluate(
+    collections: Sequence[Collection],
+    embed: M3EmbeddingFunction,
+    store: str | StoreOpener,
+    *,
+    task: str = "",
+    protocol: Protocol | None = None,
+    modes: Sequence[Mode] = MODES,
+    bm25: bool = False,
+    dev: Sequence[Collection] = (),
+    approximate: bool = False,
+    out: Path | None = None,
+    command: str = "",
+    progress: Progress = lambda *_: None,
+) -> Evaluation:
+    """Measure a model and a store on a task.
+
+    Args:
+        collections: of one kind: all with judgements or all with answers.
+        embed: the model; its maximum length is that of the passages.
+        store: URL of a store, in which "{collection}" stands for the collection's name (put at the end if there are
+            several collections and no such place), or a function that opens a store. Documents that are there already,
+            made by the same model, are used as they are.
+        task: name for the report; by default the collections' own.
+        protocol: requests and weights; by default the paper's.
+        modes: rankings to measure.
+        bm25: measure BM25 on the same documents, and compare with it.
+        dev: the same collections with other queries: the weights of "all" and "dense_sparse" are tuned on them first.
+        approximate: also measure what the engine's approximate search costs.
+        out: folder for TREC run files, ``results.json`` and what a later call needs to go on where this one stopped.
+        command: the command line, for the record.
+        progress: told what is going on.
+
+    Raises:
+        CollectionMismatchError: a store holds other documents, or another model's.
+        ConfigError: the collections or modes do not make a task.
+        MissingExtraError: ``ir-measures``, ``bm25s`` or the store's client is not installed.
+        StoreError: the database failed; call again to go on.
+    """
+    import_ir_measures()  # now, and not after an hour
+    if approximate and store == "memory://":
+        raise ConfigError("memory:// has no approximate search: give a folder or a server")
+    measures = _check(collections, modes)
+    opener = store_opener(store, embed, several=len({one.name for one in [*collections, *dev]}) > 1)
+    where = store if isinstance(store, str) else "opened by the caller"
+    asked = Asked(protocol or PROTOCOLS["paper"], tuple(modes), bm25, approximate, where, out, progress)
+    tuned: tuple[Tuned, ...] = ()
+    if dev:
+        check_dev(dev, collections)
+        protocol, tuned = tune_weights(dev, embed, opener, asked)
+        asked = replace(asked, protocol=protocol, untuned=asked.protocol)
+    searched = [evaluate_collection(collection, embed, opener, asked) for collection in collections]
+    systems = [*modes, *([BM25_NAME] if bm25 else [])]
+    baseline = BM25_NAME if bm25 else modes[0]
+    summary = summarise(measure_groups(searched, systems, measures), systems, measures, baseline)
+    evaluation = Evaluation(
+        task=task or ", ".join(collection.name for collection in collections),
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        command=command,
+        environment={**describe_environment(), "runtime": embed.session.description},
+        model=_describe_model(embed),
+        store=where,
+        protocol=asked.protocol.describe(),
+        measures=tuple(measures),
+        systems=tuple(systems),
+        baseline=baseline,
+        groups=summary.groups,
+        mean=summary.mean,
+        pooled=summary.pooled,
+        comparisons=summary.comparisons,
+        costs={one.collection.name: one.cost for one in searched},
+        approximations=approximations(searched, asked.modes, measures),
+        curves=weight_curves(searched, asked.protocol),
+        tunings=tunings(searched, tuned, measures[0]),
+        fusion_error=worst_fusion_error(searched, asked.protocol),
+    )
+    if out is not None:
+        evaluation.save(out / RESULTS)
+    return evaluation
+
+
+def store_opener(store: str | StoreOpener, embed: M3EmbeddingFunction, *, several: bool) -> StoreOpener:
+    """How the store of each collection is opened."""
+    if not isinstance(store, str):
+        return store
+    url = place_name(store) if several else store
+    return lambda name, exact: open_store(
+        url.replace(PLACE, name.replace("/", "-")), identity=embed.identity, exact=exact
+    )
+
+
+def place_name(url: str) -> str:
+    """A store URL with a place for a collection's name: ``./e.qdrant`` becomes ``./e-{collection}.qdrant``."""
+    if PLACE in url or url == "memory://":
+        return url
+    stem, dot, suffix = url.rpartition(".")
+    is_file = dot and "/" not in suffix
+    return f"{stem}-{PLACE}.{suffix}" if is_file else f"{url.rstrip('/')}-{PLACE}"
+
+
+def _check(collections: Sequence[Collection], modes: Sequence[Mode]) -> tuple[str, ...]:
+    if not collections or not all(collection.queries for collection in collections):
+        raise ConfigError("nothing to evaluate: expected at least one collection, each with queries")
+    if len({collection.name for collection in collections}) < len(collections):
+        raise ConfigError("two collections have the same name: their figures could not be told apart")
+    if not modes or not set(modes) <= set(MODES) or len(set(modes)) < len(modes):
+        raise ConfigError(f"modes={list(modes)}: expected one or more of {', '.join(MODES)}, each once")
+    return measures_of(collections)
+
+
+def _describe_model(embed: M3EmbeddingFunction) -> dict[str, str]:
+    return {
+        "name": embed.bundle.name,
+        "fingerprint": embed.identity.fingerprint,
+        "precision": embed.bundle.precision,
+        "max_length": str(embed.max_length),
+    }

@@ -1,0 +1,111 @@
+"""Queries of a collection, answered by a store: rankings, latencies, and what approximate search loses."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import islice
+from sys import intern
+from typing import Final
+
+import numpy as np
+
+from m3_vdb.embedding_function import M3EmbeddingFunction
+from m3_vdb.evaluation.collection import Query
+from m3_vdb.evaluation.metrics import Run
+from m3_vdb.evaluation.protocol import Request
+from m3_vdb.evaluation.results import Percentiles
+from m3_vdb.stores.base import VectorStore
+from m3_vdb.types import M3Embedding
+
+BLOCK: Final = 512
+"""Queries that are encoded together."""
+TIMED: Final = 200
+"""Queries whose latency is measured, one after the other."""
+WARM_UP: Final = 5
+"""Requests before the clock is read: caches, and the runtime's first run."""
+SHOWN: Final = 10
+"""Hits of a timed request: what a search page shows."""
+
+
+def query_encoder(embed: M3EmbeddingFunction, *, max_length: int) -> M3EmbeddingFunction:
+    """The same model, session and all, for queries of at most ``max_length`` tokens; truncates without a warning."""
+    return M3EmbeddingFunction(
+        embed.bundle.path,
+        max_length=min(embed.max_length, max_length),
+        mcls_every=embed.mcls_every,
+        on_truncate="ignore",
+        batch_tokens=embed.batch_tokens,
+        session=embed.session,
+    )
+
+
+def encode(embed: M3EmbeddingFunction, queries: Mapping[str, Query]) -> list[tuple[str, M3Embedding]]:
+    """(query id, embedding) of every query."""
+    names = iter(queries)
+    encoded: list[tuple[str, M3Embedding]] = []
+    while block := list(islice(names, BLOCK)):
+        encoded += zip(block, embed.encode_queries([queries[name].text for name in block]), strict=True)
+    return encoded
+
+
+def search(
+    store: VectorStore,
+    queries: Sequence[tuple[str, M3Embedding]],
+    request: Request,
+    *,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, dict[str, float]]:
+    """One request a query: query id → document id → score."""
+    run: dict[str, dict[str, float]] = {}
+    for done, (name, query) in enumerate(queries, start=1):
+        ranking = store.rank(
+            query,
+            weights=request.weights,
+            limit=request.limit,
+            candidates=request.candidates,
+            source=request.source,
+        )
+        run[name] = {intern(document): score for document, score in ranking}  # an id comes back with every query
+        if progress is not None:
+            progress(done)
+    return run
+
+
+def time_encoding(embed: M3EmbeddingFunction, queries: Mapping[str, Query]) -> Percentiles:
+    """Latency of encoding one query."""
+    return _timed([partial(embed.encode_queries, [query.text]) for query in islice(queries.values(), TIMED)])
+
+
+def time_search(store: VectorStore, queries: Sequence[tuple[str, M3Embedding]], request: Request) -> Percentiles:
+    """Latency of one request for the first ``SHOWN`` hits with their texts."""
+    ask = partial(
+        store.query,
+        weights=request.weights,
+        limit=SHOWN,
+        candidates=request.candidates,
+        source=request.source,
+    )
+    return _timed([partial(ask, query) for _, query in queries[:TIMED]])
+
+
+def overlap(exact: Run, approximate: Run) -> float:
+    """Share of the exact first ``SHOWN`` results that the approximate ones hold, mean over queries."""
+    shares = []
+    for name, scores in exact.items():
+        best = set(list(scores)[:SHOWN])
+        shares.append(len(best & set(list(approximate[name])[:SHOWN])) / len(best) if best else 1.0)
+    return float(np.mean(shares)) if shares else 1.0
+
+
+def _timed(calls: Sequence[Callable[[], object]]) -> Percentiles:
+    for call in calls[:WARM_UP]:
+        call()
+    elapsed = []
+    for call in calls:
+        begun = time.perf_counter()
+        call()
+        elapsed.append(1000 * (time.perf_counter() - begun))
+    p50, p95, p99 = (float(value) for value in np.percentile(elapsed, [50, 95, 99]))
+    return Percentiles(p50, p95, p99, len(elapsed))

@@ -1,0 +1,52 @@
+"""Reported queries and dev queries over the same documents, so that both are asked of one store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from m3_vdb.errors import ConfigError
+from m3_vdb.evaluation.collection import Collection, thin
+
+
+def thin_splits(
+    test: Sequence[Collection],
+    dev: Sequence[Collection],
+    *,
+    max_documents: int | None = None,
+    max_queries: int | None = None,
+) -> tuple[list[Collection], list[Collection]]:
+    """Thin collections with their dev queries; the judged documents of both stay.
+
+    Args:
+        test: what is reported.
+        dev: collections of the same names, or none.
+        max_documents: as ``thin``.
+        max_queries: as ``thin``, for each of the two.
+
+    Raises:
+        ConfigError: a dev collection has no counterpart.
+    """
+    tests = {one.name: thin(one, max_queries=max_queries) for one in test}
+    devs = {one.name: thin(one, max_queries=max_queries) for one in dev}
+    if strangers := sorted(devs.keys() - tests.keys()):
+        raise ConfigError(f"{strangers[0]}: no such collection is evaluated, so its dev queries tune nothing")
+    for name, one in tests.items():
+        other = devs.get(name)
+        both = one if other is None else _joined(one, other)
+        documents = thin(both, max_documents=max_documents).documents
+        tests[name] = replace(one, documents=documents)
+        if other is not None:
+            devs[name] = replace(other, documents=documents)
+    return list(tests.values()), list(devs.values())
+
+
+def _joined(one: Collection, other: Collection) -> Collection:
+    if shared := sorted(one.queries.keys() & other.queries.keys()):
+        raise ConfigError(f"{one.name}: query {shared[0]!r} is in dev and in test: tune on other queries")
+    return replace(
+        one,
+        queries={**one.queries, **other.queries},
+        qrels={**one.qrels, **other.qrels},
+        answers={**one.answers, **other.answers},
+    )

@@ -1,0 +1,166 @@
+"""What the weights of the M3 score are worth: the best ones on a dev split, and how much each one matters.
+
+A store gives the three raw scores of every candidate once; after that a set of weights costs one weighted sum and one
+sort. Legend: Q queries, k candidates of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import astuple, dataclass, replace
+from itertools import product
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from m3_vdb.evaluation.collection import Collection, Qrels
+from m3_vdb.evaluation.metrics import Run, ideal_dcg, ndcg
+from m3_vdb.evaluation.protocol import PARTS, Mode, Part
+from m3_vdb.evaluation.results import Curve
+from m3_vdb.fusion import Weights
+from m3_vdb.types import FloatArray
+
+STEPS: Final = (0.0, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
+"""Weights that are tried for a score beside the heaviest of 1; the ranking depends on their ratios alone."""
+FACTORS: Final = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
+"""Multiples of the used weight on a sensitivity curve."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The raw scores of the candidates of Q queries.
+
+    Attributes:
+        queries: their ids.
+        scores: float32 [3, Q, k] in the order of ``PARTS``; −∞ in the first where a query has fewer candidates, then 0.
+        gains: float32 [Q, k], grade of each candidate.
+        ideal: float64 [Q], ``ideal_dcg``.
+    """
+
+    queries: tuple[str, ...]
+    scores: FloatArray
+    gains: FloatArray
+    ideal: NDArray[np.float64]
+
+    def ndcg(self, weights: Weights) -> NDArray[np.float64]:
+        """nDCG@10 of every query, ranked by these weights: float64 [Q]."""
+        return ndcg(self.fused(weights), self.gains, self.ideal)
+
+    def fused(self, weights: Weights) -> FloatArray:
+        """s_hybrid of every candidate: float32 [Q, k], −∞ where there is none."""
+        missing = np.isneginf(self.scores[0])
+        total = np.einsum("p,pqk->qk", np.array(astuple(weights), np.float32), np.where(missing, 0, self.scores))
+        return np.where(missing, -np.inf, total).astype(np.float32)
+
+
+def gather(probes: Mapping[Part, Run], qrels: Qrels) -> Parts:
+    """Parts from one ranking a score, each of all candidates; a part that is missing counts 0 everywhere."""
+    queries = tuple(qrels)
+    held = next(iter(probes.values()))
+    width = max((len(held.get(query, {})) for query in queries), default=0)
+    scores = np.zeros((len(PARTS), len(queries), max(width, 1)), dtype=np.float32)
+    scores[0] = -np.inf
+    gains = np.zeros(scores.shape[1:], dtype=np.float32)
+    for q, query in enumerate(queries):
+        # An approximate search may give one request a candidate that it denies the next: only those known to all count.
+        names = [name for name in held.get(query, {}) if all(name in run.get(query, {}) for run in probes.values())]
+        scores[0, q, : len(names)] = 0
+        for p, part in enumerate(PARTS):
+            if part in probes:
+                scores[p, q, : len(names)] = [probes[part][query][name] for name in names]
+        gains[q, : len(names)] = [max(qrels[query].get(name, 0), 0) for name in names]
+    return Parts(queries, scores, gains, np.array([ideal_dcg(qrels[query].values()) for query in queries]))
+
+
+def fusion_error(run: Run, probes: Mapping[Part, Run], weights: Weights) -> float:
+    """Largest relative difference between the fused scores of a run and the weighted sums of the raw scores."""
+    worst = 0.0
+    for query, scores in run.items():
+        for name, fused in scores.items():
+            if all(name in probes[part].get(query, {}) for part in PARTS):
+                total = sum(getattr(weights, part) * probes[part][query][name] for part in PARTS)
+                worst = max(worst, abs(fused - total) / max(abs(total), 1e-6))
+    return worst
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """The queries of a task, by collection and language.
+
+    Attributes:
+        parts: one a collection.
+        groups: for each of them, the rows of every language.
+    """
+
+    parts: tuple[Parts, ...]
+    groups: tuple[tuple[NDArray[np.intp], ...], ...]
+
+    @classmethod
+    def of(cls, found: Iterable[tuple[Collection, Mapping[Part, Run]]]) -> Pool:
+        """From collections with the rankings of their probes."""
+        parts, groups = [], []
+        for collection, probes in found:
+            one = gather(probes, collection.qrels)
+            row = {query: i for i, query in enumerate(one.queries)}
+            languages = [[row[q] for q in names if q in row] for names in collection.by_language().values()]
+            parts.append(one)
+            groups.append(tuple(np.array(rows, dtype=np.intp) for rows in languages if rows))
+        return cls(tuple(parts), tuple(groups))
+
+    @property
+    def queries(self) -> int:
+        """Queries of all collections."""
+        return sum(len(parts.queries) for parts in self.parts)
+
+    def mean(self, weights: Weights) -> float:
+        """nDCG@10, mean over all groups."""
+        values = [
+            parts_values[rows].mean()
+            for parts_values, groups in zip((parts.ndcg(weights) for parts in self.parts), self.groups, strict=True)
+            for rows in groups
+        ]
+        return float(np.mean(values))
+
+
+def tune(pool: Pool, start: Weights, mode: Mode) -> tuple[Weights, float]:
+    """The weights with the best mean nDCG@10 over the groups of dev queries, and that mean.
+
+    Args:
+        pool: dev queries.
+        start: weights that are kept unless others are better.
+        mode: "dense_sparse" leaves the third weight at 0.
+    """
+    best, value = start, pool.mean(start)
+    for weights in grid(mode):
+        found = pool.mean(weights)
+        if found > value + 1e-9:
+            best, value = weights, found
+    return best, value
+
+
+def grid(mode: Mode) -> Iterator[Weights]:
+    """Every set of weights that is tried: the heaviest is 1 … 3, one of them exactly 1, each ratio once."""
+    third = STEPS if mode == "all" else (0.0,)
+    seen: set[tuple[float, ...]] = set()
+    for values in product(STEPS, STEPS, third):
+        ratio = tuple(round(value / max(values), 6) for value in values) if any(values) else ()
+        if ratio and 1.0 in values and ratio not in seen:
+            seen.add(ratio)
+            yield Weights(*values)
+
+
+def curves(pool: Pool, used: Weights) -> tuple[Curve, ...]:
+    """Mean nDCG@10 over groups while one weight varies and the others stay."""
+    found = []
+    for part in PARTS:
+        weight = getattr(used, part)
+        steps = [factor * (weight or 1.0) for factor in FACTORS]
+        tried = [replace(used, **{part: step}) for step in steps if step or _others(used, part)]
+        points = tuple((getattr(one, part), pool.mean(one)) for one in tried)
+        found.append(Curve(part, weight, points))
+    return tuple(found)
+
+
+def _others(weights: Weights, part: Part) -> bool:
+    return any(getattr(weights, name) for name in PARTS if name != part)
