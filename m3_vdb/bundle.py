@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from m3_vdb.errors import BundleError, ConfigError
-from m3_vdb.stores.base import ModelIdentity
+from m3_vdb.stores.identity import ModelIdentity
 
 FORMAT: Final = 1
 MODEL, TOKENIZER, CONFIG, CHECKSUMS = "model.onnx", "tokenizer.json", "m3_config.json", "SHA256SUMS"

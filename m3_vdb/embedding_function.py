@@ -17,7 +17,7 @@ from m3_vdb.bundle import MODEL as MODEL_FILE
 from m3_vdb.bundle import TOKENIZER, Bundle, find_bundle
 from m3_vdb.errors import ConfigError, ModelOutputError, TruncationError
 from m3_vdb.session import Session, open_session
-from m3_vdb.stores.base import ModelIdentity
+from m3_vdb.stores.identity import ModelIdentity
 from m3_vdb.tokenizer import TokenBatch, Tokenizer, text_room
 from m3_vdb.types import FloatArray, IntArray, M3Embeddings
 

@@ -9,7 +9,9 @@ from typing import Protocol
 
 from m3_vdb.errors import ConfigError
 from m3_vdb.fusion import Weights
-from m3_vdb.stores.base import DEFAULT_CANDIDATES, DEFAULT_WEIGHTS, ModelIdentity, Source, VectorStore
+from m3_vdb.stores.base import VectorStore
+from m3_vdb.stores.identity import ModelIdentity
+from m3_vdb.stores.search import DEFAULT_CANDIDATES, DEFAULT_WEIGHTS, Fusion, Source
 from m3_vdb.types import Document, Filter, Hit, M3Embeddings
 
 
@@ -74,8 +76,12 @@ class HybridIndex:
         *,
         weights: Weights = DEFAULT_WEIGHTS,
         limit: int = 10,
+        offset: int = 0,
         candidates: int = DEFAULT_CANDIDATES,
         source: Source = "dense",
+        fusion: Fusion = "exact",
+        ef: int | None = None,
+        score_threshold: float | None = None,
         filter: Filter | None = None,
         explain: bool = False,
     ) -> list[Hit]:
@@ -85,8 +91,12 @@ class HybridIndex:
             query,
             weights=weights,
             limit=limit,
+            offset=offset,
             candidates=candidates,
             source=source,
+            fusion=fusion,
+            ef=ef,
+            score_threshold=score_threshold,
             filter=filter,
             explain=explain,
         )

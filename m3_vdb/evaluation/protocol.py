@@ -13,7 +13,7 @@ from typing import Final, Literal, TypeAlias, get_args
 from m3_vdb.errors import ConfigError
 from m3_vdb.fusion import PRESETS, Weights
 from m3_vdb.stores._plan import LEAVES
-from m3_vdb.stores.base import DEFAULT_CANDIDATES, SOURCES, Source
+from m3_vdb.stores.search import DEFAULT_CANDIDATES, SOURCES, Source
 
 Mode: TypeAlias = Literal["dense", "sparse", "multi_vector", "dense_sparse", "all"]
 """One way to rank; the last two are weighted sums."""

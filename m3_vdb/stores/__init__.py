@@ -13,8 +13,10 @@ from urllib.parse import unquote, urlsplit
 
 from m3_vdb.errors import CollectionNotFoundError, MissingExtraError, StoreUrlError
 from m3_vdb.stores._folder import IDENTITY_FILE
-from m3_vdb.stores.base import DEFAULT_CANDIDATES, DEFAULT_WEIGHTS, ModelIdentity, VectorStore
+from m3_vdb.stores.base import VectorStore
+from m3_vdb.stores.identity import ModelIdentity
 from m3_vdb.stores.memory import MemoryStore
+from m3_vdb.stores.search import DEFAULT_CANDIDATES, DEFAULT_WEIGHTS
 
 __all__ = ["DEFAULT_CANDIDATES", "DEFAULT_WEIGHTS", "MemoryStore", "ModelIdentity", "VectorStore", "open_store"]
 

@@ -8,14 +8,17 @@ Shapes as in ``m3_vdb.types``: n documents, d dense width, m multi-vector width.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from m3_vdb.errors import ConfigError, DocumentError
-from m3_vdb.stores.base import SOURCES, ModelIdentity, Source
+from m3_vdb.stores.identity import ModelIdentity
+from m3_vdb.stores.search import FUSIONS, SOURCES, Search
 from m3_vdb.types import Document, M3Embedding, M3Embeddings, OffsetArray, Payload
 
 MAX_PAYLOAD_DEPTH: Final = 64
@@ -162,17 +165,18 @@ def _check_multi_vector(embeddings: M3Embeddings, n: int, width: int, max_floats
         )
 
 
-def check_query(query: M3Embedding, *, identity: ModelIdentity, limit: int, candidates: int, source: Source) -> int:
-    """Check a query; the number of candidates to take, which is at least ``limit``.
+def check_search(query: M3Embedding, search: Search, *, identity: ModelIdentity) -> Search:
+    """Check a query and its search; the search with as many candidates as it needs.
 
     Raises:
-        ConfigError: limit or candidates below 1, an unknown source, a part missing, of another width than the
-            collection's, or not finite.
+        ConfigError: a number is out of range, source or fusion are unknown, a part is missing, of another width than
+            the collection's, or not finite.
     """
-    if limit < 1 or candidates < 1:
-        raise ConfigError(f"limit and candidates must be at least 1; got limit={limit}, candidates={candidates}")
-    if source not in SOURCES:
-        raise ConfigError(f"source={source!r}: expected one of {', '.join(SOURCES)}")
+    _check_numbers(search)
+    if search.source not in SOURCES:
+        raise ConfigError(f"source={search.source!r}: expected one of {', '.join(SOURCES)}")
+    if search.fusion not in FUSIONS:
+        raise ConfigError(f"fusion={search.fusion!r}: expected one of {', '.join(FUSIONS)}")
     if query.dense is None or query.sparse is None or query.multi_vector is None:
         raise ConfigError("the query lacks a part: encode it with dense, sparse and multi_vector")
     one = M3Embeddings(
@@ -189,7 +193,20 @@ def check_query(query: M3Embedding, *, identity: ModelIdentity, limit: int, cand
         check_embeddings(one, n=1, identity=identity, max_floats=None)
     except (ConfigError, DocumentError) as error:
         raise ConfigError(f"the query cannot be used: {str(error).removeprefix('document 0: ')}") from None
-    return max(limit, candidates)
+    return replace(search, candidates=max(search.offset + search.limit, search.candidates))
+
+
+def _check_numbers(search: Search) -> None:
+    if search.limit < 1 or search.candidates < 1:
+        raise ConfigError(
+            f"limit and candidates must be at least 1; got limit={search.limit}, candidates={search.candidates}"
+        )
+    if search.offset < 0:
+        raise ConfigError(f"offset={search.offset}: expected 0 or more hits to skip")
+    if search.ef is not None and search.ef < 1:
+        raise ConfigError(f"ef={search.ef}: expected 1 or more, or None for the engine's own")
+    if search.score_threshold is not None and not math.isfinite(search.score_threshold):
+        raise ConfigError(f"score_threshold={search.score_threshold}: expected a finite number or None")
 
 
 def _missing(part: str) -> ConfigError:

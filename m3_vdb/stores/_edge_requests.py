@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import qdrant_edge as edge
 
-from m3_vdb.stores._filters import Condition
+from m3_vdb.stores._filters import Condition, parse_filter
 from m3_vdb.stores._plan import Plan
 from m3_vdb.stores._points import Point
-from m3_vdb.stores.base import DENSE, MULTI_VECTOR, SPARSE, ModelIdentity
+from m3_vdb.stores.identity import ModelIdentity
+from m3_vdb.stores.search import DENSE, MULTI_VECTOR, RRF_K, SPARSE, Search
 from m3_vdb.types import M3Embedding
 
 
@@ -38,16 +39,20 @@ def edge_config(identity: ModelIdentity, *, half: bool) -> edge.EdgeConfig:
 
 
 def fused(
-    query: M3Embedding, plan: Plan, condition: edge.Filter | None, *, exact: bool
-) -> tuple[list[edge.Prefetch], edge.Formula]:
-    """The branches of a plan and the formula that adds them; the reasons stand in ``_qdrant_requests.fused``."""
+    query: M3Embedding, plan: Plan, search: Search, *, exact: bool
+) -> tuple[list[edge.Prefetch], Any]:
+    """The branches of a plan and what makes one score of theirs: a formula or a fusion, which share no base class.
+
+    The reasons stand in ``_qdrant_requests.fused``.
+    """
+    condition = to_filter(parse_filter(search.filter))
     vectors = _vectors(query)
     leaves = [
         edge.Prefetch(
             query=edge.Query.Nearest(vectors[name], using=name),
             limit=plan.leaf_limit,
             filter=condition,
-            params=edge.SearchParams(exact=exact) if name == DENSE else None,
+            params=edge.SearchParams(exact=exact, hnsw_ef=search.ef) if name == DENSE else None,
         )
         for name in plan.leaves
     ]
@@ -62,6 +67,10 @@ def fused(
         )
         for branch in plan.branches
     ]
+    if search.fusion == "rrf":  # Qdrant counts ranks from 0
+        return branches, edge.Fusion.Rrf(RRF_K + 1)
+    if search.fusion == "dbsf":
+        return branches, edge.Fusion.Dbsf()
     products = [
         edge.Expression.Mult([edge.Expression.Constant(branch.weight), edge.Expression.Variable(f"$score[{i}]")])
         for i, branch in enumerate(plan.branches)
@@ -72,7 +81,7 @@ def fused(
 
 def _vectors(query: M3Embedding) -> dict[str, Any]:
     """The query's parts as request values, by the name of the vector."""
-    assert query.dense is not None  # check_query has refused a query that lacks a part
+    assert query.dense is not None  # check_search has refused a query that lacks a part
     assert query.sparse is not None
     assert query.multi_vector is not None
     return {

@@ -10,8 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from m3_vdb.fusion import Weights
-from m3_vdb.stores.base import DENSE, MULTI_VECTOR, SPARSE, Source
+from m3_vdb.stores.search import DENSE, MULTI_VECTOR, SPARSE, Search, Source
 from m3_vdb.types import M3Embedding
 
 LEAVES: Final[dict[Source, tuple[str, ...]]] = {"dense": (DENSE,), "sparse": (SPARSE,), "union": (DENSE, SPARSE)}
@@ -50,8 +49,9 @@ class Plan:
     branch_limit: int
 
 
-def make_plan(query: M3Embedding, weights: Weights, source: Source, candidates: int) -> Plan:
-    """The plan of a query that ``check_query`` has passed."""
+def make_plan(query: M3Embedding, search: Search) -> Plan:
+    """The plan of a query that ``check_search`` has passed."""
+    weights, source = search.weights, search.source
     assert query.sparse is not None
     assert query.multi_vector is not None
     lexical = len(query.sparse.ids) > 0
@@ -69,4 +69,7 @@ def make_plan(query: M3Embedding, weights: Weights, source: Source, candidates: 
         for vector in order
         if factors[vector] or vector == knows_all
     )
-    return Plan(leaves, branches if leaves else (), candidates, candidates * len(leaves))
+    if search.fusion != "exact":
+        # Ranks of lists: a list without a weight takes no part, and nothing has to be complete.
+        branches = tuple(branch for branch in branches if branch.weight)
+    return Plan(leaves, branches if leaves else (), search.candidates, search.candidates * len(leaves))

@@ -16,7 +16,8 @@ import numpy as np
 
 from m3_vdb.scoring import score
 from m3_vdb.stores._checks import check_documents, check_embeddings
-from m3_vdb.stores.base import DENSE, MULTI_VECTOR, SPARSE, ModelIdentity
+from m3_vdb.stores.identity import ModelIdentity
+from m3_vdb.stores.search import DENSE, MULTI_VECTOR, SPARSE
 from m3_vdb.types import Document, FloatArray, M3Embedding, M3Embeddings, Scores, SparseVector
 
 _NAMESPACE: Final = uuid.UUID("a4a0f3c1-94a1-5a57-8f1c-6d3f5c0e7d10")

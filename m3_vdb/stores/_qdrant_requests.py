@@ -11,10 +11,11 @@ from typing import Any
 from qdrant_client import models
 
 from m3_vdb.errors import CollectionMismatchError
-from m3_vdb.stores._filters import Condition
+from m3_vdb.stores._filters import Condition, parse_filter
 from m3_vdb.stores._plan import Plan
 from m3_vdb.stores._points import Point
-from m3_vdb.stores.base import DENSE, MULTI_VECTOR, SPARSE, ModelIdentity
+from m3_vdb.stores.identity import ModelIdentity
+from m3_vdb.stores.search import DENSE, MULTI_VECTOR, RRF_K, SPARSE, Search
 from m3_vdb.types import M3Embedding
 
 
@@ -52,10 +53,9 @@ def check_schema(params: models.CollectionParams, *, where: str) -> None:
         )
 
 
-def fused(
-    query: M3Embedding, plan: Plan, condition: models.Filter | None, *, exact: bool
-) -> tuple[list[models.Prefetch], models.FormulaQuery]:
-    """The branches of a plan and the formula that adds them."""
+def fused(query: M3Embedding, plan: Plan, search: Search, *, exact: bool) -> tuple[list[models.Prefetch], models.Query]:
+    """The branches of a plan and what makes one score of theirs."""
+    condition = to_filter(parse_filter(search.filter))
     vectors = _vectors(query)
     # The filter is part of the leaf, so it restricts the candidates of every branch.
     leaves = [
@@ -64,7 +64,7 @@ def fused(
             using=name,
             limit=plan.leaf_limit,
             filter=condition,
-            params=models.SearchParams(exact=exact) if name == DENSE else None,
+            params=models.SearchParams(exact=exact, hnsw_ef=search.ef) if name == DENSE else None,
         )
         for name in plan.leaves
     ]
@@ -81,6 +81,10 @@ def fused(
         )
         for branch in plan.branches
     ]
+    if search.fusion == "rrf":
+        return branches, models.RrfQuery(rrf=models.Rrf(k=RRF_K + 1))  # Qdrant counts ranks from 0
+    if search.fusion == "dbsf":
+        return branches, models.FusionQuery(fusion=models.Fusion.DBSF)
     products = [models.MultExpression(mult=[branch.weight, f"$score[{i}]"]) for i, branch in enumerate(plan.branches)]
     defaults: dict[str, Any] = {f"$score[{i}]": 0.0 for i in range(1, len(products))}
     return branches, models.FormulaQuery(formula=models.SumExpression(sum=list(products)), defaults=defaults)
@@ -88,7 +92,7 @@ def fused(
 
 def _vectors(query: M3Embedding) -> dict[str, Any]:
     """The query's parts as request values, by the name of the vector."""
-    assert query.dense is not None  # check_query has refused a query that lacks a part
+    assert query.dense is not None  # check_search has refused a query that lacks a part
     assert query.sparse is not None
     assert query.multi_vector is not None
     return {

@@ -20,122 +20,29 @@ id, title, text and payload, and once for the collection the identity of the mod
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Final, Literal, Protocol, TypeAlias, get_args
+from typing import TypeVar
 
-from m3_vdb.errors import CollectionMismatchError
 from m3_vdb.fusion import Weights
+from m3_vdb.stores._checks import check_search
+from m3_vdb.stores.identity import ModelIdentity
+from m3_vdb.stores.search import DEFAULT_CANDIDATES, DEFAULT_WEIGHTS, Fusion, Search, Source
 from m3_vdb.types import Document, Filter, Hit, M3Embedding, M3Embeddings
 
-DEFAULT_CANDIDATES: Final = 200
-"""Dense candidates that are re-scored exactly; the paper re-ranks the dense top 200."""
-DEFAULT_WEIGHTS: Final = Weights()
-Source: TypeAlias = Literal["dense", "sparse", "union"]
-"""Where candidates come from. "dense": the nearest by s_dense. "sparse": the best by s_lex, among documents that share
-a token with the query. "union": both lists, so up to twice as many."""
-SOURCES: Final[tuple[Source, ...]] = get_args(Source)
-DENSE: Final = "dense"
-SPARSE: Final = "sparse"
-MULTI_VECTOR: Final = "multi_vector"
-LAYOUT: Final = 1
-"""Version of what is stored: names of the vectors, layout of the payload. A reader refuses one it does not know."""
+Store = TypeVar("Store", bound="VectorStore")
 
 
-@dataclass(frozen=True, slots=True)
-class ModelIdentity:
-    """Which model made the vectors of a collection.
-
-    Attributes:
-        name: the bundle's name, for people.
-        fingerprint: hash of the bundle; two models with different vectors have different ones.
-        dense_dim: width of the dense vector.
-        multi_vector_dim: width of a multi-vector row.
-    """
-
-    name: str
-    fingerprint: str
-    dense_dim: int
-    multi_vector_dim: int
-
-    def as_metadata(self) -> dict[str, Any]:
-        """Plain JSON values to keep with the collection."""
-        return {
-            "layout": LAYOUT,
-            "name": self.name,
-            "fingerprint": self.fingerprint,
-            "dense_dim": self.dense_dim,
-            "multi_vector_dim": self.multi_vector_dim,
-        }
-
-    @classmethod
-    def from_metadata(cls, metadata: Mapping[str, Any]) -> ModelIdentity:
-        """The inverse of ``as_metadata``.
-
-        Raises:
-            KeyError: a field is missing: the metadata is not ours.
-        """
-        return cls(
-            name=str(metadata["name"]),
-            fingerprint=str(metadata["fingerprint"]),
-            dense_dim=int(metadata["dense_dim"]),
-            multi_vector_dim=int(metadata["multi_vector_dim"]),
-        )
-
-    def require_same(self, stored: ModelIdentity, *, where: str) -> None:
-        """Check that a collection was made by this model.
-
-        Raises:
-            CollectionMismatchError: it was not; the message names both models.
-        """
-        # The widths too: a fingerprint that lies must fail here and not in the middle of an ingest.
-        mine = (self.fingerprint, self.dense_dim, self.multi_vector_dim)
-        if mine != (stored.fingerprint, stored.dense_dim, stored.multi_vector_dim):
-            raise CollectionMismatchError(
-                f"{where} holds vectors of model {stored.name!r} (fingerprint {stored.fingerprint}, "
-                f"dims {stored.dense_dim}/{stored.multi_vector_dim}), but this is {self.name!r} "
-                f"(fingerprint {self.fingerprint}, dims {self.dense_dim}/{self.multi_vector_dim}): "
-                f"use that model, or ingest into a new collection"
-            )
-
-
-def open_identity(given: ModelIdentity | None, metadata: Mapping[str, Any] | None, *, where: str) -> ModelIdentity:
-    """The identity that a collection carries, checked against the model that opens it.
-
-    Args:
-        given: the model at hand; None accepts any.
-        metadata: what was stored with the collection by ``as_metadata``.
-        where: the collection in words, for messages.
-
-    Raises:
-        CollectionMismatchError: not made by m3-vdb, by a newer one, or with another model.
-    """
-    try:
-        fields = metadata or {}
-        layout, stored = fields["layout"], ModelIdentity.from_metadata(fields)
-    except (KeyError, TypeError, ValueError):
-        raise CollectionMismatchError(
-            f"{where} does not say which model made it, so m3-vdb did not: choose another name"
-        ) from None
-    if layout != LAYOUT:
-        raise CollectionMismatchError(
-            f"{where} has layout {layout!r}, and this version of m3-vdb reads layout {LAYOUT}: upgrade m3-vdb, "
-            f"or ingest into a new collection"
-        )
-    if given is not None:
-        given.require_same(stored, where=where)
-    return stored
-
-
-class VectorStore(Protocol):
+class VectorStore(ABC):
     """One open collection. A context manager; complete after construction."""
 
     @property
+    @abstractmethod
     def identity(self) -> ModelIdentity:
         """The model whose vectors the collection holds."""
-        ...
 
+    @abstractmethod
     def upsert(self, documents: Sequence[Document], embeddings: M3Embeddings) -> None:
         """Store documents with their vectors, replacing documents of the same id.
 
@@ -147,7 +54,6 @@ class VectorStore(Protocol):
             DocumentError: a document or its vectors cannot be stored; nothing was written.
             ConfigError: documents and embeddings do not belong together, or a part is missing; nothing was written.
         """
-        ...
 
     def query(
         self,
@@ -155,8 +61,12 @@ class VectorStore(Protocol):
         *,
         weights: Weights = DEFAULT_WEIGHTS,
         limit: int = 10,
+        offset: int = 0,
         candidates: int = DEFAULT_CANDIDATES,
         source: Source = "dense",
+        fusion: Fusion = "exact",
+        ef: int | None = None,
+        score_threshold: float | None = None,
         filter: Filter | None = None,
         explain: bool = False,
     ) -> list[Hit]:
@@ -164,17 +74,32 @@ class VectorStore(Protocol):
 
         Args:
             query: all three parts of the query.
-            weights: weights of the three scores.
-            limit: hits to return, ≥ 1.
-            candidates: documents taken from a list and scored exactly; raised to ``limit`` if smaller.
+            weights: see ``Search``, like all that follow but the last.
+            limit: hits to return.
+            offset: hits to skip before them.
+            candidates: documents taken from a list and scored.
             source: the list or lists that they are taken from.
-            filter: payload conditions that must all hold.
+            fusion: how scores become one.
+            ef: effort of an approximate dense search.
+            score_threshold: drop hits with a lower score.
+            filter: payload conditions that must hold.
             explain: also fill ``Hit.parts``.
 
         Raises:
             ConfigError: an argument is out of range, or the query lacks a part or does not fit the collection.
         """
-        ...
+        search = Search(
+            weights=weights,
+            limit=limit,
+            offset=offset,
+            candidates=candidates,
+            source=source,
+            fusion=fusion,
+            ef=ef,
+            score_threshold=score_threshold,
+            filter=filter,
+        )
+        return self._query(query, check_search(query, search, identity=self.identity), explain=explain)
 
     def rank(
         self,
@@ -191,34 +116,45 @@ class VectorStore(Protocol):
         Raises:
             ConfigError: as ``query``.
         """
-        ...
+        search = Search(weights=weights, limit=limit, candidates=candidates, source=source, filter=filter)
+        return self._rank(query, check_search(query, search, identity=self.identity))
 
+    @abstractmethod
     def get(self, ids: Sequence[str]) -> list[Document]:
         """The documents with these ids that exist, in the order of ``ids``."""
-        ...
 
+    @abstractmethod
     def delete(self, ids: Sequence[str]) -> None:
         """Remove documents; unknown ids are ignored."""
-        ...
 
+    @abstractmethod
     def count(self) -> int:
         """Documents in the collection, exact."""
-        ...
 
+    @abstractmethod
     def optimize(self) -> None:
         """Build the engine's indexes now and wait for them; changes no score. A store without indexes does nothing."""
-        ...
 
+    @abstractmethod
     def disk_bytes(self) -> int | None:
         """Bytes that the collection takes on disk; None if the store cannot say."""
-        ...
 
+    @abstractmethod
     def close(self) -> None:
         """Write everything out and free the connection or files; a second call does nothing."""
-        ...
 
-    def __enter__(self) -> VectorStore: ...
+    @abstractmethod
+    def _query(self, query: M3Embedding, search: Search, *, explain: bool) -> list[Hit]:
+        """``query`` with checked arguments."""
+
+    @abstractmethod
+    def _rank(self, query: M3Embedding, search: Search) -> list[tuple[str, float]]:
+        """``rank`` with checked arguments."""
+
+    def __enter__(self: Store) -> Store:
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    ) -> None:
+        self.close()

@@ -9,22 +9,21 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
 
 from m3_vdb.errors import StoreError
-from m3_vdb.fusion import Weights
-from m3_vdb.scoring import dense_scores, hybrid_score, lexical_scores, score
-from m3_vdb.stores._checks import check_query
+from m3_vdb.scoring import dense_scores, lexical_scores, score
 from m3_vdb.stores._filters import matches, parse_filter
+from m3_vdb.stores._fuse import fuse
 from m3_vdb.stores._plan import LEAVES
 from m3_vdb.stores._points import Point, make_points, read_document
-from m3_vdb.stores.base import DEFAULT_CANDIDATES, DEFAULT_WEIGHTS, DENSE, SPARSE, ModelIdentity, Source
+from m3_vdb.stores.base import VectorStore
+from m3_vdb.stores.identity import ModelIdentity
+from m3_vdb.stores.search import DENSE, SPARSE, Search
 from m3_vdb.types import (
     Document,
-    Filter,
     FloatArray,
     Hit,
     IntArray,
@@ -51,7 +50,7 @@ class _Tables:
     offsets: OffsetArray
 
 
-class MemoryStore:
+class MemoryStore(VectorStore):
     """Documents and vectors in a dict; gone when the store is closed.
 
     Args:
@@ -75,61 +74,6 @@ class MemoryStore:
         with self._lock:
             self._open_rows().update((point.payload["id"], _row(point)) for point in points)
             self._tables = None
-
-    def query(
-        self,
-        query: M3Embedding,
-        *,
-        weights: Weights = DEFAULT_WEIGHTS,
-        limit: int = 10,
-        candidates: int = DEFAULT_CANDIDATES,
-        source: Source = "dense",
-        filter: Filter | None = None,
-        explain: bool = False,
-    ) -> list[Hit]:
-        """The best documents by exact M3 score among the candidates; see ``VectorStore.query``."""
-        best = self._search(query, weights, limit, candidates, source, filter)
-        return [Hit(row.document, fused, parts if explain else None) for row, fused, parts in best]
-
-    def rank(
-        self,
-        query: M3Embedding,
-        *,
-        weights: Weights = DEFAULT_WEIGHTS,
-        limit: int = 10,
-        candidates: int = DEFAULT_CANDIDATES,
-        source: Source = "dense",
-        filter: Filter | None = None,
-    ) -> list[tuple[str, float]]:
-        """Ids and scores of ``query``, without the documents; see ``VectorStore.rank``."""
-        best = self._search(query, weights, limit, candidates, source, filter)
-        return [(row.document.id, fused) for row, fused, _ in best]
-
-    def _search(
-        self,
-        query: M3Embedding,
-        weights: Weights,
-        limit: int,
-        candidates: int,
-        source: Source,
-        filter: Filter | None,
-    ) -> list[tuple[_Row, float, Scores]]:
-        candidates = check_query(query, identity=self._identity, limit=limit, candidates=candidates, source=source)
-        assert query.dense is not None  # check_query has refused it
-        assert query.sparse is not None
-        conditions = parse_filter(filter)
-        with self._lock:
-            rows, tables = list(self._open_rows().values()), self._search_tables()
-        allowed = np.array([matches(row.document.payload, conditions) for row in rows], dtype=np.bool_)
-        found: set[int] = set()
-        if DENSE in LEAVES[source]:
-            found.update(_best(dense_scores(query.dense, tables.dense), allowed, candidates))
-        if SPARSE in LEAVES[source]:
-            lexical = lexical_scores(query.sparse, tables.ids, tables.weights, tables.offsets)
-            found.update(_best(lexical, allowed & (lexical > 0), candidates))
-        parts = {i: score(query, rows[i].embedding) for i in sorted(found)}
-        ranked = sorted(((hybrid_score(part, weights), i) for i, part in parts.items()), key=lambda pair: -pair[0])
-        return [(rows[i], fused, parts[i]) for fused, i in ranked[:limit]]
 
     def get(self, ids: Sequence[str]) -> list[Document]:
         """The documents with these ids that exist, in the order of ``ids``."""
@@ -162,13 +106,30 @@ class MemoryStore:
             self._rows = None
             self._tables = None
 
-    def __enter__(self) -> MemoryStore:
-        return self
+    def _query(self, query: M3Embedding, search: Search, *, explain: bool) -> list[Hit]:
+        best = self._search(query, search)
+        return [Hit(row.document, fused, parts if explain else None) for row, fused, parts in best]
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+    def _rank(self, query: M3Embedding, search: Search) -> list[tuple[str, float]]:
+        return [(row.document.id, fused) for row, fused, _ in self._search(query, search)]
+
+    def _search(self, query: M3Embedding, search: Search) -> list[tuple[_Row, float, Scores]]:
+        assert query.dense is not None  # check_search has refused it
+        assert query.sparse is not None
+        conditions = parse_filter(search.filter)
+        with self._lock:
+            rows, tables = list(self._open_rows().values()), self._search_tables()
+        allowed = np.array([matches(row.document.payload, conditions) for row in rows], dtype=np.bool_)
+        found: set[int] = set()
+        if DENSE in LEAVES[search.source]:
+            found.update(_best(dense_scores(query.dense, tables.dense), allowed, search.candidates))
+        if SPARSE in LEAVES[search.source]:
+            lexical = lexical_scores(query.sparse, tables.ids, tables.weights, tables.offsets)
+            found.update(_best(lexical, allowed & (lexical > 0), search.candidates))
+        parts = {i: score(query, rows[i].embedding) for i in sorted(found)}
+        ranked = sorted(fuse(parts, search).items(), key=lambda pair: -pair[1])
+        kept = [(i, s) for i, s in ranked if search.score_threshold is None or s >= search.score_threshold]
+        return [(rows[i], s, parts[i]) for i, s in kept[search.offset : search.offset + search.limit]]
 
     def _open_rows(self) -> dict[str, _Row]:
         if self._rows is None:

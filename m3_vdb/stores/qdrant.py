@@ -8,30 +8,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Final
 
 from qdrant_client import QdrantClient, models
 
 from m3_vdb.errors import CollectionNotFoundError, StoreRequestError
-from m3_vdb.fusion import Weights
-from m3_vdb.stores._checks import check_query
-from m3_vdb.stores._filters import parse_filter
 from m3_vdb.stores._plan import make_plan
 from m3_vdb.stores._points import ID_FIELD, batches, make_points, point_id, read_document, read_id, read_parts
 from m3_vdb.stores._qdrant_errors import mapped_errors
-from m3_vdb.stores._qdrant_requests import check_schema, collection_vectors, fused, to_filter, to_point
-from m3_vdb.stores.base import (
-    DEFAULT_CANDIDATES,
-    DEFAULT_WEIGHTS,
-    DENSE,
-    MULTI_VECTOR,
-    SPARSE,
-    ModelIdentity,
-    Source,
-    open_identity,
-)
-from m3_vdb.types import Document, Filter, Hit, M3Embedding, M3Embeddings
+from m3_vdb.stores._qdrant_requests import check_schema, collection_vectors, fused, to_point
+from m3_vdb.stores.base import VectorStore
+from m3_vdb.stores.identity import ModelIdentity, open_identity
+from m3_vdb.stores.search import DENSE, MULTI_VECTOR, SPARSE, Search
+from m3_vdb.types import Document, Hit, M3Embedding, M3Embeddings
 
 MAX_MULTI_VECTOR_FLOATS: Final = 1024 * 1024
 """A multi-vector of this many numbers or more is refused (MAX_MULTIVECTOR_FLATTENED_LEN, Qdrant 1.10 to 1.19)."""
@@ -41,7 +30,7 @@ _METADATA_KEY: Final = "m3"
 _POLL_SECONDS: Final = 0.2
 
 
-class QdrantStore:
+class QdrantStore(VectorStore):
     """One collection on a Qdrant server.
 
     On a collection of several shards the candidates are the nearest of *each* shard. A server whose strict mode forbids
@@ -99,71 +88,6 @@ class QdrantStore:
             for batch in batches(points, max_bytes=MAX_REQUEST_BYTES):
                 self._client.upsert(self._collection, [to_point(point) for point in batch], wait=True)
 
-    def query(
-        self,
-        query: M3Embedding,
-        *,
-        weights: Weights = DEFAULT_WEIGHTS,
-        limit: int = 10,
-        candidates: int = DEFAULT_CANDIDATES,
-        source: Source = "dense",
-        filter: Filter | None = None,
-        explain: bool = False,
-    ) -> list[Hit]:
-        """The best documents by exact M3 score among the candidates, in one request; see ``VectorStore.query``.
-
-        With ``explain`` the same request also returns the hits' vectors and the parts are computed from them here, so
-        it costs their transfer: over REST about 0.4 MB a hit at 128 tokens × 128, 2.8 MB at 128 × 1024.
-        """
-        vectors = [DENSE, SPARSE, MULTI_VECTOR] if explain else False
-        points = self._search(query, weights, limit, candidates, source, filter, payload=True, vectors=vectors)
-        return [
-            Hit(read_document(point.payload), point.score, read_parts(query, point.vector) if explain else None)
-            for point in points
-        ]
-
-    def rank(
-        self,
-        query: M3Embedding,
-        *,
-        weights: Weights = DEFAULT_WEIGHTS,
-        limit: int = 10,
-        candidates: int = DEFAULT_CANDIDATES,
-        source: Source = "dense",
-        filter: Filter | None = None,
-    ) -> list[tuple[str, float]]:
-        """Ids and scores of ``query``, without the documents; see ``VectorStore.rank``."""
-        points = self._search(query, weights, limit, candidates, source, filter, payload=[ID_FIELD], vectors=False)
-        return [(read_id(point.payload), point.score) for point in points]
-
-    def _search(
-        self,
-        query: M3Embedding,
-        weights: Weights,
-        limit: int,
-        candidates: int,
-        source: Source,
-        filter: Filter | None,
-        *,
-        payload: bool | list[str],
-        vectors: bool | list[str],
-    ) -> list[models.ScoredPoint]:
-        candidates = check_query(query, identity=self._identity, limit=limit, candidates=candidates, source=source)
-        condition = to_filter(parse_filter(filter))
-        plan = make_plan(query, weights, source, candidates)
-        if not plan.branches:
-            return []
-        prefetch, formula = fused(query, plan, condition, exact=self._exact)
-        with mapped_errors(self._where):
-            return self._client.query_points(
-                self._collection,
-                prefetch=prefetch,
-                query=formula,
-                limit=limit,
-                with_payload=payload,
-                with_vectors=vectors,
-            ).points
-
     def get(self, ids: Sequence[str]) -> list[Document]:
         """The documents with these ids that exist, in the order of ``ids``."""
         if not ids:
@@ -200,13 +124,36 @@ class QdrantStore:
         """Close the connection; a second call does nothing. Every upsert has been written already."""
         self._client.close()
 
-    def __enter__(self) -> QdrantStore:
-        return self
+    def _query(self, query: M3Embedding, search: Search, *, explain: bool) -> list[Hit]:
+        vectors = [DENSE, SPARSE, MULTI_VECTOR] if explain else False
+        points = self._search(query, search, payload=True, vectors=vectors)
+        return [
+            Hit(read_document(point.payload), point.score, read_parts(query, point.vector) if explain else None)
+            for point in points
+        ]
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+    def _rank(self, query: M3Embedding, search: Search) -> list[tuple[str, float]]:
+        points = self._search(query, search, payload=[ID_FIELD], vectors=False)
+        return [(read_id(point.payload), point.score) for point in points]
+
+    def _search(
+        self, query: M3Embedding, search: Search, *, payload: bool | list[str], vectors: bool | list[str]
+    ) -> list[models.ScoredPoint]:
+        plan = make_plan(query, search)
+        if not plan.branches:
+            return []
+        prefetch, fusion = fused(query, plan, search, exact=self._exact)
+        with mapped_errors(self._where):
+            return self._client.query_points(
+                self._collection,
+                prefetch=prefetch,
+                query=fusion,
+                limit=search.limit,
+                offset=search.offset or None,
+                score_threshold=search.score_threshold,
+                with_payload=payload,
+                with_vectors=vectors,
+            ).points
 
 
 def _create(client: QdrantClient, collection: str, identity: ModelIdentity, *, half: bool) -> None:

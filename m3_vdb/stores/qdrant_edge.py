@@ -12,30 +12,19 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Final
 
 import qdrant_edge as edge
 
 from m3_vdb.errors import CollectionMismatchError, CollectionNotFoundError, M3Error, StoreError, StoreRequestError
-from m3_vdb.fusion import Weights
-from m3_vdb.stores._checks import check_query
-from m3_vdb.stores._edge_requests import edge_config, fused, to_filter, to_point
-from m3_vdb.stores._filters import parse_filter
+from m3_vdb.stores._edge_requests import edge_config, fused, to_point
 from m3_vdb.stores._folder import FolderLock, read_metadata, write_metadata
 from m3_vdb.stores._plan import make_plan
 from m3_vdb.stores._points import ID_FIELD, batches, make_points, point_id, read_document, read_id, read_parts
-from m3_vdb.stores.base import (
-    DEFAULT_CANDIDATES,
-    DEFAULT_WEIGHTS,
-    DENSE,
-    MULTI_VECTOR,
-    SPARSE,
-    ModelIdentity,
-    Source,
-    open_identity,
-)
-from m3_vdb.types import Document, Filter, Hit, M3Embedding, M3Embeddings
+from m3_vdb.stores.base import VectorStore
+from m3_vdb.stores.identity import ModelIdentity, open_identity
+from m3_vdb.stores.search import DENSE, MULTI_VECTOR, SPARSE, Search
+from m3_vdb.types import Document, Hit, M3Embedding, M3Embeddings
 
 MAX_UPDATE_BYTES: Final = 16 * 1024 * 1024
 """Upserts are cut here (in JSON bytes, about six times the stored size) so that a batch's Python lists stay small."""
@@ -44,7 +33,7 @@ FLUSH_BYTES: Final = 6 * 128 * 1024 * 1024
 _SHARD: Final = "shard"
 
 
-class QdrantEdgeStore:
+class QdrantEdgeStore(VectorStore):
     """One collection in a folder.
 
     A multi-vector may be of any size here; a Qdrant server refuses 1,048,576 numbers and more. The engine holds
@@ -120,63 +109,6 @@ class QdrantEdgeStore:
                     shard.flush()
                     self._unflushed = 0
 
-    def query(
-        self,
-        query: M3Embedding,
-        *,
-        weights: Weights = DEFAULT_WEIGHTS,
-        limit: int = 10,
-        candidates: int = DEFAULT_CANDIDATES,
-        source: Source = "dense",
-        filter: Filter | None = None,
-        explain: bool = False,
-    ) -> list[Hit]:
-        """The best documents by exact M3 score among the candidates; see ``VectorStore.query``."""
-        vectors = [DENSE, SPARSE, MULTI_VECTOR] if explain else False
-        points = self._search(query, weights, limit, candidates, source, filter, payload=True, vectors=vectors)
-        return [
-            Hit(read_document(point.payload), point.score, read_parts(query, point.vector) if explain else None)
-            for point in points
-        ]
-
-    def rank(
-        self,
-        query: M3Embedding,
-        *,
-        weights: Weights = DEFAULT_WEIGHTS,
-        limit: int = 10,
-        candidates: int = DEFAULT_CANDIDATES,
-        source: Source = "dense",
-        filter: Filter | None = None,
-    ) -> list[tuple[str, float]]:
-        """Ids and scores of ``query``, without the documents; see ``VectorStore.rank``."""
-        points = self._search(query, weights, limit, candidates, source, filter, payload=[ID_FIELD], vectors=False)
-        return [(read_id(point.payload), point.score) for point in points]
-
-    def _search(
-        self,
-        query: M3Embedding,
-        weights: Weights,
-        limit: int,
-        candidates: int,
-        source: Source,
-        filter: Filter | None,
-        *,
-        payload: bool | list[str],
-        vectors: bool | list[str],
-    ) -> list[edge.ScoredPoint]:
-        candidates = check_query(query, identity=self._identity, limit=limit, candidates=candidates, source=source)
-        condition = to_filter(parse_filter(filter))
-        plan = make_plan(query, weights, source, candidates)
-        if not plan.branches:
-            return []
-        prefetch, formula = fused(query, plan, condition, exact=self._exact)
-        request = edge.QueryRequest(
-            prefetches=prefetch, query=formula, limit=limit, with_payload=payload, with_vector=vectors
-        )
-        with self._engine() as shard:
-            return shard.query(request)
-
     def get(self, ids: Sequence[str]) -> list[Document]:
         """The documents with these ids that exist, in the order of ``ids``."""
         with self._engine() as shard:
@@ -222,13 +154,36 @@ class QdrantEdgeStore:
             finally:
                 self._lock.release()
 
-    def __enter__(self) -> QdrantEdgeStore:
-        return self
+    def _query(self, query: M3Embedding, search: Search, *, explain: bool) -> list[Hit]:
+        vectors = [DENSE, SPARSE, MULTI_VECTOR] if explain else False
+        points = self._search(query, search, payload=True, vectors=vectors)
+        return [
+            Hit(read_document(point.payload), point.score, read_parts(query, point.vector) if explain else None)
+            for point in points
+        ]
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+    def _rank(self, query: M3Embedding, search: Search) -> list[tuple[str, float]]:
+        points = self._search(query, search, payload=[ID_FIELD], vectors=False)
+        return [(read_id(point.payload), point.score) for point in points]
+
+    def _search(
+        self, query: M3Embedding, search: Search, *, payload: bool | list[str], vectors: bool | list[str]
+    ) -> list[edge.ScoredPoint]:
+        plan = make_plan(query, search)
+        if not plan.branches:
+            return []
+        prefetch, fusion = fused(query, plan, search, exact=self._exact)
+        request = edge.QueryRequest(
+            prefetches=prefetch,
+            query=fusion,
+            limit=search.limit,
+            offset=search.offset,
+            score_threshold=search.score_threshold,
+            with_payload=payload,
+            with_vector=vectors,
+        )
+        with self._engine() as shard:
+            return shard.query(request)
 
     @contextmanager
     def _engine(self) -> Iterator[edge.EdgeShard]:

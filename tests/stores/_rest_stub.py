@@ -63,6 +63,8 @@ class RestStub:
                 prefetch=q.prefetch,
                 query=q.query,
                 limit=q.limit,
+                offset=q.offset,
+                score_threshold=q.score_threshold,
                 with_vectors=q.with_vector,
                 with_payload=q.with_payload,
             )

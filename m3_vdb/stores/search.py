@@ -1,0 +1,54 @@
+"""The words of a search: names of the vectors, sources of candidates, ways of fusion, and all of it as one value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias, get_args
+
+from m3_vdb.fusion import Weights
+from m3_vdb.types import Filter
+
+DEFAULT_CANDIDATES: Final = 200
+"""Dense candidates that are re-scored exactly; the paper re-ranks the dense top 200."""
+DEFAULT_WEIGHTS: Final = Weights()
+Source: TypeAlias = Literal["dense", "sparse", "union"]
+"""Where candidates come from. "dense": the nearest by s_dense. "sparse": the best by s_lex, among documents that share
+a token with the query. "union": both lists, so up to twice as many."""
+SOURCES: Final[tuple[Source, ...]] = get_args(Source)
+Fusion: TypeAlias = Literal["exact", "rrf", "dbsf"]
+"""How scores become one; see ``Search``."""
+FUSIONS: Final[tuple[Fusion, ...]] = get_args(Fusion)
+RRF_K: Final = 60
+"""Rank constant of reciprocal rank fusion (Cormack, Clarke, Büttcher, SIGIR 2009)."""
+DENSE: Final = "dense"
+SPARSE: Final = "sparse"
+MULTI_VECTOR: Final = "multi_vector"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """How to search: which candidates, how they are scored, which hits come back.
+
+    Attributes:
+        weights: weights of the three scores.
+        limit: hits to return, ≥ 1.
+        offset: hits to skip before them, ≥ 0.
+        candidates: documents taken from a list and scored; raised to ``offset + limit`` if smaller.
+        source: the list or lists that candidates are taken from.
+        fusion: "exact" is the M3 score of every candidate. "rrf" adds 1/(60 + rank) over the lists of the scores that
+            have a weight, whatever its size; "dbsf" adds scores normalised by their mean and deviation. The last two
+            are ranks of lists, not M3 scores.
+        ef: effort of an approximate dense search (HNSW's ef); None takes the engine's own.
+        score_threshold: drop hits with a fused score below it.
+        filter: payload conditions (``m3_vdb.filters``).
+    """
+
+    weights: Weights = DEFAULT_WEIGHTS
+    limit: int = 10
+    offset: int = 0
+    candidates: int = DEFAULT_CANDIDATES
+    source: Source = "dense"
+    fusion: Fusion = "exact"
+    ef: int | None = None
+    score_threshold: float | None = None
+    filter: Filter | None = None

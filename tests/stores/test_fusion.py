@@ -1,0 +1,106 @@
+"""Fusion by ranks and by normalised scores, offsets and thresholds: one behaviour, every store."""
+
+from __future__ import annotations
+
+import pytest
+
+from m3_vdb.errors import ConfigError
+from m3_vdb.fusion import Weights
+from m3_vdb.scoring import score
+from m3_vdb.stores._fuse import fuse
+from m3_vdb.stores.search import Search
+from m3_vdb.types import Scores
+from tests.stores._corpus import make_documents, make_embeddings, make_queries
+
+DOCUMENTS = 120
+CANDIDATES = 25
+
+
+@pytest.fixture
+def filled(store):
+    embeddings = make_embeddings(DOCUMENTS)
+    store.upsert(make_documents(DOCUMENTS), embeddings)
+    return store, list(embeddings)
+
+
+def test_three_candidates_by_hand():
+    parts = {7: Scores(0.9, 0.0, 0.2), 8: Scores(0.6, 2.0, 0.8), 9: Scores(0.3, 1.0, 0.5)}
+    assert fuse(parts, Search(weights=Weights(1, 0.3, 1))) == pytest.approx({7: 1.1, 8: 2.0, 9: 1.1})
+    by_rank = fuse(parts, Search(fusion="rrf"))
+    assert by_rank == pytest.approx({7: 1 / 61 + 1 / 63, 8: 1 / 62 + 1 / 61 + 1 / 61, 9: 1 / 63 + 1 / 62 + 1 / 62})
+    # dense: mean 0.6, sample deviation 0.3, so 0.9 is one deviation above: 0.5 + 1/6
+    normalised = fuse(parts, Search(fusion="dbsf", weights=Weights(1, 0, 0)))
+    assert normalised == pytest.approx({7: 0.5 + 1 / 6, 8: 0.5, 9: 0.5 - 1 / 6})
+    lexical = fuse(parts, Search(fusion="rrf", weights=Weights(0, 1, 0)))
+    assert lexical == pytest.approx({8: 1 / 61, 9: 1 / 62})  # 7 shares no token: it is in no list
+
+
+def test_equal_scores_normalise_to_one_half():
+    parts = {1: Scores(0.4, 0, 0), 2: Scores(0.4, 0, 0)}
+    assert fuse(parts, Search(fusion="dbsf", weights=Weights(1, 0, 0))) == {1: 0.5, 2: 0.5}
+    assert fuse({1: Scores(0.4, 0, 0)}, Search(fusion="dbsf", weights=Weights(1, 0, 0))) == {1: 0.5}
+
+
+@pytest.mark.parametrize("fusion", ["rrf", "dbsf"])
+@pytest.mark.parametrize("source", ["dense", "union"])
+@pytest.mark.parametrize("weights", [Weights(1, 0.3, 1), Weights(1, 1, 0), Weights(0, 0, 1)], ids=str)
+def test_every_store_fuses_as_defined(filled, source, fusion, weights):
+    store, passages = filled
+    for query in make_queries(3):
+        parts = {i: score(query, passage) for i, passage in enumerate(passages)}
+        dense = sorted(parts, key=lambda i: -parts[i].dense)[:CANDIDATES]
+        lexical = sorted((i for i in parts if parts[i].sparse > 0), key=lambda i: -parts[i].sparse)[:CANDIDATES]
+        chosen = {*dense, *(lexical if source == "union" else [])}
+        truth = fuse({i: parts[i] for i in sorted(chosen)}, Search(fusion=fusion, weights=weights))
+        hits = store.query(query, weights=weights, limit=10, candidates=CANDIDATES, source=source, fusion=fusion)
+        assert [hit.score for hit in hits] == pytest.approx(sorted(truth.values(), reverse=True)[:10], rel=1e-4)
+        assert {hit.document.id: hit.score for hit in hits} == pytest.approx(
+            {hit.document.id: truth[int(hit.document.id[1:])] for hit in hits}, rel=1e-4
+        )
+
+
+def test_offset_continues_where_the_last_page_ended(filled):
+    store, _ = filled
+    query = make_queries(1)[0]
+    whole = [(hit.document.id, hit.score) for hit in store.query(query, limit=12, candidates=CANDIDATES)]
+    pages = [store.query(query, limit=4, offset=offset, candidates=CANDIDATES) for offset in (0, 4, 8)]
+    assert [(hit.document.id, hit.score) for page in pages for hit in page] == whole
+    assert store.query(query, limit=5, offset=DOCUMENTS) == []
+
+
+def test_candidates_reach_as_far_as_the_page(filled):
+    store, _ = filled
+    query = make_queries(1)[0]
+    assert len(store.query(query, limit=5, offset=40, candidates=1)) == 5
+
+
+def test_score_threshold_keeps_what_reaches_it(filled):
+    store, _ = filled
+    query = make_queries(1)[0]
+    whole = store.query(query, limit=20, candidates=CANDIDATES)
+    between = (whole[6].score + whole[7].score) / 2
+    assert whole[6].score > whole[7].score
+    kept = store.query(query, limit=20, candidates=CANDIDATES, score_threshold=between)
+    assert [hit.document.id for hit in kept] == [hit.document.id for hit in whole[:7]]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"offset": -1}, "offset=-1: expected 0 or more"),
+        ({"ef": 0}, "ef=0: expected 1 or more"),
+        ({"score_threshold": float("nan")}, "score_threshold=nan: expected a finite number"),
+        ({"fusion": "mean"}, "fusion='mean': expected one of exact, rrf, dbsf"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_meant_is_refused(filled, given, message):
+    store, _ = filled
+    with pytest.raises(ConfigError, match=message):
+        store.query(make_queries(1)[0], **given)
+
+
+def test_ef_changes_no_score(filled):
+    store, _ = filled
+    query = make_queries(1)[0]
+    assert dict(store.rank(query)) == {h.document.id: h.score for h in store.query(query, ef=500)}
