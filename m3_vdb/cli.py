@@ -3,32 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 import m3_vdb
 from m3_vdb.cli_eval import eval_command, report_command
+from m3_vdb.cli_ingest import ingest_command
 from m3_vdb.embedding_function import M3EmbeddingFunction
 from m3_vdb.errors import CollectionNotFoundError, ConfigError, M3Error
 from m3_vdb.fusion import PRESETS, Weights
 from m3_vdb.index import HybridIndex
-from m3_vdb.ingest import Progress as IngestProgress
-from m3_vdb.ingest import Rejected, ingest, read_jsonl
 from m3_vdb.stores import open_store
-from m3_vdb.types import Document, Filter, Hit, Scalar
+from m3_vdb.types import Filter, Hit, Scalar
 
-REJECTED_SHOWN = 10
 TEXT_SHOWN = 200
-EXIT_REJECTED = 3
-"""Exit code of an ingest that stored what it could but rejected some rows."""
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 out = Console()
@@ -58,38 +50,6 @@ def _m3_vdb(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
 ) -> None:
     """Hybrid search with M3-Embedding: dense, sparse and multi-vector scores, fused inside the vector database."""
-
-
-@app.command("ingest")
-def ingest_command(
-    corpus: Annotated[Path, typer.Argument(help='JSONL: {"id": …, "text": …, "title": …, any payload} a line.')],
-    store: StoreOption,
-    model: ModelOption = None,
-    mcls_every: MclsOption = None,
-    runtime: RuntimeOption = "auto",
-) -> None:
-    """Encode a corpus and store it. A known id is replaced. Bad rows are reported and skipped (exit code 3)."""
-    if not corpus.is_file():
-        raise ConfigError(f"{corpus} is no file: expected a JSONL corpus")
-    embed = M3EmbeddingFunction(model, runtime=runtime, mcls_every=mcls_every)
-    with open_store(store, identity=embed.identity) as opened, _progress_bar(corpus) as (read, advance):
-        report = ingest(read, embed, opened, progress=advance)
-        total = opened.count()
-    rate = report.documents / report.seconds if report.seconds else 0.0
-    err.print(
-        f"{report.documents:,} documents, {report.tokens:,} tokens in {report.seconds:.1f} s "
-        f"({rate:,.1f} documents/s, {report.tokens / max(report.seconds, 1e-9):,.0f} tokens/s); "
-        f"{store} now holds {total:,}; {embed.session.description}",
-        markup=False,
-        soft_wrap=True,
-    )
-    if report.truncated:
-        err.print(f"{report.truncated} documents were cut to {embed.max_length} tokens", style="yellow")
-    for rejected in report.rejected[:REJECTED_SHOWN]:
-        err.print(Text(f"not stored: {rejected.where}: {rejected.reason}", style="red"), soft_wrap=True)
-    if report.rejected:
-        err.print(f"{len(report.rejected)} rows were not stored", style="red")
-        raise typer.Exit(EXIT_REJECTED)
 
 
 @app.command("search")
@@ -149,6 +109,7 @@ def info_command(
     out.print(table)
 
 
+app.command("ingest")(ingest_command)
 app.command("eval")(eval_command)
 app.command("report")(report_command)
 
@@ -160,31 +121,6 @@ def main() -> None:
     except (M3Error, OSError) as error:
         err.print(Text(f"error: {error}", style="red"), soft_wrap=True)
         raise SystemExit(1) from None
-
-
-@contextmanager
-def _progress_bar(
-    corpus: Path,
-) -> Iterator[tuple[Iterator[Document | Rejected], Callable[[IngestProgress], None]]]:
-    """A bar over the lines of the file, with documents/s and tokens/s."""
-    with corpus.open("rb") as file:
-        lines = sum(1 for line in file if line.strip())
-    columns = (BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=err) as bar:
-        task = bar.add_task("encoding", total=lines)
-        seen = 0
-
-        def read() -> Iterator[Document | Rejected]:
-            nonlocal seen
-            for item in read_jsonl(corpus):
-                seen += 1
-                yield item
-
-        def advance(state: IngestProgress) -> None:
-            rates = f"{state.documents / state.seconds:,.1f} documents/s · {state.tokens / state.seconds:,.0f} tokens/s"
-            bar.update(task, completed=seen, description=rates)
-
-        yield read(), advance
 
 
 def _parse_filter(pairs: list[str]) -> Filter | None:

@@ -93,11 +93,29 @@ class StoreUrlError(StoreError, ValueError):
 
 
 class StoreConnectionError(StoreError):
-    """The database did not answer, or not in time."""
+    """The database did not answer, or not in time.
+
+    Attributes:
+        retry_after: seconds after which to ask again, if it is known.
+    """
+
+    def __init__(self, message: str = "", *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class StoreRequestError(StoreError):
-    """The database answered with a refusal; its own words are in the message."""
+    """The database answered with a refusal; its own words are in the message.
+
+    Attributes:
+        status: the HTTP status of the refusal, if it has one; 429 and 5xx may pass when asked again.
+        retry_after: seconds after which to ask again, if the database said so.
+    """
+
+    def __init__(self, message: str = "", *, status: int | None = None, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.retry_after = retry_after
 
 
 class CollectionNotFoundError(StoreError):

@@ -20,8 +20,9 @@ IntArray: TypeAlias = NDArray[np.int32]
 OffsetArray: TypeAlias = NDArray[np.int64]
 Scalar: TypeAlias = str | int | float | bool
 Payload: TypeAlias = Mapping[str, Any]
-Filter: TypeAlias = Mapping[str, Scalar | list[Scalar]]
-"""Payload conditions that must all hold: ``{"lang": "de"}`` (equal) or ``{"lang": ["de", "fr"]}`` (any of)."""
+Filter: TypeAlias = Mapping[str, Any]
+"""Payload conditions that must all hold, as plain JSON values: ``{"lang": "de", "year": {"$gte": 2000}}``
+(``m3_vdb.filters`` has the whole language)."""
 
 
 @dataclass(frozen=True, slots=True)

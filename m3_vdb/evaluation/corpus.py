@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from itertools import islice
 from typing import Final
 
 from m3_vdb.embedding_function import M3EmbeddingFunction
@@ -18,8 +17,6 @@ from m3_vdb.ingest import IngestReport, ingest
 from m3_vdb.stores.base import VectorStore
 from m3_vdb.types import Document
 
-LOOKUP: Final = 256
-"""Documents that the store is asked for at once."""
 ENCODING: Final = "encoding"
 """Field of the payload that says how a document was encoded; nothing else of the payload is stored."""
 
@@ -66,41 +63,28 @@ def fill(
         if progress is not None:
             progress(done)
 
-    report = ingest(
-        seen.missing(documents, store, advance),
-        embed,
-        store,
-        progress=lambda state: advance(seen.reused + state.documents),
-    )
+    # The mark is of the evaluation's own making, so the pipeline sets none.
+    report = ingest(seen.marked(documents), embed, store, encoding="", progress=lambda state: advance(state.rows))
     advance(seen.documents)
-    held, expected = store.count(), seen.documents - len(report.rejected)
+    held, expected = store.count(), seen.documents - report.rejected_count
     if held != expected:
         raise CollectionMismatchError(
             f"the store holds {held:,} documents and the collection {expected:,}: evaluate in a store of its own "
             f"(or this corpus has changed since: delete the store's collection)"
         )
-    return Filled(seen.documents, seen.reused, report, seen.digest.hexdigest())
+    return Filled(seen.documents, report.unchanged, report, seen.digest.hexdigest())
 
 
 class _Seen:
-    """Counts and fingerprints documents as they pass, and lets through those that the store does not hold."""
+    """Counts and fingerprints documents as they pass, and marks them with how they are encoded."""
 
     def __init__(self, encoding: str) -> None:
-        self.documents = self.reused = 0
+        self.documents = 0
         self.digest = blake2b(encoding.encode(), digest_size=16)
         self._encoding = encoding
 
-    def missing(
-        self, documents: Iterable[Document], store: VectorStore, advance: Callable[[int], None]
-    ) -> Iterator[Document]:
-        source = (replace(document, payload={ENCODING: self._encoding}) for document in documents)
-        while batch := list(islice(source, LOOKUP)):
-            stored = {document.id: document for document in store.get([document.id for document in batch])}
-            for document in batch:
-                self.digest.update(f"{document.id}\0{document.title}\0{document.text}\0\0".encode())
-            fresh = [document for document in batch if stored.get(document.id) != document]
-            self.documents += len(batch)
-            self.reused += len(batch) - len(fresh)
-            if not fresh:
-                advance(self.documents)
-            yield from fresh
+    def marked(self, documents: Iterable[Document]) -> Iterator[Document]:
+        for document in documents:
+            self.documents += 1
+            self.digest.update(f"{document.id}\0{document.title}\0{document.text}\0\0".encode())
+            yield replace(document, payload={ENCODING: self._encoding})

@@ -1,6 +1,24 @@
-"""From files into a collection: readers make documents, the pipeline encodes and stores them."""
+"""From files into a collection: readers make rows, the pipeline encodes and stores them."""
 
-from m3_vdb.ingest.pipeline import IngestReport, Progress, ingest
-from m3_vdb.ingest.readers import Rejected, read_jsonl
+from m3_vdb.ingest.asynchronous import async_ingest
+from m3_vdb.ingest.corpus import FORMATS, Corpus
+from m3_vdb.ingest.pipeline import ingest
+from m3_vdb.ingest.readers import read_jsonl
+from m3_vdb.ingest.report import EncoderTime, IngestReport, Progress
+from m3_vdb.ingest.retry import Retry
+from m3_vdb.ingest.rows import Fields, Rejected, Row
 
-__all__ = ["IngestReport", "Progress", "Rejected", "ingest", "read_jsonl"]
+__all__ = [
+    "FORMATS",
+    "Corpus",
+    "EncoderTime",
+    "Fields",
+    "IngestReport",
+    "Progress",
+    "Rejected",
+    "Retry",
+    "Row",
+    "async_ingest",
+    "ingest",
+    "read_jsonl",
+]

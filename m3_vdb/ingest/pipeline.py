@@ -1,109 +1,121 @@
-"""Documents → encoded → stored, in one pass and bounded memory. A bad document costs itself, never the run."""
+"""Documents → encoded → stored, in one pass and bounded memory. A bad document costs itself, never the run.
+
+One thread reads, one prepares (repeated ids, what is stored already, tokens), one encodes, one stores (``run``).
+Batches keep their order, so that one number says how far a run is: the first so many rows of the corpus are done, that
+is acknowledged by the store or written to the dead letters.
+"""
 
 from __future__ import annotations
 
-import time
-import warnings
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from itertools import islice
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Final
 
-from m3_vdb.embedding_function import M3EmbeddingFunction
-from m3_vdb.errors import InputError, ModelOutputError
-from m3_vdb.ingest.readers import Rejected
+from m3_vdb.errors import ConfigError
+from m3_vdb.index import Embedder
+from m3_vdb.ingest.batch import Item, cut
+from m3_vdb.ingest.dead_letters import DeadLetters
+from m3_vdb.ingest.encoder import Encoder
+from m3_vdb.ingest.ledger import Ledger
+from m3_vdb.ingest.prepare import Preparer
+from m3_vdb.ingest.report import IngestReport, Progress
+from m3_vdb.ingest.retry import Retry
+from m3_vdb.ingest.run import Run
+from m3_vdb.ingest.upload import Uploader
 from m3_vdb.stores.base import VectorStore
-from m3_vdb.types import Document
 
 BATCH_DOCUMENTS: Final = 256
 """Documents encoded together: enough for the packing to find neighbours of like length."""
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """State of a run, after each batch.
-
-    Attributes:
-        documents: documents stored.
-        tokens: tokens encoded.
-        seconds: since the start.
-    """
-
-    documents: int
-    tokens: int
-    seconds: float
-
-
-@dataclass(slots=True)
-class IngestReport:
-    """What a run did.
-
-    Attributes:
-        documents: documents stored (a repeated id counts each time).
-        tokens: tokens encoded.
-        padded_tokens: tokens computed, padding included.
-        truncated: documents that were longer than the model's maximum.
-        seconds: wall time.
-        rejected: items that were not stored, with reasons.
-    """
-
-    documents: int = 0
-    tokens: int = 0
-    padded_tokens: int = 0
-    truncated: int = 0
-    seconds: float = 0.0
-    rejected: list[Rejected] = field(default_factory=list)
+_DEFAULT_RETRY: Final = Retry()
 
 
 def ingest(
-    items: Iterable[Document | Rejected],
-    embed: M3EmbeddingFunction,
+    items: Iterable[Item],
+    embed: Embedder,
     store: VectorStore,
     *,
     batch_documents: int = BATCH_DOCUMENTS,
     progress: Callable[[Progress], None] | None = None,
+    skip_unchanged: bool = True,
+    encoding: str | None = None,
+    strict: bool = False,
+    rejected: Path | None = None,
+    checkpoint: Path | None = None,
+    resume: bool = False,
+    ties: Mapping[str, str] | None = None,
+    retry: Retry = _DEFAULT_RETRY,
+    stop: threading.Event | None = None,
 ) -> IngestReport:
     """Encode and store documents.
 
     Args:
-        items: documents, and rows that a reader already rejected; read once, a batch at a time.
+        items: documents or rows (``Corpus``), and rows that a reader already rejected; read once, in a thread of its
+            own. Of rows with the same id the first is stored, and the others are rejected.
         embed: makes the vectors.
         store: keeps them.
         batch_documents: documents encoded together.
-        progress: called after each batch.
+        progress: called after each batch, in the caller's thread.
+        skip_unchanged: leave out documents that the store holds already, with the same title, text, payload and
+            encoding (the model is the collection's).
+        encoding: a mark in the payload of what was not encoded in the model's own way; None marks a smaller
+            ``max_length``, "" marks nothing.
+        strict: end the run at the first row that cannot be stored.
+        rejected: file for such rows (JSON lines); a file from before is replaced, unless the run is resumed.
+        checkpoint: file that says how far the run is; removed when the corpus is done.
+        resume: go on from the checkpoint, if there is one. The corpus must be the same up to there.
+        ties: what else must be the same then, name → value; the model and the encoding always must.
+        retry: how often a failing store is asked again.
+        stop: when set, the run ends after the batches that are encoded, with a report that says ``interrupted``.
+            Ctrl-C does the same and is raised again.
 
     Returns:
-        Counts, and every rejected item.
+        Counts, and the rejected rows.
 
     Raises:
-        StoreError: the database failed; batches before it are stored.
+        StoreError: the database failed and asking again did not help; batches before it are stored.
+        ConfigError: an argument is out of range, or the checkpoint belongs to another run.
+        DocumentError: a row was rejected and the run is strict.
+        OSError: checkpoint or dead letters cannot be written.
     """
+    if batch_documents < 1:
+        raise ConfigError(f"batch_documents must be at least 1, got {batch_documents}")
+    encoder = Encoder(embed)
+    encoding = encoder.encoding if encoding is None else encoding
+    known = {"model": embed.identity.fingerprint, "encoding": encoding, **(ties or {})}
+    embed.identity.require_same(store.identity, where="the store")
     report = IngestReport()
-    begun = time.perf_counter()
-    source = iter(items)
-    while batch := list(islice(source, batch_documents)):
-        report.rejected += [item for item in batch if isinstance(item, Rejected)]
-        _store([item for item in batch if isinstance(item, Document)], embed, store, report)
-        report.seconds = time.perf_counter() - begun
-        if progress is not None:
-            progress(Progress(report.documents, report.tokens, report.seconds))
+    ledger = Ledger(checkpoint, ties=known, resume=resume)
+    letters = None
+    try:
+        run = Run(report, stop or threading.Event(), retry)
+        if ledger.settled.rows and not run.patience.call(lambda: _still_there(store, ledger)):
+            ledger.restart()
+            report.restarted = True
+        report.resumed = ledger.settled.rows
+        report.rejections.update(ledger.settled.rejections)
+        letters = DeadLetters(rejected, keep=ledger.settled.rejected_bytes)
+        ask = skip_unchanged and run.patience.call(store.count) > 0
+        preparer = Preparer(encoder, store, ledger, run.patience, encoding=encoding, ask=ask)
+        uploader = Uploader(store, ledger, letters, run.patience, report, strict=strict)
+        run.go(
+            [
+                lambda: run.read(cut(items, documents=batch_documents, cost=encoder.cost)),
+                lambda: run.prepare(preparer, strict=strict),
+                lambda: run.encode(encoder),
+                lambda: run.upload(uploader),
+            ],
+            progress,
+        )
+        ledger.close(done=not report.interrupted)
+    finally:
+        ledger.close(done=not ledger.settled.rows)  # a checkpoint that says nothing is none
+        if letters is not None:
+            letters.close()
     return report
 
 
-def _store(documents: list[Document], embed: M3EmbeddingFunction, store: VectorStore, report: IngestReport) -> None:
-    """Store a batch, setting bad documents aside one by one until the rest goes through."""
-    while documents:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # truncation is counted in the report
-                embeddings = embed.encode_documents([document.content for document in documents])
-            store.upsert(documents, embeddings)
-        except (InputError, ModelOutputError) as error:
-            report.rejected.append(Rejected(documents[error.index].id, str(error)))
-            documents = [*documents[: error.index], *documents[error.index + 1 :]]
-            continue
-        report.documents += len(documents)
-        report.tokens += embeddings.stats.real_tokens
-        report.padded_tokens += embeddings.stats.padded_tokens
-        report.truncated += int(embeddings.truncated.sum())
-        return
+def _still_there(store: VectorStore, ledger: Ledger) -> bool:
+    """Whether the store holds what the ledger says was done; a restored or emptied one does not."""
+    settled = ledger.settled
+    return store.count() >= settled.held and len(store.get(list(settled.witnesses))) == len(settled.witnesses)

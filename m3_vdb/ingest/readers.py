@@ -1,72 +1,110 @@
-"""Corpus files → documents. A row that is no document becomes a ``Rejected`` with its line and reason, never a stop."""
+"""Corpus files → rows. A row that is no document becomes a ``Rejected`` with its line and reason, never a stop."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from codecs import BOM_UTF8
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
+from m3_vdb.ingest import streams
+from m3_vdb.ingest.rows import NOT_JSON, NOT_UTF8, TOO_LARGE, WRONG_TYPE, Fields, Rejected, Row, RowError, place
 from m3_vdb.types import Document
 
-ID_FIELDS: Final = ("id", "_id")
-"""``_id`` is BEIR's name for it."""
+Reader = Callable[[BinaryIO, str, Fields], Iterator[Row | Rejected]]
+_DEFAULT: Final = Fields()
 
 
-@dataclass(frozen=True, slots=True)
-class Rejected:
-    """An item that was not stored.
-
-    Attributes:
-        where: file and line, or the document's id.
-        reason: what is wrong and what was expected.
-    """
-
-    where: str
-    reason: str
-
-
-def read_jsonl(path: Path) -> Iterator[Document | Rejected]:
+def read_jsonl(path: Path, fields: Fields = _DEFAULT) -> Iterator[Document | Rejected]:
     """Read one JSON object a line: ``id`` (or BEIR's ``_id``), ``text``, optional ``title``, any further payload.
 
     Args:
-        path: a UTF-8 file; lines that are not UTF-8 are rejected like other bad lines.
+        path: a UTF-8 file, packed or not; lines that are not UTF-8 are rejected like other bad lines.
+        fields: which fields make the document.
 
     Raises:
         OSError: the file cannot be read.
     """
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                yield _document(line, where=f"{path}, line {number}")
+    with streams.open_stream(path, lambda _: None) as file:
+        for row in jsonl_rows(file, str(path), fields):
+            yield row.document if isinstance(row, Row) else row
 
 
-def _document(line: bytes, *, where: str) -> Document | Rejected:
+def jsonl_rows(file: BinaryIO, name: str, fields: Fields) -> Iterator[Row | Rejected]:
+    """The rows of an open JSONL file; blank lines are none."""
+    for number, line, whole in streams.read_lines(file):
+        data = line.removeprefix(BOM_UTF8) if number == 1 else line
+        if not whole:
+            yield too_large(name, number, data)
+        elif data.strip():
+            yield made(lambda data=data: fields.document(parse_json(data)), name, number, data)  # type: ignore[misc]
+
+
+def made(document: Callable[[], Document], file: str, line: int, raw: bytes | None) -> Row | Rejected:
+    """A row, or its rejection, from a function that makes the document."""
+    text = None if raw is None else raw.decode("utf-8", "backslashreplace").rstrip("\r\n")
     try:
-        return _parse(line)
-    except UnicodeDecodeError as error:
-        return Rejected(where, f"not UTF-8 at byte {error.start}")
-    except (json.JSONDecodeError, RecursionError) as error:
-        return Rejected(where, f"not JSON: {error}")
-    except ValueError as error:
-        return Rejected(where, str(error))
+        return Row(document(), file, line, text)
+    except RowError as error:
+        return Rejected(place(file, line), str(error), error.kind, file=file, line=line, id=error.id, row=text)
 
 
-def _parse(line: bytes) -> Document:
-    fields: Any = json.loads(line)
+def too_large(file: str, line: int, head: bytes) -> Rejected:
+    """The rejection of a row that was not read to its end."""
+    reason = f"longer than {streams.MAX_ROW_BYTES:,} bytes: split the text into passages"
+    text = head[:1000].decode("utf-8", "backslashreplace")
+    return Rejected(place(file, line), reason, TOO_LARGE, file=file, line=line, row=text)
+
+
+def parse_json(line: bytes) -> dict[str, Any]:
+    """One line as a JSON object.
+
+    Raises:
+        RowError: it is none.
+    """
+    try:
+        fields: Any = json.loads(decode(line))  # not from bytes: that would guess UTF-16 and let surrogates pass
+    except RecursionError:
+        raise RowError(NOT_JSON, "not JSON: nested too deeply") from None
+    except ValueError as error:  # also numbers of thousands of digits
+        if isinstance(error, RowError):
+            raise
+        about = getattr(error, "msg", error)  # without JSONDecodeError's own line number, which is always 1
+        raise RowError(NOT_JSON, f"not JSON: {about}") from None
     if not isinstance(fields, dict):
-        raise ValueError(f"expected a JSON object, got {type(fields).__name__}")
-    id_field = next((name for name in ID_FIELDS if name in fields), None)
-    if id_field is None:
-        raise ValueError("no id: expected a field 'id' or '_id'")
-    document_id, text, title = fields.pop(id_field), fields.pop("text", None), fields.pop("title", None) or ""
-    if isinstance(document_id, int) and not isinstance(document_id, bool):
-        document_id = str(document_id)
-    if not isinstance(document_id, str) or not document_id:
-        raise ValueError(f"{id_field!r} must be a non-empty string or a whole number, got {document_id!r}")
-    if not isinstance(text, str) or not isinstance(title, str):
-        raise ValueError("'text' (and 'title', if given) must be strings")
-    if not (text.strip() or title.strip()):
-        raise ValueError("nothing to encode: 'text' is empty")
-    return Document(document_id, text, title, fields)
+        raise RowError(WRONG_TYPE, f"expected a JSON object, got {type(fields).__name__}")
+    return fields
+
+
+def decode(data: bytes) -> str:
+    """Bytes as text.
+
+    Raises:
+        RowError: they are no UTF-8.
+    """
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise RowError(NOT_UTF8, f"not UTF-8 at byte {error.start}") from None
+
+
+def text_document(file: BinaryIO, name: str, fields: Fields, *, id: str) -> Row | Rejected:
+    """A whole file as one document.
+
+    Args:
+        file: the open file.
+        name: its path, for messages.
+        fields: only says what an empty text is.
+        id: the document's id.
+    """
+    data = file.read(streams.MAX_ROW_BYTES + 1)
+    if len(data) > streams.MAX_ROW_BYTES:
+        return too_large(name, 1, data)
+
+    def document() -> Document:
+        text = decode(data.removeprefix(BOM_UTF8))
+        return fields.document({fields.id[0]: id, fields.text[0]: text})
+
+    found = made(document, name, 1, None)
+    return found if isinstance(found, Row) else Rejected(name, found.reason, found.kind, file=name, line=1, id=id)

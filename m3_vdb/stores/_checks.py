@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -52,6 +52,24 @@ def _check_document(i: int, document: Document) -> Document:
         raise DocumentError(f"document {i} ({document.id!r}): payload {fault}", index=i)
     payload = json.loads(json.dumps(dict(document.payload)))
     return Document(id=document.id, text=document.text, title=document.title, payload=payload)
+
+
+def check_integers(documents: Sequence[Document], names: Collection[str]) -> None:
+    """Check that fields with an index of integers hold no other numbers: a range would not find these.
+
+    Raises:
+        DocumentError: one does.
+    """
+    for i, document in enumerate(documents):
+        for name in names:
+            value = document.payload.get(name)
+            wrong = next((v for v in (value if isinstance(value, list) else [value]) if isinstance(v, float)), None)
+            if wrong is not None:
+                raise DocumentError(
+                    f"document {i} ({document.id!r}): payload field {name!r} holds {wrong}, and this collection "
+                    f"indexes it as integers, whose ranges find no floats: store an integer, or index it as float",
+                    index=i,
+                )
 
 
 def _is_utf8(text: str) -> bool:

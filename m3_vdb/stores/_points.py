@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 
-from m3_vdb.scoring import score
-from m3_vdb.stores._checks import check_documents, check_embeddings
+from m3_vdb.stores._checks import check_documents, check_embeddings, check_integers
 from m3_vdb.stores.identity import ModelIdentity
 from m3_vdb.stores.search import DENSE, MULTI_VECTOR, SPARSE
-from m3_vdb.types import Document, FloatArray, M3Embedding, M3Embeddings, Scores, SparseVector
+from m3_vdb.types import Document, FloatArray, M3Embedding, M3Embeddings, SparseVector
 
 _NAMESPACE: Final = uuid.UUID("a4a0f3c1-94a1-5a57-8f1c-6d3f5c0e7d10")
 """Fixed for ever: another namespace would give every stored document another point id."""
@@ -54,16 +53,45 @@ def point_id(document_id: str) -> str:
     return str(uuid.uuid5(_NAMESPACE, document_id))
 
 
+def field_path(key: str) -> str:
+    """Where Qdrant finds a field of the user's payload, which is nested under ``payload``; quoted, a dot is no step."""
+    return f'payload."{key}"'
+
+
+def field_name(path: str) -> str | None:
+    """The inverse of ``field_path``; None for a path that is not of the user's payload.
+
+    Qdrant gives paths back in its own words, without quotes where they are not needed.
+    """
+    key = path.removeprefix("payload.")
+    if key == path:
+        return None
+    return key[1:-1] if key.startswith('"') and key.endswith('"') else key
+
+
 def make_points(
-    documents: Sequence[Document], embeddings: M3Embeddings, *, identity: ModelIdentity, max_floats: int | None
+    documents: Sequence[Document],
+    embeddings: M3Embeddings,
+    *,
+    identity: ModelIdentity,
+    max_floats: int | None,
+    integer_fields: Collection[str] = (),
 ) -> list[Point]:
     """Check a whole batch and pair documents with their vectors; of an id that occurs twice, the last one stays.
+
+    Args:
+        documents: n documents.
+        embeddings: n embeddings.
+        identity: the model of the collection.
+        max_floats: a multi-vector must hold fewer numbers than this; None for no limit.
+        integer_fields: payload fields with an index of integers.
 
     Raises:
         ConfigError: documents and embeddings do not belong together.
         DocumentError: a document cannot be stored.
     """
     checked = check_documents(documents)
+    check_integers(checked, integer_fields)
     check_embeddings(embeddings, n=len(checked), identity=identity, max_floats=max_floats)
     last = {document.id: i for i, document in enumerate(checked)}
     return [_make_point(checked[i], embeddings, i) for i in last.values()]
@@ -87,12 +115,15 @@ def _make_point(document: Document, embeddings: M3Embeddings, i: int) -> Point:
     )
 
 
-def batches(points: Sequence[Point], *, max_bytes: int) -> Iterator[list[Point]]:
-    """The points in order, cut so that a batch stays below ``max_bytes``; a larger point travels alone."""
+def batches(points: Sequence[Point], *, max_bytes: int, max_points: int | None = None) -> Iterator[list[Point]]:
+    """The points in order, cut so that a batch stays below ``max_bytes`` and has no more than ``max_points``.
+
+    A point that is larger than ``max_bytes`` travels alone.
+    """
     batch: list[Point] = []
     size = 0
     for point in points:
-        if batch and size + point.json_bytes > max_bytes:
+        if batch and (size + point.json_bytes > max_bytes or len(batch) == max_points):
             yield batch
             batch, size = [], 0
         batch.append(point)
@@ -120,13 +151,35 @@ def read_id(payload: Mapping[str, Any] | None) -> str:
     return str((payload or {})[ID_FIELD])
 
 
-def read_parts(query: M3Embedding, vectors: object) -> Scores:
-    """The three raw scores of a hit, from the named vectors that an engine returned with it."""
-    assert isinstance(vectors, dict)  # all three named vectors were asked for
+def read_embedding(vectors: object) -> M3Embedding:
+    """The vectors of a point, as an engine returns them by name.
+
+    Raises:
+        KeyError: the point was not written by m3-vdb.
+    """
+    assert isinstance(vectors, Mapping)  # all three named vectors were asked for
     sparse = vectors[SPARSE]
-    passage = M3Embedding(
+    ids, weights = np.asarray(sparse.indices, np.int32), np.asarray(sparse.values, np.float32)
+    order = np.argsort(ids)
+    return M3Embedding(
         dense=np.asarray(vectors[DENSE], np.float32),
-        sparse=SparseVector(np.asarray(sparse.indices, np.int32), np.asarray(sparse.values, np.float32)),
+        sparse=SparseVector(ids[order], weights[order]),
         multi_vector=np.asarray(vectors[MULTI_VECTOR], np.float32),
     )
-    return score(query, passage)
+
+
+def pack(embeddings: Sequence[M3Embedding]) -> M3Embeddings:
+    """Complete embeddings of n ≥ 1 stored documents, packed; what was truncated is not known of stored ones."""
+    dense = [e.dense for e in embeddings if e.dense is not None]
+    sparse = [e.sparse for e in embeddings if e.sparse is not None]
+    rows = [e.multi_vector for e in embeddings if e.multi_vector is not None]
+    return M3Embeddings(
+        token_counts=np.array([len(part) + 1 for part in rows], np.int32),  # all tokens but <s> have a row
+        truncated=np.zeros(len(embeddings), np.bool_),
+        dense=np.stack(dense),
+        sparse_ids=np.concatenate([part.ids for part in sparse]),
+        sparse_weights=np.concatenate([part.weights for part in sparse]),
+        sparse_offsets=np.cumsum([0, *(len(part.ids) for part in sparse)], dtype=np.int64),
+        multi_vector=np.concatenate(rows),
+        multi_vector_offsets=np.cumsum([0, *(len(part) for part in rows)], dtype=np.int64),
+    )

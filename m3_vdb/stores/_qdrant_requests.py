@@ -1,64 +1,36 @@
-"""What a Qdrant server is sent: schema, points, filters, the fused query. The twin of ``_edge_requests.py``.
+"""What a Qdrant server is sent: points, filters, the fused query and its batch. The twin of ``_edge_requests.py``.
 
 Everything here is a pure function of checked values, built from the request models of qdrant-client.
+
+A search has one of four forms, by what the server is (``QdrantCapabilities``):
+
+- **One request**: branches over the leaves, added by a formula. The leaves stand in every branch.
+- **Batch**: a request for each branch, added by ``fuse_answers``. To explain a score, and where strict mode forbids
+  ``exact``: it then refuses a vector without HNSW in a prefetch, yet lets it re-score one.
+- **Two steps**, of either form, on several shards: every shard answers a nested request by itself, with candidates of
+  its own. So the leaves are searched first, and what they find, over all shards, becomes the only leaf.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from qdrant_client import models
 
-from m3_vdb.errors import CollectionMismatchError
-from m3_vdb.stores._filters import Condition, parse_filter
+from m3_vdb.filters import And, AnyOf, Exists, Expression, Not, Or, Range, parse_filter
 from m3_vdb.stores._plan import Plan
-from m3_vdb.stores._points import Point
-from m3_vdb.stores.identity import ModelIdentity
+from m3_vdb.stores._points import Point, field_path
 from m3_vdb.stores.search import DENSE, MULTI_VECTOR, RRF_K, SPARSE, Search
 from m3_vdb.types import M3Embedding
 
 
-def collection_vectors(identity: ModelIdentity, *, half: bool) -> dict[str, models.VectorParams]:
-    """The dense and multi-vector fields of a new collection; ``half`` stores the multi-vector as float16."""
-    return {
-        # DOT and not COSINE: the vectors are unit already, and what was stored is what is scored.
-        DENSE: models.VectorParams(size=identity.dense_dim, distance=models.Distance.DOT),
-        # Only ever re-scores candidates, so it needs no HNSW (m=0); it is the bulk of the data, so it stays on disk
-        # and the page cache keeps what is used.
-        MULTI_VECTOR: models.VectorParams(
-            size=identity.multi_vector_dim,
-            distance=models.Distance.DOT,
-            multivector_config=models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM),
-            hnsw_config=models.HnswConfigDiff(m=0),
-            datatype=models.Datatype.FLOAT16 if half else None,
-            on_disk=True,
-        ),
-    }
-
-
-def check_schema(params: models.CollectionParams, *, where: str) -> None:
-    """Refuse a collection that would compute other scores than M3's.
-
-    Raises:
-        CollectionMismatchError: a vector is missing, or the sparse vector is re-weighted by IDF.
-    """
-    vectors = params.vectors if isinstance(params.vectors, dict) else {}
-    sparse = (params.sparse_vectors or {}).get(SPARSE)
-    if sparse is None or not {DENSE, MULTI_VECTOR} <= vectors.keys():
-        raise CollectionMismatchError(f"{where} lacks one of the vectors {DENSE}, {SPARSE}, {MULTI_VECTOR}")
-    if sparse.modifier == models.Modifier.IDF:
-        raise CollectionMismatchError(
-            f"{where} re-weights its sparse vector by IDF, and M3 scores need the raw weights: set the modifier to none"
-        )
-
-
-def fused(query: M3Embedding, plan: Plan, search: Search, *, exact: bool) -> tuple[list[models.Prefetch], models.Query]:
-    """The branches of a plan and what makes one score of theirs."""
-    condition = to_filter(parse_filter(search.filter))
-    vectors = _vectors(query)
+def leaves(query: M3Embedding, plan: Plan, search: Search, *, exact: bool) -> list[models.Prefetch]:
+    """The searches that find the candidates; ``exact`` is a full scan, not HNSW."""
+    condition, vectors = to_filter(parse_filter(search.filter)), _vectors(query)
     # The filter is part of the leaf, so it restricts the candidates of every branch.
-    leaves = [
+    return [
         models.Prefetch(
             query=vectors[name],
             using=name,
@@ -68,26 +40,95 @@ def fused(query: M3Embedding, plan: Plan, search: Search, *, exact: bool) -> tup
         )
         for name in plan.leaves
     ]
+
+
+def candidate_requests(found: Sequence[models.Prefetch], *, may_be_exact: bool) -> list[models.QueryRequest]:
+    """The first of two steps: every leaf as a search of its own, over all shards."""
+    return [
+        models.QueryRequest(
+            query=leaf.query,
+            using=leaf.using,
+            limit=leaf.limit,
+            filter=leaf.filter,
+            # Of 128 hits and more a shard is asked for fewer than its share may be, unless the search is exact.
+            params=leaf.params if leaf.using == DENSE or not may_be_exact else models.SearchParams(exact=True),
+            with_payload=False,
+        )
+        for leaf in found
+    ]
+
+
+def among(plan: Plan, ids: Sequence[str]) -> tuple[Plan, list[models.Prefetch]]:
+    """The second of two steps: the plan over candidates that are known, and the leaf that names them."""
+    known = models.Prefetch(filter=models.Filter(must=[models.HasIdCondition(has_id=list(ids))]), limit=len(ids))
+    branches = tuple(replace(branch, is_leaf=False) for branch in plan.branches)
+    return replace(plan, leaves=(), branches=branches, branch_limit=len(ids)), [known]
+
+
+def fused(plan: Plan, found: list[models.Prefetch], query: M3Embedding, search: Search) -> models.QueryRequest:
+    """The one request that returns the best documents by their fused score."""
+    vectors = _vectors(query)
     branches = [
-        leaves[0]
+        found[0]
         if branch.is_leaf
         else models.Prefetch(
-            prefetch=leaves,
+            prefetch=found,
             query=vectors[branch.vector],
             using=branch.vector,
             limit=plan.branch_limit,
-            # exact: never by the graph, and a collection that was quantised by hand still scores with full vectors.
-            params=None if branch.vector == SPARSE else models.SearchParams(exact=True),
+            params=_scoring(branch.vector, may_be_exact=True),
         )
         for branch in plan.branches
     ]
+    return models.QueryRequest(
+        prefetch=branches,
+        query=_fusion(plan, search),
+        limit=search.limit,
+        offset=search.offset or None,
+        score_threshold=search.score_threshold,
+        # On several shards, so that each is asked for all hits; it scans nothing, for there are only branches.
+        params=None if plan.leaves else models.SearchParams(exact=True),
+        with_vector=False,
+    )
+
+
+def _fusion(plan: Plan, search: Search) -> models.Query:
+    """What makes one score of the branches."""
     if search.fusion == "rrf":
-        return branches, models.RrfQuery(rrf=models.Rrf(k=RRF_K + 1))  # Qdrant counts ranks from 0
+        return models.RrfQuery(rrf=models.Rrf(k=RRF_K + 1))  # Qdrant counts ranks from 0
     if search.fusion == "dbsf":
-        return branches, models.FusionQuery(fusion=models.Fusion.DBSF)
+        return models.FusionQuery(fusion=models.Fusion.DBSF)
     products = [models.MultExpression(mult=[branch.weight, f"$score[{i}]"]) for i, branch in enumerate(plan.branches)]
     defaults: dict[str, Any] = {f"$score[{i}]": 0.0 for i in range(1, len(products))}
-    return branches, models.FormulaQuery(formula=models.SumExpression(sum=list(products)), defaults=defaults)
+    return models.FormulaQuery(formula=models.SumExpression(sum=list(products)), defaults=defaults)
+
+
+def part_requests(
+    plan: Plan, found: list[models.Prefetch], query: M3Embedding, names: Sequence[str], *, may_be_exact: bool
+) -> list[models.QueryRequest]:
+    """One request for each vector: the raw scores of all candidates by it."""
+    vectors = _vectors(query)
+    requests = []
+    for name in names:
+        is_leaf = plan.leaves == (name,)
+        requests.append(
+            models.QueryRequest(
+                prefetch=None if is_leaf else found,
+                query=vectors[name],
+                using=name,
+                filter=found[0].filter if is_leaf else None,
+                params=found[0].params if is_leaf else _scoring(name, may_be_exact=may_be_exact),
+                limit=plan.branch_limit,
+                with_payload=False,
+                with_vector=False,
+            )
+        )
+    return requests
+
+
+def _scoring(name: str, *, may_be_exact: bool) -> models.SearchParams | None:
+    """exact: never by the graph. Sparse search has none, and a multi-vector of ours has none either."""
+    return models.SearchParams(exact=True) if name != SPARSE and may_be_exact else None
 
 
 def _vectors(query: M3Embedding) -> dict[str, Any]:
@@ -102,20 +143,38 @@ def _vectors(query: M3Embedding) -> dict[str, Any]:
     }
 
 
-def to_filter(conditions: Sequence[Condition]) -> models.Filter | None:
-    """Payload conditions that must all hold; None if there are none."""
-    return models.Filter(must=[_any_of(condition) for condition in conditions]) if conditions else None
+def to_filter(expression: Expression | None) -> models.Filter | None:
+    """A filter in Qdrant's words; None if there is none."""
+    return None if expression is None else _filter(expression)
 
 
-def _any_of(condition: Condition) -> models.Filter:
+def _filter(expression: Expression) -> models.Filter:
+    """Always a filter of its own, so that it can stand anywhere in another one."""
+    if isinstance(expression, And):
+        return models.Filter(must=[_filter(part) for part in expression.parts])
+    if isinstance(expression, Or):
+        return models.Filter(should=[_filter(part) for part in expression.parts])
+    if isinstance(expression, Not):
+        return models.Filter(must_not=[_filter(expression.part)])
+    if isinstance(expression, Exists):  # Qdrant calls missing, null and [] empty, and nothing else
+        empty = models.IsEmptyCondition(is_empty=models.PayloadField(key=field_path(expression.key)))
+        return models.Filter(must_not=[empty])
+    if isinstance(expression, Range):
+        bounds = models.Range(gt=expression.gt, gte=expression.gte, lt=expression.lt, lte=expression.lte)
+        return models.Filter(must=[models.FieldCondition(key=field_path(expression.key), range=bounds)])
+    return _any_of(expression)
+
+
+def _any_of(condition: AnyOf) -> models.Filter:
     """One field equal to any of the values; Qdrant has one matcher for each type."""
+    path = field_path(condition.key)
     matchers: list[models.MatchValue | models.MatchAny] = [models.MatchValue(value=b) for b in condition.booleans]
     if condition.integers:
         matchers.append(models.MatchAny(any=list(condition.integers)))
     if condition.strings or not (condition.integers or condition.booleans or condition.floats):
         matchers.append(models.MatchAny(any=list(condition.strings)))  # any of nothing matches nothing
-    fields = [models.FieldCondition(key=condition.path, match=matcher) for matcher in matchers]
-    ranges = [models.FieldCondition(key=condition.path, range=models.Range(gte=f, lte=f)) for f in condition.floats]
+    fields = [models.FieldCondition(key=path, match=matcher) for matcher in matchers]
+    ranges = [models.FieldCondition(key=path, range=models.Range(gte=f, lte=f)) for f in condition.floats]
     return models.Filter(should=[*fields, *ranges])
 
 

@@ -11,7 +11,7 @@ id, title, text and payload, and once for the collection the identity of the mod
 - **Identity.** Opening a collection with a model whose identity differs raises ``CollectionMismatchError``.
 - **Ids** are the user's strings. ``upsert`` of a known id replaces the document with all its vectors.
 - **Filters** restrict the candidates *before* they are chosen, so ``limit`` hits come back if that many match. A
-  filter names top-level fields of the payload, literally; ``m3_vdb.stores._filters`` says what equals what.
+  filter names top-level fields of the payload, literally; ``m3_vdb.filters`` is the definition.
 - **Errors** of the client library are mapped to ``StoreConnectionError`` or ``StoreRequestError``; a document that
   cannot be stored raises ``DocumentError`` with its index, before anything of the batch is written.
 - **Payloads** come back as the JSON values they were; of a float, 15 digits are certain.
@@ -21,10 +21,11 @@ id, title, text and payload, and once for the collection the identity of the mod
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import TypeVar
 
+from m3_vdb.errors import ConfigError
 from m3_vdb.fusion import Weights
 from m3_vdb.stores._checks import check_search
 from m3_vdb.stores.identity import ModelIdentity
@@ -119,6 +120,26 @@ class VectorStore(ABC):
         search = Search(weights=weights, limit=limit, candidates=candidates, source=source, filter=filter)
         return self._rank(query, check_search(query, search, identity=self.identity))
 
+    def scroll(self, *, batch: int = 256) -> Iterator[tuple[list[Document], M3Embeddings]]:
+        """Everything that is stored, in batches: for export, and to move a collection without encoding again.
+
+        Every document comes once, in no particular order. Documents that are written or deleted on the way may come
+        or not. The vectors are those that the store keeps: of a collection that is not ``storage="exact"`` they are
+        rounded. ``token_counts`` are as encoded (without MCLS); ``truncated`` is unknown and False.
+
+        Args:
+            batch: documents at a time; all their vectors are held in memory.
+
+        Yields:
+            n ≥ 1 documents and their n embeddings with all three parts.
+
+        Raises:
+            ConfigError: ``batch`` is below 1.
+        """
+        if batch < 1:
+            raise ConfigError(f"batch={batch}: expected at least 1 document at a time")
+        return self._scroll(batch)
+
     @abstractmethod
     def get(self, ids: Sequence[str]) -> list[Document]:
         """The documents with these ids that exist, in the order of ``ids``."""
@@ -150,6 +171,10 @@ class VectorStore(ABC):
     @abstractmethod
     def _rank(self, query: M3Embedding, search: Search) -> list[tuple[str, float]]:
         """``rank`` with checked arguments."""
+
+    def _scroll(self, batch: int) -> Iterator[tuple[list[Document], M3Embeddings]]:
+        """``scroll`` with checked arguments."""
+        raise NotImplementedError(f"{type(self).__name__} cannot be read as a whole")
 
     def __enter__(self: Store) -> Store:
         return self

@@ -7,18 +7,18 @@ or one pass over all lexical weights, and one exact score (``m3_vdb.scoring``) f
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from m3_vdb.errors import StoreError
+from m3_vdb.filters import matches, parse_filter
 from m3_vdb.scoring import dense_scores, lexical_scores, score
-from m3_vdb.stores._filters import matches, parse_filter
 from m3_vdb.stores._fuse import fuse
 from m3_vdb.stores._plan import LEAVES
-from m3_vdb.stores._points import Point, make_points, read_document
+from m3_vdb.stores._points import Point, make_points, pack, read_document
 from m3_vdb.stores.base import VectorStore
 from m3_vdb.stores.identity import ModelIdentity
 from m3_vdb.stores.search import DENSE, SPARSE, Search
@@ -116,10 +116,10 @@ class MemoryStore(VectorStore):
     def _search(self, query: M3Embedding, search: Search) -> list[tuple[_Row, float, Scores]]:
         assert query.dense is not None  # check_search has refused it
         assert query.sparse is not None
-        conditions = parse_filter(search.filter)
+        expression = parse_filter(search.filter)
         with self._lock:
             rows, tables = list(self._open_rows().values()), self._search_tables()
-        allowed = np.array([matches(row.document.payload, conditions) for row in rows], dtype=np.bool_)
+        allowed = np.array([matches(row.document.payload, expression) for row in rows], dtype=np.bool_)
         found: set[int] = set()
         if DENSE in LEAVES[search.source]:
             found.update(_best(dense_scores(query.dense, tables.dense), allowed, search.candidates))
@@ -130,6 +130,13 @@ class MemoryStore(VectorStore):
         ranked = sorted(fuse(parts, search).items(), key=lambda pair: -pair[1])
         kept = [(i, s) for i, s in ranked if search.score_threshold is None or s >= search.score_threshold]
         return [(rows[i], s, parts[i]) for i, s in kept[search.offset : search.offset + search.limit]]
+
+    def _scroll(self, batch: int) -> Iterator[tuple[list[Document], M3Embeddings]]:
+        with self._lock:
+            rows = list(self._open_rows().values())
+        for start in range(0, len(rows), batch):
+            part = rows[start : start + batch]
+            yield [row.document for row in part], pack([row.embedding for row in part])
 
     def _open_rows(self) -> dict[str, _Row]:
         if self._rows is None:

@@ -1,40 +1,55 @@
 """A collection on a Qdrant server (1.16 or newer), through qdrant-client. Its embedded twin is ``qdrant_edge.py``.
 
 One request per query: a search picks the candidates, the three vectors score the same candidates, and a formula adds
-the three (``_plan.py``).
+the three (``_plan.py``). Where the server does not allow that, other forms give the same scores
+(``_qdrant_requests.py``).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
 
 from qdrant_client import QdrantClient, models
 
-from m3_vdb.errors import CollectionNotFoundError, StoreRequestError
-from m3_vdb.stores._plan import make_plan
-from m3_vdb.stores._points import ID_FIELD, batches, make_points, point_id, read_document, read_id, read_parts
+from m3_vdb.errors import CollectionNotFoundError, ConfigError, StoreRequestError
+from m3_vdb.stores._plan import Plan, fuse_answers, make_plan, vectors_to_score
+from m3_vdb.stores._points import (
+    ID_FIELD,
+    batches,
+    make_points,
+    pack,
+    point_id,
+    read_document,
+    read_embedding,
+    read_id,
+)
 from m3_vdb.stores._qdrant_errors import mapped_errors
-from m3_vdb.stores._qdrant_requests import check_schema, collection_vectors, fused, to_point
+from m3_vdb.stores._qdrant_requests import among, candidate_requests, fused, leaves, part_requests, to_point
+from m3_vdb.stores._qdrant_schema import (
+    METADATA_KEY,
+    QdrantCapabilities,
+    check_schema,
+    create_collection,
+    create_indexes,
+    read_capabilities,
+)
 from m3_vdb.stores.base import VectorStore
 from m3_vdb.stores.identity import ModelIdentity, open_identity
+from m3_vdb.stores.options import DEFAULT_OPTIONS, CollectionOptions
 from m3_vdb.stores.search import DENSE, MULTI_VECTOR, SPARSE, Search
-from m3_vdb.types import Document, Hit, M3Embedding, M3Embeddings
+from m3_vdb.types import Document, Hit, M3Embedding, M3Embeddings, Scores
 
-MAX_MULTI_VECTOR_FLOATS: Final = 1024 * 1024
-"""A multi-vector of this many numbers or more is refused (MAX_MULTIVECTOR_FLATTENED_LEN, Qdrant 1.10 to 1.19)."""
 MAX_REQUEST_BYTES: Final = 8 * 1024 * 1024
 """Upserts are cut here, well below the 32 MiB that a Qdrant server takes by default (service.max_request_size_mb)."""
-_METADATA_KEY: Final = "m3"
 _POLL_SECONDS: Final = 0.2
+_UNDERSAMPLED: Final = 128
+"""From this limit on, a server asks each of several shards for fewer hits than it might need."""
 
 
 class QdrantStore(VectorStore):
     """One collection on a Qdrant server.
-
-    On a collection of several shards the candidates are the nearest of *each* shard. A server whose strict mode forbids
-    exact search (``search_allow_exact=false``) refuses these queries.
 
     Args:
         client: a connected client; the store closes it.
@@ -42,9 +57,10 @@ class QdrantStore(VectorStore):
         identity: the model at hand; None opens an existing collection as it is.
         create: make the collection if there is none.
         exact: pick the candidates by a full scan, not by HNSW; slower and exact. Scores are exact either way.
-        half: make a *new* collection with a float16 multi-vector: half the space, scores off by about 1e-5.
+        options: how a *new* collection is made.
 
     Raises:
+        ConfigError: the server forbids exact search, or is too old for an option.
         CollectionNotFoundError: no such collection, and ``create`` or ``identity`` does not allow to make it.
         CollectionMismatchError: the collection belongs to another model, or was not made by m3-vdb.
         StoreConnectionError: the server did not answer.
@@ -58,19 +74,36 @@ class QdrantStore(VectorStore):
         identity: ModelIdentity | None,
         create: bool = True,
         exact: bool = False,
-        half: bool = False,
+        options: CollectionOptions = DEFAULT_OPTIONS,
     ) -> None:
         self._client = client
         self._collection = collection
         self._exact = exact
+        version = _version(client, self._where)
         with mapped_errors(self._where):
             if not client.collection_exists(collection):
                 if identity is None or not create:
                     raise CollectionNotFoundError(f"there is no {self._where}: check the name, or ingest into it first")
-                _create(client, collection, identity, half=half)
+                _create(client, collection, identity, options, version=version)
             info = client.get_collection(collection)
-        self._identity = open_identity(identity, (info.config.metadata or {}).get(_METADATA_KEY), where=self._where)
-        check_schema(info.config.params, where=self._where)
+        self._identity = open_identity(identity, (info.config.metadata or {}).get(METADATA_KEY), where=self._where)
+        check_schema(info.config, self._identity, where=self._where)
+        width = self._identity.multi_vector_dim
+        self._capabilities = read_capabilities(info, version=version, width=width)
+        if create:
+            with mapped_errors(self._where):
+                if create_indexes(client, collection, options, self._capabilities.indexes):
+                    info = client.get_collection(collection)
+            self._capabilities = read_capabilities(info, version=version, width=width)
+        if exact and not self._capabilities.may_be_exact:
+            raise ConfigError(f"{self._where} forbids exact search (strict mode): open it with exact=False")
+        kinds = self._capabilities.indexes.items()
+        self._integer_fields = frozenset(name for name, kind in kinds if kind == "integer")
+
+    @property
+    def capabilities(self) -> QdrantCapabilities:
+        """What the server and the collection are, as they were when it was opened."""
+        return self._capabilities
 
     @property
     def identity(self) -> ModelIdentity:
@@ -83,9 +116,15 @@ class QdrantStore(VectorStore):
 
     def upsert(self, documents: Sequence[Document], embeddings: M3Embeddings) -> None:
         """Store documents with their vectors, in requests of bounded size; see ``VectorStore.upsert``."""
-        points = make_points(documents, embeddings, identity=self._identity, max_floats=MAX_MULTI_VECTOR_FLOATS)
+        points = make_points(
+            documents,
+            embeddings,
+            identity=self._identity,
+            max_floats=self._capabilities.max_floats,
+            integer_fields=self._integer_fields,
+        )
         with mapped_errors(self._where):
-            for batch in batches(points, max_bytes=MAX_REQUEST_BYTES):
+            for batch in batches(points, max_bytes=MAX_REQUEST_BYTES, max_points=self._capabilities.max_upsert):
                 self._client.upsert(self._collection, [to_point(point) for point in batch], wait=True)
 
     def get(self, ids: Sequence[str]) -> list[Document]:
@@ -125,51 +164,133 @@ class QdrantStore(VectorStore):
         self._client.close()
 
     def _query(self, query: M3Embedding, search: Search, *, explain: bool) -> list[Hit]:
-        vectors = [DENSE, SPARSE, MULTI_VECTOR] if explain else False
-        points = self._search(query, search, payload=True, vectors=vectors)
-        return [
-            Hit(read_document(point.payload), point.score, read_parts(query, point.vector) if explain else None)
-            for point in points
-        ]
+        found = self._search(query, search, explain=explain, payload=True)
+        return [Hit(read_document(payload), score, parts) for payload, score, parts in found]
 
     def _rank(self, query: M3Embedding, search: Search) -> list[tuple[str, float]]:
-        points = self._search(query, search, payload=[ID_FIELD], vectors=False)
-        return [(read_id(point.payload), point.score) for point in points]
+        found = self._search(query, search, explain=False, payload=[ID_FIELD])
+        return [(read_id(payload), score) for payload, score, _ in found]
 
     def _search(
-        self, query: M3Embedding, search: Search, *, payload: bool | list[str], vectors: bool | list[str]
-    ) -> list[models.ScoredPoint]:
-        plan = make_plan(query, search)
+        self, query: M3Embedding, search: Search, *, explain: bool, payload: bool | list[str]
+    ) -> list[tuple[Mapping[str, Any], float, Scores | None]]:
+        """(payload, score, raw scores if asked for) of the hits, best first; see ``_qdrant_requests`` for the forms."""
+        plan, can = make_plan(query, search), self._capabilities
         if not plan.branches:
             return []
-        prefetch, fusion = fused(query, plan, search, exact=self._exact)
+        self._check_limit(plan)
+        found = leaves(query, plan, search, exact=self._exact)
+        in_steps = can.shards > 1
         with mapped_errors(self._where):
-            return self._client.query_points(
+            ids = self._candidates(found) if in_steps else []
+            if in_steps and not ids:
+                return []
+            if can.may_be_exact and not explain and not (in_steps and search.fusion != "exact"):
+                if in_steps:
+                    plan, found = among(plan, ids)
+                request = fused(plan, found, query, search)
+                request.with_payload = payload
+                (points,) = self._batch([request])
+                return [(point.payload or {}, point.score, None) for point in points]
+            names = vectors_to_score(query, plan, explain=explain)
+            pieces = [ids[i : i + _UNDERSAMPLED - 1] for i in range(0, len(ids), _UNDERSAMPLED - 1)]
+            rounds = [among(plan, piece) for piece in pieces] if in_steps else [(plan, found)]
+            best = fuse_answers(query, self._answers(query, rounds, names), search)
+            payloads = self._payloads([name for name, _, _ in best], payload)
+        return [(payloads[name], total, parts if explain else None) for name, total, parts in best if name in payloads]
+
+    def _check_limit(self, plan: Plan) -> None:
+        """Raise ConfigError for more candidates than strict mode allows."""
+        largest = self._capabilities.max_limit
+        if largest is not None and max(plan.leaf_limit, plan.branch_limit) > largest:
+            lists = max(1, plan.branch_limit // plan.leaf_limit)
+            raise ConfigError(
+                f"{self._where} allows {largest} hits a request (strict mode), and this query needs "
+                f"{plan.branch_limit}: ask for at most {largest // lists} candidates"
+            )
+
+    def _candidates(self, found: list[models.Prefetch]) -> list[str]:
+        """Points that the leaves find over all shards, each once."""
+        answers = self._batch(candidate_requests(found, may_be_exact=self._capabilities.may_be_exact))
+        return list(dict.fromkeys(str(point.id) for points in answers for point in points))
+
+    def _answers(
+        self, query: M3Embedding, rounds: list[tuple[Plan, list[models.Prefetch]]], names: Sequence[str]
+    ) -> dict[str, dict[str, float]]:
+        """Vector → point → score, over all rounds."""
+        exact = self._capabilities.may_be_exact
+        requests = [
+            request
+            for plan, found in rounds
+            for request in part_requests(plan, found, query, names, may_be_exact=exact)
+        ]
+        answers: dict[str, dict[str, float]] = {name: {} for name in names}
+        for request, points in zip(requests, self._batch(requests), strict=True):
+            answers[str(request.using)].update((str(point.id), point.score) for point in points)
+        return answers
+
+    def _batch(self, requests: list[models.QueryRequest]) -> list[list[models.ScoredPoint]]:
+        """Answers to requests, in as few calls as the server allows."""
+        if len(requests) == 1:
+            (one,) = requests
+            given = {name: getattr(one, name) for name in ("prefetch", "query", "using", "limit", "offset")}
+            answer = self._client.query_points(
                 self._collection,
-                prefetch=prefetch,
-                query=fusion,
-                limit=search.limit,
-                offset=search.offset or None,
-                score_threshold=search.score_threshold,
-                with_payload=payload,
-                with_vectors=vectors,
-            ).points
+                **given,
+                query_filter=one.filter,
+                search_params=one.params,
+                score_threshold=one.score_threshold,
+                with_payload=one.with_payload or False,
+            )
+            return [answer.points]
+        size = self._capabilities.max_batch or len(requests)
+        parts = [requests[i : i + size] for i in range(0, len(requests), size)]
+        return [answer.points for part in parts for answer in self._client.query_batch_points(self._collection, part)]
+
+    def _payloads(self, ids: Sequence[str], payload: bool | list[str]) -> dict[str, Mapping[str, Any]]:
+        if not ids:
+            return {}
+        records = self._client.retrieve(self._collection, list(ids), with_payload=payload)
+        return {str(record.id): record.payload or {} for record in records}
+
+    def _scroll(self, batch: int) -> Iterator[tuple[list[Document], M3Embeddings]]:
+        offset: Any = None
+        while True:
+            with mapped_errors(self._where):
+                records, offset = self._client.scroll(
+                    self._collection,
+                    limit=batch,
+                    offset=offset,
+                    with_payload=True,
+                    with_vectors=[DENSE, SPARSE, MULTI_VECTOR],
+                )
+            if records:
+                documents = [read_document(record.payload) for record in records]
+                yield documents, pack([read_embedding(record.vector) for record in records])
+            if offset is None:
+                return
 
 
-def _create(client: QdrantClient, collection: str, identity: ModelIdentity, *, half: bool) -> None:
-    """Make the collection; the identity travels as its metadata.
+def _version(client: QdrantClient, where: str) -> str:
+    """The server's version, or "" where a proxy or a narrow key hides it."""
+    try:
+        with mapped_errors(where):
+            return client.info().version
+    except StoreRequestError:
+        return ""
+
+
+def _create(
+    client: QdrantClient, collection: str, identity: ModelIdentity, options: CollectionOptions, *, version: str
+) -> None:
+    """Make the collection.
 
     Raises:
         StoreRequestError: the server did not keep the metadata.
     """
     try:
         with mapped_errors(f"Qdrant collection {collection!r}"):
-            client.create_collection(
-                collection,
-                vectors_config=collection_vectors(identity, half=half),
-                sparse_vectors_config={SPARSE: models.SparseVectorParams()},  # no modifier: IDF would re-weight
-                metadata={_METADATA_KEY: identity.as_metadata()},
-            )
+            create_collection(client, collection, identity, options, version=version)
     except StoreRequestError:
         # Two workers may start at once: that the other one made it is no error, and opening it checks what it is.
         if not client.collection_exists(collection):

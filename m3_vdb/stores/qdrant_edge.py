@@ -9,20 +9,32 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import qdrant_edge as edge
 
 from m3_vdb.errors import CollectionMismatchError, CollectionNotFoundError, M3Error, StoreError, StoreRequestError
-from m3_vdb.stores._edge_requests import edge_config, fused, to_point
+from m3_vdb.stores._edge_requests import fused, part_requests, to_point
+from m3_vdb.stores._edge_schema import OPTIONS, edge_config, index_operations
 from m3_vdb.stores._folder import FolderLock, read_metadata, write_metadata
-from m3_vdb.stores._plan import make_plan
-from m3_vdb.stores._points import ID_FIELD, batches, make_points, point_id, read_document, read_id, read_parts
+from m3_vdb.stores._plan import Plan, fuse_answers, make_plan, vectors_to_score
+from m3_vdb.stores._points import (
+    ID_FIELD,
+    batches,
+    field_name,
+    make_points,
+    pack,
+    point_id,
+    read_document,
+    read_embedding,
+    read_id,
+)
 from m3_vdb.stores.base import VectorStore
 from m3_vdb.stores.identity import ModelIdentity, open_identity
+from m3_vdb.stores.options import DEFAULT_OPTIONS, CollectionOptions
 from m3_vdb.stores.search import DENSE, MULTI_VECTOR, SPARSE, Search
 from m3_vdb.types import Document, Hit, M3Embedding, M3Embeddings
 
@@ -45,9 +57,10 @@ class QdrantEdgeStore(VectorStore):
         create: make the collection if there is none.
         exact: pick the candidates by a full scan; False lets the engine use the HNSW graph that ``optimize`` builds.
             Scores are exact either way.
-        half: make a *new* collection with a float16 multi-vector: half the space, scores off by about 1e-5.
+        options: how a *new* collection is made: storage, indexes, tenant and on_disk.
 
     Raises:
+        ConfigError: an option that this store does not have.
         CollectionNotFoundError: no such collection, and ``create`` or ``identity`` does not allow to make it.
         CollectionMismatchError: the collection belongs to another model, or was not made by m3-vdb.
         StoreError: the folder is open already.
@@ -60,8 +73,9 @@ class QdrantEdgeStore(VectorStore):
         identity: ModelIdentity | None,
         create: bool = True,
         exact: bool = True,
-        half: bool = False,
+        options: CollectionOptions = DEFAULT_OPTIONS,
     ) -> None:
+        options.require_only(*OPTIONS, where="a collection in a folder")
         self._folder = Path(folder)
         self._exact = exact
         self._unflushed = 0
@@ -83,7 +97,8 @@ class QdrantEdgeStore(VectorStore):
                 write_metadata(self._folder, metadata)
             self._identity = open_identity(identity, metadata, where=self._where)
             with _mapped_errors(self._where):
-                self._shard = _load(self._folder, self._identity, half=half)
+                self._shard = _load(self._folder, self._identity, options)
+                self._integer_fields = _indexed(self._shard, options, create=create)
         except BaseException:
             lock.release()
             raise
@@ -100,7 +115,13 @@ class QdrantEdgeStore(VectorStore):
 
     def upsert(self, documents: Sequence[Document], embeddings: M3Embeddings) -> None:
         """Store documents with their vectors; see ``VectorStore.upsert``."""
-        points = make_points(documents, embeddings, identity=self._identity, max_floats=None)
+        points = make_points(
+            documents,
+            embeddings,
+            identity=self._identity,
+            max_floats=None,
+            integer_fields=self._integer_fields,
+        )
         with self._engine() as shard:
             for batch in batches(points, max_bytes=MAX_UPDATE_BYTES):
                 shard.update(edge.UpdateOperation.upsert_points([to_point(point) for point in batch]))
@@ -155,35 +176,50 @@ class QdrantEdgeStore(VectorStore):
                 self._lock.release()
 
     def _query(self, query: M3Embedding, search: Search, *, explain: bool) -> list[Hit]:
-        vectors = [DENSE, SPARSE, MULTI_VECTOR] if explain else False
-        points = self._search(query, search, payload=True, vectors=vectors)
-        return [
-            Hit(read_document(point.payload), point.score, read_parts(query, point.vector) if explain else None)
-            for point in points
-        ]
-
-    def _rank(self, query: M3Embedding, search: Search) -> list[tuple[str, float]]:
-        points = self._search(query, search, payload=[ID_FIELD], vectors=False)
-        return [(read_id(point.payload), point.score) for point in points]
-
-    def _search(
-        self, query: M3Embedding, search: Search, *, payload: bool | list[str], vectors: bool | list[str]
-    ) -> list[edge.ScoredPoint]:
         plan = make_plan(query, search)
+        if not explain:
+            return [Hit(read_document(point.payload), point.score) for point in self._fused(query, plan, search, True)]
         if not plan.branches:
             return []
-        prefetch, fusion = fused(query, plan, search, exact=self._exact)
-        request = edge.QueryRequest(
-            prefetches=prefetch,
-            query=fusion,
-            limit=search.limit,
-            offset=search.offset,
-            score_threshold=search.score_threshold,
-            with_payload=payload,
-            with_vector=vectors,
-        )
+        names = vectors_to_score(query, plan, explain=True)
+        with self._engine() as shard:
+            request = edge.QueryBatchRequest(part_requests(query, plan, search, names, exact=self._exact))
+            scored = zip(names, shard.query_batch(request), strict=True)
+            answers = {name: {str(point.id): point.score for point in points} for name, points in scored}
+            best = fuse_answers(query, answers, search)
+            payloads = self._payloads(shard, [name for name, _, _ in best])
+        return [Hit(read_document(payloads[name]), total, parts) for name, total, parts in best]
+
+    def _rank(self, query: M3Embedding, search: Search) -> list[tuple[str, float]]:
+        points = self._fused(query, make_plan(query, search), search, [ID_FIELD])
+        return [(read_id(point.payload), point.score) for point in points]
+
+    def _fused(
+        self, query: M3Embedding, plan: Plan, search: Search, payload: bool | list[str]
+    ) -> list[edge.ScoredPoint]:
+        if not plan.branches:
+            return []
+        request = fused(query, plan, search, exact=self._exact, payload=payload)
         with self._engine() as shard:
             return shard.query(request)
+
+    def _payloads(self, shard: edge.EdgeShard, ids: Sequence[str]) -> dict[str, Mapping[str, Any]]:
+        records = shard.retrieve(list(ids), with_payload=True, with_vector=False)
+        return {str(record.id): record.payload or {} for record in records}
+
+    def _scroll(self, batch: int) -> Iterator[tuple[list[Document], M3Embeddings]]:
+        offset: edge.PointId | None = None
+        while True:
+            request = edge.ScrollRequest(
+                offset=offset, limit=batch, with_payload=True, with_vector=[DENSE, SPARSE, MULTI_VECTOR]
+            )
+            with self._engine() as shard:
+                records, offset = shard.scroll(request)
+            if records:
+                documents = [read_document(record.payload) for record in records]
+                yield documents, pack([read_embedding(record.vector) for record in records])
+            if offset is None:
+                return
 
     @contextmanager
     def _engine(self) -> Iterator[edge.EdgeShard]:
@@ -230,13 +266,25 @@ def _claim(folder: Path, *, where: str) -> None:
         )
 
 
-def _load(folder: Path, identity: ModelIdentity, *, half: bool) -> edge.EdgeShard:
+def _load(folder: Path, identity: ModelIdentity, options: CollectionOptions) -> edge.EdgeShard:
     shard = folder / _SHARD
     if not shard.exists():
         # Made aside and renamed, so that a process killed in the middle leaves nothing that looks like a shard.
         fresh = folder / f"{_SHARD}.new"
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir()
-        edge.EdgeShard.create(str(fresh), edge_config(identity, half=half)).close()
+        edge.EdgeShard.create(str(fresh), edge_config(identity, options)).close()
         fresh.rename(shard)
     return edge.EdgeShard.load(str(shard))
+
+
+def _indexed(shard: edge.EdgeShard, options: CollectionOptions, *, create: bool) -> frozenset[str]:
+    """Make the payload indexes that are missing; the fields that are indexed as integers."""
+    names = {field_name(path): index.data_type for path, index in shard.info().payload_schema.items()}
+    present = frozenset(name for name in names if name is not None)
+    integers = {name for name in present if names[name] == edge.PayloadSchemaType.Integer}
+    if create:
+        for operation in index_operations(options, present):
+            shard.update(operation)
+        integers |= {n for n, kind in options.payload_indexes.items() if kind == "integer" and n not in present}
+    return frozenset(integers)

@@ -32,7 +32,7 @@ def test_a_beir_corpus_reads_as_it_is(tmp_path: Path) -> None:
         (b'{"id": null, "text": "t"}', "non-empty string"),
         (b'{"id": "a"}', "'text'"),
         (b'{"id": "a", "text": 3}', "'text'"),
-        (b'{"id": "a", "text": "t", "title": ["x"]}', "'text'"),
+        (b'{"id": "a", "text": "t", "title": ["x"]}', "'title'"),
         (b'{"id": "a", "text": " \\n "}', "nothing to encode"),
         (b'{"id": "a", "text": "\xff"}', "not UTF-8"),
         (b"[" * 100_000, "not JSON"),

@@ -1,7 +1,8 @@
-"""A Qdrant server's REST interface over the client's local mode: real bytes on a real socket, a toy engine behind.
+"""A stub of a Qdrant server's REST interface: real bytes on a real socket, the embedded engine behind.
 
-It also keeps three rules of a server that local mode does not: bodies below 32 MiB, multi-vectors below 1,048,576
-numbers, and strict JSON. Every body it received is kept in ``bodies``.
+It keeps rules of a server that the engine does not: bodies up to 32 MiB, multi-vectors below 1,048,576 numbers, unique
+sparse indices, strict JSON, and strict mode if asked for. ``shards`` makes collections of several parts. Every body it
+received is kept in ``bodies``.
 """
 
 from __future__ import annotations
@@ -10,18 +11,22 @@ import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pydantic import BaseModel
-from qdrant_client import QdrantClient, models
+from qdrant_client import models
+
+from tests.stores._edge_engine import EdgeEngine, RefusedError
 
 MAX_BODY = 32 * 1024 * 1024
-MAX_FLOATS = 1024 * 1024
 
 
 class RestStub:
-    def __init__(self) -> None:
-        self.engine = QdrantClient(":memory:")
+    def __init__(
+        self, *, shards: int = 1, strict: models.StrictModeConfig | None = None, version: str = "1.20.0"
+    ) -> None:
+        self.engine = EdgeEngine(shards=shards, strict=strict)
+        self.version = version
         self.lock = threading.Lock()
         self.bodies: list[tuple[str, str, int, Any]] = []
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (_Handler,), {"stub": self}))
@@ -36,51 +41,55 @@ class RestStub:
         self.server.server_close()
         self.engine.close()
 
-    def answer(self, method: str, path: str, body: Any) -> Any:  # noqa: PLR0911 - one return for each route
+    def answer(self, method: str, path: str, body: Any) -> Any:
+        if path == "/":
+            return None
         _, name, *rest = path.strip("/").split("/")
-        route = (method, "/".join(rest))
-        if route == ("GET", "exists"):
+        route, name = f"{method} {'/'.join(rest)}", unquote(name)
+        if route == "GET exists":
             return {"exists": self.engine.collection_exists(name)}
-        if route == ("PUT", ""):
+        if route == "PUT ":
             c = models.CreateCollection.model_validate(body)
             return self.engine.create_collection(
-                name, vectors_config=c.vectors, sparse_vectors_config=c.sparse_vectors, metadata=c.metadata
+                name,
+                vectors_config=c.vectors,
+                sparse_vectors_config=c.sparse_vectors,
+                shard_number=c.shard_number,
+                quantization_config=c.quantization_config,
+                strict_mode_config=c.strict_mode_config,
+                metadata=c.metadata,
             )
         if not self.engine.collection_exists(name):
             raise RefusedError(404, f"Not found: Collection `{name}` doesn't exist!")
-        if route == ("GET", ""):
-            return self.engine.get_collection(name)
-        if route == ("PUT", "points"):
-            points = models.PointsList.model_validate(body).points
-            for point in points:
-                if sum(map(len, point.vector["multi_vector"])) >= MAX_FLOATS:
-                    raise RefusedError(422, "Validation error: multivector too large")
-            return self.engine.upsert(name, points)
-        if route == ("POST", "points/query"):
-            q = models.QueryRequest.model_validate(body)
-            return self.engine.query_points(
-                name,
-                prefetch=q.prefetch,
-                query=q.query,
-                limit=q.limit,
-                offset=q.offset,
-                score_threshold=q.score_threshold,
-                with_vectors=q.with_vector,
-                with_payload=q.with_payload,
-            )
-        if route == ("POST", "points"):
-            return self.engine.retrieve(name, models.PointRequest.model_validate(body).ids, with_payload=True)
-        if route == ("POST", "points/delete"):
-            return self.engine.delete(name, models.PointIdsList.model_validate(body))
-        if route == ("POST", "points/count"):
-            return self.engine.count(name, exact=True)
-        raise RefusedError(404, f"the stub does not know {method} {path}")
+        return self._in_collection(route, self.engine.collections[name], body)
 
-
-class RefusedError(Exception):
-    def __init__(self, status: int, words: str) -> None:
-        super().__init__(words)
-        self.status = status
+    def _in_collection(self, route: str, found: Any, body: Any) -> Any:  # noqa: PLR0911 - one return for each route
+        done = {"operation_id": 0, "status": "completed"}
+        if route == "GET ":
+            return found.info()
+        if route == "PUT index":
+            wanted = models.CreateFieldIndex.model_validate(body)
+            found.index(wanted.field_name, wanted.field_schema)
+            return done
+        if route == "PUT points":
+            found.upsert(models.PointsList.model_validate(body).points)
+            return done
+        if route == "POST points/query":
+            return {"points": found.query(models.QueryRequest.model_validate(body))}
+        if route == "POST points/query/batch":
+            requests = models.QueryRequestBatch.model_validate(body).searches
+            return [{"points": points} for points in found.query_batch(requests)]
+        if route == "POST points":
+            wanted = models.PointRequest.model_validate(body)
+            return found.retrieve(wanted.ids, wanted.with_payload, wanted.with_vector)
+        if route == "POST points/scroll":
+            return found.scroll(models.ScrollRequest.model_validate(body))
+        if route == "POST points/delete":
+            found.delete(models.PointIdsList.model_validate(body).points)
+            return done
+        if route == "POST points/count":
+            return {"count": found.count()}
+        raise RefusedError(404, f"the stub does not know {route}")
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -99,6 +108,8 @@ class _Handler(BaseHTTPRequestHandler):
             with self.stub.lock:
                 result = self.stub.answer(self.command, path, body)
             status, answer = 200, {"result": _plain(result), "status": "ok", "time": 0.0}
+            if path == "/":
+                answer = {"title": "stub of Qdrant", "version": self.stub.version}
         except RefusedError as error:
             status, answer = error.status, {"result": None, "status": {"error": str(error)}, "time": 0.0}
         except ValueError as error:
@@ -121,6 +132,4 @@ def _no_constant(name: str) -> None:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
     return value.model_dump(mode="json") if isinstance(value, BaseModel) else value

@@ -1,5 +1,12 @@
 from __future__ import annotations
 
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,18 +27,47 @@ class Backend:
     strict_types: bool = True  # filters tell True from 1; qdrant-client's local mode compares with ==
 
 
-@pytest.fixture(params=["memory", "local", "rest", "edge"])
+SERVERS = {"milvus": "M3VDB_TEST_MILVUS_URI", "qdrant": "M3VDB_TEST_QDRANT_URL"}
+"""Servers of your own that join if a variable names one, as milvus://HOST:PORT and qdrant://HOST:PORT."""
+BACKENDS = [
+    "memory",
+    "local",
+    "rest",
+    "rest-strict",
+    "rest-shards",
+    "edge",
+    "milvus-lite",
+    "milvus-lite-server",
+    "milvus-stub",
+]
+BACKENDS += [name for name, variable in SERVERS.items() if os.environ.get(variable)]
+
+
+@pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
-    if request.param == "memory":
+    if request.param.startswith("milvus"):
+        yield from _milvus(request.param, request, tmp_path)
+    elif request.param == "memory":
         yield Backend("memory", lambda identity: MemoryStore(identity or IDENTITY), keeps=False)
     elif request.param == "edge":
         yield Backend("edge", lambda identity: open_store(str(tmp_path / "c.qdrant"), identity=identity))
-    elif request.param == "rest":
+    elif request.param == "qdrant":
+        url = f"{os.environ[SERVERS['qdrant']]}/test_{uuid.uuid4().hex}"
+        yield Backend("qdrant", lambda identity: open_store(url, identity=identity))
+        _drop_qdrant(url)
+    elif request.param.startswith("rest"):
+        from qdrant_client import models
+
         from tests.stores._rest_stub import RestStub
 
-        stub = RestStub()
+        strict = models.StrictModeConfig(enabled=True, search_allow_exact=False, search_max_batchsize=2)
+        stub = {
+            "rest": RestStub,
+            "rest-strict": lambda: RestStub(strict=strict),  # every search is a batch
+            "rest-shards": lambda: RestStub(shards=3),  # every search takes two steps
+        }[request.param]()
         url = f"qdrant://{stub.address}/notes"
-        yield Backend("rest", lambda identity: open_store(url, identity=identity), strict_types=False)
+        yield Backend(request.param, lambda identity: open_store(url, identity=identity))
         stub.close()
     else:
         from qdrant_client import QdrantClient
@@ -43,6 +79,70 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]
         client.close = lambda *_args, **_kwargs: None  # a closed local client forgets everything
         yield Backend("local", lambda identity: QdrantStore(client, "notes", identity=identity), strict_types=False)
         close()
+
+
+def _milvus(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
+    if name == "milvus-lite":
+        path = str(tmp_path / "c.milvus.db")
+        yield Backend(name, lambda identity: open_store(path, identity=identity))
+        return
+    server = os.environ[SERVERS[name]] if name in SERVERS else request.getfixturevalue(name.replace("-", "_"))
+    collection = f"test_{uuid.uuid4().hex}"
+    url = f"{server}/{collection}"
+    yield Backend(name, lambda identity: open_store(url, identity=identity))
+    _drop_milvus(url)
+
+
+def _drop_qdrant(url: str) -> None:
+    from qdrant_client import QdrantClient
+
+    from m3_vdb.stores import API_KEY_VARIABLE, _server
+
+    server, collection = _server(url)
+    client = QdrantClient(server, api_key=os.environ.get(API_KEY_VARIABLE), check_compatibility=False)
+    client.delete_collection(collection)
+    client.close()
+
+
+def _drop_milvus(url: str) -> None:
+    from pymilvus import MilvusClient
+
+    from m3_vdb.stores._milvus_connect import TOKEN_VARIABLE, split_url
+
+    server, database, collection = split_url(url)
+    client = MilvusClient(server, token=os.environ.get(TOKEN_VARIABLE, ""), db_name=database, dedicated=True)
+    client.drop_collection(collection)
+    client.close()
+
+
+@pytest.fixture(scope="session")
+def milvus_stub() -> Iterator[str]:
+    """The interface of a Milvus server that has arrays of structs, over NumPy."""
+    from tests.stores._milvus_stub import MilvusStub
+
+    stub = MilvusStub()
+    yield stub.url
+    stub.close()
+
+
+@pytest.fixture(scope="session")
+def milvus_lite_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """milvus-lite as a server of its own, over gRPC."""
+    folder = tmp_path_factory.mktemp("milvus")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "milvus_lite", "server", "--host", "127.0.0.1", "--port", str(port)]
+    process = subprocess.Popen([*command, "--data-dir", str(folder)], stdout=subprocess.DEVNULL)
+    for _ in range(300):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                break
+        time.sleep(0.1)
+    yield f"milvus://127.0.0.1:{port}"
+    process.terminate()
+    process.wait()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture

@@ -83,12 +83,6 @@ def test_urls_that_name_no_store(url):
         open_store(url, identity=IDENTITY)
 
 
-@pytest.mark.parametrize("url", ["milvus://localhost:19530/notes", "./notes.milvus.db"])
-def test_milvus_says_that_it_is_not_built(url):
-    with pytest.raises(StoreUrlError, match="not built yet"):
-        open_store(url, identity=IDENTITY)
-
-
 @pytest.mark.parametrize(
     ("url", "package", "ours"),
     [

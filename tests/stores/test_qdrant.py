@@ -18,15 +18,16 @@ from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedR
 from m3_vdb.errors import (
     CollectionMismatchError,
     CollectionNotFoundError,
+    ConfigError,
     DocumentError,
     StoreConnectionError,
     StoreRequestError,
 )
 from m3_vdb.fusion import Weights
-from m3_vdb.stores import open_store
+from m3_vdb.stores import CollectionOptions, MemoryStore, open_store
 from m3_vdb.stores._qdrant_errors import mapped_errors
-from m3_vdb.stores.qdrant import MAX_REQUEST_BYTES, QdrantStore
-from m3_vdb.types import SparseVector
+from m3_vdb.stores.qdrant import MAX_REQUEST_BYTES
+from m3_vdb.types import Document, SparseVector
 from tests.stores._corpus import IDENTITY, make_documents, make_embeddings, make_queries
 from tests.stores._rest_stub import RestStub
 
@@ -55,10 +56,116 @@ def test_the_collection_is_made_as_m3_needs_it(stub, store):
     assert body["metadata"] == {"m3": IDENTITY.as_metadata()}
 
 
-def test_half_stores_float16(stub):
-    open_store(f"qdrant://{stub.address}/halves", identity=IDENTITY, half=True).close()
-    ((_, _, _, body),) = [call for call in stub.bodies if call[:2] == ("PUT", "/collections/halves")]
-    assert body["vectors"]["multi_vector"]["datatype"] == "float16"
+@pytest.mark.parametrize(
+    ("version", "storage", "datatype"),
+    [("1.20.1", "half", "turbo16"), ("1.19.0", "half", "float16"), ("dev", "half", "float16"),
+     ("v1.20.0", "quarter", "turbo8"), ("2.0.0", "exact", None)],
+)  # fmt: skip
+def test_storage_is_what_the_server_has(stub, version, storage, datatype):
+    stub.version = version
+    options = CollectionOptions(storage=storage)
+    with open_store(f"qdrant://{stub.address}/c", identity=IDENTITY, options=options) as store:
+        ((_, _, _, body),) = [call for call in stub.bodies if call[:2] == ("PUT", "/collections/c")]
+        assert body["vectors"]["multi_vector"].get("datatype") == datatype
+        assert store.capabilities.multi_vector_datatype == (datatype or "float32")
+        assert store.capabilities.version == version
+
+
+def test_a_server_too_old_for_a_quarter(stub):
+    stub.version = "1.19.2"
+    with pytest.raises(ConfigError, match=r"needs a Qdrant server of version 1\.20 \(this one: 1\.19\.2\)"):
+        open_store(f"qdrant://{stub.address}/c", identity=IDENTITY, options=CollectionOptions(storage="quarter"))
+    assert not stub.engine.collection_exists("c")
+
+
+def test_options_reach_the_server_before_any_document(stub):
+    options = CollectionOptions(
+        indexes={"year": "integer", "a.b": "float"}, tenant="customer", shard_number=2, replication_factor=1,
+        on_disk=True,
+    )  # fmt: skip
+    url = f"qdrant://{stub.address}/c"
+    with open_store(url, identity=IDENTITY, options=options) as store:
+        calls = [(path, body) for method, path, _, body in stub.bodies if method == "PUT"]
+        assert [path for path, _ in calls] == ["/collections/c", *["/collections/c/index"] * 3]
+        created = calls[0][1]
+        assert (created["shard_number"], created["replication_factor"]) == (2, 1)
+        assert created["vectors"]["dense"]["on_disk"] is created["vectors"]["multi_vector"]["on_disk"] is True
+        assert created["sparse_vectors"]["sparse"]["index"]["on_disk"] is True
+        assert [body["field_name"] for _, body in calls[1:]] == [f'payload."{f}"' for f in ("customer", "year", "a.b")]
+        assert calls[1][1]["field_schema"]["is_tenant"] is True
+        assert [body["field_schema"] for _, body in calls[2:]] == ["integer", "float"]
+        assert store.capabilities.shards == 2
+        assert store.capabilities.indexes == {"customer": "keyword", "year": "integer", "a.b": "float"}
+        with pytest.raises(DocumentError, match=r"'year' holds 1\.5") as caught:
+            store.upsert([Document(id="x", text="t", payload={"year": [3, 1.5]})], make_embeddings(1))
+        assert caught.value.index == 0
+    stub.bodies.clear()
+    with open_store(url, identity=IDENTITY, options=CollectionOptions(indexes={"year": "integer", "new": "bool"})):
+        made = [body["field_name"] for method, _, _, body in stub.bodies if method == "PUT"]
+    assert made == ['payload."new"']  # what is missing, and only that
+
+
+def test_explain_is_one_batch_and_the_payload_of_the_winners(stub, store):
+    store.upsert(make_documents(60), make_embeddings(60))
+    stub.bodies.clear()
+    hits = store.query(make_queries(1)[0], limit=3, candidates=30, filter={"lang": "de"}, explain=True)
+    (_, batch_path, _, batch), (_, retrieve_path, _, retrieved) = stub.bodies
+    assert (batch_path, retrieve_path) == ("/collections/notes/points/query/batch", "/collections/notes/points")
+    dense, sparse, multi = batch["searches"]
+    assert not dense.get("prefetch")
+    assert dense["filter"] == multi["prefetch"][0]["filter"]
+    assert [request["using"] for request in (dense, sparse, multi)] == ["dense", "sparse", "multi_vector"]
+    assert not any(request.get("with_vector") or request.get("with_payload") for request in (dense, sparse, multi))
+    assert len(retrieved["ids"]) == len(hits) == 3
+    assert not retrieved.get("with_vector")
+
+
+def test_strict_mode_takes_the_batch_and_never_says_exact():
+    strict = models.StrictModeConfig(
+        enabled=True, search_allow_exact=False, max_query_limit=150, upsert_max_batchsize=7,
+        multivector_config={"multi_vector": models.StrictModeMultivector(max_vectors=50)},
+    )  # fmt: skip
+    stub = RestStub(strict=strict)
+    url = f"qdrant://{stub.address}/notes"
+    with open_store(url, identity=IDENTITY) as store:
+        can = store.capabilities
+        assert (can.may_be_exact, can.max_limit, can.max_upsert, can.max_floats) == (False, 150, 7, 50 * 24 + 1)
+        store.upsert(make_documents(20), make_embeddings(20, max_rows=50))
+        with pytest.raises(DocumentError, match="that is 50 rows"):
+            store.upsert(make_documents(40), make_embeddings(40, max_rows=60))
+        query = make_queries(1)[0]
+        stub.bodies.clear()
+        assert len(store.query(query, candidates=150)) == 10
+        assert '"exact": true' not in json.dumps([body for *_, body in stub.bodies])
+        with pytest.raises(ConfigError, match="ask for at most 150 candidates"):
+            store.query(query)  # 200 candidates
+        with pytest.raises(ConfigError, match="ask for at most 75 candidates"):
+            store.query(query, candidates=100, source="union")
+    with pytest.raises(ConfigError, match="forbids exact search"):
+        open_store(url, identity=IDENTITY, exact=True)
+    with open_store(url, identity=IDENTITY) as store:  # a guard: the stub does refuse the one request
+        store._capabilities = dataclasses.replace(store._capabilities, may_be_exact=True)
+        with pytest.raises(StoreRequestError, match="403 Forbidden"):
+            store.query(make_queries(1)[0], candidates=150)
+    stub.close()
+
+
+def test_on_several_shards_the_candidates_are_the_nearest_of_all():
+    stub = RestStub(shards=3)
+    documents, embeddings = make_documents(120), make_embeddings(120)
+    oracle = MemoryStore(IDENTITY)
+    oracle.upsert(documents, embeddings)
+    with open_store(f"qdrant://{stub.address}/notes", identity=IDENTITY) as store:
+        store.upsert(documents, embeddings)
+        wrong = 0
+        for query in make_queries(8):
+            truth = dict(oracle.rank(query, limit=12, candidates=12))
+            assert dict(store.rank(query, limit=12, candidates=12)) == pytest.approx(truth, rel=1e-5)
+            store._capabilities = dataclasses.replace(store._capabilities, shards=1)
+            wrong += set(dict(store.rank(query, limit=12, candidates=12))) != set(truth)
+            store._capabilities = dataclasses.replace(store._capabilities, shards=3)
+        assert wrong  # a guard: one request does take the candidates of each shard
+    stub.close()
 
 
 def test_one_request_carries_the_whole_query(stub, store):
@@ -72,7 +179,7 @@ def test_one_request_carries_the_whole_query(stub, store):
     assert (leaf["using"], sparse["using"], multi["using"]) == ("dense", "sparse", "multi_vector")
     assert [branch["limit"] for branch in (leaf, sparse, multi)] == [44, 44, 44]
     assert sparse["prefetch"] == multi["prefetch"] == [leaf]
-    assert leaf["filter"]["must"][0]["should"][0] == {"key": 'payload."lang"', "match": {"any": ["de"]}}
+    assert leaf["filter"]["should"][0] == {"key": 'payload."lang"', "match": {"any": ["de"]}}
     assert multi["params"]["exact"] is True
     assert leaf["params"]["exact"] is False
     assert body["query"]["defaults"] == {"$score[1]": 0.0, "$score[2]": 0.0}
@@ -130,11 +237,22 @@ def test_the_largest_multi_vector_is_below_the_limit(stub):
         assert len(stub.bodies) == calls  # nothing was sent
 
 
-def _collection(client, *, metadata=True, modifier=None, sparse="sparse"):
-    client.create_collection(
+INT8 = models.ScalarQuantization(scalar=models.ScalarQuantizationConfig(type="int8"))
+UINT8 = models.Datatype.UINT8
+
+
+def _collection(engine, *, metadata=True, sparse="sparse", quantization=None, dense=(), multi=(), **lexical):
+    rows = models.MultiVectorConfig(comparator="max_sim")
+    engine.create_collection(
         "c",
-        vectors_config={name: models.VectorParams(size=8, distance="Dot") for name in ("dense", "multi_vector")},
-        sparse_vectors_config={sparse: models.SparseVectorParams(modifier=modifier)},
+        vectors_config={
+            "dense": models.VectorParams(**{"size": 64, "distance": "Dot", **dict(dense)}),
+            "multi_vector": models.VectorParams(
+                **{"size": 24, "distance": "Dot", "multivector_config": rows, **dict(multi)}
+            ),
+        },
+        sparse_vectors_config={sparse: models.SparseVectorParams(**lexical)},
+        quantization_config=quantization,
         metadata={"m3": IDENTITY.as_metadata()} if metadata else None,
     )
 
@@ -145,15 +263,27 @@ def _collection(client, *, metadata=True, modifier=None, sparse="sparse"):
         ({"metadata": False}, "which model"),
         ({"modifier": models.Modifier.IDF}, "IDF"),
         ({"sparse": "lexical"}, "lacks one of the vectors"),
+        ({"index": models.SparseIndexParams(datatype=UINT8)}, "sparse weights as uint8"),
+        ({"quantization": INT8}, "dense is quantised"),
+        ({"dense": {"quantization_config": INT8}}, "dense is quantised"),
+        ({"multi": {"quantization_config": INT8}}, "multi_vector is quantised"),
+        ({"multi": {"multivector_config": None}}, "one row a document"),
+        ({"dense": {"distance": "Euclid"}}, "compared by Euclid"),
+        ({"dense": {"size": 32}}, "has 32 numbers, and its own metadata says 64"),
+        ({"dense": {"datatype": UINT8}}, "dense is stored as uint8"),
     ],
-    ids=["no metadata", "idf", "other names"],
+    ids=str,
 )
-def test_collections_that_would_give_other_scores(made, message):
-    client = QdrantClient(":memory:")
-    _collection(client, **made)
+def test_collections_that_would_give_other_scores(stub, made, message):
+    _collection(stub.engine, **made)
     with pytest.raises(CollectionMismatchError, match=message):
-        QdrantStore(client, "c", identity=IDENTITY)
-    client.close()
+        open_store(f"qdrant://{stub.address}/c", identity=IDENTITY)
+
+
+def test_a_collection_made_by_other_means_is_taken_if_it_is_sound(stub):
+    _collection(stub.engine, dense={"distance": "Cosine"}, multi={"datatype": models.Datatype.FLOAT16})
+    with open_store(f"qdrant://{stub.address}/c", identity=IDENTITY) as store:
+        assert store.capabilities.multi_vector_datatype == "float16"
 
 
 @pytest.mark.parametrize("args", [{"identity": None}, {"identity": IDENTITY, "create": False}], ids=str)

@@ -15,7 +15,15 @@ import qdrant_edge
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from m3_vdb.errors import CollectionMismatchError, CollectionNotFoundError, StoreError, StoreRequestError
+from m3_vdb.errors import (
+    CollectionMismatchError,
+    CollectionNotFoundError,
+    ConfigError,
+    DocumentError,
+    StoreError,
+    StoreRequestError,
+)
+from m3_vdb.stores import CollectionOptions
 from m3_vdb.stores import qdrant_edge as module
 from m3_vdb.stores.qdrant_edge import QdrantEdgeStore
 from m3_vdb.types import Document
@@ -148,16 +156,37 @@ def test_a_document_larger_than_a_server_takes(tmp_path):
         assert store.query(query, explain=True)[0].parts.multi_vector == pytest.approx(1.0)
 
 
-def test_half_keeps_scores_within_2e_5(tmp_path):
+@pytest.mark.parametrize(("storage", "largest"), [("half", 2e-5), ("quarter", 2e-3)])
+def test_storage_keeps_scores_and_takes_less(tmp_path, storage, largest):
     documents, embeddings, queries = make_documents(100), make_embeddings(100), make_queries(5)
     answers = {}
-    for half in (False, True):
-        with QdrantEdgeStore(tmp_path / str(half), identity=IDENTITY, half=half) as store:
+    for kind in ("exact", storage):
+        options = CollectionOptions(storage=kind)
+        with QdrantEdgeStore(tmp_path / kind, identity=IDENTITY, options=options) as store:
             store.upsert(documents, embeddings)
-            answers[half] = [{h.document.id: h.score for h in store.query(q, limit=100)} for q in queries]
-    errors = [abs(f[i] - h[i]) for f, h in zip(answers[False], answers[True], strict=True) for i in f]
+            answers[kind] = [{h.document.id: h.score for h in store.query(q, limit=100)} for q in queries]
+    errors = [abs(f[i] - h[i]) for f, h in zip(answers["exact"], answers[storage], strict=True) for i in f]
     assert len(errors) == 500
-    assert 0 < max(errors) < 2e-5 * 5  # 24 numbers a row here: coarser than the 128 of the measurement
+    assert 0 < max(errors) < largest
+
+
+@pytest.mark.parametrize("given", [{"shard_number": 2}, {"replication_factor": 2}], ids=str)
+def test_options_of_a_server_are_refused(tmp_path, given):
+    with pytest.raises(ConfigError, match=next(iter(given))):
+        QdrantEdgeStore(tmp_path / "c", identity=IDENTITY, options=CollectionOptions(**given))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_indexes_are_made_once_and_known_again(tmp_path):
+    options = CollectionOptions(indexes={"year": "integer", "a.b": "keyword"}, tenant="lang", on_disk=True)
+    for asked in (options, CollectionOptions()):
+        with QdrantEdgeStore(tmp_path / "c", identity=IDENTITY, options=asked) as store:
+            assert len(store._shard.info().payload_schema) == 3
+            store.upsert([Document(id="a", text="t", payload={"year": 2001, "a.b": "x"})], make_embeddings(1))
+            with pytest.raises(DocumentError, match=r"'year' holds 2001\.0"):
+                store.upsert([Document(id="b", text="t", payload={"year": 2001.0})], make_embeddings(1))
+            found = store.query(make_queries(1)[0], filter={"year": {"$gt": 2000.5}, "a.b": "x"})
+            assert [hit.document.id for hit in found] == ["a"]
 
 
 def test_the_log_is_flushed_on_the_way(tmp_path, monkeypatch):

@@ -1,0 +1,27 @@
+"""The same on a Milvus server: ``docker compose up -d milvus`` and then ``python examples/milvus_docker.py``.
+
+``MILVUS_URI`` names another server, ``MILVUS_TOKEN`` holds its token. A server of version 2.6.4 or newer keeps all
+three vectors in one collection and adds the three scores itself.
+"""
+
+import os
+
+from m3_vdb import Document, HybridIndex, M3EmbeddingFunction, open_store
+from m3_vdb.stores.milvus import MilvusStore
+
+url = os.environ.get("MILVUS_URI", "milvus://localhost:19530")
+embed = M3EmbeddingFunction()
+store = open_store(f"{url}/m3_vdb_example", identity=embed.identity)
+assert isinstance(store, MilvusStore)
+print(store.capabilities)  # what the server does itself
+with HybridIndex(embed, store) as index:
+    index.add(
+        [
+            Document("a", "Dense vectors find what means the same.", payload={"kind": "dense"}),
+            Document("b", "Sparse vectors find the same words.", payload={"kind": "sparse"}),
+            Document("c", "Multi-vectors compare word by word.", payload={"kind": "multi_vector"}),
+        ]
+    )
+    for hit in index.query("Which vectors match exact words?"):
+        print(f"{hit.score:.3f}  {hit.document.text}")
+    print(index.query("exact words", filter={"kind": ["dense", "multi_vector"]}, limit=1)[0].document.id)

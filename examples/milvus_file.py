@@ -1,0 +1,27 @@
+"""The same in a file, with milvus-lite and without a server: ``python examples/milvus_file.py [FILE]``.
+
+Needs ``pip install 'm3-vdb[milvus]'``. The file is a folder in truth; its name ends with ``.milvus.db``.
+"""
+
+import sys
+
+from m3_vdb import PRESETS, Document, HybridIndex, M3EmbeddingFunction
+from m3_vdb.stores import open_store
+from m3_vdb.stores.milvus import MilvusStore
+
+DOCUMENTS = [
+    Document("a", "Dense vectors find what means the same.", payload={"kind": "dense", "year": 2019}),
+    Document("b", "Sparse vectors find the same words.", payload={"kind": "sparse", "year": 2021}),
+    Document("c", "Multi-vectors compare word by word.", payload={"kind": "multi_vector", "year": 2020}),
+]
+
+embed = M3EmbeddingFunction()
+store = open_store(sys.argv[1] if len(sys.argv) > 1 else "./notes.milvus.db", identity=embed.identity)
+assert isinstance(store, MilvusStore)
+print(store.capabilities)  # what the engine does itself, and what is done on this side
+with HybridIndex(embed, store) as index:
+    index.add(DOCUMENTS)
+    store.optimize()  # written and indexed: queries become several times faster
+    for hit in index.query("Which vectors match exact words?", weights=PRESETS["default"], explain=True):
+        print(f"{hit.score:.3f}  {hit.document.text}  {hit.parts}")
+    print(index.query("exact words", filter={"year": {"$gte": 2020}, "kind": {"$ne": "sparse"}})[0].document.id)

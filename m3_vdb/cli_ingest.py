@@ -1,0 +1,221 @@
+"""``m3-vdb ingest``: options, progress and summary; the work is ``m3_vdb.ingest``'s."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Final
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from rich.text import Text
+
+from m3_vdb.embedding_function import M3EmbeddingFunction
+from m3_vdb.errors import ConfigError, StoreError
+from m3_vdb.ingest import FORMATS, Corpus, Fields, IngestReport, Progress, Retry, ingest
+from m3_vdb.ingest.streams import STDIN
+from m3_vdb.stores import open_store
+
+REJECTED_SHOWN: Final = 10
+LINE_SECONDS: Final = 10.0
+"""Time between two lines of progress where there is no terminal."""
+EXIT_REJECTED: Final = 3
+"""Exit code of an ingest that stored what it could but rejected some rows."""
+EXIT_INTERRUPTED: Final = 130
+_SIDES: Final = {
+    "encoder": "the encoder is the bottleneck",
+    "input": "reading and preparing is the bottleneck",
+    "store": "the store is the bottleneck",
+}
+
+out = Console()
+err = Console(stderr=True, highlight=False)
+
+
+def ingest_command(
+    corpus: Annotated[
+        list[str],
+        typer.Argument(help='Files, folders, or "-": JSONL, CSV, TSV, Parquet (also .gz, .zst), texts, BEIR.'),
+    ],
+    store: Annotated[
+        str, typer.Option("--store", help="A folder (./notes.qdrant) or a server (qdrant://localhost:6333/notes).")
+    ],
+    model: Annotated[str | None, typer.Option("--model", help="Bundle directory or hub id.")] = None,
+    mcls_every: Annotated[
+        int | None, typer.Option(help="MCLS for long texts: another <s> every so many tokens (paper: 256).")
+    ] = None,
+    max_length: Annotated[int | None, typer.Option(help="Tokens kept of a document.")] = None,
+    runtime: Annotated[str, typer.Option("--runtime", help="auto, onnxruntime or openvino.")] = "auto",
+    format: Annotated[str, typer.Option("--format", help=f"{', '.join(FORMATS)}.")] = "auto",
+    id_field: Annotated[str | None, typer.Option(help="Field of the id. Default: id or _id.")] = None,
+    text_field: Annotated[list[str] | None, typer.Option(help="Field of the text; several are joined.")] = None,
+    title_field: Annotated[str, typer.Option(help="Field of the title.")] = "title",
+    columns: Annotated[str | None, typer.Option(help="Names for CSV or TSV without a header: id,text.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")] = False,
+    checkpoint: Annotated[Path | None, typer.Option(help="How far a run is. Default: beside the store.")] = None,
+    rejected: Annotated[Path | None, typer.Option(help="File for bad rows. Default: beside the checkpoint.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad row.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Also encode what is stored unchanged.")] = False,
+    batch_documents: Annotated[int, typer.Option(help="Documents encoded together.")] = 256,
+    attempts: Annotated[int, typer.Option(help="Requests to a failing store, the first included.")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="The summary as one JSON object, the last line.")] = False,
+) -> None:
+    """Encode a corpus and store it; what is stored unchanged is left out. Bad rows are set aside (exit code 3)."""
+    fields = Fields(
+        id=(id_field,) if id_field else Fields().id,
+        text=tuple(text_field or Fields().text),
+        title=title_field,
+        columns=tuple(name.strip() for name in columns.split(",")) if columns else None,
+    )
+    rows = Corpus(corpus, format=format, fields=fields)
+    state = checkpoint or Path(f"{_name(store)}.ingest")
+    letters = rejected or state.with_name(f"{state.name}.rejected.jsonl")
+    _check_outputs(corpus, state, letters)
+    embed = M3EmbeddingFunction(
+        model, runtime=runtime, max_length=max_length, mcls_every=mcls_every, on_truncate="ignore"
+    )
+    with open_store(store, identity=embed.identity) as opened, _stopping(state) as stop, _shown(rows) as tell:
+        report = ingest(
+            rows,
+            embed,
+            opened,
+            batch_documents=batch_documents,
+            progress=tell,
+            skip_unchanged=not again,
+            strict=strict,
+            rejected=letters,
+            checkpoint=state,
+            resume=resume,
+            ties={"store": store, "fields": repr(fields), "format": format},
+            retry=Retry(attempts=attempts),
+            stop=stop,
+        )
+        held = opened.count()
+    _summarize(report, letters, f"{store} now holds {held:,}; {embed.session.description}", embed.max_length)
+    if report.interrupted:
+        err.print(f"stopped; {_how_to_resume(state)}", markup=False, soft_wrap=True)
+    if as_json:
+        out.print_json(json.dumps(report.as_dict() | {"held": held, "store": store}), indent=None)
+    if report.interrupted or report.rejected_count:
+        raise typer.Exit(EXIT_INTERRUPTED if report.interrupted else EXIT_REJECTED)
+
+
+def _how_to_resume(state: Path) -> str:
+    return f"go on with the same command and --resume (checkpoint {state})"
+
+
+def _name(store: str) -> str:
+    """A path for files about a store: beside its folder, or, for a server, its collection's name here."""
+    if re.match(r"[a-z][a-z0-9+]*://", store):
+        return re.sub(r"[^\w.-]", "_", store.rstrip("/").rpartition("/")[2]) or "memory"
+    return store.removeprefix("file:").rstrip("/")
+
+
+def _check_outputs(corpus: Sequence[str], *outputs: Path) -> None:
+    """Refuse to write over the corpus, or where nothing can be written.
+
+    Raises:
+        ConfigError: an output is an input, or its folder does not exist.
+    """
+    inputs = {Path(path).resolve() for path in corpus if path != STDIN}
+    for path in outputs:
+        if path.resolve() in inputs:
+            raise ConfigError(f"{path} is the corpus: name another file to write to")
+        if path.is_dir():
+            raise ConfigError(f"{path} is a folder: name a file")
+    if outputs[0].resolve() == outputs[1].resolve():
+        raise ConfigError(f"{outputs[0]} cannot be both the checkpoint and the file of bad rows")
+
+
+@contextmanager
+def _stopping(state: Path) -> Iterator[threading.Event]:
+    """Ctrl-C (or SIGTERM) once sets the event, a second time it ends the program; how to go on is said in any case."""
+    stop = threading.Event()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+        err.print("stopping after the batch that is being encoded; Ctrl-C again to leave at once")
+
+    before = {}
+    with suppress(ValueError):  # not in the main thread: signals are somebody else's
+        before = {one: signal.signal(one, handle) for one in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    except (StoreError, OSError):
+        err.print(_how_to_resume(state), markup=False, soft_wrap=True)
+        raise
+    except KeyboardInterrupt:
+        err.print(f"left at once; {_how_to_resume(state)}", markup=False, soft_wrap=True)
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
+@contextmanager
+def _shown(corpus: Corpus) -> Iterator[Callable[[Progress], None]]:
+    """A bar over the bytes of the corpus on a terminal, elsewhere a line every so often."""
+    if not err.is_terminal:
+        last = time.monotonic()
+
+        def line(state: Progress) -> None:
+            nonlocal last
+            if time.monotonic() - last >= LINE_SECONDS:
+                last = time.monotonic()
+                share = f", {corpus.bytes_read / corpus.total_bytes:.0%} read" if corpus.total_bytes else ""
+                err.print(f"{state.rows:,} rows, {_rates(state)}{share}", markup=False, soft_wrap=True)
+
+        yield line
+        return
+    columns = (BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    with Bar(*columns, console=err) as bar:
+        task = bar.add_task("encoding", total=corpus.total_bytes)
+
+        def advance(state: Progress) -> None:
+            bar.update(task, completed=corpus.bytes_read, description=f"{state.rows:,} rows · {_rates(state)}")
+
+        yield advance
+
+
+def _rates(state: Progress) -> str:
+    seconds = max(state.seconds, 1e-9)
+    rejected = f", {state.rejected:,} rejected" if state.rejected else ""
+    return f"{state.documents / seconds:,.1f} documents/s, {state.tokens / seconds:,.0f} tokens/s{rejected}"
+
+
+def _summarize(report: IngestReport, letters: Path, end: str, max_length: int) -> None:
+    seconds, times = max(report.seconds, 1e-9), report.encoder
+    left_out = [f"{report.unchanged:,} unchanged"] if report.unchanged else []
+    left_out += [f"{report.resumed:,} rows done before"] if report.resumed else []
+    err.print(
+        f"{report.documents:,} documents, {report.tokens:,} tokens in {report.seconds:.1f} s "
+        f"({report.documents / seconds:,.1f} documents/s, {report.tokens / seconds:,.0f} tokens/s)"
+        f"{''.join(f', {one}' for one in left_out)}; {end}",
+        markup=False,
+        soft_wrap=True,
+    )
+    waits = f"waiting for input {times.waiting_for_input / seconds:.0%}, for the store"
+    waits += f" {times.waiting_for_store / seconds:.0%}: {_SIDES[times.bottleneck]}; {report.retries} retries"
+    err.print(f"encoder busy {times.busy / seconds:.0%} of the time, {waits}", soft_wrap=True)
+    if report.restarted:
+        err.print("the store did not hold what the checkpoint said: every document was asked for again", style="yellow")
+    if report.truncated:
+        err.print(f"{report.truncated} documents were cut to {max_length} tokens", style="yellow")
+    for one in report.rejected[:REJECTED_SHOWN]:
+        err.print(Text(f"not stored: {one.where}: {one.reason}", style="red"), soft_wrap=True)
+    if report.rejected_count:
+        counted = ", ".join(f"{count:,} {kind}" for kind, count in sorted(report.rejections.items()))
+        err.print(
+            Text(f"{report.rejected_count:,} rows were not stored ({counted}): {letters}", style="red"), soft_wrap=True
+        )

@@ -1,0 +1,76 @@
+"""Rows that travel together from the corpus to the store, and how a corpus is cut into them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from m3_vdb.ingest.rows import Rejected, Row, reject
+from m3_vdb.tokenizer import TokenBatch
+from m3_vdb.types import Document, M3Embeddings
+
+Item = Document | Row | Rejected
+BATCH_BYTES: Final = 128 * 1024 * 1024
+"""Vectors that a batch may grow to, estimated from above by its characters: with long texts a batch has fewer rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A row on its way: its place in the corpus, as it was read, and as it will be stored."""
+
+    place: int
+    source: Document | Row
+    document: Document
+
+
+@dataclass(slots=True)
+class Batch:
+    """Rows that travel together.
+
+    Attributes:
+        stop: rows of the corpus up to the end of this batch.
+        digest: of all these rows.
+        waiting: rows to encode and store.
+        rejected: (place, rejection) of the others.
+        unchanged: ids that the store holds already.
+        tokens: of the waiting rows, where the embedding function is ours.
+        embeddings: of the waiting rows, once they are encoded.
+    """
+
+    stop: int
+    digest: str = ""
+    waiting: list[Waiting] = field(default_factory=list)
+    rejected: list[tuple[int, Rejected]] = field(default_factory=list)
+    unchanged: list[str] = field(default_factory=list)
+    tokens: TokenBatch | None = None
+    embeddings: M3Embeddings | None = None
+
+    def drop(self, index: int, kind: str, reason: str) -> None:
+        """Reject a waiting row."""
+        row = self.waiting.pop(index)
+        self.rejected.append((row.place, reject(row.source, kind, reason)))
+
+    @property
+    def texts(self) -> list[str]:
+        """What is encoded."""
+        return [row.document.content for row in self.waiting]
+
+
+def cut(items: Iterable[Item], *, documents: int, cost: Callable[[Item], int]) -> Iterator[list[Item]]:
+    """Items in lists of so many, or of fewer that reach ``BATCH_BYTES``; a list is given out as soon as it is full."""
+    batch: list[Item] = []
+    size = 0
+    try:
+        for item in items:
+            batch.append(item)
+            size += cost(item)
+            if len(batch) == documents or size >= BATCH_BYTES:
+                yield batch
+                batch, size = [], 0
+    except Exception:
+        if batch:
+            yield batch  # what the source gave before it failed
+        raise
+    if batch:
+        yield batch

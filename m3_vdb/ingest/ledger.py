@@ -1,0 +1,221 @@
+"""Which rows are done, and which ids are taken: one SQLite file, so that neither a kill nor a full disk can tear it.
+
+The ledger holds every id once (hashed) with the place of the row that claimed it – on disk, since no memory holds the
+ids of a large corpus – and how far the corpus is done. Both are committed together, after the store has acknowledged
+what they speak of. Without a path it is a private temporary file that finds repeated ids and nothing more.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Final
+
+from m3_vdb.errors import ConfigError
+
+FORMAT: Final = 1
+_APPLICATION: Final = 0x6D336970
+"""SQLite's application_id of a checkpoint: no other database is ever overwritten."""
+_CACHE_KIB: Final = 32 * 1024
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS claims (key BLOB PRIMARY KEY, place INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS state (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """How far a corpus is done.
+
+    Attributes:
+        rows: the first so many rows are done: in the store, or rejected and written down.
+        digest: of these rows, to know the corpus again.
+        held: documents among them that the store acknowledged or already held.
+        witnesses: ids of the last of these, to know the store again.
+        rejected_bytes: length of the dead-letter file.
+        rejections: rejected rows by kind.
+    """
+
+    rows: int = 0
+    digest: str = ""
+    held: int = 0
+    witnesses: tuple[str, ...] = ()
+    rejected_bytes: int = 0
+    rejections: Mapping[str, int] = field(default_factory=dict)
+
+
+class Ledger:
+    """An open ledger; for one run at a time.
+
+    Args:
+        path: the checkpoint file; None keeps a temporary one.
+        ties: what a resumed run must have in common with the interrupted one: name → value.
+        resume: go on from what the file says; otherwise it is begun anew.
+
+    Raises:
+        ConfigError: the file is in use, is no checkpoint, or is that of another run.
+        OSError: it cannot be written.
+
+    Attributes:
+        settled: as of the last ``settle``.
+    """
+
+    def __init__(self, path: Path | None, *, ties: Mapping[str, str], resume: bool) -> None:
+        self.path = path
+        self._mutex = threading.Lock()
+        self._torn = False
+        if path is not None and not resume:
+            _discard(path)
+        with self._mapped():
+            self._db = sqlite3.connect(path or "", isolation_level=None, check_same_thread=False, timeout=0)
+        try:
+            with self._mapped():
+                self._prepare()
+            self.settled = self._open(dict(ties))
+        except BaseException:
+            self._db.close()
+            raise
+
+    def claim(self, rows: Sequence[tuple[int, str]]) -> list[int | None]:
+        """Take ids for rows: (place, id) each. Of a row whose id another row has, that row's place; else None.
+
+        Raises:
+            OSError: the ledger cannot be written.
+        """
+        keyed = [(_key(id), place) for place, id in rows]
+        with self._mutex, self._mapped():
+            self._db.executemany("INSERT OR IGNORE INTO claims VALUES (?, ?)", keyed)
+            holders = [
+                self._db.execute("SELECT place FROM claims WHERE key = ?", (key,)).fetchone() for key, _ in keyed
+            ]
+        return [None if holder[0] == place else holder[0] for (_, place), holder in zip(keyed, holders, strict=True)]
+
+    def settle(self, settled: Settled) -> None:
+        """Commit how far the corpus is done.
+
+        Raises:
+            OSError: it cannot be written; the ledger still says what it said before.
+        """
+        if self.path is not None:
+            with self._mutex, self._mapped():
+                if self._torn:  # the ids of these rows may be lost with the transaction that failed
+                    raise OSError(f"{self.path} could not be written before; resume from what it says")
+                self._write("settled", asdict(settled))
+                self._db.execute("COMMIT")
+                self._db.execute("BEGIN")
+        self.settled = settled
+
+    def restart(self) -> None:
+        """Forget everything but the ties: the store does not hold what this ledger says.
+
+        Raises:
+            OSError: the ledger cannot be written.
+        """
+        with self._mutex, self._mapped():
+            self._db.execute("DELETE FROM claims")
+        self.settle(Settled())
+
+    def close(self, *, done: bool = False) -> None:
+        """Close the file; if the corpus is done, also remove it. A second call does nothing."""
+        with self._mutex:
+            self._db.close()  # rolls back what was claimed and not settled
+        if done and self.path is not None:
+            _discard(self.path)
+
+    def _prepare(self) -> None:
+        execute = self._db.execute
+        execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+        if self.path is None:
+            execute("PRAGMA journal_mode = OFF")
+            execute("PRAGMA synchronous = OFF")
+        else:
+            execute("PRAGMA locking_mode = EXCLUSIVE")
+            _check_ours(self._db, self.path)
+            execute(f"PRAGMA application_id = {_APPLICATION}")
+            execute("PRAGMA journal_mode = WAL")
+            # A power cut may take the last commits, never a part of one; those rows are asked of the store again.
+            execute("PRAGMA synchronous = NORMAL")
+        self._db.executescript(_SCHEMA)
+        execute("BEGIN IMMEDIATE")
+
+    def _open(self, ties: dict[str, str]) -> Settled:
+        ties["format"] = str(FORMAT)
+        stored = self._read("ties")
+        if stored is None:
+            with self._mapped():
+                self._write("ties", ties)
+        elif stored != ties:
+            name = next(name for name in {**ties, **stored} if stored.get(name) != ties.get(name))
+            raise ConfigError(
+                f"{self.path} is the checkpoint of another run: its {name} is {stored.get(name)!r}, this one's "
+                f"{ties.get(name)!r}; run without resuming (what is stored unchanged is not encoded again), or name "
+                f"another checkpoint"
+            )
+        settled = Settled(**(self._read("settled") or {}))
+        with self._mapped():
+            # Rows beyond were claimed and not finished; what they are may have changed.
+            self._db.execute("DELETE FROM claims WHERE place >= ?", (settled.rows,))
+        self.settle(settled)
+        return settled
+
+    def _read(self, name: str) -> dict[str, Any] | None:
+        with self._mapped():
+            found = self._db.execute("SELECT value FROM state WHERE name = ?", (name,)).fetchone()
+        return None if found is None else dict(json.loads(found[0]))
+
+    def _write(self, name: str, value: Mapping[str, object]) -> None:
+        self._db.execute("INSERT OR REPLACE INTO state VALUES (?, ?)", (name, json.dumps(value)))
+
+    @contextmanager
+    def _mapped(self) -> Iterator[None]:
+        """The one place where errors of SQLite become ours."""
+        where = self.path or "the temporary list of ids"
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            self._torn = True
+            if "locked" in str(error):
+                raise ConfigError(
+                    f"{where} is in use by another run: wait for it, or give this one a checkpoint of its own"
+                ) from error
+            raise OSError(f"{where} cannot be written: {error}; make room, then resume") from error
+        except sqlite3.DatabaseError as error:
+            raise ConfigError(f"{where} is no checkpoint of m3-vdb ({error}): remove it, or name another") from error
+
+
+def _key(id: str) -> bytes:
+    return blake2b(id.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def _check_ours(db: sqlite3.Connection, path: Path) -> None:
+    if (
+        db.execute("PRAGMA page_count").fetchone()[0]
+        and db.execute("PRAGMA application_id").fetchone()[0] != _APPLICATION
+    ):
+        raise ConfigError(f"{path} exists and is no checkpoint of m3-vdb: name another")
+
+
+def _discard(path: Path) -> None:
+    """Remove a checkpoint and its journal, unless a run has it open.
+
+    Raises:
+        ConfigError: a run has it open, or it is something else.
+    """
+    if not path.exists():
+        return
+    try:
+        with closing(sqlite3.connect(path, isolation_level=None, timeout=0)) as db:
+            db.execute("BEGIN EXCLUSIVE")
+            _check_ours(db, path)
+    except sqlite3.DatabaseError as error:
+        if "locked" in str(error):
+            raise ConfigError(f"{path} is in use by another run: wait for it, or name another checkpoint") from None
+        raise ConfigError(f"{path} exists and is no checkpoint of m3-vdb ({error}): name another") from None
+    for name in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
+        name.unlink(missing_ok=True)

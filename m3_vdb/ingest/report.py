@@ -1,0 +1,117 @@
+"""What a run tells: while it goes on, and when it has ended."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from m3_vdb.ingest.rows import Rejected
+
+REJECTED_KEPT: Final = 10_000
+"""Rejected rows that a report holds itself; all are counted, and all are in the dead-letter file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """State of a run, after each batch.
+
+    Attributes:
+        documents: documents stored.
+        tokens: tokens encoded.
+        seconds: since the start.
+        rows: rows that are done, whatever became of them.
+        unchanged: documents that the store held already.
+        rejected: rows that were not stored.
+    """
+
+    documents: int
+    tokens: int
+    seconds: float
+    rows: int = 0
+    unchanged: int = 0
+    rejected: int = 0
+
+
+@dataclass(slots=True)
+class EncoderTime:
+    """Where the encoder's time went, in seconds; the three add up to the run.
+
+    Attributes:
+        busy: encoding.
+        waiting_for_input: nothing to encode: reading, asking the store what it holds, and tokenizing are slower.
+        waiting_for_store: nowhere to put it: storing is slower. What is stored after the last text counts here too.
+    """
+
+    busy: float = 0.0
+    waiting_for_input: float = 0.0
+    waiting_for_store: float = 0.0
+
+    @property
+    def busy_share(self) -> float:
+        """Share of the run in which the encoder worked."""
+        total = self.busy + self.waiting_for_input + self.waiting_for_store
+        return self.busy / total if total else 0.0
+
+    @property
+    def bottleneck(self) -> str:
+        """The side that a faster run would need to be faster: "encoder", "input" or "store"."""
+        sides = {"encoder": self.busy, "input": self.waiting_for_input, "store": self.waiting_for_store}
+        return max(sides, key=lambda side: sides[side])
+
+
+@dataclass(slots=True)
+class IngestReport:
+    """What a run did.
+
+    Attributes:
+        documents: documents stored; each was acknowledged by the store.
+        tokens: tokens encoded.
+        padded_tokens: tokens computed, padding included.
+        truncated: documents that were longer than the model's maximum.
+        seconds: wall time.
+        rejected: rows that were not stored, with reasons: the first ten thousand of this run, without the rows' text.
+        unchanged: documents that the store held already, encoded in the same way.
+        resumed: rows that were done before this run began (``resume``).
+        rejections: rejected rows by kind, those before an interruption included.
+        retries: requests to the store that were made again.
+        encoder: where the encoder's time went.
+        interrupted: the run was stopped; what is counted here is stored.
+        restarted: the store no longer held what the checkpoint said, so every document was asked for again.
+    """
+
+    documents: int = 0
+    tokens: int = 0
+    padded_tokens: int = 0
+    truncated: int = 0
+    seconds: float = 0.0
+    rejected: list[Rejected] = field(default_factory=list)
+    unchanged: int = 0
+    resumed: int = 0
+    rejections: Counter[str] = field(default_factory=Counter)
+    retries: int = 0
+    encoder: EncoderTime = field(default_factory=EncoderTime)
+    interrupted: bool = False
+    restarted: bool = False
+
+    @property
+    def rejected_count(self) -> int:
+        """Rejected rows, those before an interruption included."""
+        return sum(self.rejections.values())
+
+    def as_dict(self) -> dict[str, Any]:
+        """Counts and rates as plain JSON values."""
+        seconds = max(self.seconds, 1e-9)
+        names = ("documents", "unchanged", "resumed", "tokens", "padded_tokens", "truncated", "retries", "interrupted")
+        return {name: getattr(self, name) for name in names} | {
+            "restarted": self.restarted,
+            "rejected": self.rejected_count,
+            "rejections": dict(self.rejections),
+            "seconds": round(self.seconds, 3),
+            "documents_per_s": round(self.documents / seconds, 2),
+            "tokens_per_s": round(self.tokens / seconds, 1),
+            "encoder_busy": round(self.encoder.busy / seconds, 4),
+            "encoder_waiting_for_input": round(self.encoder.waiting_for_input / seconds, 4),
+            "encoder_waiting_for_store": round(self.encoder.waiting_for_store / seconds, 4),
+            "bottleneck": self.encoder.bottleneck,
+        }

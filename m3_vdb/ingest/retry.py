@@ -1,0 +1,112 @@
+"""Asking a store again: which failures pass by themselves, and how long to wait for that."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from m3_vdb.errors import ConfigError, StoreConnectionError, StoreError, StoreRequestError
+
+T = TypeVar("T")
+_PASSING: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
+_ABOUT_CONTENT: Final = frozenset({400, 413, 422})
+_GRPC: Final = {"RESOURCE_EXHAUSTED": 429, "INTERNAL": 500, "ABORTED": 503, "INVALID_ARGUMENT": 400}
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """How often and how long a store is asked again.
+
+    The n-th pause is drawn from 0 … min(longest, first · 2ⁿ): full jitter, so that writers that failed together do not
+    return together. A store that says when to come back (``Retry-After``) is given that time, and the draw on top.
+
+    Attributes:
+        attempts: requests in all, the first included; 10 last some two minutes.
+        first: seconds.
+        longest: seconds.
+    """
+
+    attempts: int = 10
+    first: float = 0.5
+    longest: float = 30.0
+
+    def __post_init__(self) -> None:
+        if self.attempts < 1 or self.first < 0 or self.longest < 0:
+            raise ConfigError(f"{self}: expected at least one attempt and pauses of 0 seconds or more")
+
+    def pause(self, failures: int, error: StoreError) -> float:
+        """Seconds to wait after so many failures."""
+        return retry_after(error) + random.uniform(0, min(self.longest, self.first * 2**failures))
+
+
+class Patience:
+    """Runs requests, again and again while there is hope.
+
+    Args:
+        retry: how often and how long.
+        stop: set when the run is to end: no more waiting.
+    """
+
+    def __init__(self, retry: Retry, stop: threading.Event) -> None:
+        self._retry = retry
+        self._stop = stop
+        self._lock = threading.Lock()
+        self.retries = 0
+
+    def call(self, request: Callable[[], T]) -> T:
+        """The request's result.
+
+        Raises:
+            StoreError: the last failure, or the first that no waiting mends.
+        """
+        for failures in range(1, self._retry.attempts):
+            try:
+                return request()
+            except StoreError as error:
+                if not passes(error) or self._stop.wait(self._retry.pause(failures, error)):
+                    raise
+            with self._lock:
+                self.retries += 1
+        return request()
+
+
+def passes(error: StoreError) -> bool:
+    """Whether the same request may succeed later."""
+    return isinstance(error, StoreConnectionError) or status(error) in _PASSING
+
+
+def about_content(error: StoreError) -> bool:
+    """Whether a refusal is about what was sent, so that less of it may be accepted."""
+    return status(error) in _ABOUT_CONTENT
+
+
+def retry_after(error: StoreError) -> float:
+    """Seconds that the store asked for; 0 if it did not."""
+    known = getattr(error, "retry_after", None)
+    if known is None:
+        known = getattr(error.__cause__, "retry_after_s", None)  # qdrant-client's ResourceExhaustedResponse
+    if known is None:
+        headers = getattr(error.__cause__, "headers", None)
+        known = headers.get("Retry-After") if isinstance(headers, Mapping) else None
+    try:
+        return 0.0 if known is None else max(0.0, float(known))
+    except (TypeError, ValueError):  # a date, which no database sends
+        return 0.0
+
+
+def status(error: StoreError) -> int | None:
+    """The HTTP status of a refusal, from the error or from the client library's error behind it."""
+    if not isinstance(error, StoreRequestError):
+        return None
+    if error.status is not None:
+        return error.status
+    cause = error.__cause__
+    if hasattr(cause, "retry_after_s"):
+        return 429
+    found = getattr(cause, "status_code", None)
+    if found is None and callable(code := getattr(cause, "code", None)):
+        found = _GRPC.get(getattr(code(), "name", ""))
+    return found if isinstance(found, int) else None

@@ -1,0 +1,162 @@
+"""The four threads of a run: read → prepare → encode → store, joined by queues of two batches."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Final
+
+from m3_vdb.errors import StoreError
+from m3_vdb.ingest.batch import Batch, Item
+from m3_vdb.ingest.channel import Channel
+from m3_vdb.ingest.encoder import Encoder
+from m3_vdb.ingest.prepare import Preparer
+from m3_vdb.ingest.report import IngestReport, Progress
+from m3_vdb.ingest.retry import Patience, Retry, passes
+from m3_vdb.ingest.upload import Uploader, refuse
+
+_QUEUED: Final = 2
+_TICK: Final = 0.1
+
+
+class Run:
+    """The threads of one run.
+
+    Args:
+        report: times are written here.
+        stop: the caller's wish to end.
+        retry: for the store.
+    """
+
+    def __init__(self, report: IngestReport, stop: threading.Event, retry: Retry) -> None:
+        self._report = report
+        self._stop = stop
+        self._halt = threading.Event()  # the caller's wish, or a failure
+        self._failure: BaseException | None = None
+        self._lock = threading.Lock()
+        self.patience = Patience(retry, self._halt)
+        self._items: Channel[list[Item]] = Channel(_QUEUED)
+        self._prepared: Channel[Batch] = Channel(_QUEUED)
+        self._encoded: Channel[Batch] = Channel(_QUEUED)
+        self._told: Channel[Progress] = Channel(64)
+        self._encoder_done = 0.0
+
+    def go(self, steps: list[Callable[[], None]], progress: Callable[[Progress], None] | None) -> None:
+        """Run all steps until the corpus is done, the caller stops the run, or a step fails.
+
+        Raises:
+            BaseException: what a step failed with, or what ``progress`` or Ctrl-C raised here.
+        """
+        begun = time.perf_counter()
+        threads = [threading.Thread(target=self._guarded, args=(step,), daemon=True) for step in steps]
+        for thread in threads:
+            thread.start()
+        try:
+            self._watch(progress)
+        except BaseException:
+            if not self._report.interrupted:  # else this is the second Ctrl-C, and there is no more waiting
+                self._interrupt()
+                self._watch(None)
+            raise
+        finally:
+            self._measure(begun)
+        for thread in threads[1:]:  # not the reader: it may wait for input that never comes
+            thread.join()
+        if self._failure is not None and not self._is_moot(self._failure):
+            raise self._failure
+
+    def read(self, batches: Iterable[list[Item]]) -> None:
+        """First step. If reading fails, what was read is still stored."""
+        try:
+            for batch in batches:
+                if self._halt.is_set() or not self._items.put(batch):
+                    return
+        except BaseException as error:  # raised again by ``go``
+            self._note(error)
+        finally:
+            self._items.close()
+
+    def prepare(self, preparer: Preparer, *, strict: bool) -> None:
+        """Second step."""
+        try:
+            while (items := self._items.get()) is not None and not self._halt.is_set():
+                batch = preparer.prepare(items)
+                if batch is None:
+                    continue
+                if strict and batch.rejected:
+                    refuse(batch)
+                if not self._prepared.put(batch):
+                    return
+            if not self._halt.is_set() and self._failure is None:
+                preparer.finish()
+        finally:
+            self._items.abandon()
+            self._prepared.close()
+
+    def encode(self, encoder: Encoder) -> None:
+        """Third step. A batch that is being encoded is finished whatever happens; those behind it are not begun."""
+        times = self._report.encoder
+        try:
+            while (batch := self._prepared.get()) is not None and not self._halt.is_set():
+                begun = time.perf_counter()
+                encoder.encode(batch)
+                times.busy += time.perf_counter() - begun
+                if not self._encoded.put(batch):
+                    return
+        finally:
+            self._encoder_done = time.perf_counter()
+            self._prepared.abandon()
+            self._encoded.close()
+
+    def upload(self, uploader: Uploader) -> None:
+        """Fourth step. What is encoded is stored, also when the run is to end."""
+        try:
+            while (batch := self._encoded.get()) is not None:
+                self._told.put(uploader.upload(batch))
+        finally:
+            self._encoded.abandon()
+            self._told.close()
+
+    def _guarded(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except BaseException as error:  # raised again by ``go``
+            self._note(error)
+            self._end()
+
+    def _note(self, error: BaseException) -> None:
+        with self._lock:
+            self._failure = self._failure or error
+
+    def _end(self) -> None:
+        self._halt.set()
+        self._items.abandon()
+
+    def _interrupt(self) -> None:
+        self._report.interrupted = True
+        self._end()
+
+    def _is_moot(self, failure: BaseException) -> bool:
+        """A store that was waited for when the caller ended the run: the checkpoint is right, and that is all."""
+        return self._report.interrupted and isinstance(failure, StoreError) and passes(failure)
+
+    def _watch(self, progress: Callable[[Progress], None] | None) -> None:
+        """Tell progress, and see the caller's wish to end, until the last batch is stored."""
+        while True:
+            with suppress(TimeoutError):
+                state = self._told.get(timeout=_TICK)
+                if state is None:
+                    return
+                if progress is not None:
+                    progress(state)
+            if self._stop.is_set() and not self._report.interrupted:
+                self._interrupt()
+
+    def _measure(self, begun: float) -> None:
+        ended, times = time.perf_counter(), self._report.encoder
+        self._report.seconds = ended - begun
+        self._report.retries = self.patience.retries
+        times.waiting_for_store = self._encoded.put_seconds + max(0.0, ended - (self._encoder_done or ended))
+        times.waiting_for_input = max(0.0, self._report.seconds - times.busy - times.waiting_for_store)

@@ -1,0 +1,70 @@
+"""milvus-lite in this process, for a collection in a file. Imported only when such a store is opened.
+
+pymilvus starts milvus-lite by itself for such a path, on a TCP port of 127.0.0.1 that every user of the machine can
+reach, and never stops it before the process ends. So it is started here: behind a socket in a private folder where the
+system has such sockets, and stopped when the store is closed.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from milvus_lite.adapter.grpc.server import start_server_in_thread
+from milvus_lite.exceptions import DataDirLockedError, MilvusLiteError
+
+from m3_vdb.errors import CollectionMismatchError, StoreError
+
+_STOP_SECONDS = 5.0
+
+
+class LiteServer:
+    """A running milvus-lite.
+
+    Attributes:
+        uri: where pymilvus finds it.
+
+    Args:
+        path: the database, a folder in spite of its name; made if there is none.
+
+    Raises:
+        CollectionMismatchError: the path is a file, as older versions of milvus-lite wrote, or another folder.
+        StoreError: the database is open already.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if path.is_file():
+            raise CollectionMismatchError(
+                f"{path} is a file; milvus-lite 3 keeps a database in a folder and cannot read those of version 2: "
+                f"ingest into a new one"
+            )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._socket = Path(tempfile.mkdtemp(prefix="m3-")) if sys.platform != "win32" else None
+        # milvus-lite binds "HOST:PORT"; gRPC reads "unix:PATH" with any characters in the path, a colon too.
+        host = f"unix:{self._socket}/milvus" if self._socket else "127.0.0.1"
+        try:
+            self._server, self._database, port = start_server_in_thread(str(path), host=host, port=0)
+        except DataDirLockedError:
+            self._remove_socket()
+            raise StoreError(
+                f"{path} is open already, in this process or another one, and one at a time may use it: close that "
+                f"one first, or serve the collection from a Milvus server"
+            ) from None
+        except MilvusLiteError as error:
+            self._remove_socket()
+            raise StoreError(f"{path} cannot be opened: {error}") from error
+        self.uri = f"{host}:0" if self._socket else f"http://127.0.0.1:{port}"
+
+    def stop(self) -> None:
+        """Write everything out and let the database go; a second call does nothing."""
+        if self._server is not None:
+            self._server.stop(grace=_STOP_SECONDS).wait()
+            self._database.close()
+            self._server = None
+            self._remove_socket()
+
+    def _remove_socket(self) -> None:
+        if self._socket is not None:
+            shutil.rmtree(self._socket, ignore_errors=True)

@@ -1,0 +1,73 @@
+"""``python -m tests.ingest._victim CORPUS FOLDER N``: an ingest that kills itself (SIGKILL) at its N-th event.
+
+Events are the moments around which something could be lost or done twice: before and after an upsert, in the middle of
+a write to the dead letters, before and after a commit of the checkpoint.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from m3_vdb.ingest import Corpus, ingest
+from m3_vdb.ingest.dead_letters import DeadLetters
+from m3_vdb.ingest.ledger import Ledger
+from m3_vdb.stores.qdrant_edge import QdrantEdgeStore
+from tests.ingest._fakes import IDENTITY, HashEmbed
+
+BATCH = 6
+
+
+def run(corpus: Path, folder: Path) -> Any:
+    with QdrantEdgeStore(folder / "x.qdrant", identity=IDENTITY) as store:
+        return ingest(
+            Corpus([corpus]),
+            HashEmbed(),
+            store,
+            batch_documents=BATCH,
+            checkpoint=folder / "checkpoint",
+            rejected=folder / "rejected.jsonl",
+            resume=True,
+        )
+
+
+def main() -> None:
+    left = int(sys.argv[3])
+
+    def event() -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def watched(work: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            event()
+            result = work(*args)
+            event()
+            return result
+
+        return call
+
+    def torn(self: DeadLetters, rejected: list[Any]) -> None:
+        for one in rejected:
+            half = len(one.reason) // 2
+            if left == 1 and self._path is not None:
+                with self._path.open("ab") as file:
+                    file.write(b'{"file": "' + one.reason[:half].encode())
+            event()
+        write(self, rejected)
+
+    write = DeadLetters.write
+    DeadLetters.write = torn  # type: ignore[method-assign]
+    QdrantEdgeStore.upsert = watched(QdrantEdgeStore.upsert)  # type: ignore[method-assign]
+    Ledger.settle = watched(Ledger.settle)  # type: ignore[method-assign]
+    run(Path(sys.argv[1]), Path(sys.argv[2]))
+
+
+if __name__ == "__main__":
+    main()

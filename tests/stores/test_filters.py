@@ -1,0 +1,197 @@
+"""The filter language: what is read, what holds, and that every store finds exactly what ``matches`` says."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from m3_vdb.errors import ConfigError
+from m3_vdb.filters import And, AnyOf, Exists, Not, Or, Range, fields, matches, parse_filter
+from m3_vdb.stores import CollectionOptions, MemoryStore, open_store
+from m3_vdb.types import Document
+from tests.stores._corpus import IDENTITY, make_embeddings, make_queries
+from tests.stores._rest_stub import RestStub
+
+INDEXES = {"whole": "integer", "a.b": "keyword", "ü": "float", "yes": "bool"}
+NAMES = [*INDEXES, "none"]
+
+
+def test_a_filter_becomes_a_tree():
+    tree = parse_filter(
+        {
+            "lang": ["de", 1, 1.5, True],
+            "year": {"$gte": 2000, "$lt": 2010, "$ne": 2005},
+            "$or": [{"title": {"$exists": True}}, {"$not": {"tag": {"$nin": ["x"]}}}],
+            "$and": [{"k": {"$in": []}}],
+        }
+    )
+    assert tree == And((
+        AnyOf("lang", ("de",), (1,), (1.5,), (True,)),
+        Range("year", gte=2000.0, lt=2010.0),
+        Not(AnyOf("year", integers=(2005,))),
+        Or((Exists("title"), Not(Not(AnyOf("tag", ("x",)))))),
+        And((AnyOf("k"),)),
+    ))  # fmt: skip
+    assert fields(tree) == {"lang", "year", "title", "tag", "k"}
+    assert parse_filter(None) is None
+    assert parse_filter({}) is None
+    assert fields(None) == frozenset()
+    assert matches({"anything": 1}, None)
+
+
+PAYLOAD = {
+    "lang": "de", "year": 2004, "price": 1.5, "draft": False, "tags": ["a", "b"], "years": [1990, 2020], "null": None,
+    "empty": [], "nulls": [None], "object": {"x": 1}, "blank": "", "nested": [["a"]], "a.b": 1,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("filter", "expected"),
+    [
+        ({"lang": "de"}, True),
+        ({"lang": "DE"}, False),
+        ({"lang": {"$ne": "en"}}, True),
+        ({"missing": {"$ne": "en"}}, True),
+        ({"missing": {"$nin": ["en"]}}, True),
+        ({"missing": "en"}, False),
+        ({"tags": "b"}, True),
+        ({"tags": {"$ne": "b"}}, False),
+        ({"tags": {"$nin": ["c"]}}, True),
+        ({"nested": "a"}, False),
+        ({"year": 2004.0}, True),
+        ({"price": 1.5}, True),
+        ({"draft": False}, True),
+        ({"draft": 0}, False),
+        ({"draft": {"$gte": 0}}, False),
+        ({"year": {"$gt": 2003.5, "$lte": 2004}}, True),
+        ({"year": {"$gt": 2004}}, False),
+        ({"years": {"$gte": 2000, "$lt": 2010}}, False),  # no one element lies within
+        ({"$and": [{"years": {"$gte": 2000}}, {"years": {"$lt": 2010}}]}, True),
+        ({"lang": {"$gte": 0}}, False),
+        ({"null": {"$exists": True}}, False),
+        ({"empty": {"$exists": True}}, False),
+        ({"missing": {"$exists": False}}, True),
+        ({"nulls": {"$exists": True}}, True),
+        ({"blank": {"$exists": True}}, True),
+        ({"object": {"$exists": True}}, True),
+        ({"object": {"$ne": "x"}}, True),
+        ({"a.b": 1}, True),
+        ({"$or": [{"lang": "en"}, {"year": 2004}]}, True),
+        ({"$or": [{"lang": "en"}, {"year": 2005}]}, False),
+        ({"$not": {"lang": "de", "year": 2005}}, True),
+        ({"lang": []}, False),
+        ({"lang": {"$nin": []}}, True),
+    ],
+    ids=str,
+)
+def test_what_holds(filter, expected):
+    assert matches(PAYLOAD, parse_filter(filter)) is expected
+
+
+def deep(levels):
+    return {"$not": deep(levels - 1)} if levels else {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ("lang=de", "expected an object"),
+        ({"$nor": []}, "expected \\$and, \\$or, \\$not or a field; fields whose name begins with \\$ cannot"),
+        ({"$or": []}, "'\\$or': expected a list of at least one filter"),
+        ({"$and": {"a": 1}}, "'\\$and': expected a list"),
+        ({"$or": [{}]}, "'\\$or': expected an object with at least one condition, got {}"),
+        ({"$not": []}, "'\\$not': expected an object"),
+        ({"year": {}}, "'year': expected an operator"),
+        ({"year": {"$gt": "2000"}}, "'year': \\$gt expected a finite number, got '2000'"),
+        ({"year": {"$lt": True}}, "'year': \\$lt expected a finite number, got True"),
+        ({"year": {"$lte": float("inf")}}, "finite"),
+        ({"year": {"gte": 2000}}, "'year': unknown operator 'gte'; expected \\$gt"),
+        ({"lang": {"$in": "de"}}, "'lang': \\$in expected a list, got 'de'"),
+        ({"lang": {"$ne": ["de"]}}, "'lang': \\$ne expected one value, got \\['de'\\]; \\$nin takes a list"),
+        ({"lang": {"$exists": 1}}, "'lang': \\$exists expected true or false"),
+        ({"lang": None}, "cannot match None .*a missing field is {'\\$exists': False}"),
+        ({"lang": "\ud800"}, "cannot match"),
+        ({"": 1}, "non-empty name"),
+        ({7: 1}, "field 7: expected a non-empty name"),
+        (deep(17), "expected at most 16"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_read_is_named(bad, message):
+    with pytest.raises(ConfigError, match=message):
+        parse_filter(bad)
+    assert parse_filter(deep(15)) is not None
+
+
+WHOLE = st.integers(-2, 3) | st.sampled_from([2**62 + 1, -(2**63)])
+NUMBERS = WHOLE | st.integers(-5, 5).map(lambda i: i / 2)
+OTHERS = st.booleans() | st.sampled_from(["", "1", "x", "true"])
+
+
+def payload_values(numbers):
+    scalars = OTHERS | numbers | st.none()
+    return scalars | st.lists(scalars | st.lists(scalars, max_size=2), max_size=3) | st.just({"x": 1})
+
+
+PAYLOADS = st.fixed_dictionaries(
+    {}, optional={name: payload_values(WHOLE if name == "whole" else NUMBERS) for name in NAMES}
+)
+SCALARS = OTHERS | NUMBERS
+BOUNDS = st.dictionaries(
+    st.sampled_from(["$gt", "$gte", "$lt", "$lte"]), st.integers(-5, 5).map(lambda i: i / 2), min_size=1, max_size=2
+)
+CONDITIONS = st.one_of(
+    SCALARS,
+    st.lists(SCALARS, max_size=3),
+    BOUNDS,
+    st.fixed_dictionaries({"$ne": SCALARS}),
+    st.fixed_dictionaries({"$nin": st.lists(SCALARS, max_size=3)}),
+    st.fixed_dictionaries({"$exists": st.booleans()}),
+    st.fixed_dictionaries({"$gte": st.integers(-2, 2), "$ne": SCALARS}),
+)
+FILTERS = st.recursive(
+    st.dictionaries(st.sampled_from(NAMES), CONDITIONS, min_size=1, max_size=2),
+    lambda inner: st.one_of(
+        st.fixed_dictionaries({"$or": st.lists(inner, min_size=1, max_size=3)}),
+        st.fixed_dictionaries({"$and": st.lists(inner, min_size=1, max_size=3)}),
+        st.fixed_dictionaries({"$not": inner}),
+    ),
+    max_leaves=4,
+)
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory):
+    """Every store of Qdrant's, with and without payload indexes, and the memory store."""
+    folder, stub, indexed = tmp_path_factory.mktemp("filters"), RestStub(), CollectionOptions(indexes=INDEXES)
+    with ExitStack() as stack:
+        stack.callback(stub.close)
+        opened = {
+            "memory": MemoryStore(IDENTITY),
+            "edge": open_store(str(folder / "a.qdrant"), identity=IDENTITY),
+            "edge, indexed": open_store(str(folder / "b.qdrant"), identity=IDENTITY, options=indexed),
+            "server": open_store(f"qdrant://{stub.address}/a", identity=IDENTITY),
+            "server, indexed": open_store(f"qdrant://{stub.address}/b", identity=IDENTITY, options=indexed),
+        }
+        for store in opened.values():
+            stack.enter_context(store)
+        yield opened
+
+
+EMBEDDINGS = make_embeddings(12, max_rows=5)
+QUERY = make_queries(1)[0]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(payloads=st.lists(PAYLOADS, min_size=12, max_size=12), filters=st.lists(FILTERS, min_size=4, max_size=4))
+def test_every_store_finds_what_matches_says(stores, payloads, filters):
+    documents = [Document(str(i), "t", payload=payload) for i, payload in enumerate(payloads)]
+    wanted = [{d.id for d in documents if matches(d.payload, parse_filter(f))} for f in filters]
+    for name, store in stores.items():
+        store.upsert(documents, EMBEDDINGS)
+        for condition, expected in zip(filters, wanted, strict=True):
+            found = {document for document, _ in store.rank(QUERY, limit=12, filter=condition)}
+            assert found == expected, (name, condition)
