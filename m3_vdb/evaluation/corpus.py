@@ -60,19 +60,9 @@ def fill(
         CollectionMismatchError: the store holds documents beside these.
         StoreError: the database failed; what was stored stays, and the next call goes on.
     """
-    seen = _Seen(f"max_length={embed.max_length}")
-
-    def advance(done: int) -> None:
-        if progress is not None:
-            progress(done)
-
-    report = ingest(
-        seen.missing(documents, store, advance),
-        embed,
-        store,
-        progress=lambda state: advance(seen.reused + state.documents),
-    )
-    advance(seen.documents)
+    seen = _Seen(f"max_length={embed.max_length}", progress or (lambda _: None))
+    report = ingest(seen.missing(documents, store), embed, store, progress=lambda state: seen.advance(state.documents))
+    seen.progress(seen.documents)
     held, expected = store.count(), seen.documents - len(report.rejected)
     if held != expected:
         raise CollectionMismatchError(
@@ -85,22 +75,26 @@ def fill(
 class _Seen:
     """Counts and fingerprints documents as they pass, and lets through those that the store does not hold."""
 
-    def __init__(self, encoding: str) -> None:
-        self.documents = self.reused = 0
+    def __init__(self, encoding: str, progress: Callable[[int], None]) -> None:
+        self.documents = self.reused = self._stored = 0
         self.digest = blake2b(encoding.encode(), digest_size=16)
+        self.progress = progress
         self._encoding = encoding
 
-    def missing(
-        self, documents: Iterable[Document], store: VectorStore, advance: Callable[[int], None]
-    ) -> Iterator[Document]:
+    def advance(self, stored: int) -> None:
+        """Told how many documents were stored by now."""
+        self._stored = stored
+        self.progress(self.reused + stored)
+
+    def missing(self, documents: Iterable[Document], store: VectorStore) -> Iterator[Document]:
         source = (replace(document, payload={ENCODING: self._encoding}) for document in documents)
         while batch := list(islice(source, LOOKUP)):
             stored = {document.id: document for document in store.get([document.id for document in batch])}
             for document in batch:
-                self.digest.update(f"{document.id}\0{document.title}\0{document.text}\0\0".encode())
+                self.digest.update(repr((document.id, document.title, document.text)).encode())
             fresh = [document for document in batch if stored.get(document.id) != document]
             self.documents += len(batch)
             self.reused += len(batch) - len(fresh)
             if not fresh:
-                advance(self.documents)
+                self.advance(self._stored)
             yield from fresh
