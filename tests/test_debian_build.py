@@ -1,7 +1,6 @@
-"""The source-independent half of the Debian benchmark: split, judgements, leakage, training rows, files."""
+"""The source-independent half of the Debian benchmark: split, judgements, files, what is built again."""
 
 import hashlib
-import itertools
 import json
 import random
 from collections.abc import Iterator, Sequence
@@ -10,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks.debian import build as building
-from benchmarks.debian import fetch, pairs, same_language, training, training_long
+from benchmarks.debian import fetch, same_language
 from benchmarks.debian.build import TASKS, build
-from benchmarks.debian.pool import MAX_RELEVANT, hold_out, make_pool, make_shelf, queries_of
-from benchmarks.debian.records import HELD_OUT, Record, is_test, key, side_of
+from benchmarks.debian.pool import MAX_RELEVANT, make_pool, queries_of
+from benchmarks.debian.records import Record, is_test, key, side_of
 from benchmarks.debian.sources import Source
 from benchmarks.debian.texts import Edition, LongText, Paragraph, Section
 
@@ -23,19 +22,19 @@ ROWS = ("train.jsonl", "train_long.jsonl", "pairs.jsonl")
 LANGUAGES = ("de", "en", "xx")
 
 
-def _concept(prefix: str, side: str) -> str:
+def concept_on(prefix: str, side: str) -> str:
     """A concept on one side of the split."""
     return next(name for name in (f"{prefix}/{number}" for number in range(100)) if side_of(name) == side)
 
 
-def _records(lang: str) -> list[Record]:
+def made_up_records(lang: str) -> list[Record]:
     """Made-up documents whose words overlap enough for BM25 to find wrong answers; some keywords are shared.
 
     One concept is called in "xx" what a held-out concept is called in "de".
     """
     found = []
     if lang in {"de", "xx"}:
-        alias = _concept("alias", "test" if lang == "de" else "train")
+        alias = concept_on("alias", "test" if lang == "de" else "train")
         found.append(Record(alias, "a", lang, "Called xx1w2 xx1w3", (), " ".join(f"{lang}1w{k}" for k in range(2, 30))))
     for number in range(CONCEPTS):
         words = " ".join(f"{lang}{number % k}w{k}" for k in range(2, 30))
@@ -44,7 +43,7 @@ def _records(lang: str) -> list[Record]:
     return found
 
 
-def _long_texts(lang: str) -> list[LongText]:
+def made_up_long_texts(lang: str) -> list[LongText]:
     """Made-up books of ten sections; every second heading stands in two books, one in two languages."""
     found = []
     for book in range(60):
@@ -54,24 +53,24 @@ def _long_texts(lang: str) -> list[LongText]:
             text = "\n".join([heading, " ".join(f"{lang}{number % k}x{k} {lang}y{number}" for k in range(2, 150))])
             sections.append(Section(f"long/{number}", heading, heading, text))
         if lang in {"de", "xx"} and book == 0:
-            alias = _concept("long/alias", "test" if lang == "de" else "train")
+            alias = concept_on("long/alias", "test" if lang == "de" else "train")
             sections.append(Section(alias, "Headed xx1x2 xx1x3", "Headed xx1x2 xx1x3", "more text"))
         found.append(LongText(f"long/book{book}", "books", lang, tuple(sections)))
     return found
 
 
-def _paragraphs(lang: str) -> list[Paragraph]:
+def made_up_paragraphs(lang: str) -> list[Paragraph]:
     """Made-up paragraphs of the records, one of which is a whole held-out text, and one a query."""
     found = [Paragraph(f"s/{n}", f"{lang} paragraph of {n}", f"paragraph of {n}") for n in range(CONCEPTS)]
-    held = next(record for record in _records(lang) if is_test(record.concept_id))
-    seen = next(record.concept_id for record in _records(lang) if side_of(record.concept_id) == "train")
+    held = next(record for record in made_up_records(lang) if is_test(record.concept_id))
+    seen = next(record.concept_id for record in made_up_records(lang) if side_of(record.concept_id) == "train")
     return [*found, Paragraph(seen, held.text, "its translation"), Paragraph(seen, "another", held.query)]
 
 
 def _editions(cache: Path, languages: Sequence[str]) -> Iterator[Edition]:
     for lang in languages:
-        translated = _paragraphs(lang) if lang != "en" else []
-        yield Edition("made-up", lang, _records(lang), _long_texts(lang), translated)
+        translated = made_up_paragraphs(lang) if lang != "en" else []
+        yield Edition("made-up", lang, made_up_records(lang), made_up_long_texts(lang), translated)
 
 
 def _shuffled(cache: Path, languages: Sequence[str]) -> Iterator[Edition]:
@@ -92,7 +91,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "out"
 
 
-def _lines(path: Path) -> list[dict[str, object]]:
+def read_lines(path: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
@@ -106,7 +105,7 @@ def _judged(folder: Path, side: str) -> dict[str, set[str]]:
     return found
 
 
-def _collections(built: Path) -> list[Path]:
+def collections_of(built: Path) -> list[Path]:
     return sorted(path.parent for path in built.rglob("corpus.jsonl"))
 
 
@@ -136,7 +135,7 @@ def test_the_same_text_is_kept_once() -> None:
 
 
 def test_sources_take_turns_and_judged_documents_always_stay() -> None:
-    pool = make_pool("en", _records("en"))
+    pool = make_pool("en", made_up_records("en"))
     queries = same_language.select_queries(pool, "test", 40)
     assert {source: sum(record.source == source for record, _ in queries) for source in "ab"} == {"a": 20, "b": 20}
     documents = same_language.select_documents(pool, [3, 5], limit=10)
@@ -145,10 +144,10 @@ def test_sources_take_turns_and_judged_documents_always_stay() -> None:
 
 
 def test_every_collection_is_complete_and_no_document_has_a_title(built: Path) -> None:
-    assert [path.name for path in _collections(built)] == ["cross_lingual", "long_documents", *LANGUAGES]
-    for folder in _collections(built):
-        corpus = {str(row["_id"]): row for row in _lines(folder / "corpus.jsonl")}
-        queries = {str(row["_id"]): row for row in _lines(folder / "queries.jsonl")}
+    assert [path.name for path in collections_of(built)] == ["cross_lingual", "long_documents", *LANGUAGES]
+    for folder in collections_of(built):
+        corpus = {str(row["_id"]): row for row in read_lines(folder / "corpus.jsonl")}
+        queries = {str(row["_id"]): row for row in read_lines(folder / "queries.jsonl")}
         test, dev = _judged(folder, "test"), _judged(folder, "dev")
         assert set(queries) == set(test) | set(dev)
         assert not set(queries) & set(corpus)
@@ -160,91 +159,12 @@ def test_every_collection_is_complete_and_no_document_has_a_title(built: Path) -
 
 
 def test_the_dev_queries_share_neither_text_nor_answer_with_the_test_queries(built: Path) -> None:
-    for folder in _collections(built):
-        texts = {str(row["_id"]): key(str(row["text"])) for row in _lines(folder / "queries.jsonl")}
+    for folder in collections_of(built):
+        texts = {str(row["_id"]): key(str(row["text"])) for row in read_lines(folder / "queries.jsonl")}
         test, dev = _judged(folder, "test"), _judged(folder, "dev")
         assert len(dev) >= 4
         assert not {texts[query] for query in test} & {texts[query] for query in dev}
         assert not set().union(*test.values()) & set().union(*dev.values())
-
-
-def test_no_training_row_touches_a_held_out_query_text_or_concept(built: Path) -> None:
-    pools = [make_pool(lang, _records(lang)) for lang in LANGUAGES]
-    held = hold_out(pools, [make_shelf(lang, _long_texts(lang)) for lang in LANGUAGES])
-    sections = {section.concept_id: section for text in _long_texts("en") for section in text.sections}
-    hidden = {f"y{name.removeprefix('long/')}" for name in sections if side_of(name) in HELD_OUT}
-    judged = {key(str(row["text"])) for path in _collections(built) for row in _lines(path / "queries.jsonl")}
-    assert judged <= held.queries
-    assert {"called xx1w2 xx1w3", "headed xx1x2 xx1x3"} <= held.queries
-    assert hidden
-    for name in ROWS:
-        rows = _lines(built / name)
-        assert len(rows) > 60, name
-        for row in rows:
-            texts = [str(text) for text in (*row["pos"], *row.get("neg", []))]  # type: ignore[misc]
-            assert key(str(row["query"])) not in held.queries | held.texts
-            if " of " in str(row["query"]):  # a paragraph, which says what concept it belongs to
-                assert not held.touches_concept(f"s/{str(row['query']).split()[-1]}")
-            assert not (held.texts | held.queries) & set(map(key, texts))
-            if "concept" in row:
-                assert side_of(str(row["concept"])) == "train"
-                assert row["concept"] not in held.concepts
-            if row["source"] == "books":
-                lines = itertools.chain.from_iterable(text.splitlines() for text in texts)
-                assert not held.queries & set(map(key, lines))
-                assert not {word[2:] for text in texts for word in text.split() if word[2:3] == "y"} & hidden
-
-
-def test_negatives_are_wrong_and_there_are_four_to_seven(built: Path) -> None:
-    text_to_record = {record.text: record for lang in LANGUAGES for record in _records(lang)}
-    kinds = set()
-    for row in _lines(built / "train.jsonl"):
-        kinds.add((row["lang"], row["doc_lang"]))
-        negatives = [text_to_record[str(text)] for text in row["neg"]]  # type: ignore[attr-defined]
-        assert 4 <= len(set(negatives)) == len(negatives) <= 7
-        for negative in negatives:
-            assert negative.concept_id != row["concept"]
-            assert negative.lang == row["doc_lang"]
-            assert key(str(row["query"])) not in map(key, negative.candidates)
-    assert {("en", "en"), ("xx", "xx"), ("en", "xx"), ("xx", "en")} <= kinds
-
-
-def test_a_long_positive_has_lost_its_heading_and_no_negative_is_the_same_text(built: Path) -> None:
-    for row in _lines(built / "train_long.jsonl"):
-        (positive,) = row["pos"]  # type: ignore[misc]
-        assert key(str(row["query"])) not in map(key, str(positive).splitlines())
-        assert len(set(row["neg"])) == training_long.NEGATIVES  # type: ignore[call-overload]
-        opening = set(str(positive).split()[-40:])
-        assert all(set(str(text).split()[-40:]) != opening for text in row["neg"])  # type: ignore[attr-defined]
-
-
-def test_a_heading_that_is_held_out_in_another_language_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training_long, "MAX_ROWS_PER_TEXT", 99)
-    shelves = [make_shelf(lang, _long_texts(lang)) for lang in ("de", "xx")]
-    held = hold_out([], shelves)
-    texts = training_long.trainable(shelves[1], held)
-    asked = {section.query for _, section in training_long.questions(texts, held, "xx")}
-    offered = {section.query for text in texts.values() for section in text.sections}
-    assert len(asked) > 60
-    assert "Headed xx1x2 xx1x3" in offered - asked
-
-
-def test_rows_are_capped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "MAX_ROWS", 7)
-    monkeypatch.setattr(training_long, "MAX_ROWS", 5)
-    monkeypatch.setattr(pairs, "MAX_TITLES", 6)
-    monkeypatch.setattr(pairs, "MAX_PARAGRAPHS", 9)
-    pool, shelf = make_pool("xx", _records("xx")), make_shelf("xx", _long_texts("xx"))
-    held = hold_out([pool], [shelf])
-    assert len(training.rows([pool], held)) == 2 * 7
-    assert len(training_long.rows([shelf], held)) == 5
-    assert len(pairs.rows([pool], {"xx": _paragraphs("xx")}, held)) == 2 * 6 + 9
-
-
-def test_texts_are_cut_at_a_blank_where_there_is_one() -> None:
-    assert training.clip("aaaa bbbb cccc", 9) == "aaaa bbbb"
-    assert training.clip("aaaa bbbb cccc", 11) == "aaaa bbbb"
-    assert training.clip("数" * 20, 9) == "数" * 9
 
 
 def test_another_order_of_the_input_gives_the_same_bytes(built: Path, tmp_path: Path) -> None:
@@ -305,7 +225,7 @@ def test_a_filled_cache_asks_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_the_committed_fixture_is_small_multilingual_and_of_the_test_side() -> None:
-    lines = _lines(FIXTURE)
+    lines = read_lines(FIXTURE)
     assert FIXTURE.stat().st_size <= 900_000
     assert {"ar", "de", "en", "es", "fr", "hi", "ja", "ko", "ru", "sw", "zh-cn"} <= {line["lang"] for line in lines}
     assert len({line["id"] for line in lines}) == len(lines)

@@ -6,7 +6,7 @@ completed from the same inputs is not built again.
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,6 +92,17 @@ def _is_complete(out: Path, name: str, inputs: str) -> bool:
     return bool(state["inputs"] == inputs and state["sha256"] == _checksums(out, name))
 
 
+def _write_manifest(out: Path, versions: Mapping[str, object], tasks: Iterable[str]) -> dict[str, object]:
+    states = {name: json.loads((out / ".done" / f"{name}.json").read_text(encoding="utf-8")) for name in tasks}
+    manifest: dict[str, object] = {
+        "versions": versions,
+        "counts": {name: state["counts"] for name, state in states.items()},
+        "sha256": {path: value for state in states.values() for path, value in state["sha256"].items()},
+    }
+    write_text(out / "manifest.json", [json.dumps(manifest, ensure_ascii=False, indent=1) + "\n"])
+    return manifest
+
+
 def build(
     out: Path,
     cache: Path,
@@ -130,11 +141,4 @@ def build(
             state = {"inputs": inputs, "counts": counts, "sha256": _checksums(out, name)}
             write_text(out / ".done" / f"{name}.json", [json.dumps(state, ensure_ascii=False)])
             report(name)
-    states = {name: json.loads((out / ".done" / f"{name}.json").read_text(encoding="utf-8")) for name in tasks}
-    manifest: dict[str, object] = {
-        "versions": versions,
-        "counts": {name: state["counts"] for name, state in states.items()},
-        "sha256": {path: value for state in states.values() for path, value in state["sha256"].items()},
-    }
-    write_text(out / "manifest.json", [json.dumps(manifest, ensure_ascii=False, indent=1) + "\n"])
-    return manifest
+    return _write_manifest(out, versions, tasks)

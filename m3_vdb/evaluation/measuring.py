@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from hashlib import blake2b
-from itertools import islice
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -24,7 +24,7 @@ from m3_vdb.types import M3Embedding
 
 BM25_NAME: Final = "bm25"
 APPROXIMATE_QUERIES: Final = 500
-"""Queries that are asked again with approximate search."""
+"""Queries of a collection that are asked again with approximate search, as many of each language as there are."""
 StoreOpener: TypeAlias = Callable[[str, bool], VectorStore]
 """(name of a collection, exact search) → its store, made if there is none."""
 Progress: TypeAlias = Callable[[str, str, int, int], None]
@@ -75,7 +75,7 @@ class Searched:
         probes: raw score → its ranking of the candidates of "all"; empty if they were not asked for.
         cost: times and sizes.
         untuned: mode → ranking with the weights before tuning.
-        approximate: mode → ranking by approximate search, of the first ``APPROXIMATE_QUERIES`` queries.
+        approximate: mode → ranking by approximate search, of ``APPROXIMATE_QUERIES`` queries.
         approximate_ms: mode → latency of approximate search.
     """
 
@@ -107,7 +107,8 @@ class Searcher:
         self.filled: Filled = fill(
             collection.documents, asked.embed, store, progress=lambda done: self._tell("documents", done, total)
         )
-        about = (self.filled.digest, asked.embed.identity.fingerprint, asked.store)
+        runtime = asked.embed.session.description  # bfloat16 ranks a little differently from float32
+        about = (self.filled.digest, asked.embed.identity.fingerprint, runtime, asked.store)
         self._workspace = Workspace(asked.out / file_name(collection.name), repr(about))
         texts = [(name, query.text) for name, query in collection.queries.items()]
         about_queries = repr((asked.query_embed.max_length, texts)).encode()
@@ -159,19 +160,21 @@ class Searcher:
         return self._run(BM25_NAME, "lucene", make, self._collection.queries)
 
     def approximate(self, store: VectorStore, mode: Mode) -> tuple[Run, Percentiles]:
-        """The ranking of the first queries by the engine's approximate search, and its latency.
+        """The ranking of a sample of the queries by the engine's approximate search, and its latency.
 
         Args:
             store: the same documents, opened for approximate search.
             mode: what to rank.
         """
         request, name = self._asked.protocol.request(mode), f"{mode}.approximate"
+        turns = chain.from_iterable(zip_longest(*self._collection.by_language().values()))
+        sample = set(islice((query for query in turns if query is not None), APPROXIMATE_QUERIES))
 
         def make() -> Run:
             self._tell(f"{mode} approximate", 0, 1)
-            return search(store, self.queries[:APPROXIMATE_QUERIES], request)
+            return search(store, [(query, one) for query, one in self.queries if query in sample], request)
 
-        run = self._run(name, request, make, islice(self._collection.queries, APPROXIMATE_QUERIES))
+        run = self._run(name, request, make, [query for query in self._collection.queries if query in sample])
         return run, self._latency(name, request, lambda: time_search(store, self.queries, request))
 
     def cost(self) -> Cost:

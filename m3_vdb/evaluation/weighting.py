@@ -77,17 +77,18 @@ def gather(probes: Mapping[Part, Run], qrels: Qrels) -> Parts:
     return Parts(queries, scores, gains, np.array([ideal_dcg(qrels[query].values()) for query in queries]))
 
 
-def fusion_error(run: Run, probes: Mapping[Part, Run], weights: Weights) -> float:
+def fusion_error(run: Run, probes: Mapping[Part, Run], weights: Weights) -> float | None:
     """Largest difference between the fused scores of a run and the weighted sums of the raw scores.
 
-    Relative to the sum of the terms' absolute values, which is what rounding is relative to.
+    Relative to the sum of the terms' absolute values, which is what rounding is relative to. None if no fused score has
+    its three parts.
     """
-    worst = 0.0
+    worst = None
     for query, scores in run.items():
         for name, fused in scores.items():
             if all(name in probes[part].get(query, {}) for part in PARTS):
                 terms = [getattr(weights, part) * probes[part][query][name] for part in PARTS]
-                worst = max(worst, abs(fused - sum(terms)) / max(sum(map(abs, terms)), 1e-6))
+                worst = max(worst or 0.0, abs(fused - sum(terms)) / max(sum(map(abs, terms)), 1e-6))
     return worst
 
 
@@ -141,17 +142,26 @@ class Pool:
 def tune(pool: Pool, start: Weights, mode: Mode) -> tuple[Weights, float]:
     """The weights with the best mean nDCG@10 over the groups of dev queries, and that mean.
 
+    Of equally good ones those whose ratios are nearest to the start's: few dev queries should not move weights far.
+
     Args:
         pool: dev queries.
         start: weights that are kept unless others are better.
         mode: "dense_sparse" leaves the third weight at 0.
     """
     best, value = start, pool.mean(start)
-    for weights in grid(mode):
+    origin = _ratios(start)
+    for weights in sorted(grid(mode), key=lambda one: float(np.abs(_ratios(one) - origin).sum())):
         found = pool.mean(weights)
         if found > value + 1e-9:
             best, value = weights, found
     return best, value
+
+
+def _ratios(weights: Weights) -> NDArray[np.float64]:
+    values = np.array(astuple(weights), dtype=np.float64)
+    ratios: NDArray[np.float64] = values / values.max()
+    return ratios
 
 
 def grid(mode: Mode) -> Iterator[Weights]:

@@ -49,7 +49,7 @@ def model(tiny_checkpoint):
 def test_without_ir_measures_nothing_is_encoded_first(monkeypatch, model, tokenizer, folder):
     monkeypatch.setitem(__import__("sys").modules, "ir_measures", None)
     monkeypatch.setattr(evaluate_module, "encode_corpus", pytest.fail)
-    with pytest.raises(MissingExtraError, match=r"m3-vdb\[train\]"):
+    with pytest.raises(MissingExtraError, match=r"m3-vdb\[eval\]"):
         evaluate_model(model, tokenizer, [folder], SHORT)
 
 
