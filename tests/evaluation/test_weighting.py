@@ -11,7 +11,7 @@ import pytest
 from m3_vdb.evaluation import Collection, Query
 from m3_vdb.evaluation.metrics import per_query
 from m3_vdb.evaluation.protocol import PARTS
-from m3_vdb.evaluation.weighting import Pool, curves, fusion_error, gather, grid, tune
+from m3_vdb.evaluation.weighting import Parts, Pool, curves, fusion_error, gather, grid, tune
 from m3_vdb.fusion import Weights
 
 PROBES = {
@@ -219,4 +219,16 @@ def test_terms_that_cancel_do_not_magnify_rounding():
 
 def test_documents_that_a_probe_lacks_are_not_compared():
     probes = {**PROBES, "sparse": {}}
-    assert fusion_error(fused(Weights(), a=99.0), probes, Weights()) == 0
+    assert fusion_error(fused(Weights(), a=99.0), probes, Weights()) is None
+
+
+def test_of_equally_good_weights_the_nearest_to_the_preset_win():
+    # The relevant document leads by its multi-vector score as soon as that has any weight: nearly every ratio is perfect.
+    scores = np.zeros((3, 1, 2), np.float32)
+    scores[0, 0] = [0.5, 0.6]
+    scores[2, 0] = [0.9, 0.1]
+    parts = Parts(("q",), scores, np.array([[1, 0]], np.float32), np.array([1.0]))
+    pool = Pool((parts,), ((np.array([0], dtype=np.intp),),))
+    best, value = tune(pool, Weights(1, 0.3, 0), "all")
+    assert value == 1
+    assert best == Weights(1, 0.3, 0.2)  # 0.5 + 0.9·w > 0.6 + 0.1·w from w = 0.125 on; 0.2 is the next step
