@@ -223,7 +223,7 @@ def test_documents_that_a_probe_lacks_are_not_compared():
 
 
 def test_of_equally_good_weights_the_nearest_to_the_preset_win():
-    # The relevant document leads by its multi-vector score as soon as that has any weight: nearly every ratio is perfect.
+    # The relevant document leads as soon as its multi-vector score has some weight: nearly every ratio is perfect.
     scores = np.zeros((3, 1, 2), np.float32)
     scores[0, 0] = [0.5, 0.6]
     scores[2, 0] = [0.9, 0.1]
@@ -231,4 +231,6 @@ def test_of_equally_good_weights_the_nearest_to_the_preset_win():
     pool = Pool((parts,), ((np.array([0], dtype=np.intp),),))
     best, value = tune(pool, Weights(1, 0.3, 0), "all")
     assert value == 1
-    assert best == Weights(1, 0.3, 0.2)  # 0.5 + 0.9·w > 0.6 + 0.1·w from w = 0.125 on; 0.2 is the next step
+    # 0.5 + 0.9·w > 0.6 + 0.1·w from w = 0.125 on, and the next step of the grid is not far from there
+    assert 0.125 < best.multi_vector / best.dense <= 0.2
+    assert best.sparse / best.dense == pytest.approx(0.3, abs=0.05)
