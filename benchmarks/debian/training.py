@@ -9,7 +9,8 @@ negative. Texts are cut to :data:`MAX_TEXT_CHARS`, which keeps the file small.
 from collections.abc import Iterator, Sequence
 from functools import cache
 
-from .bm25 import BM25
+from m3_vdb.evaluation.bm25 import BM25
+
 from .pool import HeldOut, Pool, queries_of
 from .records import Record, digest
 

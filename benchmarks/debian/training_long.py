@@ -7,7 +7,8 @@ without them, and no text shows a held-out query as a line, so that no row shows
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from .bm25 import BM25
+from m3_vdb.evaluation.bm25 import BM25
+
 from .long_documents import body
 from .pool import HeldOut, Shelf
 from .records import digest, estimate_tokens, key
