@@ -21,7 +21,7 @@ check: $(VENV)/.check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-# Debian package descriptions and LibreOffice help as retrieval collections; needs apt-get and dpkg, no root.
+# Three multilingual retrieval tasks from Debian packages; needs apt-get, dpkg and npm, no root.
 collections: $(VENV)/.test
 	$(BIN)/python -m benchmarks.debian
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated, Final, get_args
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
+from rich.text import Text
 
 from m3_vdb.embedding_function import M3EmbeddingFunction
 from m3_vdb.errors import ConfigError
@@ -33,7 +33,13 @@ from m3_vdb.evaluation.readers import LAYOUTS
 from m3_vdb.evaluation.report import write_report
 from m3_vdb.evaluation.run import RESULTS
 from m3_vdb.evaluation.splits import thin_splits
-from m3_vdb.fusion import Weights
+from m3_vdb.fusion import PRESETS, Weights
+
+MEASURED: Final = "What is measured"
+COLLECTIONS: Final = "Collections"
+MODEL: Final = "Model"
+_DENSE_SPARSE_PRESETS: Final = " or ".join(name for name, weights in PRESETS.items() if not weights.multi_vector)
+_ALL_PRESETS: Final = " or ".join(name for name, weights in PRESETS.items() if weights.multi_vector)
 
 out = Console()
 err = Console(stderr=True, highlight=False)
@@ -41,43 +47,140 @@ err = Console(stderr=True, highlight=False)
 
 def eval_command(
     collection: Annotated[
-        list[str], typer.Argument(help="Folder of a collection, folder of such folders, or a glob pattern.")
+        list[str],
+        typer.Argument(metavar="COLLECTION", help="Folder of a collection, folder of such folders, or a pattern."),
     ],
     store: Annotated[
-        str, typer.Option(help='Where documents go; "{collection}" stands for the name. memory:// keeps nothing.')
+        str,
+        typer.Option(
+            metavar="URL",
+            help='Where the documents go: a folder (./e.qdrant), a server, or memory://. "{collection}" stands for the '
+            "name of a collection.",
+        ),
     ],
-    model: Annotated[str | None, typer.Option(help="Bundle directory or hub id. Default: the built-in model.")] = None,
-    runtime: Annotated[str, typer.Option(help="auto, onnxruntime or openvino.")] = "auto",
-    modes: Annotated[str, typer.Option(help="Rankings to measure, separated by commas.")] = ",".join(MODES),
-    bm25: Annotated[bool, typer.Option(help="BM25 on the same documents, as the baseline.")] = False,
-    protocol: Annotated[str, typer.Option(help=f"{', '.join(PROTOCOLS)}.")] = "paper",
-    weights: Annotated[str | None, typer.Option(help="Of the mode all: 1,0.3,1 or a preset.")] = None,
-    dense_sparse_weights: Annotated[str | None, typer.Option(help="Of dense_sparse: 1,0.3,0 or a preset.")] = None,
-    tune_weights: Annotated[bool, typer.Option(help="Find both weights on the dev split first.")] = False,
-    approximate: Annotated[bool, typer.Option(help="Also measure what approximate search costs.")] = False,
-    layout: Annotated[str, typer.Option(help=f"auto, {', '.join(LAYOUTS)}.")] = "auto",
-    split: Annotated[
-        str | None, typer.Option(help="Which judgements. Default: what the layout usually reports.")
+    folder: Annotated[
+        Path,
+        typer.Option("--out", metavar="FOLDER", help="For run files, results and report. The same folder goes on."),
+    ] = Path("evaluation"),
+    task: Annotated[
+        str, typer.Option(metavar="NAME", help="Name in the report. Default: names of the places.", show_default=False)
+    ] = "",
+    modes: Annotated[
+        str,
+        typer.Option(
+            metavar="MODE,...",
+            help=f"Rankings to measure. Default: {', '.join(MODES)}.",
+            show_default=False,
+            rich_help_panel=MEASURED,
+        ),
+    ] = ",".join(MODES),
+    bm25: Annotated[
+        bool,
+        typer.Option("--bm25", help="BM25 on the same documents too; the baseline then.", rich_help_panel=MEASURED),
+    ] = False,
+    protocol: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help=f"Weights and candidates: {', '.join(PROTOCOLS)}.",
+            rich_help_panel=MEASURED,
+        ),
+    ] = "paper",
+    weights: Annotated[
+        str | None,
+        typer.Option(metavar="W,W,W", help=f"Of the mode all: 1,0.3,1 or {_ALL_PRESETS}.", rich_help_panel=MEASURED),
     ] = None,
-    lang: Annotated[str | None, typer.Option(help="Only these languages, separated by commas.")] = None,
-    max_documents: Annotated[int | None, typer.Option(help="Thin the corpus; judged documents stay.")] = None,
-    max_queries: Annotated[int | None, typer.Option(help="Thin the queries of each language.")] = None,
-    max_length: Annotated[int | None, typer.Option(help="Tokens kept of a passage.")] = None,
-    mcls_every: Annotated[int | None, typer.Option(help="MCLS: another <s> every so many tokens (paper: 256).")] = None,
-    task: Annotated[str, typer.Option(help="Name in the report.")] = "",
-    folder: Annotated[Path, typer.Option("--out", help="Runs, results and report; the same folder resumes.")] = Path(
-        "evaluation"
-    ),
+    dense_sparse_weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="W,W,0",
+            help=f"Of the mode dense_sparse: 1,0.3,0 or {_DENSE_SPARSE_PRESETS}.",
+            rich_help_panel=MEASURED,
+        ),
+    ] = None,
+    tune_weights: Annotated[
+        bool,
+        typer.Option(
+            "--tune-weights",
+            help="First find the weights of both modes on other queries over the same documents.",
+            rich_help_panel=MEASURED,
+        ),
+    ] = False,
+    dev_split: Annotated[
+        str, typer.Option(metavar="NAME", help="The judgements to tune weights on.", rich_help_panel=MEASURED)
+    ] = "dev",
+    approximate: Annotated[
+        bool,
+        typer.Option(
+            "--approximate", help="Also measure what the engine's approximate search loses.", rich_help_panel=MEASURED
+        ),
+    ] = False,
+    layout: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help=f"How files are laid out: auto, {', '.join(LAYOUTS)}.", rich_help_panel=COLLECTIONS
+        ),
+    ] = "auto",
+    split: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Which judgements. Default: what is usually reported of a layout, test or dev.",
+            rich_help_panel=COLLECTIONS,
+        ),
+    ] = None,
+    lang: Annotated[
+        str | None,
+        typer.Option(metavar="LANG,...", help="Only queries in these languages.", rich_help_panel=COLLECTIONS),
+    ] = None,
+    max_documents: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Thin the corpus to so many documents; judged ones stay.", rich_help_panel=COLLECTIONS
+        ),
+    ] = None,
+    max_queries: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Thin the queries to so many a language.", rich_help_panel=COLLECTIONS),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Bundle directory or hub id. Default: the model that comes with m3-vdb.",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
+    runtime: Annotated[
+        str, typer.Option(metavar="NAME", help="auto, onnxruntime or openvino.", rich_help_panel=MODEL)
+    ] = "auto",
+    max_length: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Tokens kept of a passage. Default: what the model takes.", rich_help_panel=MODEL
+        ),
+    ] = None,
+    mcls_every: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="MCLS: another <s> every so many tokens; 256 in the paper.", rich_help_panel=MODEL
+        ),
+    ] = None,
 ) -> None:
-    """Measure retrieval quality through a store: nDCG@10, Recall@100, MRR@10 in every mode, with a report."""
-    chosen = _protocol(protocol, weights, dense_sparse_weights, max_length)
+    """Measure retrieval quality: documents into a store, queries as the fused request, figures out.
+
+    nDCG@10, Recall@100 and MRR@10 (or answer recall) of every mode: a table,
+    report.html, report.md and TREC run files. After an interruption the same
+    command goes on where it stopped.
+    """
+    chosen, rankings = _protocol(protocol, weights, dense_sparse_weights), _modes(modes)
 
     def read(part: str | None) -> list[Collection]:
         langs = lang.split(",") if lang else None
         return [one for place in collection for one in open_collections(place, layout=layout, split=part, lang=langs)]
 
     test, dev = thin_splits(
-        read(split), read("dev") if tune_weights else [], max_documents=max_documents, max_queries=max_queries
+        read(split), read(dev_split) if tune_weights else [], max_documents=max_documents, max_queries=max_queries
     )
     embed = M3EmbeddingFunction(
         model, runtime=runtime, max_length=max_length, mcls_every=mcls_every, on_truncate="ignore"
@@ -87,9 +190,9 @@ def eval_command(
             test,
             embed,
             store,
-            task=task or ", ".join(Path(place).name for place in collection),
+            task=task or ", ".join(_name(place) for place in collection),
             protocol=chosen,
-            modes=_modes(modes),
+            modes=rankings,
             bm25=bm25,
             dev=dev,
             approximate=approximate,
@@ -98,13 +201,19 @@ def eval_command(
             progress=progress,
         )
     _show(found)
+    if rejected := sum(cost.rejected for cost in found.costs.values()):
+        err.print(f"{rejected:,} documents could not be stored, so no search finds them", style="red")
     html, markdown = write_report([found], folder)
     err.print(f"{html}, {markdown}, {folder / RESULTS}", markup=False, soft_wrap=True)
 
 
 def report_command(
-    results: Annotated[list[Path], typer.Argument(help="results.json files, or folders that hold one.")],
-    folder: Annotated[Path, typer.Option("--out", help="Folder for report.html and report.md.")] = Path("evaluation"),
+    results: Annotated[
+        list[Path], typer.Argument(metavar="RESULTS", help="results.json files, or folders that hold one.")
+    ],
+    folder: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="For report.html and report.md.")] = Path(
+        "evaluation"
+    ),
 ) -> None:
     """Draw one report from several evaluations."""
     paths = [path / RESULTS if path.is_dir() else path for path in results]
@@ -112,7 +221,13 @@ def report_command(
     err.print(f"{html}, {markdown}", markup=False, soft_wrap=True)
 
 
-def _protocol(name: str, weights: str | None, dense_sparse: str | None, max_length: int | None) -> Protocol:
+def _name(place: str) -> str:
+    """The last part of a path that is no pattern."""
+    parts = [part for part in Path(place).resolve().parts if not any(sign in part for sign in "*?[")]
+    return parts[-1]
+
+
+def _protocol(name: str, weights: str | None, dense_sparse: str | None) -> Protocol:
     if name not in PROTOCOLS:
         raise ConfigError(f"--protocol {name}: expected one of {', '.join(PROTOCOLS)}")
     chosen = PROTOCOLS[name]
@@ -120,7 +235,7 @@ def _protocol(name: str, weights: str | None, dense_sparse: str | None, max_leng
         chosen = chosen.with_weights("all", Weights.parse(weights))
     if dense_sparse is not None:
         chosen = chosen.with_weights("dense_sparse", Weights.parse(dense_sparse))
-    return chosen if max_length is None else replace(chosen, passage_max_length=max_length)
+    return chosen
 
 
 def _modes(text: str) -> tuple[Mode, ...]:
@@ -134,7 +249,7 @@ def _modes(text: str) -> tuple[Mode, ...]:
 @contextmanager
 def _bars() -> Iterator[Progress]:
     """One line: the collection, what is being done, how much of it."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Bar(*columns, console=err, transient=True) as bar:
         task = bar.add_task("", total=None)
 
@@ -147,21 +262,17 @@ def _bars() -> Iterator[Progress]:
 def _show(found: Evaluation) -> None:
     """The headline measure, a line a group."""
     headline = found.measures[0]
-    table = Table(title=f"{found.task}: {headline}", title_justify="left")
+    table = Table(title=Text(f"{found.task}: {headline}"), title_justify="left")
     table.add_column("")
-    table.add_column("documents", justify="right")
+    table.add_column("docs", justify="right")
     table.add_column("queries", justify="right")
     for system in found.systems:
-        table.add_column(system, justify="right")
+        table.add_column(system.replace("_", "\n"), justify="right")  # fits 80 columns
     for group in found.groups:
         values = [f"{group.figures[system][headline].value:.3f}" for system in found.systems]
-        table.add_row(group.label, f"{group.documents:,}", f"{group.queries:,}", *values)
+        table.add_row(Text(group.label), f"{group.documents:,}", f"{group.queries:,}", *values)
     if len(found.groups) > 1:
-        _add_mean(table, "mean", found, headline)
+        table.add_section()
+        means = [f"{found.mean[system][headline].value:.3f}" for system in found.systems]
+        table.add_row("mean", "", "", *means, style="bold")
     out.print(table)
-
-
-def _add_mean(table: Table, name: str, found: Evaluation, headline: str) -> None:
-    values: Sequence[str] = [f"{found.mean[system][headline].value:.3f}" for system in found.systems]
-    table.add_section()
-    table.add_row(name, "", "", *values, style="bold")

@@ -1,25 +1,41 @@
-"""The source-independent half of the Debian benchmark: split, judgements, leakage, training rows, files."""
+"""The source-independent half of the Debian benchmark: split, judgements, files, what is built again."""
 
 import hashlib
 import json
+import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
-from benchmarks.debian import fetch, same_language, training
-from benchmarks.debian.build import build
-from benchmarks.debian.pool import MAX_RELEVANT, hold_out, make_pool, queries_of
-from benchmarks.debian.records import Record, is_test, key
+from benchmarks.debian import build as building
+from benchmarks.debian import fetch, same_language
+from benchmarks.debian.build import TASKS, build
+from benchmarks.debian.pool import MAX_RELEVANT, make_pool, queries_of
+from benchmarks.debian.records import Record, is_test, key, side_of
 from benchmarks.debian.sources import Source
+from benchmarks.debian.texts import Edition, LongText, Paragraph, Section
 
 CONCEPTS = 900
 FIXTURE = Path(__file__).parent / "fixtures" / "multilingual.jsonl"
+ROWS = ("train.jsonl", "train_long.jsonl", "pairs.jsonl")
+LANGUAGES = ("de", "en", "xx")
 
 
-def _records(lang: str) -> list[Record]:
-    """Made-up documents whose words overlap enough for BM25 to find wrong answers; some keywords are shared."""
+def concept_on(prefix: str, side: str) -> str:
+    """A concept on one side of the split."""
+    return next(name for name in (f"{prefix}/{number}" for number in range(100)) if side_of(name) == side)
+
+
+def made_up_records(lang: str) -> list[Record]:
+    """Made-up documents whose words overlap enough for BM25 to find wrong answers; some keywords are shared.
+
+    One concept is called in "xx" what a held-out concept is called in "de".
+    """
     found = []
+    if lang in {"de", "xx"}:
+        alias = concept_on("alias", "test" if lang == "de" else "train")
+        found.append(Record(alias, "a", lang, "Called xx1w2 xx1w3", (), " ".join(f"{lang}1w{k}" for k in range(2, 30))))
     for number in range(CONCEPTS):
         words = " ".join(f"{lang}{number % k}w{k}" for k in range(2, 30))
         title, keywords = f"{lang} {words[:40]} number{number}", (f"{lang} topic{number // 3}",)
@@ -27,28 +43,80 @@ def _records(lang: str) -> list[Record]:
     return found
 
 
-def _source(cache: Path, languages: Sequence[str]) -> Iterator[Record]:
+def made_up_long_texts(lang: str) -> list[LongText]:
+    """Made-up books of ten sections; every second heading stands in two books, one in two languages."""
+    found = []
+    for book in range(60):
+        sections = []
+        for number in range(book * 10, book * 10 + 10):
+            heading = f"{lang} long heading {number if number % 2 else number % 300}"
+            text = "\n".join([heading, " ".join(f"{lang}{number % k}x{k} {lang}y{number}" for k in range(2, 150))])
+            sections.append(Section(f"long/{number}", heading, heading, text))
+        if lang in {"de", "xx"} and book == 0:
+            alias = concept_on("long/alias", "test" if lang == "de" else "train")
+            sections.append(Section(alias, "Headed xx1x2 xx1x3", "Headed xx1x2 xx1x3", "more text"))
+        found.append(LongText(f"long/book{book}", "books", lang, tuple(sections)))
+    return found
+
+
+def made_up_paragraphs(lang: str) -> list[Paragraph]:
+    """Made-up paragraphs of the records, one of which is a whole held-out text, and one a query."""
+    found = [Paragraph(f"s/{n}", f"{lang} paragraph of {n}", f"paragraph of {n}") for n in range(CONCEPTS)]
+    held = next(record for record in made_up_records(lang) if is_test(record.concept_id))
+    seen = next(record.concept_id for record in made_up_records(lang) if side_of(record.concept_id) == "train")
+    return [*found, Paragraph(seen, held.text, "its translation"), Paragraph(seen, "another", held.query)]
+
+
+def _editions(cache: Path, languages: Sequence[str]) -> Iterator[Edition]:
     for lang in languages:
-        yield from _records(lang)
+        translated = made_up_paragraphs(lang) if lang != "en" else []
+        yield Edition("made-up", lang, made_up_records(lang), made_up_long_texts(lang), translated)
 
 
-MADE_UP = Source("made-up", _source, lambda cache, languages: {"made-up": "1"})
+def _shuffled(cache: Path, languages: Sequence[str]) -> Iterator[Edition]:
+    mixed = random.Random(1)
+    for edition in mixed.sample(list(_editions(cache, languages)), len(languages)):
+        parts = (edition.records, edition.long_texts, edition.paragraphs)
+        yield Edition(edition.source, edition.lang, *(mixed.sample(list(part), len(part)) for part in parts))
+
+
+MADE_UP = Source("made-up", _editions, lambda cache, languages: {"made-up": "1"})
+OFFLINE = {name: task for name, task in TASKS.items() if name != "udhr"}
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("built")
-    build(folder / "out", folder / "cache", ["en", "xx"], sources=[MADE_UP])
+    build(folder / "out", folder / "cache", LANGUAGES, sources=[MADE_UP], tasks=OFFLINE)
     return folder / "out"
 
 
-def _lines(path: Path) -> list[dict[str, object]]:
+def read_lines(path: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _judged(folder: Path, side: str) -> dict[str, set[str]]:
+    header, *lines = (folder / "qrels" / f"{side}.tsv").read_text(encoding="utf-8").splitlines()
+    assert header == "query-id\tcorpus-id\tscore"
+    found: dict[str, set[str]] = {}
+    for query, document, score in (line.split("\t") for line in lines):
+        assert score == "1"
+        found.setdefault(query, set()).add(document)
+    return found
+
+
+def collections_of(built: Path) -> list[Path]:
+    return sorted(path.parent for path in built.rglob("corpus.jsonl"))
 
 
 def test_the_split_is_by_concept_and_about_one_in_five() -> None:
     assert is_test("c") == (int(hashlib.sha1(b"c").hexdigest(), 16) % 5 == 0)
-    assert 0.15 < sum(is_test(f"concept/{i}") for i in range(2000)) / 2000 < 0.25
+    sides = [side_of(f"concept/{i}") for i in range(4000)]
+    assert 0.17 < sides.count("test") / 4000 < 0.23
+    assert 0.035 < sides.count("dev") / 4000 < 0.065
+    book = [side_of(f"handbook/{i}") for i in range(4000)]
+    assert 0.57 < book.count("test") / 4000 < 0.63
+    assert book.count("train") > 800
 
 
 def test_a_shared_keyword_has_several_answers_and_a_common_one_is_no_query() -> None:
@@ -56,7 +124,7 @@ def test_a_shared_keyword_has_several_answers_and_a_common_one_is_no_query() -> 
     common = [Record(f"d{i}", "s", "en", "", ("common",), f"other {i}") for i in range(MAX_RELEVANT + 1)]
     pool = make_pool("en", [*shared, *common])
     assert len(pool.relevant("shared  WORD")) == 3
-    chosen = {query for test in (True, False) for _, query in queries_of(pool, test=test)}
+    chosen = {query for side in ("test", "dev", "train") for _, query in queries_of(pool, side)}
     assert chosen
     assert "common" not in chosen
 
@@ -67,99 +135,97 @@ def test_the_same_text_is_kept_once() -> None:
 
 
 def test_sources_take_turns_and_judged_documents_always_stay() -> None:
-    pool = make_pool("en", _records("en"))
-    queries = same_language.select_queries(pool, 40)
+    pool = make_pool("en", made_up_records("en"))
+    queries = same_language.select_queries(pool, "test", 40)
     assert {source: sum(record.source == source for record, _ in queries) for source in "ab"} == {"a": 20, "b": 20}
     documents = same_language.select_documents(pool, [3, 5], limit=10)
     assert len(documents) == 10
     assert {pool.records[3], pool.records[5]} <= set(documents)
 
 
-def test_a_collection_is_complete_and_no_document_has_a_title(built: Path) -> None:
-    folder = built / "same_language" / "xx"
-    corpus = {str(row["_id"]): row for row in _lines(folder / "corpus.jsonl")}
-    queries = {str(row["_id"]): str(row["text"]) for row in _lines(folder / "queries.jsonl")}
-    header, *judged = (folder / "qrels" / "test.tsv").read_text(encoding="utf-8").splitlines()
-    assert header == "query-id\tcorpus-id\tscore"
-    assert len(queries) >= same_language.MIN_QUERIES
-    assert {line.split("\t")[0] for line in judged} == set(queries)
-    assert {line.split("\t")[1] for line in judged} <= set(corpus)
-    assert not set(queries) & set(corpus)
-    assert {row["title"] for row in corpus.values()} == {""}
-    for line in judged:
-        query, document, _ = line.split("\t")
-        assert key(queries[query]) not in map(key, str(corpus[document]["text"]).splitlines())
+def test_every_collection_is_complete_and_no_document_has_a_title(built: Path) -> None:
+    assert [path.name for path in collections_of(built)] == ["cross_lingual", "long_documents", *LANGUAGES]
+    for folder in collections_of(built):
+        corpus = {str(row["_id"]): row for row in read_lines(folder / "corpus.jsonl")}
+        queries = {str(row["_id"]): row for row in read_lines(folder / "queries.jsonl")}
+        test, dev = _judged(folder, "test"), _judged(folder, "dev")
+        assert set(queries) == set(test) | set(dev)
+        assert not set(queries) & set(corpus)
+        assert {row["title"] for row in corpus.values()} == {""}
+        for query, documents in [*test.items(), *dev.items()]:
+            for document in documents:
+                assert key(str(queries[query]["text"])) not in map(key, str(corpus[document]["text"]).splitlines())
+            assert queries[query]["metadata"]["lang"] in LANGUAGES  # type: ignore[index]
 
 
-def test_no_training_row_touches_the_tests(built: Path) -> None:
-    rows = _lines(built / "train.jsonl")
-    held = hold_out([make_pool(lang, _records(lang)) for lang in ("en", "xx")])
-    assert rows
-    assert held.queries
-    for row in rows:
-        assert not is_test(str(row["concept"]))
-        assert row["concept"] not in held.concepts
-        assert key(str(row["query"])) not in held.queries
-        texts = [*row["pos"], *row["neg"]]  # type: ignore[misc]
-        assert not held.texts & set(map(key, texts))
+def test_the_dev_queries_share_neither_text_nor_answer_with_the_test_queries(built: Path) -> None:
+    for folder in collections_of(built):
+        texts = {str(row["_id"]): key(str(row["text"])) for row in read_lines(folder / "queries.jsonl")}
+        test, dev = _judged(folder, "test"), _judged(folder, "dev")
+        assert len(dev) >= 4
+        assert not {texts[query] for query in test} & {texts[query] for query in dev}
+        assert not set().union(*test.values()) & set().union(*dev.values())
 
 
-def test_negatives_are_wrong_and_there_are_four_to_seven(built: Path) -> None:
-    text_to_record = {record.text: record for lang in ("en", "xx") for record in _records(lang)}
-    kinds = set()
-    for row in _lines(built / "train.jsonl"):
-        kinds.add((row["lang"], row["doc_lang"]))
-        negatives = [text_to_record[str(text)] for text in row["neg"]]  # type: ignore[attr-defined]
-        assert 4 <= len(set(negatives)) == len(negatives) <= 7
-        for negative in negatives:
-            assert negative.concept_id != row["concept"]
-            assert negative.lang == row["doc_lang"]
-            assert key(str(row["query"])) not in map(key, negative.candidates)
-    assert kinds == {("en", "en"), ("xx", "xx"), ("en", "xx"), ("xx", "en")}
-
-
-def test_rows_per_source_are_capped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "MAX_ROWS", 7)
-    pool = make_pool("en", _records("en"))
-    assert len(training.rows([pool], hold_out([pool]))) == 2 * 7
-
-
-def test_texts_are_cut_at_a_blank_where_there_is_one() -> None:
-    assert training.clip("aaaa bbbb cccc", 9) == "aaaa bbbb"
-    assert training.clip("aaaa bbbb cccc", 11) == "aaaa bbbb"
-    assert training.clip("数" * 20, 9) == "数" * 9
-
-
-def test_two_builds_give_the_same_bytes(built: Path, tmp_path: Path) -> None:
-    build(tmp_path / "out", tmp_path / "cache", ["en", "xx"], sources=[MADE_UP])
+def test_another_order_of_the_input_gives_the_same_bytes(built: Path, tmp_path: Path) -> None:
+    source = Source("made-up", _shuffled, MADE_UP.versions)
+    build(tmp_path / "out", tmp_path / "cache", LANGUAGES, sources=[source], tasks=OFFLINE)
     files = sorted(path.relative_to(built) for path in built.rglob("*") if path.is_file())
-    assert len(files) == 2 + 2 * 3
+    assert len(files) == len(OFFLINE) + 1 + len(ROWS) + 5 * 4
     for name in files:
         assert (tmp_path / "out" / name).read_bytes() == (built / name).read_bytes(), name
     sums = json.loads((built / "manifest.json").read_text(encoding="utf-8"))["sha256"]
     assert sums["train.jsonl"] == hashlib.sha256((built / "train.jsonl").read_bytes()).hexdigest()
 
 
-def test_a_missing_tool_is_an_error_that_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(fetch.FetchError, match=r"apt-get was not found.*Debian or Ubuntu"):
-        fetch.fetch_indexes(tmp_path, ["en"])
+def test_only_what_is_missing_changed_or_of_other_inputs_is_built_again(tmp_path: Path) -> None:
+    ran: list[str] = []
+
+    def task(name: str) -> building.Task:
+        def write(gathered: building.Gathered, out: Path, cache: Path) -> int:
+            ran.append(name)
+            (out / name).write_text(name, encoding="utf-8")
+            return 1
+
+        return write
+
+    def again(version: str = "1") -> list[str]:
+        ran.clear()
+        source = Source("made-up", _editions, lambda cache, languages: {"made-up": version})
+        build(tmp_path / "out", tmp_path / "cache", ["en"], sources=[source], tasks={n: task(n) for n in ("a", "b")})
+        return ran
+
+    assert again() == ["a", "b"]
+    assert again() == []
+    (tmp_path / "out" / "b").write_text("half", encoding="utf-8")
+    assert again() == ["b"]
+    assert again("2") == ["a", "b"]
+
+
+@pytest.mark.parametrize("name", ["apt-get", "dpkg", "npm"])
+def test_a_missing_tool_is_one_line_that_says_what_is_needed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(fetch.FetchError, match=rf"^{name} was not found.*apt-get, dpkg and npm.*no root") as error:
+        fetch.tool(name)
+    assert "\n" not in str(error.value)
 
 
 def test_a_filled_cache_asks_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     (tmp_path / "apt").mkdir()
     (tmp_path / "apt" / "languages.txt").write_text("de en", encoding="utf-8")
+    (tmp_path / "apt" / "names.txt").write_text("libreoffice-help-de", encoding="utf-8")
     deb = tmp_path / "debs" / "libreoffice-help-de_4%3a7.4_all.deb"
     deb.parent.mkdir()
     deb.touch()
     assert fetch.fetch_indexes(tmp_path, ["de"]) == tmp_path.resolve() / "apt" / "lists"
+    assert fetch.known_packages(tmp_path) == {"libreoffice-help-de"}
     assert fetch.download(tmp_path, ["libreoffice-help-de"]) == {"libreoffice-help-de": deb}
     assert fetch.package_version(deb) == "4:7.4"
 
 
 def test_the_committed_fixture_is_small_multilingual_and_of_the_test_side() -> None:
-    lines = _lines(FIXTURE)
+    lines = read_lines(FIXTURE)
     assert FIXTURE.stat().st_size <= 900_000
     assert {"ar", "de", "en", "es", "fr", "hi", "ja", "ko", "ru", "sw", "zh-cn"} <= {line["lang"] for line in lines}
     assert len({line["id"] for line in lines}) == len(lines)

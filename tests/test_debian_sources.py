@@ -1,8 +1,11 @@
 """How the sources of the Debian benchmark are read and cleaned: small inline samples, no network."""
 
+import json
+from pathlib import Path
+
 import pytest
 
-from benchmarks.debian import ddtp, libreoffice, udhr
+from benchmarks.debian import ddtp, udhr
 from benchmarks.debian.deb822 import Description, parse_description, stanzas
 from benchmarks.debian.fixture import cut
 from benchmarks.debian.records import Record, is_query
@@ -74,70 +77,32 @@ def test_language_tags_become_ddtp_codes() -> None:
     assert [ddtp.ddtp_code(lang) for lang in ("de", "pt-br", "zh-cn")] == ["de", "pt_BR", "zh_CN"]
 
 
-HELP = """<html><body><header><p id="par_id0">menu</p></header><div id="DisplayArea">
-<meta itemprop="keywords" content="Anker;Optionen"><meta itemprop="keywords" content="objects, anchoring">
-<h1 id="hd_id1"><a name="x"></a>Objekte positionieren</h1>
-<p id="par_id2">Ein Objekt wird mit einem <span class="emph">Anker</span> an einem anderen Element befestigt, so
-   dass es sich mit diesem bewegt. Druecken Sie <span class="switchinline"><span class="MAC">Befehl</span><span
-   >Strg</span></span>.</p>
-<p id="par_id3">This paragraph has not been translated.</p>
-<h2 id="hd_id4">Objekte positionieren</h2>
-<div class="howtoget"><div class="embedded"><p id="par_id5">Choose Format - Anchor.</p></div></div>
-<p id="par_id6" class="code">print(1)</p>
-<div class="relatedtopics"><p id="par_id7">Siehe auch</p></div>
-</div></body></html>"""
-
-ENGLISH = libreoffice.Page(
-    "Positioning objects",
-    ("objects anchoring",),
-    {
-        "par_id2": "An object is anchored to another element and moves with it. Press Ctrl. " * 3,
-        "par_id3": "This paragraph has not been translated.",
-        "hd_id4": "Positioning objects",
-    },
-)
-
-
-def test_a_help_page_gives_title_keywords_and_its_own_blocks() -> None:
-    page = libreoffice.parse_page(HELP.encode())
-    assert page is not None
-    assert page.title == "Objekte positionieren"
-    assert page.keywords == ("Anker Optionen", "objects anchoring")
-    assert list(page.blocks) == ["par_id2", "par_id3", "hd_id4"], "embedded text, code and links are left out"
-    assert page.blocks["par_id2"].endswith("Druecken Sie Strg.")
-
-
-def test_a_help_page_loses_what_is_english_and_what_repeats_its_title() -> None:
-    page = libreoffice.parse_page(HELP.encode())
-    assert page is not None
-    record = libreoffice.make_record("swriter/x", "de", page, ENGLISH)
-    assert record is not None
-    assert record.concept_id == "lo/swriter/x"
-    assert record.candidates == ("Objekte positionieren", "Anker Optionen"), "the English keyword is dropped"
-    assert record.text.startswith("Ein Objekt wird")
-    assert "\n" not in record.text
-    assert "not been translated" not in record.text
-
-
-def test_a_mostly_english_help_page_is_dropped() -> None:
-    page = libreoffice.parse_page(HELP.encode())
-    assert page is not None
-    blocks = {**page.blocks, "par_id9": "English. " * 100}
-    mostly = libreoffice.Page(page.title, page.keywords, blocks)
-    english = libreoffice.Page(ENGLISH.title, ENGLISH.keywords, {**ENGLISH.blocks, "par_id9": "English. " * 100})
-    assert libreoffice.make_record("x", "de", mostly, english) is None
-
-
-def test_page_paths_are_the_same_in_every_language() -> None:
-    names = [f"usr/share/libreoffice/help/{tag}/text/scalc/main.html" for tag in ("de", "pt-BR")]
-    assert {libreoffice.page_path(name) for name in names} == {"scalc/main"}
-    assert libreoffice.page_path("usr/share/libreoffice/help/index.html") == ""
-    assert libreoffice.package_name("en") == "libreoffice-help-en-us"
-
-
 def test_articles_of_the_declaration() -> None:
     page = '<article data-number="3"><h2>Article 3</h2><p>Everyone has the right to life.</p></article>'
     assert udhr.parse_articles(page.encode()) == {3: ("Article 3", "Everyone has the right to life.")}
+
+
+INDEX = "".join(
+    f"{{\n    bcp47: '{tag}',\n    code: '{code}',\n    direction: 'ltr',\n    iso6393: '{language}',\n  }}"
+    for tag, code, language in [
+        *(("de-1901", "deu_1901", "deu"), ("de-1996", "deu_1996", "deu"), ("pt-PT", "por_PT", "por")),
+        *(("pt-BR", "por_BR", "por"), ("und", "017", "und"), ("sr-Latn", "srp_latn", "srp"), ("sr", "srp", "srp")),
+    ]
+)
+
+
+def test_one_edition_of_the_declaration_is_chosen_per_language() -> None:
+    assert udhr.choose_editions(INDEX) == {"de": "deu_1996", "pt-br": "por_BR", "sr": "srp"}
+
+
+def test_articles_in_english_answer_those_of_the_other_languages(tmp_path: Path) -> None:
+    editions = {lang: {1: ("", f"{lang} one"), 2: ("", f"{lang} two")} for lang in ("en", "sw")}
+    counts = udhr.write(editions, tmp_path)
+    assert counts == {"languages": 1, "documents": 2, "test_queries": 2, "test_judgements": 2}
+    qrels = (tmp_path / "udhr" / "qrels" / "test.tsv").read_text(encoding="utf-8").splitlines()
+    assert qrels[1:] == ["q-sw-01\t01\t1", "q-sw-02\t02\t1"]
+    queries = [json.loads(line) for line in (tmp_path / "udhr" / "queries.jsonl").read_text("utf-8").splitlines()]
+    assert queries[0] == {"_id": "q-sw-01", "text": "sw one", "metadata": {"lang": "sw"}}
 
 
 @pytest.mark.parametrize(

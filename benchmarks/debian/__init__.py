@@ -2,7 +2,17 @@
 
 Nothing is installed, and nothing but a small fixture is ever committed (package descriptions state no licence):
 packages are fetched by name, read, and turned into judged collections (BEIR layout) and training rows. A *source*
-is a function that yields :class:`~benchmarks.debian.records.Record`; everything after that (split, queries,
-judgements, negatives) does not know which source a record came from. The sources now: Debian package descriptions
-(:mod:`.ddtp`) and the LibreOffice help (:mod:`.libreoffice`).
+yields an :class:`~benchmarks.debian.texts.Edition` per language; everything after that (split, queries, judgements,
+negatives) does not know which source a text came from. The sources:
+
+* records, long texts and parallel paragraphs: the LibreOffice help (:mod:`.libreoffice`)
+* records and long texts: Debian's handbook (:mod:`.docbook`)
+* records: Debian package descriptions (:mod:`.ddtp`), the help of GNOME (:mod:`.mallard`)
+* long texts: installation guide, Debian reference (:mod:`.docbook`), manual pages (:mod:`.manpages`)
+
+Other documentation that Debian ships is left alone on purpose: it can still serve as text that nobody has seen.
+
+What is written: ``same_language/<lang>/``, ``cross_lingual/``, ``long_documents/`` and ``udhr/`` (collections with
+queries for tests and for choosing weights), ``train.jsonl``, ``train_long.jsonl`` and ``pairs.jsonl`` (rows that
+touch neither), and ``manifest.json``.
 """

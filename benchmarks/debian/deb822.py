@@ -7,9 +7,8 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from .records import tidy
+from .records import flow, tidy
 
-_CJK = re.compile(r"[\u2e80-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uffef]")
 _BULLET = re.compile(r"\s*[-*+o\u2022\u00b7]\s")
 
 
@@ -42,12 +41,6 @@ def stanzas(lines: Iterable[str]) -> Iterator[dict[str, str]]:
         yield stanza
 
 
-def _join(left: str, right: str) -> str:
-    """Two lines of one paragraph as one; Chinese and Japanese take no space at the seam."""
-    seam = "" if not left or (_CJK.match(left[-1]) and _CJK.match(right[0])) else " "
-    return left + seam + right
-
-
 def parse_description(value: str, *, package: str = "") -> Description:
     """Split a ``Description-xx`` field into its short line and its paragraphs (Debian policy 5.6.13)."""
     short, *rest = value.split("\n")
@@ -61,6 +54,6 @@ def parse_description(value: str, *, package: str = "") -> Description:
         # Two leading blanks mean "display as it is": a list item or a table line, never part of the flow.
         if fresh or _BULLET.match(line) or line.startswith("  "):
             blocks.append("")
-        blocks[-1] = _join(blocks[-1], text)
+        blocks[-1] += f"\n{text}"
         fresh = False
-    return Description(package, tidy(short), tuple(blocks))
+    return Description(package, tidy(short), tuple(map(flow, blocks)))

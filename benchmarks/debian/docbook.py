@@ -13,7 +13,7 @@ from lxml import html  # type: ignore[import-untyped]
 
 from .languages import language_tag
 from .pages import Page, number_blocks
-from .records import tidy
+from .records import flow
 
 SUFFIX = ".html"
 
@@ -67,7 +67,7 @@ def _blocks(element: html.HtmlElement) -> Iterator[str]:
         if _is_block(child) and not any(_is_block(inner) for inner in child.iterdescendants("p", "div", "li", "td")):
             for code in child.xpath(".//pre"):
                 code.drop_tree()
-            yield tidy(child.text_content())
+            yield flow(child.text_content())
         else:
             yield from _blocks(child)
 
@@ -82,7 +82,7 @@ def parse_file(content: bytes) -> File:
     tree = html.fromstring(content, parser=html.HTMLParser(encoding="utf-8", remove_comments=True))
     sections = []
     for element in filter(_is_section, tree.iter("div")):
-        heading = tidy("".join(node.text_content() for node in element.xpath('./div[@class="titlepage"]')))
+        heading = flow("".join(node.text_content() for node in element.xpath('./div[@class="titlepage"]')))
         chapter = element.get("class") in _CHAPTERS
         sections.append((strip_number(heading, chapter=chapter), list(filter(None, _blocks(element)))))
     return File(_link(tree, "up"), _link(tree, "next"), sections)

@@ -91,14 +91,18 @@ def fetch_indexes(cache: Path, ddtp_codes: Sequence[str]) -> Path:
             raise
     if not any(lists.glob("*_i18n_Translation-en")):
         raise FetchError(f"apt fetched no English package descriptions. {ADVICE}")
+    (cache / "apt" / "names.txt").unlink(missing_ok=True)
     stamp.write_text(" ".join(ddtp_codes), encoding="utf-8")
     return lists
 
 
-def known_packages(cache: Path, prefix: str) -> set[str]:
-    """Names of all packages that start with ``prefix`` in the fetched lists."""
-    config = cache.resolve() / "apt" / "apt.conf"
-    return set(_run(["apt-cache", "pkgnames", prefix], config=config, cwd=cache).split())
+def known_packages(cache: Path) -> set[str]:
+    """Names of all packages in the fetched lists."""
+    names = cache / "apt" / "names.txt"
+    if not names.is_file():
+        found = _run(["apt-cache", "pkgnames"], config=cache.resolve() / "apt" / "apt.conf", cwd=cache)
+        names.write_text(found, encoding="utf-8")
+    return set(names.read_text(encoding="utf-8").split())
 
 
 def download(cache: Path, packages: Sequence[str]) -> dict[str, Path]:

@@ -6,14 +6,14 @@ says what it is for, which its text does not have.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 from .beir import Counts, Document, Query, write_collection
-from .pool import MAX_RELEVANT
-from .records import HELD_OUT, Side, digest, key, side_of
+from .pool import MAX_RELEVANT, Shelf
+from .records import Side, digest, key, side_of
 from .same_language import take_turns
-from .texts import LongText, Section
+from .texts import Section
 
 LANGUAGES = (
     *("ca", "cs", "de", "en", "es", "fr", "id", "it", "ja", "ko", "nl", "pl", "pt", "pt-br", "ru", "tr", "zh-cn"),
@@ -24,29 +24,7 @@ MAX_QUERIES: dict[Side, int] = {"test": 60, "dev": 15}
 """Per language: a query over long documents is dear."""
 
 
-@dataclass(frozen=True, slots=True)
-class Shelf:
-    """The long texts of one language.
-
-    Attributes:
-        lang: language tag.
-        texts: ordered by identifier.
-        hidden: normalised queries of all held-out sections, which no text may show as a line.
-    """
-
-    lang: str
-    texts: Sequence[LongText]
-    hidden: frozenset[str]
-
-
-def make_shelf(lang: str, texts: Iterable[LongText]) -> Shelf:
-    """Gather one language's texts."""
-    ordered = sorted(texts, key=lambda text: text.identifier)
-    held = (section for text in ordered for section in text.sections if side_of(section.concept_id) in HELD_OUT)
-    return Shelf(lang, ordered, frozenset(key(section.query) for section in held if section.query))
-
-
-def body(sections: Iterable[Section], hidden: frozenset[str] | set[str]) -> str:
+def body(sections: Iterable[Section], hidden: AbstractSet[str]) -> str:
     """Headings and texts of ``sections``, without the lines that are ``hidden``."""
     lines = (line for section in sections for line in (section.heading, *section.text.split("\n")))
     return "\n".join(line for line in lines if line and key(line) not in hidden)
@@ -79,8 +57,10 @@ def queries_of(shelf: Shelf, side: Side) -> list[Query]:
             names = tuple(_name(shelf, position) for position in positions)
             query = Query(f"q-{shelf.lang}-{concept}", shelf.lang, section.query, names)
             chosen.setdefault(source, {}).setdefault(key(section.query), query)
-    turns = take_turns((chosen[source].values() for source in sorted(chosen)), len(sections))
-    return list({key(query.text): query for query in reversed(turns)}.values())[::-1]
+    unique: dict[str, Query] = {}
+    for query in take_turns((chosen[source].values() for source in sorted(chosen)), len(sections)):
+        unique.setdefault(key(query.text), query)
+    return list(unique.values())
 
 
 def _name(shelf: Shelf, position: int) -> str:

@@ -11,7 +11,7 @@ from lxml import etree  # type: ignore[import-untyped]
 
 from .languages import language_tag
 from .pages import Kind, Page, number_blocks
-from .records import tidy
+from .records import flow
 
 PACKAGE = "gnome-user-docs"
 SUFFIX = ".page"
@@ -41,7 +41,7 @@ def _text(element: etree._Element) -> str:
 def _blocks(element: etree._Element) -> Iterator[str]:
     for child in element:
         if child.tag in _BLOCKS:
-            yield tidy(_text(child))
+            yield flow(_text(child))
         elif isinstance(child.tag, str) and child.tag not in _LEFT_OUT:
             yield from _blocks(child)
 
@@ -53,14 +53,14 @@ def parse_page(path: str, content: bytes) -> Page | None:
     if title is None:
         return None
     description = root.find(f"{_MALLARD}info/{_MALLARD}desc")
-    keywords = filter(None, [tidy(_text(description)) if description is not None else ""])
+    keywords = filter(None, [flow(_text(description)) if description is not None else ""])
     root.remove(title)
-    return Page(path, tidy(_text(title)), tuple(keywords), number_blocks(filter(None, _blocks(root))))
+    return Page(path, flow(_text(title)), tuple(keywords), number_blocks(filter(None, _blocks(root))))
 
 
 def parse(files: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, Page]]:
-    """Yield language and page for every page among ``files``."""
-    for name, content in files:
+    """Yield language and page for every page among ``files``, ordered by path."""
+    for name, content in sorted(files):
         match = _FILE.search(name)
         page = parse_page(match[2], content) if match else None
         if match and page is not None:

@@ -17,20 +17,10 @@ ENGLISH = ("manpages", "manpages-dev")
 TRANSLATED = ("de", "es", "fr", "ja", "pl", "ru", "uk", "zh")
 """What follows ``manpages-`` in the name of a package."""
 
-KIND = Kind("manpages", "man", 0.55)
+KIND = Kind("manpages", "man", 0.60, title_apart=True)
 
 _FILE = re.compile(r"usr/share/man/(?:([^/]+)/)?man\d\w*/([^/]+)\.gz$")
 _DASH = re.compile(r"\s(?:-+|\u2013|\u2014|\u2212)\s+")
-_FUNCTION_WORDS = re.compile(r"\b(?:the|of|and|is|that|for|this|with|are|not|or|if|from|which|can|be)\b", re.IGNORECASE)
-_WORD = re.compile(r"\w+")
-ENGLISH_RATE = 0.15
-"""English prose has a quarter to a third of these words, the languages here next to none. Needed because most
-translated pages have no English twin in the packages that are read."""
-
-
-def looks_english(text: str) -> bool:
-    """Whether a paragraph is English, by the words that no English sentence does without."""
-    return len(_FUNCTION_WORDS.findall(text)) > ENGLISH_RATE * len(_WORD.findall(text))
 
 
 def parse_page(path: str, source: str) -> Page | None:

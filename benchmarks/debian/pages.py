@@ -5,6 +5,7 @@ the module or the chapter that it belongs to. What nobody has translated is foun
 English one: a block that says the same is English.
 """
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -15,6 +16,12 @@ MIN_TEXT_WEIGHT = 80
 
 MIN_WORDS, MIN_DENSE_CHARS = 3, 8
 """What a heading must have to serve as a query; the second if it is Chinese, Japanese or Korean."""
+
+_FUNCTION_WORDS = re.compile(r"\b(?:the|of|and|is|that|for|this|with|are|not|or|if|from|which|can|be)\b", re.IGNORECASE)
+_WORD = re.compile(r"\w+")
+ENGLISH_RATE = 0.15
+"""English prose has a quarter to a third of these words, the languages here next to none. It is a guess, used
+where there is no English page to compare with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +59,14 @@ class Kind:
         prefix: first part of its concept ids.
         min_translated: share of a page's text that must differ from the English page.
         is_book: whether titles are headings, many of which say too little to be looked for.
+        title_apart: whether a page's title is no part of a long text.
     """
 
     source: str
     prefix: str
     min_translated: float
     is_book: bool = False
+    title_apart: bool = False
 
     def concept(self, path: str) -> str:
         """Concept id of the page at ``path``."""
@@ -81,6 +90,11 @@ def translated_share(texts: Collection[str], english: Iterable[str]) -> float:
     known = set(map(key, english))
     total = sum(map(weight, texts))
     return sum(weight(text) for text in texts if key(text) not in known) / total if total else 0.0
+
+
+def looks_english(text: str) -> bool:
+    """Whether a paragraph is English, by the words that no English sentence does without."""
+    return len(_FUNCTION_WORDS.findall(text)) > ENGLISH_RATE * len(_WORD.findall(text))
 
 
 def make_record(page: Page, english: Page, lang: str, kind: Kind) -> Record | None:

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import repeat
@@ -74,11 +74,11 @@ def _parse_into(deb: Path, folder: Path, parser: Parser) -> None:
 
 def parse_packages(cache: Path, debs: Sequence[Path], parser: Parser) -> list[Path]:
     """Parse packages that are not in the cache yet; return the folder of each."""
-    folders = [
-        cache / "parsed" / f"{deb.name.split('_')[0]}-{code_key(parser.code, file_sha256(deb))}" for deb in debs
-    ]
+    folders = [cache / "parsed" / f"{deb.name.split('_')[0]}-{code_key(parser.code, file_sha256(deb))}" for deb in debs]
     missing = [(deb, folder) for deb, folder in zip(debs, folders, strict=True) if not folder.is_dir()]
-    if missing:
+    if len(missing) == 1:
+        _parse_into(*missing[0], parser)
+    elif missing:
         with ProcessPoolExecutor(min(len(missing), os.cpu_count() or 1)) as pool:
             list(pool.map(_parse_into, *zip(*missing, strict=True), repeat(parser)))
     return folders
@@ -99,10 +99,5 @@ def load(folders: Iterable[Path], lang: str) -> Pages:
         with path.open(encoding="utf-8") as lines:
             for line in lines:
                 name, title, keywords, blocks = json.loads(line)
-                pages.setdefault(name, Page(name, title, tuple(keywords), _blocks(blocks)))
+                pages.setdefault(name, Page(name, title, tuple(keywords), blocks))
     return pages
-
-
-def _blocks(value: object) -> Mapping[str, str]:
-    assert isinstance(value, dict)
-    return value

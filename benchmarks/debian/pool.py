@@ -1,4 +1,4 @@
-"""One language's documents, who answers what, and what is held out.
+"""One language's documents and long texts, who answers what, and what is held out.
 
 A pool does not know where its records came from. Relevance is by construction: a document answers a query when the
 query is its title or one of its keywords, so that an index entry shared by several pages has several answers.
@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from .records import HELD_OUT, Record, Side, digest, key, side_of
+from .texts import LongText
 
 MAX_RELEVANT = 10
 """A query with more answers than this ("functions") asks for nothing in particular and is not used."""
@@ -30,6 +31,21 @@ class Pool:
     def relevant(self, query: str) -> tuple[int, ...]:
         """Positions of the documents that answer ``query``."""
         return self.answers.get(key(query), ())
+
+
+@dataclass(frozen=True, slots=True)
+class Shelf:
+    """The long texts of one language.
+
+    Attributes:
+        lang: language tag.
+        texts: ordered by identifier.
+        hidden: normalised queries of all held-out sections, which no text may show as a line.
+    """
+
+    lang: str
+    texts: Sequence[LongText]
+    hidden: frozenset[str]
 
 
 @dataclass(slots=True)
@@ -73,6 +89,13 @@ def make_pool(lang: str, records: Iterable[Record]) -> Pool:
     return Pool(lang, kept, {query: tuple(positions) for query, positions in answers.items()})
 
 
+def make_shelf(lang: str, texts: Iterable[LongText]) -> Shelf:
+    """Gather one language's long texts."""
+    ordered = sorted(texts, key=lambda text: text.identifier)
+    held = (section for text in ordered for section in text.sections if side_of(section.concept_id) in HELD_OUT)
+    return Shelf(lang, ordered, frozenset(key(section.query) for section in held if section.query))
+
+
 def queries_of(pool: Pool, side: Side) -> list[tuple[Record, str]]:
     """Each record's chosen query on one side of the split, in an order fixed by hash, no query twice.
 
@@ -89,7 +112,7 @@ def queries_of(pool: Pool, side: Side) -> list[tuple[Record, str]]:
     return [pair for pair in chosen.values() if tested.isdisjoint(pool.relevant(pair[1]))]
 
 
-def hold_out(pools: Iterable[Pool]) -> HeldOut:
+def hold_out(pools: Iterable[Pool], shelves: Iterable[Shelf] = ()) -> HeldOut:
     """What the tests and the dev sets own: every query that a held-out concept offers.
 
     Those that a collection has no room for are among them; collections of other tasks may have it.
@@ -99,4 +122,8 @@ def hold_out(pools: Iterable[Pool]) -> HeldOut:
         for side in HELD_OUT:
             for _, query in queries_of(pool, side):
                 held.add(pool, query)
+    for shelf in shelves:
+        held.queries |= shelf.hidden
+        sections = (section for text in shelf.texts for section in text.sections)
+        held.concepts |= {section.concept_id for section in sections if key(section.query) in shelf.hidden}
     return held

@@ -32,6 +32,8 @@ CHARS_PER_TOKEN, DENSE_CHARS_PER_TOKEN = 3.9, 1.7
 in ko."""
 
 _SPACE = re.compile(r"\s+")
+_CJK = r"[\u2e80-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uffef]"
+_CJK_SEAM = re.compile(rf"(?<={_CJK})[ \t]*\n\s*(?={_CJK})")
 _DENSE_SCRIPT = re.compile(
     r"[\u2e80-\u2fdf\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uac00-\ud7af"
     r"\u1100-\u11ff\u3130-\u318f\u0e00-\u0e7f\u1780-\u17ff]"
@@ -100,6 +102,11 @@ def is_test(concept_id: str) -> bool:
 def tidy(text: str) -> str:
     """``text`` on one line, without spaces at its ends."""
     return _SPACE.sub(" ", text).strip()
+
+
+def flow(text: str) -> str:
+    """``text`` on one line, where a line's end between two Chinese or Japanese characters leaves no space."""
+    return tidy(_CJK_SEAM.sub("", text))
 
 
 def key(text: str) -> str:

@@ -1,5 +1,6 @@
 """The same-language task: queries and documents of one language, one collection per language."""
 
+import shutil
 from collections.abc import Iterable, Sequence
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -40,7 +41,10 @@ def select_documents(pool: Pool, judged: Iterable[int], limit: int = MAX_DOCUMEN
 
 
 def write(pools: Sequence[Pool], out: Path) -> dict[str, Counts]:
-    """Write the collection of every language with enough queries; return the counts by language."""
+    """Write the collection of every language with enough queries; return the counts by language.
+
+    Collections that an earlier run wrote for other languages are removed.
+    """
     counts: dict[str, Counts] = {}
     for pool in pools:
         chosen = {side: select_queries(pool, side, MAX_QUERIES[side]) for side in HELD_OUT}
@@ -61,4 +65,7 @@ def write(pools: Sequence[Pool], out: Path) -> dict[str, Counts]:
             for side, pairs in chosen.items()
         }
         counts[pool.lang] = write_collection(out / "same_language" / pool.lang, documents, queries)
+    for folder in (out / "same_language").glob("*/"):
+        if folder.name not in counts:
+            shutil.rmtree(folder)
     return counts

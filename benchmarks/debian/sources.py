@@ -63,7 +63,7 @@ class Library:
         """The packages that exist, fetched."""
         fetch.fetch_indexes(cache, ddtp.codes(languages))
         wanted = self.packages(languages)
-        known = set().union(*(fetch.known_packages(cache, name) for name in wanted))
+        known = fetch.known_packages(cache)
         return list(fetch.download(cache, [name for name in wanted if name in known]).values())
 
     def editions(self, cache: Path, languages: Sequence[str]) -> Iterator[Edition]:
@@ -72,12 +72,7 @@ class Library:
         english = parsed.load(folders, "en")
         for lang in sorted(set(parsed.languages(folders)) & set(languages)):
             pages = english if lang == "en" else parsed.load(folders, lang)
-            standalone = self.shelve is texts.by_page
-            shelved = (
-                texts.long_texts(pages, english, lang, self.kind, self.shelve, standalone=standalone)
-                if self.shelve
-                else ()
-            )
+            shelved = texts.long_texts(pages, english, lang, self.kind, self.shelve) if self.shelve else ()
             yield Edition(
                 self.kind.source,
                 lang,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from .pages import Kind, Page, Pages, is_heading, make_record, translated_share
+from .pages import Kind, Page, Pages, is_heading, looks_english, make_record
 from .records import Record, estimate_tokens, is_query, key, weight
 
 MIN_TOKENS = 2_000
@@ -101,9 +101,27 @@ def by_page(pages: Sequence[Page]) -> Iterator[tuple[str, Sequence[Page]]]:
         yield page.path, [page]
 
 
-def long_texts(
-    pages: Pages, english: Pages, lang: str, kind: Kind, shelve: Shelving, *, standalone: bool
-) -> Iterator[LongText]:
+def english_share(pages: Iterable[Page], english: Pages) -> float:
+    """Share of the text of ``pages``, by weight, that is still English."""
+    total = untranslated = 0
+    for page in pages:
+        twin = english.get(page.path)
+        known = set(map(key, twin.blocks.values())) if twin else set()
+        for text in page.blocks.values():
+            total += weight(text)
+            untranslated += weight(text) * (key(text) in known if twin else looks_english(text))
+    return untranslated / total if total else 0.0
+
+
+def _section(page: Page, twin: Page | None, kind: Kind) -> Section:
+    """A page as a section; a title that is English, or says too little, is no query."""
+    translated = twin is None or twin is page or key(twin.title) != key(page.title)
+    query = page.title if translated and is_query(page.title) and is_heading(page.title) else ""
+    heading = "" if kind.title_apart else page.title
+    return Section(kind.concept(page.path), heading, query, "\n".join(page.blocks.values()))
+
+
+def long_texts(pages: Pages, english: Pages, lang: str, kind: Kind, shelve: Shelving) -> Iterator[LongText]:
     """Yield the texts of one language that are long enough and not too English.
 
     Args:
@@ -112,23 +130,12 @@ def long_texts(
         lang: language tag.
         kind: whose pages these are.
         shelve: which pages make a text.
-        standalone: whether a page's title stands outside its text.
     """
     for name, group in shelve(list(pages.values())):
-        texts = [text for page in group for text in page.blocks.values()]
-        if sum(map(estimate_tokens, texts)) < MIN_TOKENS:
-            continue
-        originals = [text for page in group if page.path in english for text in english[page.path].blocks.values()]
-        if lang != "en" and translated_share(texts, originals) < 1 - MAX_ENGLISH:
-            continue
-        sections = []
-        for page in group:
-            twin = english.get(page.path)
-            translated = lang == "en" or twin is None or key(twin.title) != key(page.title)
-            query = page.title if translated and is_query(page.title) and is_heading(page.title) else ""
-            text = "\n".join(page.blocks.values())
-            sections.append(Section(kind.concept(page.path), "" if standalone else page.title, query, text))
-        yield LongText(kind.concept(name), kind.source, lang, tuple(sections))
+        size = sum(estimate_tokens(text) for page in group for text in page.blocks.values())
+        if size >= MIN_TOKENS and (lang == "en" or english_share(group, english) <= MAX_ENGLISH):
+            sections = tuple(_section(page, english.get(page.path), kind) for page in group)
+            yield LongText(kind.concept(name), kind.source, lang, sections)
 
 
 def paragraphs(pages: Pages, english: Pages, kind: Kind) -> Iterator[Paragraph]:

@@ -9,7 +9,8 @@ negative. Texts are cut to :data:`MAX_TEXT_CHARS`, which keeps the file small.
 from collections.abc import Iterator, Sequence
 from functools import cache
 
-from .bm25 import BM25
+from m3_vdb.evaluation.bm25 import BM25
+
 from .pool import HeldOut, Pool, queries_of
 from .records import Record, digest
 
@@ -41,18 +42,26 @@ def clip(text: str, limit: int = MAX_TEXT_CHARS) -> str:
 
 
 class Miner:
-    """Draws hard negatives from the documents of one language that training may see."""
+    """The queries and documents of one language that training may see, and hard negatives among the latter."""
 
     def __init__(self, pool: Pool, held: HeldOut) -> None:
         self.pool = pool
         self.records = [record for record in pool.records if not held.touches(record)]
         self.by_concept = {record.concept_id: record for record in self.records}
+        self.questions = list(self._questions(held))
         self._index = BM25([record.text for record in self.records])
         self._ranked = cache(self._rank)
 
     def _rank(self, query: str) -> list[Record]:
         hits = self._index.search(query, LAST_RANK)
         return [self.records[position] for position, _ in hits[FIRST_RANK - 1 :]]
+
+    def _questions(self, held: HeldOut) -> Iterator[tuple[Record, str]]:
+        """Training queries that share nothing with a held-out query, in hash order."""
+        allowed = set(self.by_concept)
+        for record, query in queries_of(self.pool, "train"):
+            if not held.owns(query) and all(answer.concept_id in allowed for answer in self.answers(query)):
+                yield record, query
 
     def answers(self, query: str) -> list[Record]:
         """The documents that answer ``query`` in this language, held out or not."""
@@ -75,17 +84,10 @@ class Miner:
         return [clip(record.text) for record in drawn]
 
 
-def _usable(miner: Miner, held: HeldOut) -> Iterator[tuple[Record, str]]:
-    """Training queries of one language that share nothing with a judged query, in hash order."""
-    for record, query in queries_of(miner.pool, "train"):
-        if not held.owns(query) and not any(map(held.touches, miner.answers(query))):
-            yield record, query
-
-
-def same_language_rows(miner: Miner, held: HeldOut) -> Iterator[Row]:
+def same_language_rows(miner: Miner) -> Iterator[Row]:
     """Rows whose query and texts are in the miner's language, at most :data:`MAX_ROWS` per source."""
     taken: dict[str, int] = {}
-    for record, query in _usable(miner, held):
+    for record, query in miner.questions:
         if taken.get(record.source, 0) >= MAX_ROWS:
             continue
         # The record whose query it is leads; others that answer it too follow.
@@ -98,14 +100,14 @@ def same_language_rows(miner: Miner, held: HeldOut) -> Iterator[Row]:
             yield _row(query, texts, negatives, record=record, lang=record.lang, doc_lang=record.lang)
 
 
-def cross_lingual_rows(miner: Miner, english: Miner, held: HeldOut) -> Iterator[Row]:
+def cross_lingual_rows(miner: Miner, english: Miner) -> Iterator[Row]:
     """Rows with the query in one language and the texts in the other, English being one of the two.
 
     The negatives answer almost, but not quite, the query that the same concept has in the texts' language.
     """
     taken: dict[str, int] = {}
-    english_queries = {record.concept_id: query for record, query in _usable(english, held)}
-    for record, query in _usable(miner, held):
+    english_queries = {record.concept_id: query for record, query in english.questions}
+    for record, query in miner.questions:
         twin = english.by_concept.get(record.concept_id)
         english_query = english_queries.get(record.concept_id, "")
         if twin is None or not english_query or taken.get(record.source, 0) >= MAX_CROSS_ROWS:
@@ -142,7 +144,7 @@ def rows(pools: Sequence[Pool], held: HeldOut) -> list[Row]:
     english = next((Miner(pool, held) for pool in pools if pool.lang == "en"), None)
     for pool in pools:
         miner = english if english is not None and pool.lang == "en" else Miner(pool, held)
-        found.extend(same_language_rows(miner, held))
+        found.extend(same_language_rows(miner))
         if english is not None and miner is not english:
-            found.extend(cross_lingual_rows(miner, english, held))
+            found.extend(cross_lingual_rows(miner, english))
     return sorted(found, key=lambda row: digest("row", *(str(row[k]) for k in ("concept", "lang", "doc_lang"))))

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from .records import tidy
+from .records import flow, tidy
 
 _SPECIAL = {
     **{"lq": "\u201c", "rq": "\u201d", "oq": "\u2018", "cq": "\u2019", "dq": '"', "aq": "'", "Fo": "\u00ab"},
@@ -16,7 +16,7 @@ _SPECIAL = {
     **{"rg": "\u00ae", "tm": "\u2122", "ti": "~", "ha": "^", "rs": "\\", "ga": "`", "sl": "/", "ba": "|"},
     **{"mu": "\u00d7", "di": "\u00f7", "+-": "\u00b1", "->": "\u2192", "<-": "\u2190", ">=": "\u2265"},
     **{"<=": "\u2264", "de": "\u00b0", "ss": "\u00df", ":a": "\u00e4", ":o": "\u00f6", ":u": "\u00fc", "'e": "\u00e9"},
-    **{"bu]": "\u2022", "Bq": "\u201e", "bq": "\u201a", "sc": "\u00a7", "12": "\u00bd", "/o": "\u00f8", "oa": "\u00e5"},
+    **{"Bq": "\u201e", "bq": "\u201a", "sc": "\u00a7", "12": "\u00bd", "/o": "\u00f8", "oa": "\u00e5"},
 }
 """The named characters that manual pages use (groff_char(7)); others leave nothing."""
 
@@ -31,6 +31,7 @@ _ESCAPE = re.compile(
     r"|(?P<plain>.)|$)"
 )
 _PLAIN = {"-": "-", "e": "\\", "\\": "\\", " ": " ", "~": " ", "0": " ", "t": "\t", "'": "'", "`": "`", ".": "."}
+_COMMENT = re.compile(r"(?<!\\)\\[\"#].*")
 _ARGUMENT = re.compile(r'"((?:[^"]|"")*)"?|(\S+)')
 _REQUEST = re.compile(r"[.'][ \t]*([^\s\\]{0,20})[ \t]*(.*)")
 
@@ -39,14 +40,13 @@ _BREAKS = {
     *("bp", "ce", "ti", "in", "Sp", "Vb", "Ve"),
 }
 _JOINED = {"BR", "BI", "IR", "RB", "RI", "IB"}
-_SPOKEN = {
-    *("B", "I", "SM", "SB", "R", "UR", "MT", "ME", "UE", "Ar", "Op", "Pa", "Em", "Li", "Cm", "Dv", "Va", "Sy", "Ev"),
-    *("Er", "Fa", "Fn", "Ft", "Ic", "Ql", "Dq", "Sq", "Pq", "Bq", "Aq", "Qq", "Tn", "An", "Nd", "Sm", "Ns", "No"),
-    *("Vt", "Ad", "At", "Bx", "Fx", "Nx", "Ox", "Ux", "Ms", "Rv", "St", "Oc", "Oo", "Nm", "Fl", "Xr", "Xo", "Xc"),
+_FONTS = {"B", "I", "R", "SM", "SB"}
+_MDOC = {
+    *("Ar", "Op", "Pa", "Em", "Li", "Cm", "Dv", "Va", "Sy", "Ev", "Er", "Fa", "Fn", "Ft", "Ic", "Ql", "Dq", "Sq", "Pq"),
+    *("Bq", "Aq", "Qq", "Tn", "An", "Nd", "Sm", "Ns", "No", "Vt", "Ad", "At", "Bx", "Fx", "Nx", "Ox", "Ux", "Ms", "Rv"),
+    *("St", "Oc", "Oo", "Nm", "Fl", "Xr", "Xo", "Xc"),
 }
-"""Macros whose arguments are part of the sentence."""
-
-_CALLABLE = _SPOKEN | {"It", "Sh", "Ss"}
+"""Macros of mdoc(7) whose arguments are part of the sentence; among the arguments there may be more of them."""
 
 
 def arguments(text: str) -> list[str]:
@@ -65,7 +65,7 @@ def unescape(text: str) -> str:
             return _SPECIAL.get(name, "")
         return _PLAIN.get(match["plain"] or "", "")
 
-    return _ESCAPE.sub(replace, text.split('\\"')[0])
+    return _ESCAPE.sub(replace, text)
 
 
 @dataclass(slots=True)
@@ -81,14 +81,14 @@ class _Reader:
 
     def __init__(self) -> None:
         self.sections: list[Section] = [Section("")]
-        self.name = ""
+        self._name = ""
         self._lines: list[str] = []
         self._heading_follows = False
         self._tag_follows = False
 
     def close(self) -> None:
         """End the paragraph."""
-        text = tidy(" ".join(self._lines))
+        text = flow("\n".join(self._lines))
         self._lines.clear()
         if text:
             self.sections[-1].paragraphs.append(text)
@@ -96,57 +96,67 @@ class _Reader:
     def text(self, line: str) -> None:
         """Take a line of text, which may be a heading or the tag of a list."""
         if self._heading_follows:
-            self.heading(line)
-            return
-        if not line.strip():
+            self._heading(line)
+        elif not line.strip():
             self.close()
-            return
-        self._lines.append(line)
-        if self._tag_follows:
-            self._tag_follows = False
-            self.close()
-
-    def heading(self, text: str) -> None:
-        """Start a section."""
-        self.close()
-        self._heading_follows = not text.strip()
-        if text.strip():
-            self.sections.append(Section(tidy(unescape(text))))
+        else:
+            self._lines.append(line)
+            if self._tag_follows:
+                self._tag_follows = False
+                self.close()
 
     def request(self, macro: str, rest: str) -> None:
         """Take a line that starts with a macro."""
+        words = [unescape(word) for word in arguments(rest)]
         if macro in {"SH", "Sh", "SS", "Ss"}:
-            self.heading(" ".join(arguments(rest)))
+            self._heading(" ".join(words))
         elif macro == "TP":
             self.close()
             self._tag_follows = True
         elif macro in {"IP", "It"}:
             self.close()
-            words = arguments(rest)
-            tag = " ".join(words[:1]) if macro == "IP" else _mdoc("It", words, self)
-            self.text(unescape(tag) or " ")
+            self.text(" ".join(words[:1]) if macro == "IP" else self._sentence("It", words))
             self.close()
         elif macro in _BREAKS:
             self.close()
         elif macro in _JOINED:
-            self.text(unescape("".join(arguments(rest))))
-        elif macro in _SPOKEN and (words := _mdoc(macro, arguments(rest), self)):
-            self.text(unescape(words))
+            self.text("".join(words))
+        elif macro in _FONTS and words:
+            self.text(" ".join(words))
+        elif macro in _MDOC and (said := self._sentence(macro, words)):
+            self.text(said)
+
+    def _heading(self, text: str) -> None:
+        self.close()
+        self._heading_follows = not text.strip()
+        if text.strip():
+            self.sections.append(Section(tidy(text)))
+
+    def _sentence(self, macro: str, words: Sequence[str]) -> str:
+        """What a macro of mdoc and its arguments say; ``Nm`` alone stands for the name that its first use gave."""
+        said: list[str] = []
+        for i, word in enumerate((macro, *words)):
+            following = words[i] if i < len(words) else ""
+            if word == "Nm":
+                self._name = self._name or following
+                said += [] if following and following not in _MDOC else [self._name]
+                macro = word
+            elif word in _MDOC or i == 0:
+                said += ["\u2013"] if word == "Nd" else []
+                macro = word
+            elif macro == "Xr" and said and word[0].isdigit():
+                said[-1] += f"({word})"
+            else:
+                said.append(f"-{word}" if macro == "Fl" else word)
+        return " ".join(said)
 
 
-def _mdoc(macro: str, words: Sequence[str], reader: _Reader) -> str:
-    """What a macro and its arguments say, some of which may be macros again."""
-    said: list[str] = []
-    for word in (macro, *words):
-        if word == "Nm" and len(words) == (macro != "Nm"):
-            said.append(reader.name)
-        elif word in _CALLABLE and (word not in {"B", "I", "R"} or word == macro):
-            macro = word
-        else:
-            said.append(f"-{word}" if macro == "Fl" else word)
-    if macro == "Nm" and words and not reader.name:
-        reader.name = words[0]
-    return " ".join(said)
+def _without_comments(lines: Iterable[str]) -> Iterator[str]:
+    """Lines without what follows a comment's sign; a line that is nothing else ends no paragraph."""
+    for line in lines:
+        said = _COMMENT.sub("", line)
+        if said == line or said.strip(" .'"):
+            yield said
 
 
 def _without_code(lines: Iterable[str]) -> Iterator[str]:
@@ -164,14 +174,14 @@ def _without_code(lines: Iterable[str]) -> Iterator[str]:
             end = ".."
         elif bare.startswith(".TS"):
             end = "layout"
-        elif not bare.startswith(('.\\"', "'\\\"", ".TE", "T}")):
+        elif not bare.startswith((".TE", "T}")):
             yield line
 
 
 def parse(source: str) -> list[Section]:
     """The sections of a manual page; what stands before the first heading has none."""
     reader = _Reader()
-    for line in _without_code(source.splitlines()):
+    for line in _without_code(_without_comments(source.splitlines())):
         request = _REQUEST.match(line)
         if request:
             reader.request(request[1], request[2])

@@ -58,6 +58,11 @@ def fetch(cache: Path) -> Path:
     return archive
 
 
+def versions(cache: Path) -> dict[str, str]:
+    """Package to version; the package is fetched, so that a missing tool is noticed at the start."""
+    return {fetch(cache).name.split("-")[0]: VERSION}
+
+
 def parse_articles(content: bytes) -> dict[int, tuple[str, str]]:
     """Read one edition: article number to heading and text."""
     tree = html.fromstring(content, parser=html.HTMLParser(encoding="utf-8"))

@@ -86,5 +86,5 @@ class _Seen:
     def marked(self, documents: Iterable[Document]) -> Iterator[Document]:
         for document in documents:
             self.documents += 1
-            self.digest.update(f"{document.id}\0{document.title}\0{document.text}\0\0".encode())
+            self.digest.update(repr((document.id, document.title, document.text)).encode())
             yield replace(document, payload={ENCODING: self._encoding})

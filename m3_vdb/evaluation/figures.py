@@ -78,7 +78,7 @@ def weight_curves(searched: Sequence[Searched], protocol: Protocol) -> tuple[Cur
 def worst_fusion_error(searched: Sequence[Searched], protocol: Protocol) -> float | None:
     """Largest relative difference between fused scores and the sums of their parts; None without the parts."""
     errors = [fusion_error(one.runs["all"], one.probes, protocol.weights) for one in searched if one.probes]
-    return max(errors) if errors else None
+    return max((error for error in errors if error is not None), default=None)
 
 
 def tunings(searched: Sequence[Searched], tuned: Sequence[Tuned], measure: str) -> tuple[Tuning, ...]:

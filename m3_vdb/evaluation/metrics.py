@@ -102,7 +102,7 @@ def import_ir_measures() -> Any:  # noqa: ANN401 - a module
 def write_run(run: Run, path: Path, *, tag: str, append: bool = False) -> None:
     """Write a TREC run file, ``query Q0 document rank score tag``; ranks begin at 1.
 
-    White space in an id, which the format cannot say, is written as %20 and the like.
+    White space in an id or the tag, which the format cannot say, is written as %20 and the like.
 
     Args:
         run: the ranking.
@@ -115,7 +115,7 @@ def write_run(run: Run, path: Path, *, tag: str, append: bool = False) -> None:
     with partial.open("a" if append else "w", encoding="utf-8") as file:
         for query, scores in run.items():
             for rank, (document, score) in enumerate(ordered(scores), start=1):
-                file.write(f"{_escape(query)} Q0 {_escape(document)} {rank} {score:.9g} {tag}\n")
+                file.write(f"{_escape(query)} Q0 {_escape(document)} {rank} {score:.9g} {_escape(tag)}\n")
     if not append:
         partial.replace(path)
 

@@ -12,7 +12,6 @@ from typing import Final, Literal, TypeAlias, get_args
 
 from m3_vdb.errors import ConfigError
 from m3_vdb.fusion import PRESETS, Weights
-from m3_vdb.stores._plan import LEAVES
 from m3_vdb.stores.search import DEFAULT_CANDIDATES, SOURCES, Source
 
 Mode: TypeAlias = Literal["dense", "sparse", "multi_vector", "dense_sparse", "all"]
@@ -50,8 +49,7 @@ class Protocol:
         candidates: of each list whose union "dense_sparse" ranks.
         rerank: candidates that "multi_vector" and "all" re-score, of each list in ``rerank_source``.
         rerank_source: where these candidates come from; the paper takes the dense list alone.
-        query_max_length: tokens kept of a query.
-        passage_max_length: tokens kept of a passage; the model's own maximum if that is less.
+        query_max_length: tokens kept of a query; the model's maximum length if that is less. Passages have the latter.
 
     Raises:
         ConfigError: a value is out of range.
@@ -64,7 +62,6 @@ class Protocol:
     rerank: int = DEFAULT_CANDIDATES
     rerank_source: Source = "dense"
     query_max_length: int = 512
-    passage_max_length: int = 8192
 
     def __post_init__(self) -> None:
         if self.dense_sparse_weights.multi_vector:
@@ -75,8 +72,8 @@ class Protocol:
             )
         if self.rerank_source not in SOURCES:
             raise ConfigError(f"rerank_source={self.rerank_source!r}: expected one of {', '.join(SOURCES)}")
-        if min(self.query_max_length, self.passage_max_length) < 3:
-            raise ConfigError("query_max_length and passage_max_length: at least 3 (<s>, one token, </s>)")
+        if self.query_max_length < 3:
+            raise ConfigError(f"query_max_length={self.query_max_length}: at least 3 (<s>, one token, </s>)")
 
     def request(self, mode: Mode) -> Request:
         """What ``mode`` asks of the store."""
@@ -88,14 +85,19 @@ class Protocol:
             return Request(self.dense_sparse_weights, "union", self.candidates)
         if mode == "all":
             return Request(self.weights, self.rerank_source, self.rerank)
-        return self.probe("all", "multi_vector")
+        # More than ``DEPTH``, so that this may be the request of a probe too.
+        return Request(Weights(0, 0, 1), self.rerank_source, self.rerank, limit=self.rerank)
 
-    def probe(self, mode: Mode, part: Part) -> Request:
-        """One raw score of every candidate of a weighted mode."""
+    def probes(self, mode: Mode, part: Part) -> dict[Source, Request]:
+        """One raw score of every candidate of a weighted mode, by the list that the candidates come from.
+
+        Each list is asked for on its own: a request for more hits than one list has would lengthen both.
+        """
         source: Source
         source, candidates = ("union", self.candidates) if mode == "dense_sparse" else (self.rerank_source, self.rerank)
         weights = Weights(*(float(part == name) for name in PARTS))
-        return Request(weights, source, candidates, limit=candidates * len(LEAVES[source]))
+        lists: tuple[Source, ...] = ("dense", "sparse") if source == "union" else (source,)
+        return {one: Request(weights, one, candidates, limit=candidates) for one in lists}
 
     def weights_of(self, mode: Mode) -> Weights:
         """Weights of a mode, 1 and 0 for the single scores."""
@@ -105,15 +107,19 @@ class Protocol:
         """The same protocol with other weights for "all" or "dense_sparse"."""
         return replace(self, weights=weights) if mode == "all" else replace(self, dense_sparse_weights=weights)
 
-    def describe(self) -> dict[str, str]:
-        """The settings in words, for a report."""
+    def describe(self, max_length: int) -> dict[str, str]:
+        """The settings in words, for a report.
+
+        Args:
+            max_length: of the model.
+        """
         lists = {"dense": "dense", "sparse": "sparse", "union": "dense ∪ sparse"}
         return {
             "protocol": self.name,
             "all": f"{_words(self.weights)} over {lists[self.rerank_source]} top {self.rerank}, exact scores",
             "dense_sparse": f"{_words(self.dense_sparse_weights)} over dense ∪ sparse top {self.candidates}",
             "multi_vector": f"{lists[self.rerank_source]} top {self.rerank}, exact scores",
-            "maximum length": f"queries {self.query_max_length}, passages {self.passage_max_length} tokens",
+            "maximum length": f"queries {min(self.query_max_length, max_length)}, passages {max_length} tokens",
         }
 
 

@@ -71,8 +71,8 @@ class Group:
     @property
     def label(self) -> str:
         """How a reader knows it: the language, with the collection where that says more."""
-        names = [self.collection] if self.lang in ("", self.collection) else [self.collection, self.lang]
-        return " ".join(names)
+        known = not self.lang or self.collection == self.lang or self.collection.endswith(f"-{self.lang}")
+        return self.collection if known else f"{self.collection} {self.lang}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,14 +6,18 @@ more collections (one a language, say); its results are plain values (``results.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
+from urllib.parse import quote
 
 from m3_vdb.embedding_function import M3EmbeddingFunction
 from m3_vdb.errors import ConfigError
+from m3_vdb.evaluation.bm25 import BM25
 from m3_vdb.evaluation.collection import Collection
 from m3_vdb.evaluation.environment import describe_environment
 from m3_vdb.evaluation.figures import (
@@ -28,9 +32,11 @@ from m3_vdb.evaluation.measuring import BM25_NAME, Asked, Progress, StoreOpener,
 from m3_vdb.evaluation.metrics import import_ir_measures
 from m3_vdb.evaluation.protocol import MODES, PROTOCOLS, Mode, Protocol
 from m3_vdb.evaluation.results import Evaluation
+from m3_vdb.evaluation.search import query_encoder
 from m3_vdb.evaluation.summary import summarise
 from m3_vdb.evaluation.tuning import Tuned, check_dev, tune_weights
-from m3_vdb.stores import open_store
+from m3_vdb.evaluation.workspace import file_name
+from m3_vdb.stores import VectorStore, open_store
 
 PLACE: Final = "{collection}"
 """Where a collection's name goes in a store URL."""
@@ -58,8 +64,8 @@ def evaluate(
         collections: of one kind: all with judgements or all with answers.
         embed: the model; its maximum length is that of the passages.
         store: URL of a store, in which "{collection}" stands for the collection's name (put at the end if there are
-            several collections and no such place), or a function that opens a store. Documents that are there already,
-            made by the same model, are used as they are.
+            several collections and no such place), or a function that opens a store; ``out`` does not see when such a
+            function opens another one. Documents that are there already, made by the same model, are used as they are.
         task: name for the report; by default the collections' own.
         protocol: requests and weights; by default the paper's.
         modes: rankings to measure.
@@ -76,19 +82,34 @@ def evaluate(
         MissingExtraError: ``ir-measures``, ``bm25s`` or the store's client is not installed.
         StoreError: the database failed; call again to go on.
     """
-    import_ir_measures()  # now, and not after an hour
+    _check(collections, modes)
     if approximate and store == "memory://":
         raise ConfigError("memory:// has no approximate search: give a folder or a server")
-    measures = _check(collections, modes)
-    opener = store_opener(store, embed, several=len({one.name for one in [*collections, *dev]}) > 1)
-    where = store if isinstance(store, str) else "opened by the caller"
-    asked = Asked(protocol or PROTOCOLS["paper"], tuple(modes), bm25, approximate, where, out, progress)
-    tuned: tuple[Tuned, ...] = ()
     if dev:
-        check_dev(dev, collections)
-        protocol, tuned = tune_weights(dev, embed, opener, asked)
-        asked = replace(asked, protocol=protocol, untuned=asked.protocol)
-    searched = [evaluate_collection(collection, embed, opener, asked) for collection in collections]
+        check_dev(dev, collections, modes)
+    measures = measures_of([*collections, *dev])
+    import_ir_measures()  # now, and not after an hour
+    if bm25:
+        BM25([])
+    protocol = protocol or PROTOCOLS["paper"]
+    tuned: tuple[Tuned, ...] = ()
+    with _folder(out) as folder:
+        asked = Asked(
+            embed=embed,
+            query_embed=query_encoder(embed, max_length=protocol.query_max_length),
+            opener=store_opener(store, embed, several=len(collections) > 1),
+            store=store if isinstance(store, str) else "opened by the caller",
+            protocol=protocol,
+            modes=tuple(modes),
+            bm25=bm25,
+            approximate=approximate,
+            out=folder,
+            progress=progress,
+        )
+        if dev:
+            protocol, tuned = tune_weights(dev, asked)
+            asked = replace(asked, protocol=protocol, untuned=asked.protocol)
+        searched = [evaluate_collection(collection, asked) for collection in collections]
     systems = [*modes, *([BM25_NAME] if bm25 else [])]
     baseline = BM25_NAME if bm25 else modes[0]
     summary = summarise(measure_groups(searched, systems, measures), systems, measures, baseline)
@@ -98,8 +119,8 @@ def evaluate(
         command=command,
         environment={**describe_environment(), "runtime": embed.session.description},
         model=_describe_model(embed),
-        store=where,
-        protocol=asked.protocol.describe(),
+        store=asked.store,
+        protocol=protocol.describe(embed.max_length),
         measures=tuple(measures),
         systems=tuple(systems),
         baseline=baseline,
@@ -109,9 +130,9 @@ def evaluate(
         comparisons=summary.comparisons,
         costs={one.collection.name: one.cost for one in searched},
         approximations=approximations(searched, asked.modes, measures),
-        curves=weight_curves(searched, asked.protocol),
+        curves=weight_curves(searched, protocol),
         tunings=tunings(searched, tuned, measures[0]),
-        fusion_error=worst_fusion_error(searched, asked.protocol),
+        fusion_error=worst_fusion_error(searched, protocol),
     )
     if out is not None:
         evaluation.save(out / RESULTS)
@@ -123,9 +144,13 @@ def store_opener(store: str | StoreOpener, embed: M3EmbeddingFunction, *, severa
     if not isinstance(store, str):
         return store
     url = place_name(store) if several else store
-    return lambda name, exact: open_store(
-        url.replace(PLACE, name.replace("/", "-")), identity=embed.identity, exact=exact
-    )
+
+    def opener(name: str, exact: bool) -> VectorStore:
+        # A path is taken as it is, a URL is unquoted by ``open_store``.
+        place = quote(file_name(name), safe="") if "://" in url or url.startswith("file:") else file_name(name)
+        return open_store(url.replace(PLACE, place), identity=embed.identity, exact=exact)
+
+    return opener
 
 
 def place_name(url: str) -> str:
@@ -137,14 +162,23 @@ def place_name(url: str) -> str:
     return f"{stem}-{PLACE}.{suffix}" if is_file else f"{url.rstrip('/')}-{PLACE}"
 
 
-def _check(collections: Sequence[Collection], modes: Sequence[Mode]) -> tuple[str, ...]:
+@contextmanager
+def _folder(out: Path | None) -> Iterator[Path]:
+    """A folder for the rankings, which is gone afterwards if nobody asked for one."""
+    if out is not None:
+        yield out
+    else:
+        with TemporaryDirectory(prefix="m3-vdb-") as folder:
+            yield Path(folder)
+
+
+def _check(collections: Sequence[Collection], modes: Sequence[Mode]) -> None:
     if not collections or not all(collection.queries for collection in collections):
         raise ConfigError("nothing to evaluate: expected at least one collection, each with queries")
-    if len({collection.name for collection in collections}) < len(collections):
+    if len({file_name(collection.name) for collection in collections}) < len(collections):
         raise ConfigError("two collections have the same name: their figures could not be told apart")
     if not modes or not set(modes) <= set(MODES) or len(set(modes)) < len(modes):
         raise ConfigError(f"modes={list(modes)}: expected one or more of {', '.join(MODES)}, each once")
-    return measures_of(collections)
 
 
 def _describe_model(embed: M3EmbeddingFunction) -> dict[str, str]:

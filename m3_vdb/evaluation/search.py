@@ -13,7 +13,7 @@ import numpy as np
 
 from m3_vdb.embedding_function import M3EmbeddingFunction
 from m3_vdb.evaluation.collection import Query
-from m3_vdb.evaluation.metrics import Run
+from m3_vdb.evaluation.metrics import Run, ordered
 from m3_vdb.evaluation.protocol import Request
 from m3_vdb.evaluation.results import Percentiles
 from m3_vdb.stores.base import VectorStore
@@ -31,6 +31,8 @@ SHOWN: Final = 10
 
 def query_encoder(embed: M3EmbeddingFunction, *, max_length: int) -> M3EmbeddingFunction:
     """The same model, session and all, for queries of at most ``max_length`` tokens; truncates without a warning."""
+    if embed.max_length <= max_length and embed.on_truncate == "ignore":
+        return embed  # a second tokenizer costs a second
     return M3EmbeddingFunction(
         embed.bundle.path,
         max_length=min(embed.max_length, max_length),
@@ -94,8 +96,8 @@ def overlap(exact: Run, approximate: Run) -> float:
     """Share of the exact first ``SHOWN`` results that the approximate ones hold, mean over queries."""
     shares = []
     for name, scores in exact.items():
-        best = set(list(scores)[:SHOWN])
-        shares.append(len(best & set(list(approximate[name])[:SHOWN])) / len(best) if best else 1.0)
+        best, found = (dict(ordered(hits)[:SHOWN]).keys() for hits in (scores, approximate[name]))
+        shares.append(len(best & found) / len(best) if best else 1.0)
     return float(np.mean(shares)) if shares else 1.0
 
 

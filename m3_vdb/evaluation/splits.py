@@ -25,10 +25,9 @@ def thin_splits(
         max_queries: as ``thin``, for each of the two.
 
     Raises:
-        ConfigError: a dev collection has no counterpart.
+        ConfigError: a dev collection has no counterpart, or two collections have one name.
     """
-    tests = {one.name: thin(one, max_queries=max_queries) for one in test}
-    devs = {one.name: thin(one, max_queries=max_queries) for one in dev}
+    tests, devs = _by_name(test, max_queries), _by_name(dev, max_queries)
     if strangers := sorted(devs.keys() - tests.keys()):
         raise ConfigError(f"{strangers[0]}: no such collection is evaluated, so its dev queries tune nothing")
     for name, one in tests.items():
@@ -39,6 +38,15 @@ def thin_splits(
         if other is not None:
             devs[name] = replace(other, documents=documents)
     return list(tests.values()), list(devs.values())
+
+
+def _by_name(collections: Sequence[Collection], max_queries: int | None) -> dict[str, Collection]:
+    found: dict[str, Collection] = {}
+    for one in collections:
+        if one.name in found:
+            raise ConfigError(f"two collections have the name {one.name!r}: their figures could not be told apart")
+        found[one.name] = thin(one, max_queries=max_queries)
+    return found
 
 
 def _joined(one: Collection, other: Collection) -> Collection:

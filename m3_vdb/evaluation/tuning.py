@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from m3_vdb.embedding_function import M3EmbeddingFunction
 from m3_vdb.errors import ConfigError
 from m3_vdb.evaluation.collection import Collection
-from m3_vdb.evaluation.measuring import Asked, Searcher, StoreOpener
-from m3_vdb.evaluation.metrics import Run
-from m3_vdb.evaluation.protocol import WEIGHTED, Mode, Part, Protocol
+from m3_vdb.evaluation.measuring import Asked, Searcher
+from m3_vdb.evaluation.protocol import WEIGHTED, Mode, Protocol
 from m3_vdb.evaluation.weighting import Pool, tune
 from m3_vdb.fusion import Weights
 
@@ -27,9 +25,7 @@ class Tuned:
     value_after: float
 
 
-def tune_weights(
-    dev: Sequence[Collection], embed: M3EmbeddingFunction, opener: StoreOpener, asked: Asked
-) -> tuple[Protocol, tuple[Tuned, ...]]:
+def tune_weights(dev: Sequence[Collection], asked: Asked) -> tuple[Protocol, tuple[Tuned, ...]]:
     """The protocol with the best weights for the dev queries.
 
     The candidates of "dense_sparse" are cut to the first ``rerank`` of each list here, which are enough to tell which
@@ -37,33 +33,26 @@ def tune_weights(
 
     Args:
         dev: the reported collections with other queries; they share the stores.
-        embed: the model.
-        opener: opens the stores.
-        asked: modes, and the weights to begin with.
-
-    Raises:
-        ConfigError: a dev collection has no judgements.
+        asked: what is asked of the reported ones; the weights to begin with.
     """
     protocol, found = asked.protocol, []
-    asked = replace(
-        asked,
-        out=asked.out / "dev" if asked.out is not None else None,
-        protocol=replace(protocol, candidates=protocol.rerank),
-    )
-    for mode in (mode for mode in WEIGHTED if mode in asked.modes):
-        pool, before = _pool(mode, dev, embed, opener, asked), protocol.weights_of(mode)
+    for mode, pool in _pools(dev, asked).items():
+        before = protocol.weights_of(mode)
         after, value = tune(pool, before, mode)
         found.append(Tuned(mode, before, after, pool.queries, pool.mean(before), value))
         protocol = protocol.with_weights(mode, after)
     return replace(protocol, name=f"{protocol.name}, weights tuned on dev"), tuple(found)
 
 
-def check_dev(dev: Sequence[Collection], test: Sequence[Collection]) -> None:
-    """Refuse dev queries that would make the tuned figures worthless.
+def check_dev(dev: Sequence[Collection], test: Sequence[Collection], modes: Sequence[Mode]) -> None:
+    """Refuse dev queries that would make the tuned figures worthless, or that would tune nothing.
 
     Raises:
-        ConfigError: a dev collection has no judgements, no counterpart, or a query that is also reported.
+        ConfigError: a dev collection has no judgements, no counterpart, or a query that is also reported; or none of
+            the modes has weights.
     """
+    if not any(mode in WEIGHTED for mode in modes):
+        raise ConfigError(f"modes={list(modes)}: none has weights to tune: add {' or '.join(WEIGHTED)}")
     queries = {collection.name: collection.queries.keys() for collection in test}
     for collection in dev:
         if not collection.qrels:
@@ -74,10 +63,13 @@ def check_dev(dev: Sequence[Collection], test: Sequence[Collection]) -> None:
             raise ConfigError(f"{collection.name}: query {shared[0]!r} is in dev and in test: tune on other queries")
 
 
-def _pool(mode: Mode, dev: Sequence[Collection], embed: M3EmbeddingFunction, opener: StoreOpener, asked: Asked) -> Pool:
-    """The raw scores of the candidates of the dev queries."""
-    found: list[tuple[Collection, dict[Part, Run]]] = []
+def _pools(dev: Sequence[Collection], asked: Asked) -> dict[Mode, Pool]:
+    """The raw scores of the candidates of the dev queries, for every mode with weights."""
+    asked = replace(asked, part="dev.", protocol=replace(asked.protocol, candidates=asked.protocol.rerank))
+    pools: dict[Mode, list[Pool]] = {mode: [] for mode in WEIGHTED if mode in asked.modes}
     for collection in dev:
-        with opener(collection.name, True) as store:
-            found.append((collection, Searcher(collection, embed, store, asked).probe(mode, WEIGHTED[mode])))
-    return Pool.of(found)
+        with asked.opener(collection.name, True) as store:
+            searcher = Searcher(collection, store, asked)
+            for mode, found in pools.items():
+                found.append(Pool.of([(collection, searcher.probe(mode, WEIGHTED[mode]))]))
+    return {mode: Pool.join(found) for mode, found in pools.items()}

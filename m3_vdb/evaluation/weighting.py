@@ -6,7 +6,7 @@ sort. Legend: Q queries, k candidates of each.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from itertools import product
 from typing import Final
@@ -55,7 +55,10 @@ class Parts:
 
 
 def gather(probes: Mapping[Part, Run], qrels: Qrels) -> Parts:
-    """Parts from one ranking a score, each of all candidates; a part that is missing counts 0 everywhere."""
+    """Parts from one ranking a score, each of all candidates; a part that is missing counts 0 everywhere.
+
+    Candidates stand in descending order of their ids: equal scores then rank as in every other figure (``metrics``).
+    """
     queries = tuple(qrels)
     held = next(iter(probes.values()))
     width = max((len(held.get(query, {})) for query in queries), default=0)
@@ -64,7 +67,8 @@ def gather(probes: Mapping[Part, Run], qrels: Qrels) -> Parts:
     gains = np.zeros(scores.shape[1:], dtype=np.float32)
     for q, query in enumerate(queries):
         # An approximate search may give one request a candidate that it denies the next: only those known to all count.
-        names = [name for name in held.get(query, {}) if all(name in run.get(query, {}) for run in probes.values())]
+        known = [name for name in held.get(query, {}) if all(name in run.get(query, {}) for run in probes.values())]
+        names = sorted(known, reverse=True)
         scores[0, q, : len(names)] = 0
         for p, part in enumerate(PARTS):
             if part in probes:
@@ -73,14 +77,18 @@ def gather(probes: Mapping[Part, Run], qrels: Qrels) -> Parts:
     return Parts(queries, scores, gains, np.array([ideal_dcg(qrels[query].values()) for query in queries]))
 
 
-def fusion_error(run: Run, probes: Mapping[Part, Run], weights: Weights) -> float:
-    """Largest relative difference between the fused scores of a run and the weighted sums of the raw scores."""
-    worst = 0.0
+def fusion_error(run: Run, probes: Mapping[Part, Run], weights: Weights) -> float | None:
+    """Largest difference between the fused scores of a run and the weighted sums of the raw scores.
+
+    Relative to the sum of the terms' absolute values, which is what rounding is relative to. None if no fused score has
+    its three parts.
+    """
+    worst = None
     for query, scores in run.items():
         for name, fused in scores.items():
             if all(name in probes[part].get(query, {}) for part in PARTS):
-                total = sum(getattr(weights, part) * probes[part][query][name] for part in PARTS)
-                worst = max(worst, abs(fused - total) / max(abs(total), 1e-6))
+                terms = [getattr(weights, part) * probes[part][query][name] for part in PARTS]
+                worst = max(worst or 0.0, abs(fused - sum(terms)) / max(sum(map(abs, terms)), 1e-6))
     return worst
 
 
@@ -108,6 +116,14 @@ class Pool:
             groups.append(tuple(np.array(rows, dtype=np.intp) for rows in languages if rows))
         return cls(tuple(parts), tuple(groups))
 
+    @classmethod
+    def join(cls, pools: Sequence[Pool]) -> Pool:
+        """From pools of other collections each."""
+        return cls(
+            tuple(parts for pool in pools for parts in pool.parts),
+            tuple(groups for pool in pools for groups in pool.groups),
+        )
+
     @property
     def queries(self) -> int:
         """Queries of all collections."""
@@ -126,17 +142,26 @@ class Pool:
 def tune(pool: Pool, start: Weights, mode: Mode) -> tuple[Weights, float]:
     """The weights with the best mean nDCG@10 over the groups of dev queries, and that mean.
 
+    Of equally good ones those whose ratios are nearest to the start's: few dev queries should not move weights far.
+
     Args:
         pool: dev queries.
         start: weights that are kept unless others are better.
         mode: "dense_sparse" leaves the third weight at 0.
     """
     best, value = start, pool.mean(start)
-    for weights in grid(mode):
+    origin = _ratios(start)
+    for weights in sorted(grid(mode), key=lambda one: float(np.abs(_ratios(one) - origin).sum())):
         found = pool.mean(weights)
         if found > value + 1e-9:
             best, value = weights, found
     return best, value
+
+
+def _ratios(weights: Weights) -> NDArray[np.float64]:
+    values = np.array(astuple(weights), dtype=np.float64)
+    ratios: NDArray[np.float64] = values / values.max()
+    return ratios
 
 
 def grid(mode: Mode) -> Iterator[Weights]:

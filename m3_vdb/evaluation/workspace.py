@@ -1,7 +1,8 @@
 """The folder of an evaluation: rankings that are done are read back instead of asked for again.
 
-``<out>/<collection>/<name>.trec`` holds a ranking and ``state.json`` beside it the key that it was made under. A key
-covers everything that a ranking depends on, so a changed corpus, model or weight asks again, and nothing else does.
+``<out>/<collection>/<name>.trec`` holds a ranking, and ``state.json`` beside it the key that it was made under and a
+hash of the file. A key covers everything that a ranking depends on, so a changed corpus, model or weight asks again,
+and nothing else does; a file that was cut off or changed since is not believed.
 """
 
 from __future__ import annotations
@@ -10,53 +11,49 @@ import json
 from collections.abc import Callable
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from m3_vdb.evaluation.metrics import Run, read_run, write_run
 
-STATE = "state.json"
+STATE: Final = "state.json"
 
 
 class Workspace:
     """Rankings and measurements of one collection.
 
     Args:
-        folder: made if it does not exist; None keeps nothing.
-        digest: of the corpus, the model and the queries.
+        folder: made if it does not exist.
+        digest: of the corpus, the model and the store.
     """
 
-    def __init__(self, folder: Path | None, digest: str) -> None:
+    def __init__(self, folder: Path, digest: str) -> None:
         self._folder = folder
         self._digest = digest
-        self._state: dict[str, Any] = {}
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            if (folder / STATE).is_file():
-                self._state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        folder.mkdir(parents=True, exist_ok=True)
+        self._state = _read_state(folder / STATE)
 
     def run(self, name: str, about: object, make: Callable[[], Run]) -> Run:
-        """A ranking, read back if it was made under the same key.
+        """A ranking as its file says it, made before if there is none under this key.
+
+        Queries without results are missing, and scores have the file's nine digits: in any case, so that a resumed
+        evaluation has the figures of an undisturbed one.
 
         Args:
             name: of the file.
             about: whatever it depends on beside the digest, with a ``repr`` that says so.
             make: makes it.
         """
-        if self._folder is None:
-            return make()
         path, key = self._folder / f"{name}.trec", self._key(name, about)
-        if self._state.get(name) == key and path.is_file():
+        if path.is_file() and self._state.get(name) == {"key": key, "file": _hash(path.read_bytes())}:
             return read_run(path)
-        run = make()
-        write_run(run, path, tag=name)
-        self._keep(name, key)
-        return run
+        write_run(make(), path, tag=name)
+        self._keep(name, {"key": key, "file": _hash(path.read_bytes())})
+        return read_run(path)
 
     def value(self, name: str, about: object, make: Callable[[], Any]) -> Any:  # noqa: ANN401 - JSON
         """A JSON value, likewise."""
-        key = self._key(name, about)
-        kept = self._state.get(name)
-        if isinstance(kept, dict) and kept.get("key") == key:
+        key, kept = self._key(name, about), self._state.get(name, {})
+        if kept.get("key") == key and "value" in kept:
             return kept["value"]
         value = make()
         self._keep(name, {"key": key, "value": value})
@@ -67,11 +64,29 @@ class Workspace:
         self._state.pop(name, None)
 
     def _key(self, name: str, about: object) -> str:
-        return blake2b(f"{self._digest}\0{name}\0{about!r}".encode(), digest_size=12).hexdigest()
+        return _hash(f"{self._digest}\0{name}\0{about!r}".encode())
 
-    def _keep(self, name: str, content: object) -> None:
+    def _keep(self, name: str, content: dict[str, Any]) -> None:
         self._state[name] = content
-        if self._folder is not None:
-            partial = self._folder / f".{STATE}.partial"
-            partial.write_text(json.dumps(self._state, indent=1) + "\n", encoding="utf-8")
-            partial.replace(self._folder / STATE)
+        partial = self._folder / f".{STATE}.partial"
+        partial.write_text(json.dumps(self._state, indent=1) + "\n", encoding="utf-8")
+        partial.replace(self._folder / STATE)
+
+
+def file_name(collection: str) -> str:
+    """The name of a collection as that of a folder or a store's collection."""
+    return collection.replace("/", "-")
+
+
+def _hash(content: bytes) -> str:
+    return blake2b(content, digest_size=12).hexdigest()
+
+
+def _read_state(path: Path) -> dict[str, dict[str, Any]]:
+    """What was kept; nothing if the file is missing or damaged, since all of it can be made again."""
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    entries = state.items() if isinstance(state, dict) else ()
+    return {name: entry for name, entry in entries if isinstance(entry, dict)}

@@ -113,6 +113,8 @@ def test_documents_with_an_answer_stay():
     assert set(ids(thin(collection, max_documents=1))) == singing
     ten = set(ids(thin(collection, max_documents=10)))
     assert singing < ten < set(ids(thin(collection, max_documents=11)))
+    also_judged = Collection("both", documents, queries, {"1-de": {"d7": 0}}, answers)
+    assert set(ids(thin(also_judged, max_documents=1))) == singing | {"d7"}
     without = collection.only(name for name, query in queries.items() if query.question != "0")
     assert len(ids(thin(without, max_documents=1))) == 1
 

@@ -98,9 +98,9 @@ def test_what_is_a_language_tag(name, tag):
     assert language_of(Path("data") / name) == name * tag
 
 
-@pytest.mark.parametrize("beside", [True, False])
-def test_miracl(tmp_path, beside):
-    topics, corpus = (tmp_path / "miracl", tmp_path / "miracl-corpus") if beside else (tmp_path, tmp_path)
+@pytest.mark.parametrize(("topics", "corpus"), [("miracl", "miracl-corpus"), ("", ""), ("", "miracl-corpus")])
+def test_miracl(tmp_path, topics, corpus):
+    topics, corpus = tmp_path / topics, tmp_path / corpus
     for lang in ("sw", "de"):
         mini.miracl(topics, corpus, lang)
     german, swahili = open_collections(topics)

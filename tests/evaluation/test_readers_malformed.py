@@ -86,7 +86,7 @@ def test_a_line_of_queries(tmp_path, line, message):
         ("query-id\tcorpus-id\tscore\nquery-id\tcorpus-id\tscore\n", "line 2: expected"),
         ("q1\td1\t1_0\n", "line 1: expected"),
         ("q1\td1\trelevant\n", "line 1: expected"),
-        ("q1\td1\n", "line 1: expected"),
+        ("q1\td1\r\n", "line 1: expected .*, got 'q1\\\\td1'$"),
         ("q1\td1\t1\nq1\td1\t1\nq1\td1\t2\n", "line 3: 'd1' has grade 2 for 'q1', and 1 further up"),
         ("query-id\tcorpus-id\tscore\n", "holds no judgements: expected lines of query id"),
         ("", "holds no judgements"),

@@ -49,7 +49,7 @@ def model(tiny_checkpoint):
 def test_without_ir_measures_nothing_is_encoded_first(monkeypatch, model, tokenizer, folder):
     monkeypatch.setitem(__import__("sys").modules, "ir_measures", None)
     monkeypatch.setattr(evaluate_module, "encode_corpus", pytest.fail)
-    with pytest.raises(MissingExtraError, match=r"m3-vdb\[train\]"):
+    with pytest.raises(MissingExtraError, match=r"m3-vdb\[eval\]"):
         evaluate_model(model, tokenizer, [folder], SHORT)
 
 
@@ -73,7 +73,7 @@ def test_all_five_modes_on_scores_that_are_written_by_hand(tmp_path):
         "all": ["b", "c", "a"],  # .4 + .3 + 0, .3 + .6 − .4, .5 + 0 − .5
     }
     assert runs["all"]["1"]["c"] == pytest.approx(0.5, abs=1e-3)
-    figures = {mode: measure(run, collection.qrels)["RR"] for mode, run in runs.items()}
+    figures = {mode: measure(run, collection.qrels)["RR@10"] for mode, run in runs.items()}
     assert figures == {"dense": 0.5, "sparse": 0.5, "multi_vector": 1, "dense_sparse": 0.5, "all": 1}
 
 
@@ -178,7 +178,7 @@ def test_approximate_dense_search_is_an_option(model, tokenizer, folder):
 
 def test_the_table_has_a_line_a_collection_and_a_column_a_mode():
     def figures(dense, every):
-        return {"dense": {"nDCG@10": dense, "RR": 0.0}, "all": {"nDCG@10": every, "RR": 0.125}}
+        return {"dense": {"nDCG@10": dense, "RR@10": 0.0}, "all": {"nDCG@10": every, "RR@10": 0.125}}
 
     result = EvaluateResult(
         {"german": CollectionResult(12345, 7, figures(0.5, 0.75)), "fr": CollectionResult(9, 10, figures(0.25, 1.0))},
@@ -191,4 +191,4 @@ def test_the_table_has_a_line_a_collection_and_a_column_a_mode():
         "fr              9       10  0.250  1.000",
         "mean                        0.375  0.875",
     ]
-    assert "0.125" in table(result, name="RR")
+    assert "0.125" in table(result, name="RR@10")

@@ -1,0 +1,134 @@
+"""From rankings to figures, on rankings written by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from m3_vdb.errors import ConfigError
+from m3_vdb.evaluation import Collection, Query
+from m3_vdb.evaluation.figures import (
+    approximations,
+    judgements,
+    measure_groups,
+    measures_of,
+    tunings,
+    weight_curves,
+    worst_fusion_error,
+)
+from m3_vdb.evaluation.measuring import Searched
+from m3_vdb.evaluation.metrics import ANSWER_MEASURES, MEASURES
+from m3_vdb.evaluation.protocol import PROTOCOLS
+from m3_vdb.evaluation.results import Cost, Percentiles
+from m3_vdb.evaluation.tuning import Tuned
+from m3_vdb.fusion import Weights
+from m3_vdb.types import Document
+
+TEXTS = [Document("a", "Rome is old"), Document("b", "Paris"), Document("c", "", title="in Rome")]
+JUDGED = Collection(
+    "capitals",
+    TEXTS,
+    {"q1": Query("?", "en"), "q2": Query("?", "de"), "q3": Query("?", "de"), "unjudged": Query("?", "sv")},
+    {"q1": {"a": 1}, "q2": {"b": 1}, "q3": {"c": 1}},
+)
+ANSWERED = Collection(
+    "capitals", TEXTS, {"q1": Query("?", "en"), "q2": Query("?", "de")}, answers={"q1": ["Rome"], "q2": ["Oslo"]}
+)
+COST = Cost(3, 0, 0, 9, 0, 1.0, None, None, {})
+SECOND = 1 / math.log2(3)
+
+
+def first(**documents: str) -> dict[str, dict[str, float]]:
+    """Query → its one result, or several in order."""
+    return {query: {name: -float(rank) for rank, name in enumerate(names)} for query, names in documents.items()}
+
+
+def searched(collection: Collection = JUDGED, **parts) -> Searched:
+    return Searched(collection, **{"documents": 3, "runs": {}, "probes": {}, "cost": COST, **parts})
+
+
+def test_groups_are_languages_in_order_with_their_judged_queries():
+    runs = {"dense": first(q1="a", q2="ab", q3="c", unjudged="a"), "bm25": first(q1="b")}
+    groups = measure_groups([searched(runs=runs)], ["bm25", "dense"], MEASURES)
+    assert [(group.collection, group.lang, group.documents) for group in groups] == [
+        ("capitals", "de", 3),
+        ("capitals", "en", 3),
+    ]
+    de, en = groups
+    assert list(de.values) == ["bm25", "dense"]
+    assert de.values["dense"]["nDCG@10"] == pytest.approx([SECOND, 1])
+    assert de.values["dense"]["RR@10"] == pytest.approx([0.5, 1])
+    assert de.values["bm25"]["R@100"] == [0, 0]
+    assert en.values["dense"]["nDCG@10"] == [1]
+
+
+def test_queries_without_a_language_have_that_of_the_documents():
+    plain = Collection("c", TEXTS, {"q": Query("?")}, {"q": {"a": 1}}, lang="fr")
+    (group,) = measure_groups([searched(plain, runs={"dense": first(q="a")})], ["dense"], MEASURES)
+    assert group.lang == "fr"
+
+
+def test_answers_judge_what_any_system_found():
+    runs = [first(q1="bc", q2="a"), first(q1="a")]
+    assert judgements(ANSWERED, runs) == {"q1": {"a": 1, "b": 0, "c": 1}, "q2": {"a": 0}}
+    assert judgements(JUDGED, runs) is JUDGED.qrels
+    one = searched(ANSWERED, runs={"dense": runs[0], "all": runs[1]})
+    de, en = measure_groups([one], ["dense", "all"], ANSWER_MEASURES)
+    assert (en.values["dense"]["Success@20"], en.values["all"]["Success@20"]) == ([1], [1])
+    assert (de.values["dense"]["Success@20"], de.values["all"]["Success@100"]) == ([0], [0])
+
+
+def test_what_is_measured_depends_on_what_is_known():
+    assert measures_of([JUDGED, JUDGED]) == MEASURES
+    assert measures_of([ANSWERED]) == ANSWER_MEASURES
+    for mixed in ([JUDGED, ANSWERED], [Collection("c", TEXTS, {"q": Query("?")})]):
+        with pytest.raises(ConfigError, match="evaluate its collections apart"):
+            measures_of(mixed)
+
+
+def test_approximate_search_is_compared_on_the_queries_asked_both_ways():
+    exact = first(q1="abc", q2="bac", q3="cab")
+    one = searched(
+        runs={"dense": exact},
+        approximate={"dense": first(q1="abc", q2="ac")},
+        approximate_ms={"dense": Percentiles(2, 3, 4, 10)},
+    )
+    other = searched(
+        runs={"dense": exact},
+        approximate={"dense": first(q3="cab")},
+        approximate_ms={"dense": Percentiles(5, 6, 7, 10)},
+    )
+    found = approximations([one, other, searched()], ["dense"], ["nDCG@10"])["dense"]
+    # Groups: de (q2) and en (q1) of the first collection, de (q3) of the second.
+    assert found.exact == {"nDCG@10": 1}
+    assert found.approximate == pytest.approx({"nDCG@10": (0 + 1 + 1) / 3})
+    assert found.overlap == pytest.approx(((1 + 2 / 3) / 2 + 1) / 2)
+    assert found.search_ms == Percentiles(5, 6, 7, 10), "the slowest collection"
+    assert approximations([searched()], ["dense"], ["nDCG@10"]) == {}
+
+
+def test_a_tuning_has_its_mean_over_languages_before_and_after():
+    tuned = Tuned("all", Weights(1, 0, 0), Weights(1, 2, 0), 7, 0.25, 0.5)
+    one = searched(runs={"all": first(q1="a", q2="b", q3="c")}, untuned={"all": first(q1="a", q2="ab", q3="c")})
+    (found,) = tunings([one], [tuned], "nDCG@10")
+    assert (found.before, found.after) == ((1, 0, 0), (1, 2, 0))
+    assert (found.dev_queries, found.dev_before, found.dev_after) == (7, 0.25, 0.5)
+    assert found.test_before == pytest.approx((1 + (SECOND + 1) / 2) / 2)
+    assert found.test_after == 1
+    assert tunings([one], [], "nDCG@10") == ()
+
+
+def test_curves_and_errors_are_those_of_the_probed_collections():
+    assert weight_curves([searched()], PROTOCOLS["paper"]) == ()
+    assert worst_fusion_error([searched()], PROTOCOLS["paper"]) is None
+    probes = {part: {"q1": {"a": 1.0, "b": 0.5}} for part in ("dense", "sparse", "multi_vector")}
+    right = searched(runs={"all": {"q1": {"a": 2.3, "b": 1.15}}}, probes=probes)
+    wrong = searched(runs={"all": {"q1": {"a": 2.3, "b": 1.0}}}, probes=probes)
+    assert worst_fusion_error([right, searched()], PROTOCOLS["paper"]) < 1e-12
+    assert worst_fusion_error([right, wrong], PROTOCOLS["paper"]) == pytest.approx(0.15 / 1.15)
+    assert {curve.weight: dict(curve.points)[curve.used] for curve in weight_curves([right], PROTOCOLS["paper"])} == {
+        "dense": 0.5,  # q1 is found at once, q2 and q3 have no candidates
+        "sparse": 0.5,
+        "multi_vector": 0.5,
+    }
