@@ -58,8 +58,8 @@ def fused(
     )
 
 
-def _fusion(plan: Plan, search: Search) -> edge.Formula | edge.Fusion.Rrf | edge.Fusion.Dbsf:
-    """What makes one score of the branches: a formula or a fusion, which share no base class."""
+def _fusion(plan: Plan, search: Search) -> Any:  # noqa: ANN401 - the three share no base class
+    """What makes one score of the branches: a formula or a fusion."""
     if search.fusion == "rrf":  # Qdrant counts ranks from 0
         return edge.Fusion.Rrf(RRF_K + 1)
     if search.fusion == "dbsf":
