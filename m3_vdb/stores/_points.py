@@ -25,6 +25,8 @@ ID_FIELD: Final = "id"
 """Where a point's payload keeps the user's id."""
 _JSON_BYTES_PER_FLOAT: Final = 24
 """A float32 printed as a double, "-0.012345678901234567, ", and a little."""
+_LOG_BYTES_PER_FLOAT: Final = 5
+"""A float32 and its tag."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,16 @@ class Point:
     sparse: SparseVector
     multi_vector: FloatArray
     json_bytes: int
+
+    @property
+    def floats(self) -> int:
+        """Numbers that its vectors hold, token ids included."""
+        return self.dense.size + 2 * self.sparse.ids.size + self.multi_vector.size
+
+    @property
+    def log_bytes(self) -> int:
+        """Size in the write-ahead log of the embedded engine, a little more than the vectors themselves."""
+        return self.floats * _LOG_BYTES_PER_FLOAT + self.json_bytes - self.floats * _JSON_BYTES_PER_FLOAT
 
 
 def point_id(document_id: str) -> str:

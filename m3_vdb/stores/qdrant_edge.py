@@ -2,7 +2,7 @@
 
 The folder holds ``shard/`` (the engine's files), ``m3.json`` (the model's identity) and ``m3.lock``. One process at a
 time may use it. Every acknowledged upsert is in the engine's write-ahead log and survives a killed process; for a crash
-of the machine nothing is promised beyond the last flush (every 128 MiB, and ``close``).
+of the machine nothing is promised beyond the last flush (every 64 MiB, and ``close``).
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ from m3_vdb.stores.search import DENSE, MULTI_VECTOR, SPARSE, Search
 from m3_vdb.types import Document, Hit, M3Embedding, M3Embeddings
 
 MAX_UPDATE_BYTES: Final = 16 * 1024 * 1024
-"""Upserts are cut here (in JSON bytes, about six times the stored size) so that a batch's Python lists stay small."""
-FLUSH_BYTES: Final = 6 * 128 * 1024 * 1024
-"""Flush after this much (in the same measure), or the write-ahead log grows with everything that was ever written."""
+"""Upserts are cut here (in JSON bytes, up to six times the stored size) so that a batch's Python lists stay small."""
+FLUSH_BYTES: Final = 64 * 1024 * 1024
+"""Flush when the write-ahead log has grown by this much, or it keeps everything that was ever written."""
 _SHARD: Final = "shard"
 
 
@@ -125,7 +125,7 @@ class QdrantEdgeStore(VectorStore):
         with self._engine() as shard:
             for batch in batches(points, max_bytes=MAX_UPDATE_BYTES):
                 shard.update(edge.UpdateOperation.upsert_points([to_point(point) for point in batch]))
-                self._unflushed += sum(point.json_bytes for point in batch)
+                self._unflushed += sum(point.log_bytes for point in batch)
                 if self._unflushed > FLUSH_BYTES:
                     shard.flush()
                     self._unflushed = 0

@@ -9,7 +9,8 @@ import pytest
 
 from m3_vdb import M3EmbeddingFunction
 from m3_vdb.errors import CollectionMismatchError, DocumentError, StoreRequestError
-from m3_vdb.evaluation.corpus import LOOKUP, fill
+from m3_vdb.evaluation.corpus import fill
+from m3_vdb.ingest.pipeline import BATCH_DOCUMENTS
 from m3_vdb.stores import MemoryStore, open_store
 from m3_vdb.types import Document
 from tests.evaluation._toy import Counting, documents, toy_embed
@@ -43,17 +44,17 @@ def test_half_of_it_was_there(store):
 
 
 def test_a_store_that_fails_in_the_middle_goes_on_where_it_stopped(store):
-    texts, calls = many(3 * LOOKUP), Counter()
+    texts, calls = many(3 * BATCH_DOCUMENTS), Counter()
 
     class Breaking(Counting):
         def upsert(self, *batch):
-            if self.calls["stored"] >= LOOKUP:
+            if self.calls["stored"] >= BATCH_DOCUMENTS:
                 raise StoreRequestError("no space")
             super().upsert(*batch)
 
     with pytest.raises(StoreRequestError):
         fill(texts, toy_embed(), Breaking(store, calls=calls))
-    assert filled(texts, store) == (3 * LOOKUP, LOOKUP, 2 * LOOKUP)
+    assert filled(texts, store) == (3 * BATCH_DOCUMENTS, BATCH_DOCUMENTS, 2 * BATCH_DOCUMENTS)
 
 
 @pytest.mark.parametrize("change", [{"text": "other"}, {"title": "other"}])
@@ -157,7 +158,7 @@ def test_every_change_changes_the_digest(store):
 
 
 def test_progress_rises_to_the_number_of_documents(store):
-    texts = many(5 * LOOKUP + 3)
+    texts = many(5 * BATCH_DOCUMENTS + 3)
     fill(texts[::2], toy_embed(), store)
     told: list[int] = []
     fill(texts, toy_embed(), store, progress=told.append)
@@ -166,13 +167,13 @@ def test_progress_rises_to_the_number_of_documents(store):
     assert len(told) >= 3
     told.clear()
     fill(texts, toy_embed(), store, progress=told.append)
-    assert told[:2] == [LOOKUP, 2 * LOOKUP]
+    assert told[:2] == [BATCH_DOCUMENTS, 2 * BATCH_DOCUMENTS]
 
 
 def test_progress_never_counts_what_is_not_stored_yet(store):
     """Half a batch to encode, then batches that are there: nothing of it may be called done twice."""
-    texts = many(4 * LOOKUP)
-    fill(texts[LOOKUP // 2 :], toy_embed(), store)
+    texts = many(4 * BATCH_DOCUMENTS)
+    fill(texts[BATCH_DOCUMENTS // 2 :], toy_embed(), store)
     done: list[tuple[int, int]] = []
     fill(texts, toy_embed(), store, progress=lambda n: done.append((n, store.count())))
     assert all(told <= held for told, held in done), done
