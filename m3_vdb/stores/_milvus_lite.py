@@ -7,7 +7,6 @@ system has such sockets, and stopped when the store is closed.
 
 from __future__ import annotations
 
-import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -41,9 +40,10 @@ class LiteServer:
                 f"ingest into a new one"
             )
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._socket = Path(tempfile.mkdtemp(prefix="m3-")) if sys.platform != "win32" else None
+        # Removed at the end of the process, too, if nobody closes the store.
+        self._socket = tempfile.TemporaryDirectory(prefix="m3-") if sys.platform != "win32" else None
         # milvus-lite binds "HOST:PORT"; gRPC reads "unix:PATH" with any characters in the path, a colon too.
-        host = f"unix:{self._socket}/milvus" if self._socket else "127.0.0.1"
+        host = f"unix:{self._socket.name}/milvus" if self._socket else "127.0.0.1"
         try:
             self._server, self._database, port = start_server_in_thread(str(path), host=host, port=0)
         except DataDirLockedError:
@@ -67,4 +67,4 @@ class LiteServer:
 
     def _remove_socket(self) -> None:
         if self._socket is not None:
-            shutil.rmtree(self._socket, ignore_errors=True)
+            self._socket.cleanup()

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from qdrant_client import models
 
 from m3_vdb.fusion import PRESETS, Weights
-from m3_vdb.stores import MemoryStore, ModelIdentity, open_store
+from m3_vdb.scoring import hybrid_score
+from m3_vdb.stores import CollectionOptions, MemoryStore, ModelIdentity, open_store
 from m3_vdb.types import Document, M3Embedding, M3Embeddings, SparseVector
 from tests.stores._corpus import IDENTITY, assert_same_hits, make_documents, make_embeddings, make_queries
+from tests.stores._rest_stub import RestStub
 
-EDGE_DOCUMENTS = 2000
+LARGE = bool(os.environ.get("M3VDB_TEST_LARGE"))
+"""Set M3VDB_TEST_LARGE=1 for 5,000 documents and 200 queries instead of 1,000 and 6; minutes a store."""
+DOCUMENTS, QUERIES = (5000, 200) if LARGE else (1000, 6)
+STORES = ["folder", "folder, half", "server", "server, strict", "server, shards"]
 PRESET_NAMES = ["default", "dense_sparse", "long_document"]
-CONDITIONS = {"all": None, "filtered": {"lang": ["de", "en"], "draft": False}}
+CONDITIONS = {
+    "all": None,
+    "filtered": {"lang": ["de", "en"], "draft": False},
+    "a tree": {"$or": [{"year": {"$gte": 2002, "$lt": 2004}}, {"$not": {"tags": ["t1", "t2"]}}], "price": {"$ne": 1.5}},
+}
 
 
 def test_a_score_that_can_be_checked_by_eye():
@@ -75,44 +86,71 @@ def test_the_oracle_is_the_formula_over_the_dense_candidates(seed, n, candidates
 
 
 @pytest.fixture(scope="module")
-def big(tmp_path_factory):
-    """The oracle and the embedded engine with the same 2,000 documents."""
-    documents, embeddings = make_documents(EDGE_DOCUMENTS), make_embeddings(EDGE_DOCUMENTS)
-    oracle = MemoryStore(IDENTITY)
-    oracle.upsert(documents, embeddings)
-    with open_store(str(tmp_path_factory.mktemp("big") / "c.qdrant"), identity=IDENTITY) as edge:
-        edge.upsert(documents, embeddings)
-        assert edge.count() == oracle.count() == EDGE_DOCUMENTS
-        yield edge, oracle
+def oracle():
+    store = MemoryStore(IDENTITY)
+    store.upsert(make_documents(DOCUMENTS), make_embeddings(DOCUMENTS))
+    return store
+
+
+@pytest.fixture(scope="module", params=STORES)
+def engine(request, tmp_path_factory):
+    """A store under test with the documents of the oracle."""
+    name, stub = request.param, None
+    if name.startswith("folder"):
+        url = str(tmp_path_factory.mktemp("big") / "c.qdrant")
+    else:
+        strict = models.StrictModeConfig(enabled=True, search_allow_exact=False)
+        stub = RestStub(shards=3 if "shards" in name else 1, strict=strict if "strict" in name else None)
+        url = f"qdrant://{stub.address}/c"
+    options = CollectionOptions(
+        storage="half" if "half" in name else "exact", indexes={"lang": "keyword", "draft": "bool", "year": "integer"}
+    )
+    with open_store(url, identity=IDENTITY, options=options) as store:
+        store.upsert(make_documents(DOCUMENTS), make_embeddings(DOCUMENTS))
+        assert store.count() == DOCUMENTS
+        yield store
+    if stub is not None:
+        stub.close()
 
 
 @pytest.mark.parametrize("condition", CONDITIONS.values(), ids=CONDITIONS)
 @pytest.mark.parametrize("preset", PRESET_NAMES)
-def test_edge_equals_the_oracle_on_2000_documents(big, preset, condition, record_property):
-    edge, oracle = big
+def test_every_engine_equals_the_oracle_on_many_documents(engine, oracle, preset, condition, record_property):
     args = {"weights": PRESETS[preset], "filter": condition}
     worst, times = 0.0, []
-    for query in make_queries(10):
+    for query in make_queries(QUERIES):
         begin = time.perf_counter()
-        hits = edge.query(query, limit=50, **args)
+        hits = engine.query(query, limit=50, **args)
         times.append(time.perf_counter() - begin)
         worst = max(worst, assert_same_hits(hits, oracle.query(query, limit=60, **args), limit=50))
     record_property("max_relative_error", worst)
     record_property("fastest_query_ms", 1000 * min(times))
 
 
-def test_edge_equals_the_oracle_after_optimize(big):
-    """Last in the module: it changes the shared collection. The HNSW graph may lose candidates, never spoil a score."""
-    edge, oracle = big
-    edge.optimize()
+@pytest.mark.parametrize("fusion", ["exact", "rrf", "dbsf"])
+def test_to_explain_changes_no_score(engine, fusion):
     for query in make_queries(5):
-        assert_same_hits(edge.query(query, limit=50), oracle.query(query, limit=60), limit=50)
+        args = {"limit": 30, "filter": CONDITIONS["filtered"], "fusion": fusion}
+        plain, explained = engine.query(query, **args), engine.query(query, explain=True, **args)
+        assert [hit.score for hit in explained] == pytest.approx([hit.score for hit in plain], rel=1e-6)
+        if fusion == "exact":
+            assert {h.document.id: h.score for h in explained} == pytest.approx(
+                {h.document.id: h.score for h in plain}, rel=1e-6
+            )
+            for hit in explained:
+                assert hit.score == pytest.approx(hybrid_score(hit.parts, Weights()), rel=1e-6)
+
+
+def test_every_engine_equals_the_oracle_after_optimize(engine, oracle):
+    """It changes the shared collection. The HNSW graph may lose candidates, never spoil a score."""
+    engine.optimize()
+    for query in make_queries(5):
+        assert_same_hits(engine.query(query, limit=50), oracle.query(query, limit=60), limit=50)
 
 
 @pytest.mark.parametrize("preset", PRESET_NAMES)
-def test_the_oracle_itself_depends_on_the_weights(big, preset):
+def test_the_oracle_itself_depends_on_the_weights(oracle, preset):
     """A guard: were all presets to rank alike, the equality tests above would prove little."""
-    _, oracle = big
     query = make_queries(1)[0]
     rankings = {
         name: tuple(h.document.id for h in oracle.query(query, weights=PRESETS[name], limit=20))

@@ -190,7 +190,7 @@ def test_indexes_are_made_once_and_known_again(tmp_path):
 
 
 def test_the_log_is_flushed_on_the_way(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "FLUSH_BYTES", 200_000)
+    monkeypatch.setattr(module, "FLUSH_BYTES", 50_000)
     monkeypatch.setattr(module, "MAX_UPDATE_BYTES", 100_000)
     with QdrantEdgeStore(tmp_path / "c", identity=IDENTITY) as store:
         flushes = []
@@ -207,6 +207,26 @@ def test_the_log_is_flushed_on_the_way(tmp_path, monkeypatch):
         store.upsert(make_documents(100), make_embeddings(100))
         assert len(flushes) >= 5
         assert store.count() == 100
+
+
+def test_a_bulk_load_keeps_the_log_small_and_the_disk_is_what_is_said(tmp_path, monkeypatch):
+    """The engine cuts its log in segments of 32 MiB; unflushed, it would keep all that is written here."""
+    monkeypatch.setattr(module, "FLUSH_BYTES", 16 * 1024 * 1024)
+    identity = dataclasses.replace(IDENTITY, multi_vector_dim=256)
+    largest = written = 0
+
+    def size(folder):
+        return sum(path.stat().st_blocks * 512 for path in folder.rglob("*") if path.is_file())
+
+    with QdrantEdgeStore(tmp_path / "c", identity=identity) as store:
+        for start in range(0, 1600, 160):
+            embeddings = make_embeddings(160, seed=start, identity=identity, max_rows=160)
+            store.upsert(make_documents(160, start=start), embeddings)
+            written += embeddings.multi_vector.nbytes
+            largest = max(largest, size(tmp_path / "c" / "shard" / "wal"))
+        assert written > 120 * 1024 * 1024
+        assert largest < 96 * 1024 * 1024
+        assert written < store.disk_bytes() == size(tmp_path / "c")
 
 
 def test_errors_of_the_engine_are_ours(tmp_path):
