@@ -110,15 +110,30 @@ def build_graph(weights: Weights) -> onnx.ModelProto:
 
 
 def _embeddings(g: GraphBuilder) -> str:
-    """LayerNorm(word + type + position). Position ids count real tokens from padding id + 1."""
+    """LayerNorm(word + type + position). Position ids count real tokens; rows before padding id + 1 are not stored."""
     w = g.weights
     word = w.embedding(g, "input_ids")
     counted = g.op("CumSum", ["attention_mask", g.constant(np.array(1, dtype=np.int64))])
-    position = g.op("Add", [g.op("Mul", [counted, "attention_mask"]), g.constant(np.array(PADDING_ID, dtype=np.int64))])
+    position = g.op("Sub", [counted, g.constant(np.array(1, dtype=np.int64))])  # from 0; padding's is never seen
     # Every text has token type 0, so its row is added to the position table once.
     table = w["embeddings.position_embeddings.weight"] + w["embeddings.token_type_embeddings.weight"][0]
-    summed = g.op("Add", [word, g.op("Gather", [g.vector(table, name="positions"), position])])
+    rows = table[PADDING_ID + 1 :]
+    if (repeated := period(rows)) < len(rows):
+        position = g.op("Mod", [position, g.constant(np.array(repeated, dtype=np.int64))])
+    summed = g.op("Add", [word, g.op("Gather", [g.vector(rows[:repeated], name="positions"), position])])
     return _layer_norm(g, summed, "embeddings.LayerNorm")
+
+
+def period(rows: NDArray[np.float32]) -> int:
+    """The smallest P with row i = row i mod P throughout, which is all that has to be stored.
+
+    Positions extended by ``repeat`` (train/retromae/positions.py) and frozen since have the P of before; others n.
+
+    Args:
+        rows: float32 [n, d].
+    """
+    again = np.flatnonzero((rows == rows[0]).all(axis=1))[1:]
+    return next((int(p) for p in again if np.array_equal(rows[p:], rows[:-p])), len(rows))
 
 
 def _attention_bias(g: GraphBuilder) -> str:
