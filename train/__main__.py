@@ -20,7 +20,7 @@ from train import commands
 from train.commands import say
 from train.config import FinetuneConfig, ImportBaseConfig, PretrainConfig, ProjectConfig
 from train.retrieval.config import EvaluateConfig, MineConfig
-from train.retromae.config import RetroMAEConfig
+from train.retromae.config import ExtendConfig, RetroMAEConfig
 from train.synthesis.config import SynthesizeConfig
 
 STAGES: dict[str, tuple[type, Callable[[Any, Console], None]]] = {
@@ -31,6 +31,7 @@ STAGES: dict[str, tuple[type, Callable[[Any, Console], None]]] = {
     "synthesize": (SynthesizeConfig, commands.synthesize),
     "evaluate": (EvaluateConfig, commands.evaluate),
     "import-base": (ImportBaseConfig, commands.import_base),
+    "extend": (ExtendConfig, commands.extend),
     "project": (ProjectConfig, commands.project),
 }
 

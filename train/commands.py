@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from train.config import FinetuneConfig, ImportBaseConfig, PretrainConfig, ProjectConfig, RunConfig
 from train.retrieval.config import EvaluateConfig, MineConfig
-from train.retromae.config import RetroMAEConfig
+from train.retromae.config import ExtendConfig, RetroMAEConfig
 from train.synthesis.config import SynthesizeConfig
 
 if TYPE_CHECKING:
@@ -122,6 +122,18 @@ def import_base(config: ImportBaseConfig, console: Console) -> None:
     model = run(config.out, colbert_dim=config.colbert_dim, vocab_size=config.vocab_size, seed=config.seed)
     layers = model.encoder.config.num_hidden_layers
     say(console, f"{config.out}: {layers} layers of {model.dim}, colbert_dim {config.colbert_dim}")
+
+
+def extend(config: ExtendConfig, console: Console) -> None:
+    """More positions."""
+    from train.engine.open import read_tokenizer
+    from train.model import M3Model
+    from train.retromae.positions import extend_positions
+
+    model = M3Model.load(config.model)
+    extend_positions(model.encoder, config.max_length, how=config.positions)
+    model.save(config.out, tokenizer_json=read_tokenizer(config.model))
+    say(console, f"{config.out}: {model.max_length} tokens")
 
 
 def project(config: ProjectConfig, console: Console) -> None:

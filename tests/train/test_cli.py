@@ -8,10 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.train._collections import write_collection
 from tests.train._runs import write_rows
 from train.__main__ import STAGES, list_options, with_brackets
+from train.model import M3Model
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "train" / "recipes").glob("*.yaml"))
@@ -61,6 +63,23 @@ def test_lists_may_be_given_without_brackets():
     assert with_brackets(["finetune", "--data", "a.jsonl", "--model", "m"])[2] == '["a.jsonl"]'
     assert with_brackets(["finetune", "--data", "[a, b]"])[2] == "[a, b]"
     assert "--phases.unified.train" in set(list_options(STAGES["finetune"][0]))
+
+
+def test_extend_makes_room_and_leaves_short_texts_as_they_were(tiny_checkpoint, tmp_path):
+    before = M3Model.load(tiny_checkpoint)
+    done = train(
+        "extend", "--model", tiny_checkpoint, "--out", tmp_path / "long", "--max_length", before.max_length * 3
+    )
+    assert done.returncode == 0, done.stderr
+    after = M3Model.load(tmp_path / "long")
+    assert after.max_length == before.max_length * 3
+    ids = torch.full((1, before.max_length), 7)
+    with torch.inference_mode():
+        old, new = (model(ids, torch.ones_like(ids)) for model in (before, after))
+    assert torch.equal(old.dense, new.dense)
+    again = train("extend", "--model", tmp_path / "long", "--out", tmp_path / "short", "--max_length", 8)
+    assert again.returncode == 1
+    assert again.stderr.splitlines()[-1].startswith("error: max_length=8: the encoder reads")
 
 
 def test_finetune_writes_a_checkpoint_a_card_and_says_where(tiny_checkpoint, tmp_path):
