@@ -75,9 +75,7 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]
 
         server = GrpcStub()
         over_grpc = {"prefer_grpc": True, "grpc_port": server.port}
-        yield Backend(
-            "grpc", lambda identity: open_store("qdrant://127.0.0.1:1/notes", identity=identity, **over_grpc)
-        )
+        yield Backend("grpc", lambda identity: open_store("qdrant://127.0.0.1:1/notes", identity=identity, **over_grpc))
         server.close()
     else:
         from qdrant_client import QdrantClient
