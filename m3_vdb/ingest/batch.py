@@ -30,6 +30,7 @@ class Batch:
 
     Attributes:
         stop: rows of the corpus up to the end of this batch.
+        number: its place among the batches of this run, from 0.
         digest: of all these rows.
         waiting: rows to encode and store.
         rejected: (place, rejection) of the others.
@@ -39,6 +40,7 @@ class Batch:
     """
 
     stop: int
+    number: int = 0
     digest: str = ""
     waiting: list[Waiting] = field(default_factory=list)
     rejected: list[tuple[int, Rejected]] = field(default_factory=list)

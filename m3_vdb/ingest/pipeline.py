@@ -1,8 +1,9 @@
 """Documents → encoded → stored, in one pass and bounded memory. A bad document costs itself, never the run.
 
-One thread reads, one prepares (repeated ids, what is stored already, tokens), one encodes, one stores (``run``).
-Batches keep their order, so that one number says how far a run is: the first so many rows of the corpus are done, that
-is acknowledged by the store or written to the dead letters.
+One thread reads, one prepares (repeated ids, what is stored already, tokens), one encodes, one or more store (``run``).
+Batches are settled in order, so that one number says how far a run is: the first so many rows of the corpus are done,
+that is acknowledged by the store or written to the dead letters. Within a run no id is stored twice, so no two writers
+ever have versions of the same document.
 """
 
 from __future__ import annotations
@@ -22,11 +23,13 @@ from m3_vdb.ingest.prepare import Preparer
 from m3_vdb.ingest.report import IngestReport, Progress
 from m3_vdb.ingest.retry import Retry
 from m3_vdb.ingest.run import Run
-from m3_vdb.ingest.upload import Uploader
+from m3_vdb.ingest.settle import Settler
 from m3_vdb.stores.base import VectorStore
 
 BATCH_DOCUMENTS: Final = 256
 """Documents encoded together: enough for the packing to find neighbours of like length."""
+SERVER_UPLOADS: Final = 2
+"""Batches stored at the same time on a server: one travels while the other is worked on."""
 _DEFAULT_RETRY: Final = Retry()
 
 
@@ -45,6 +48,7 @@ def ingest(
     resume: bool = False,
     ties: Mapping[str, str] | None = None,
     retry: Retry = _DEFAULT_RETRY,
+    upload_workers: int | None = None,
     stop: threading.Event | None = None,
 ) -> IngestReport:
     """Encode and store documents.
@@ -66,6 +70,7 @@ def ingest(
         resume: go on from the checkpoint, if there is one. The corpus must be the same up to there.
         ties: what else must be the same then, name → value; the model and the encoding always must.
         retry: how often a failing store is asked again.
+        upload_workers: batches stored at the same time; None: two for a server, one for a store in this process.
         stop: when set, the run ends after the batches that are encoded, with a report that says ``interrupted``.
             Ctrl-C does the same and is raised again.
 
@@ -80,6 +85,9 @@ def ingest(
     """
     if batch_documents < 1:
         raise ConfigError(f"batch_documents must be at least 1, got {batch_documents}")
+    uploaders = upload_workers if upload_workers is not None else SERVER_UPLOADS if store.is_server else 1
+    if uploaders < 1:
+        raise ConfigError(f"upload_workers must be at least 1, got {uploaders}")
     encoder = Encoder(embed)
     encoding = encoder.encoding if encoding is None else encoding
     known = {"model": embed.identity.fingerprint, "encoding": encoding, **(ties or {})}
@@ -88,7 +96,7 @@ def ingest(
     ledger = Ledger(checkpoint, ties=known, resume=resume)
     letters = None
     try:
-        run = Run(report, stop or threading.Event(), retry)
+        run = Run(report, stop or threading.Event(), retry, uploaders=uploaders)
         if ledger.settled.rows and not run.patience.call(lambda: _still_there(store, ledger)):
             ledger.restart()
             report.restarted = True
@@ -96,14 +104,14 @@ def ingest(
         report.rejections.update(ledger.settled.rejections)
         letters = DeadLetters(rejected, keep=ledger.settled.rejected_bytes)
         ask = skip_unchanged and run.patience.call(store.count) > 0
-        preparer = Preparer(encoder, store, ledger, run.patience, encoding=encoding, ask=ask)
-        uploader = Uploader(store, ledger, letters, run.patience, report, strict=strict)
+        preparer = Preparer(encoder.tokenize, store, ledger, run.patience, encoding=encoding, ask=ask)
+        settler = Settler(ledger, letters, report, strict=strict)
         run.go(
             [
                 lambda: run.read(cut(items, documents=batch_documents, cost=encoder.cost)),
                 lambda: run.prepare(preparer, strict=strict),
                 lambda: run.encode(encoder),
-                lambda: run.upload(uploader),
+                *[lambda: run.upload(store, settler)] * uploaders,
             ],
             progress,
         )

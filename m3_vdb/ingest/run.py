@@ -1,4 +1,4 @@
-"""The four threads of a run: read → prepare → encode → store, joined by queues of two batches."""
+"""The threads of a run: read → prepare → encode → store, joined by queues of two batches; several may store."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from m3_vdb.ingest.encoder import Encoder
 from m3_vdb.ingest.prepare import Preparer
 from m3_vdb.ingest.report import IngestReport, Progress
 from m3_vdb.ingest.retry import Patience, Retry, passes
-from m3_vdb.ingest.upload import Uploader, refuse
+from m3_vdb.ingest.settle import Settler, refuse
+from m3_vdb.ingest.upload import store_batch
+from m3_vdb.stores.base import VectorStore
 
 _QUEUED: Final = 2
 _TICK: Final = 0.1
@@ -28,10 +30,12 @@ class Run:
         report: times are written here.
         stop: the caller's wish to end.
         retry: for the store.
+        uploaders: threads that will store.
     """
 
-    def __init__(self, report: IngestReport, stop: threading.Event, retry: Retry) -> None:
+    def __init__(self, report: IngestReport, stop: threading.Event, retry: Retry, *, uploaders: int = 1) -> None:
         self._report = report
+        self._uploading = uploaders
         self._stop = stop
         self._halt = threading.Event()  # the caller's wish, or a failure
         self._failure: BaseException | None = None
@@ -110,14 +114,24 @@ class Run:
             self._prepared.abandon()
             self._encoded.close()
 
-    def upload(self, uploader: Uploader) -> None:
-        """Fourth step. What is encoded is stored, also when the run is to end."""
+    def upload(self, store: VectorStore, settler: Settler) -> None:
+        """Fourth step, in one thread or several. What is encoded is stored, also when the run is to end."""
+        done = False
         try:
             while (batch := self._encoded.get()) is not None:
-                self._told.put(uploader.upload(batch))
+                stored = store_batch(store, batch, self.patience)
+                batch.embeddings = None  # it may have to wait for an earlier one
+                settler.settle(batch, stored, self._told.put)
+            done = True
         finally:
-            self._encoded.abandon()
-            self._told.close()
+            if not done:
+                self._encoded.abandon()
+                settler.give_up()
+            with self._lock:
+                self._uploading -= 1
+                last = not self._uploading
+            if last:
+                self._told.close()
 
     def _guarded(self, step: Callable[[], None]) -> None:
         try:

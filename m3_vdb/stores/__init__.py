@@ -12,6 +12,7 @@ from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 from m3_vdb.errors import CollectionNotFoundError, MissingExtraError, StoreUrlError
+from m3_vdb.stores._checks import check_documents
 from m3_vdb.stores._folder import IDENTITY_FILE
 from m3_vdb.stores.base import VectorStore
 from m3_vdb.stores.identity import ModelIdentity
@@ -26,6 +27,7 @@ __all__ = [
     "MemoryStore",
     "ModelIdentity",
     "VectorStore",
+    "check_documents",
     "open_store",
 ]
 

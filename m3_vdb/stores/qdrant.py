@@ -109,6 +109,12 @@ class QdrantStore(VectorStore):
         return self._identity
 
     @property
+    def is_server(self) -> bool:
+        """Whether a server keeps it, not qdrant-client's local mode."""
+        options = self._client.init_options
+        return options.get("path") is None and options.get("location") != ":memory:"
+
+    @property
     def _where(self) -> str:
         return f"Qdrant collection {self._collection!r}"
 
