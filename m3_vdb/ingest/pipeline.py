@@ -15,15 +15,16 @@ from typing import Final
 
 from m3_vdb.errors import ConfigError
 from m3_vdb.index import Embedder
-from m3_vdb.ingest.batch import Item, cut
+from m3_vdb.ingest.batch import Batch, Item, cut
 from m3_vdb.ingest.dead_letters import DeadLetters
 from m3_vdb.ingest.encoder import Encoder
+from m3_vdb.ingest.engine import Engine
 from m3_vdb.ingest.ledger import Ledger
 from m3_vdb.ingest.prepare import Preparer
 from m3_vdb.ingest.report import IngestReport, Progress
 from m3_vdb.ingest.retry import Retry
 from m3_vdb.ingest.run import Run
-from m3_vdb.ingest.settle import Settler
+from m3_vdb.ingest.settle import AHEAD, Settler
 from m3_vdb.stores.base import VectorStore
 
 BATCH_DOCUMENTS: Final = 256
@@ -49,6 +50,7 @@ def ingest(
     ties: Mapping[str, str] | None = None,
     retry: Retry = _DEFAULT_RETRY,
     upload_workers: int | None = None,
+    engine: Engine | None = None,
     stop: threading.Event | None = None,
 ) -> IngestReport:
     """Encode and store documents.
@@ -71,6 +73,8 @@ def ingest(
         ties: what else must be the same then, name → value; the model and the encoding always must.
         retry: how often a failing store is asked again.
         upload_workers: batches stored at the same time; None: two for a server, one for a store in this process.
+        engine: encodes elsewhere, and stores from there if the store is a server (``RayEngine``); ``embed`` is then
+            asked for identity and marks only. None encodes here.
         stop: when set, the run ends after the batches that are encoded, with a report that says ``interrupted``.
             Ctrl-C does the same and is raised again.
 
@@ -81,6 +85,7 @@ def ingest(
         StoreError: the database failed and asking again did not help; batches before it are stored.
         ConfigError: an argument is out of range, or the checkpoint belongs to another run.
         DocumentError: a row was rejected and the run is strict.
+        EngineError: the engine failed; batches before it are stored.
         OSError: checkpoint or dead letters cannot be written.
     """
     if batch_documents < 1:
@@ -88,6 +93,7 @@ def ingest(
     uploaders = upload_workers if upload_workers is not None else SERVER_UPLOADS if store.is_server else 1
     if uploaders < 1:
         raise ConfigError(f"upload_workers must be at least 1, got {uploaders}")
+    writers, uploaders = uploaders, uploaders if engine is None or not store.is_server else 1
     encoder = Encoder(embed)
     encoding = encoder.encoding if encoding is None else encoding
     known = {"model": embed.identity.fingerprint, "encoding": encoding, **(ties or {})}
@@ -104,13 +110,18 @@ def ingest(
         report.rejections.update(ledger.settled.rejections)
         letters = DeadLetters(rejected, keep=ledger.settled.rejected_bytes)
         ask = skip_unchanged and run.patience.call(store.count) > 0
-        preparer = Preparer(encoder.tokenize, store, ledger, run.patience, encoding=encoding, ask=ask)
-        settler = Settler(ledger, letters, report, strict=strict)
+        tokenize = encoder.tokenize if engine is None else _leave
+        preparer = Preparer(tokenize, store, ledger, run.patience, encoding=encoding, ask=ask)
+        settler = Settler(ledger, letters, report, strict=strict, ahead=AHEAD if engine is None else engine.window)
         run.go(
             [
                 lambda: run.read(cut(items, documents=batch_documents, cost=encoder.cost)),
                 lambda: run.prepare(preparer, strict=strict),
-                lambda: run.encode(encoder),
+                lambda: (
+                    run.encode(encoder)
+                    if engine is None
+                    else run.encode_elsewhere(engine, store, settler, writers=writers)
+                ),
                 *[lambda: run.upload(store, settler)] * uploaders,
             ],
             progress,
@@ -121,6 +132,10 @@ def ingest(
         if letters is not None:
             letters.close()
     return report
+
+
+def _leave(batch: Batch) -> None:
+    """Tokenizing is the engine's."""
 
 
 def _still_there(store: VectorStore, ledger: Ledger) -> bool:

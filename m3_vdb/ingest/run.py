@@ -12,6 +12,7 @@ from m3_vdb.errors import StoreError
 from m3_vdb.ingest.batch import Batch, Item
 from m3_vdb.ingest.channel import Channel
 from m3_vdb.ingest.encoder import Encoder
+from m3_vdb.ingest.engine import Engine, Spent, Work
 from m3_vdb.ingest.prepare import Preparer
 from m3_vdb.ingest.report import IngestReport, Progress
 from m3_vdb.ingest.retry import Patience, Retry, passes
@@ -46,6 +47,8 @@ class Run:
         self._encoded: Channel[Batch] = Channel(_QUEUED)
         self._told: Channel[Progress] = Channel(64)
         self._encoder_done = 0.0
+        self._spent: Spent | None = None
+        self._retry = retry
 
     def go(self, steps: list[Callable[[], None]], progress: Callable[[Progress], None] | None) -> None:
         """Run all steps until the corpus is done, the caller stops the run, or a step fails.
@@ -114,12 +117,31 @@ class Run:
             self._prepared.abandon()
             self._encoded.close()
 
+    def encode_elsewhere(self, engine: Engine, store: VectorStore, settler: Settler, *, writers: int) -> None:
+        """Third step, and the work of the fourth where a server can be written to from elsewhere."""
+        work = Work(
+            prepared=self._prepared,
+            encoded=self._encoded,
+            halt=self._halt,
+            identity=store.identity,
+            retry=self._retry,
+            writers=writers if store.is_server else 0,
+            settled=lambda: settler.settled,
+            retried=self.patience.add,
+        )
+        try:
+            self._spent = engine.encode(work)
+        finally:
+            self._encoder_done = time.perf_counter()
+            self._prepared.abandon()
+            self._encoded.close()
+
     def upload(self, store: VectorStore, settler: Settler) -> None:
         """Fourth step, in one thread or several. What is encoded is stored, also when the run is to end."""
         done = False
         try:
             while (batch := self._encoded.get()) is not None:
-                stored = store_batch(store, batch, self.patience)
+                stored = batch.stored or store_batch(store, batch, self.patience)
                 batch.embeddings = None  # it may have to wait for an earlier one
                 settler.settle(batch, stored, self._told.put)
             done = True
@@ -173,4 +195,9 @@ class Run:
         self._report.seconds = ended - begun
         self._report.retries = self.patience.retries
         times.waiting_for_store = self._encoded.put_seconds + max(0.0, ended - (self._encoder_done or ended))
+        if self._spent is not None:
+            times.busy = min(self._spent.busy, self._report.seconds)
+            idle = self._report.seconds - times.busy
+            times.waiting_for_store += self._spent.storing
+            times.waiting_for_store = min(times.waiting_for_store, max(0.0, idle - self._spent.waiting_for_input))
         times.waiting_for_input = max(0.0, self._report.seconds - times.busy - times.waiting_for_store)

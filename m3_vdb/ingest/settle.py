@@ -10,12 +10,11 @@ from typing import Final
 
 from m3_vdb.errors import DocumentError
 from m3_vdb.ingest import rows as kinds
-from m3_vdb.ingest.batch import Batch
+from m3_vdb.ingest.batch import Batch, Stored
 from m3_vdb.ingest.dead_letters import DeadLetters
 from m3_vdb.ingest.ledger import Ledger, Settled
 from m3_vdb.ingest.report import REJECTED_KEPT, IngestReport, Progress
 from m3_vdb.ingest.rows import Rejected
-from m3_vdb.ingest.upload import Stored
 
 AHEAD: Final = 4
 _WITNESSES: Final = 8

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final
 
 from m3_vdb.errors import DocumentError, StoreRequestError
 from m3_vdb.ingest import rows as kinds
-from m3_vdb.ingest.batch import Batch
+from m3_vdb.ingest.batch import Batch, Stored
 from m3_vdb.ingest.packed import part, vector_bytes
 from m3_vdb.ingest.retry import Patience, about_content, status
 from m3_vdb.ingest.rows import reject, words
@@ -18,23 +17,6 @@ from m3_vdb.types import M3Embeddings
 PIECE_BYTES: Final = 4 * 1024 * 1024
 """Vectors and texts handed to the store at once: what is sent again when a request fails."""
 PIECE_DOCUMENTS: Final = 256
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """What became of a batch at the store.
-
-    Attributes:
-        ids: documents that were acknowledged, in the order of the batch.
-        tokens: tokens encoded for the batch.
-        padded_tokens: tokens computed for it, padding included.
-        truncated: documents among ``ids`` that were longer than the model's maximum.
-    """
-
-    ids: tuple[str, ...] = ()
-    tokens: int = 0
-    padded_tokens: int = 0
-    truncated: int = 0
 
 
 def store_batch(store: VectorStore, batch: Batch, patience: Patience) -> Stored:

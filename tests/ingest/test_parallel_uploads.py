@@ -12,11 +12,10 @@ import pytest
 from m3_vdb import Document
 from m3_vdb.errors import ConfigError, DocumentError, StoreConnectionError, StoreRequestError
 from m3_vdb.ingest import IngestReport, Progress, Retry, ingest
-from m3_vdb.ingest.batch import Batch
+from m3_vdb.ingest.batch import Batch, Stored
 from m3_vdb.ingest.dead_letters import DeadLetters
 from m3_vdb.ingest.ledger import Ledger
 from m3_vdb.ingest.settle import Settler
-from m3_vdb.ingest.upload import Stored
 from m3_vdb.stores import MemoryStore
 from tests.ingest._fakes import Faulty, HashEmbed, documents, rows
 from tests.ingest.test_faults import AT_ONCE, IDS, MANY, expected, letters
