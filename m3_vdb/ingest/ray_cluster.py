@@ -86,6 +86,7 @@ def _be_private() -> None:
 
     They stay for the life of the process: Ray keeps the token that it saw first.
     """
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it warns about what Ray Data does by itself
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 

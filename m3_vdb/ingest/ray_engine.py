@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 _WRITER_CPUS: Final = 0.5
 _TICK: Final = 0.02
 _SYNC_SECONDS: Final = 0.5
-_TASK_RETRIES: Final = 5
-"""A batch that kills its worker more often than this ends the run; without an end it would kill workers for ever."""
 
 
 class RayEngine:
@@ -158,7 +156,6 @@ class RayEngine:
                 batch_format="pyarrow",
                 num_cpus=self._cpus,
                 num_gpus=gpus or None,
-                max_task_retries=_TASK_RETRIES,
             )
             if writers:
                 dataset = dataset.map_batches(
@@ -168,7 +165,6 @@ class RayEngine:
                     batch_size=1,
                     batch_format="pyarrow",
                     num_cpus=_WRITER_CPUS,
-                    max_task_retries=_TASK_RETRIES,
                 )
             return dataset
 
@@ -195,15 +191,13 @@ class _Job:
         self._synced = 0.0
         self._done = threading.Event()
         self._failure: BaseException | None = None
-        self._begun = time.perf_counter()
+        self._begun: float | None = None
         self._startup: float | None = None
         self._encoding = self._storing = 0.0
 
     def run(self, dataset: Dataset, *, encoders: int, writers: int) -> Spent:
-        collector = threading.Thread(target=self._collect, args=(dataset,), daemon=True)
-        collector.start()
         try:
-            self._give()
+            self._give(dataset)
         except Exception as error:
             raise EngineError(f"the Ray cluster failed: {first_line(error)}") from error
         if self._failure is not None:
@@ -213,7 +207,7 @@ class _Job:
         waiting = self._work.prepared.get_seconds + (self._startup or 0.0)
         return Spent(self._encoding / encoders, waiting, self._storing / max(1, writers))
 
-    def _give(self) -> None:
+    def _give(self, dataset: Dataset) -> None:
         """Give batches while there is room; tell the feed what is settled, and give all again if it was restarted."""
         last = -1  # number of the last batch taken, whether or not it had anything to encode
         while not self._done.is_set():
@@ -231,6 +225,11 @@ class _Job:
             else:
                 self._done.wait(_TICK)
             self._sync(fresh)
+            if self._end == 0:
+                return  # there was nothing to encode, and no worker was begun
+            if fresh and self._begun is None:
+                self._begun = time.perf_counter()
+                threading.Thread(target=self._collect, args=(dataset,), daemon=True).start()
 
     def _take(self, batch: Batch) -> dict[int, bytes]:
         from m3_vdb.ingest.ray_workers import pack  # noqa: PLC0415 - needs Ray
@@ -285,7 +284,7 @@ class _Job:
         self._encoding += outcome.encoding
         self._storing += outcome.storing
         self._work.retried(outcome.retries)
-        if self._startup is None:
+        if self._startup is None and self._begun is not None:
             self._startup = max(0.0, time.perf_counter() - self._begun - outcome.encoding - outcome.storing)
 
 

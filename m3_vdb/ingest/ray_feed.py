@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -42,6 +43,7 @@ class Feed:
         self._first = 0
         self._end: int | None = None
         self._halted = False
+        self._begun: Counter[tuple[str, int]] = Counter()
         self._changed = asyncio.Condition()
 
     async def sync(self, fresh: Mapping[int, bytes], first: int, end: int | None, halted: bool) -> str:
@@ -57,6 +59,7 @@ class Feed:
             self._held.update(fresh)
             self._first, self._end, self._halted = first, end, halted
             self._held = {number: data for number, data in self._held.items() if number >= first}
+            self._begun = Counter({key: times for key, times in self._begun.items() if key[1] >= first})
             self._changed.notify_all()
         return self._born
 
@@ -71,6 +74,13 @@ class Feed:
     async def halted(self) -> bool:
         """Whether the run is to end."""
         return self._halted
+
+    async def begin(self, stage: str, number: int) -> int:
+        """A stage begins a batch: how often it has begun it now. 0 if the run is to end."""
+        if self._halted:
+            return 0
+        self._begun[stage, number] += 1
+        return self._begun[stage, number]
 
     def _known(self, number: int) -> bool:
         ended = self._end is not None and number >= self._end

@@ -10,11 +10,12 @@ import pickle
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import pyarrow as pa  # type: ignore[import-untyped]
+import ray
 
 from m3_vdb.errors import EngineError, M3Error, StoreConnectionError, StoreError, StoreRequestError
 from m3_vdb.index import Embedder
@@ -29,6 +30,9 @@ from m3_vdb.types import Document, M3Embeddings
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
+
+DEATHS: Final = 5
+"""A batch that kills its worker so often ends the run; Ray would give it to another one for ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +130,7 @@ class EncodeStage:
     def __init__(
         self, make: Callable[[], Embedder], identity: ModelIdentity, feed: ActorHandle[Any], *, keep: bool
     ) -> None:
-        self._halted = Halted(feed)
+        self._feed = feed
         self._keep = keep
         self._lock = threading.Lock()
         self._failure: Failure | None = None
@@ -142,13 +146,16 @@ class EncodeStage:
         number, data = _row(table)
         if data == GONE:
             return message(number, GONE)
-        return message(number, pickle.dumps(self._encode(pickle.loads(data))))
+        return message(number, pickle.dumps(self._encode(number, pickle.loads(data))))
 
-    def _encode(self, rows: list[tuple[int, Document]]) -> Outcome:
+    def _encode(self, number: int, rows: list[tuple[int, Document]]) -> Outcome:
         if self._failure is not None:
             return Outcome(failure=self._failure)
-        if self._halted.is_set():
+        times = ray.get(self._feed.begin.remote("encode", number))
+        if times == 0:
             return Outcome(skipped=True)
+        if times > DEATHS:
+            return Outcome(failure=Failure(_deadly("encoded", rows)))
         batch = _batch(rows)
         try:
             self._encoder.tokenize(batch)
@@ -173,6 +180,7 @@ class StoreStage:
 
     def __init__(self, open_store: Callable[[], VectorStore], feed: ActorHandle[Any], retry: Retry) -> None:
         self._open = open_store
+        self._feed = feed
         self._store: VectorStore | None = None
         self._patience = Patience(retry, Halted(feed))
 
@@ -183,7 +191,9 @@ class StoreStage:
             return message(number, GONE)
         outcome = cast("Outcome", pickle.loads(data))
         if outcome.failure is None and not outcome.skipped:
-            outcome = self._write(outcome)
+            times = ray.get(self._feed.begin.remote("store", number))
+            deadly = times > DEATHS and outcome.rows
+            outcome = Outcome(failure=Failure(_deadly("stored", outcome.rows))) if deadly else self._write(outcome)
         return message(number, pickle.dumps(outcome))
 
     def _write(self, outcome: Outcome) -> Outcome:
@@ -207,11 +217,18 @@ class StoreStage:
         )
 
 
+def _deadly(done: str, rows: Sequence[tuple[int, Document]]) -> str:
+    return (
+        f"{DEATHS} workers died while they {done} a batch that begins with document {rows[0][1].id!r}: not enough "
+        f"memory? Ask for fewer documents in a batch, or for encoders of more CPUs"
+    )
+
+
 def _row(table: pa.Table) -> tuple[int, bytes]:
     return table[NUMBER][0].as_py(), table[DATA][0].as_buffer().to_pybytes()
 
 
-def _batch(rows: list[tuple[int, Document]] | tuple[tuple[int, Document], ...]) -> Batch:
+def _batch(rows: Sequence[tuple[int, Document]]) -> Batch:
     return Batch(stop=0, waiting=[Waiting(place, document, document) for place, document in rows])
 
 
