@@ -36,6 +36,7 @@ def connected(address: str | None, *, cpus: int | None = None) -> Iterator[dict[
         if ray.is_initialized():
             yield ray.cluster_resources()
             return
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else it warns, on stderr, about what Ray Data does
         where = address or os.environ.get(ADDRESS_VARIABLE)
         try:
             if where is None:
@@ -86,7 +87,6 @@ def _be_private() -> None:
 
     They stay for the life of the process: Ray keeps the token that it saw first.
     """
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it warns about what Ray Data does by itself
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -18,13 +20,13 @@ from typer.testing import CliRunner
 
 from m3_vdb import Document
 from m3_vdb.cli import app
-from m3_vdb.errors import BundleError, ConfigError, EngineError, StoreConnectionError
+from m3_vdb.errors import BundleError, ConfigError, EngineError, StoreConnectionError, StoreRequestError
 from m3_vdb.ingest import Corpus, Progress, Retry, ingest, ray_engine
 from m3_vdb.ingest.ray_cluster import check_resources, connected
 from m3_vdb.ingest.ray_engine import RayEngine
 from m3_vdb.stores import MemoryStore, VectorStore, open_store
 from m3_vdb.stores.qdrant_edge import QdrantEdgeStore
-from tests.ingest._fakes import IDENTITY, HashEmbed, documents
+from tests.ingest._fakes import IDENTITY, Faulty, HashEmbed, documents
 from tests.ingest._ray_fakes import Encoding, run
 from tests.stores._rest_stub import RestStub
 
@@ -32,7 +34,7 @@ COUNT = 120
 REJECTIONS = {"not JSON": 1, "duplicate id": 1, "model output": 1, "not storable": 1, "no id": 1}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
     """Address of a cluster of several workers; this process is connected to it."""
     import ray
@@ -179,7 +181,7 @@ def test_failures_are_told_as_they_are_without_ray(cluster: str) -> None:
     class Served(MemoryStore):
         is_server = True
 
-    def attempt(engine: RayEngine, items: list[Document] = items) -> None:
+    def attempt(engine: RayEngine) -> None:
         with engine:
             ingest(
                 items, HashEmbed(), Served(IDENTITY), engine=engine, retry=Retry(attempts=2, first=0), batch_documents=5
@@ -187,12 +189,14 @@ def test_failures_are_told_as_they_are_without_ray(cluster: str) -> None:
 
     with pytest.raises(StoreConnectionError):
         attempt(RayEngine(HashEmbed, open_store=away, encoders=1))
-    with pytest.raises(EngineError, match="a worker cannot open the model: no bundle at /models/m3"):
-        attempt(RayEngine(no_model, open_store=away, encoders=1))
     with pytest.raises(ConfigError, match="need 51 CPUs, and the cluster has 4"):
         attempt(RayEngine(HashEmbed, open_store=away, encoders=50))
     with pytest.raises(ConfigError, match="need 1 GPUs, and the cluster has 0"):
         attempt(RayEngine(HashEmbed, encoders=1, gpus=1))
+    held = Served(IDENTITY)
+    held.upsert(items, HashEmbed().encode_documents([one.content for one in items]))
+    with RayEngine(no_model, open_store=away, encoders=1) as engine:  # nothing to encode, and no worker is begun
+        assert ingest(items, HashEmbed(), held, engine=engine).unchanged == 20
     with pytest.raises(EngineError, match="not connected"):
         ingest(items, HashEmbed(), MemoryStore(IDENTITY), engine=RayEngine(HashEmbed, encoders=1))
     with pytest.raises(ConfigError, match="expected one encoder or more"):
@@ -250,3 +254,68 @@ def test_the_command_line(cluster: str, server: RestStub, tiny_bundle: Path, tmp
     for id, (document, dense) in results["threads"].items():
         assert results["ray"][id][0] == document
         assert results["ray"][id][1] == pytest.approx(dense, abs=1e-5)
+
+
+class Told:
+    """Stands for a handle of the feed, without Ray."""
+
+    def __init__(self, times: int = 1) -> None:
+        self.begin = self.halted = self
+        self.times = times
+
+    def remote(self, *_: object) -> int:
+        return self.times
+
+
+class Broken(HashEmbed):
+    def encode_documents(self, texts):
+        return 1 / 0
+
+
+def test_what_a_stage_says_of_a_fault_is_raised_here_as_what_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    from m3_vdb.ingest.ray_workers import DEATHS, EncodeStage, StoreStage, message, unpack
+
+    monkeypatch.setattr(ray, "get", lambda value: value)
+    batch = message(7, pickle.dumps([(0, Document("a", "text")), (1, Document("b", "poison"))]))
+
+    def encoded(times: int = 1, make: object = HashEmbed, identity: object = IDENTITY) -> object:
+        number, outcome = unpack(EncodeStage(make, identity, Told(times), keep=True)(batch))
+        assert number == 7
+        return outcome
+
+    good = encoded()
+    assert [place for place, _ in good.rows] == [0]
+    assert [(place, kind) for place, kind, _ in good.rejected] == [(1, "model output")]
+    assert encoded(times=0).skipped
+    for outcome, words in (
+        (encoded(make=no_model), "a worker cannot open the model: no bundle at /models/m3"),
+        (
+            encoded(identity=replace(IDENTITY, fingerprint="other")),
+            "a worker cannot open the model: the driver's model",
+        ),
+        (encoded(times=DEATHS + 1), "5 workers died while they encoded a batch that begins with document 'a'"),
+        (encoded(make=Broken), "a worker cannot encode a batch: ZeroDivisionError"),
+    ):
+        with pytest.raises(EngineError, match=words):
+            raise outcome.failure.error()
+
+    def stored(fault: Exception, times: int = 1) -> object:
+        def upsert(name: str, call: int) -> None:
+            if name == "upsert":
+                raise fault
+
+        stage = StoreStage(lambda: Faulty(upsert), Told(times), Retry(attempts=1))
+        return unpack(stage(message(7, pickle.dumps(good))))[1]
+
+    refusal = stored(StoreRequestError("no", status=403, retry_after=3)).failure.error()
+    assert isinstance(refusal, StoreRequestError)
+    assert (refusal.status, refusal.retry_after) == (403, 3)
+    assert isinstance(stored(StoreConnectionError("away")).failure.error(), StoreConnectionError)
+    assert [kind for _, kind, _ in stored(StoreRequestError("no", status=413)).rejected] == [
+        "model output",
+        "too large",
+    ]
+    with pytest.raises(EngineError, match="5 workers died while they stored"):
+        raise stored(OSError(), times=DEATHS + 1).failure.error()
