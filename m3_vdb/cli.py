@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+import re
+from typing import Annotated, Any, Final, cast
 
 import typer
 from rich.console import Console
@@ -17,10 +18,14 @@ from m3_vdb.embedding_function import M3EmbeddingFunction
 from m3_vdb.errors import CollectionNotFoundError, ConfigError, M3Error
 from m3_vdb.fusion import PRESETS, Weights
 from m3_vdb.index import HybridIndex
-from m3_vdb.stores import open_store
+from m3_vdb.stores import CollectionOptions, open_store
+from m3_vdb.stores.options import INDEX_TYPES, STORAGES, IndexType, Storage
 from m3_vdb.types import Filter, Hit, Scalar
 
 TEXT_SHOWN = 200
+_OPERATORS: Final = {"=": "$in", "!=": "$nin", ">": "$gt", ">=": "$gte", "<": "$lt", "<=": "$lte"}
+_CONDITION: Final = re.compile(r"(?P<field>[^=<>!]+)(?P<operator>!=|[<>]=?|=)(?P<value>.*)", re.DOTALL)
+"""A field whose name has one of these characters can be filtered by JSON."""
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 out = Console()
@@ -61,14 +66,21 @@ def search_command(
     runtime: RuntimeOption = "auto",
     limit: Annotated[int, typer.Option(help="Hits to show.")] = 5,
     weights: Annotated[str, typer.Option(help=f"dense,sparse,multi-vector, or {', '.join(PRESETS)}.")] = "default",
-    where: Annotated[list[str] | None, typer.Option("--filter", help="FIELD=VALUE; repeat for several.")] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--filter", help='FIELD=VALUE, FIELD>=NUMBER, … or JSON: {"year": {"$lt": 2000}}; may be repeated.'
+        ),
+    ] = None,
+    grpc: Annotated[bool, typer.Option("--grpc", help="Talk gRPC to a Qdrant server.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a hit.")] = False,
 ) -> None:
     """Search a collection and show rank, fused score, its three parts, and the text."""
     fusion = Weights.parse(weights)
     embed = M3EmbeddingFunction(model, runtime=runtime, mcls_every=mcls_every)
-    with HybridIndex(embed, open_store(store, identity=embed.identity, create=False)) as index:
-        hits = index.query(query, limit=limit, weights=fusion, filter=_parse_filter(where or []), explain=True)
+    condition = parse_conditions(where or [])
+    with HybridIndex(embed, open_store(store, identity=embed.identity, create=False, prefer_grpc=grpc)) as index:
+        hits = index.query(query, limit=limit, weights=fusion, filter=condition, explain=True)
     if as_json:
         for hit in hits:
             out.print_json(json.dumps(_as_dict(hit), ensure_ascii=False), indent=None)
@@ -76,6 +88,33 @@ def search_command(
         out.print(_table(hits, fusion))
     else:
         err.print("no hits")
+
+
+@app.command("create")
+def create_command(
+    store: StoreOption,
+    model: ModelOption = None,
+    storage: Annotated[str, typer.Option(help=f"Multi-vectors: {', '.join(STORAGES)}.")] = "exact",
+    index: Annotated[
+        list[str] | None, typer.Option(help=f"FIELD=TYPE ({', '.join(INDEX_TYPES)}); may be repeated.")
+    ] = None,
+    tenant: Annotated[str | None, typer.Option(help="The field that every filter names.")] = None,
+    shards: Annotated[int | None, typer.Option(help="Parts on a server.")] = None,
+    replicas: Annotated[int | None, typer.Option(help="Copies in a cluster.")] = None,
+    on_disk: Annotated[bool | None, typer.Option(help="All vectors on disk, or all in memory.")] = None,
+) -> None:
+    """Make an empty collection with options; ingest into it afterwards. An existing one only gets missing indexes."""
+    options = CollectionOptions(
+        storage=cast(Storage, storage),
+        indexes=dict(_index(text) for text in index or []),
+        tenant=tenant,
+        shard_number=shards,
+        replication_factor=replicas,
+        on_disk=on_disk,
+    )
+    identity = M3EmbeddingFunction(model).identity
+    with open_store(store, identity=identity, options=options) as opened:
+        err.print(f"{store}: {opened.count():,} documents, model {identity.name}", markup=False, soft_wrap=True)
 
 
 @app.command("info")
@@ -123,19 +162,58 @@ def main() -> None:
         raise SystemExit(1) from None
 
 
-def _parse_filter(pairs: list[str]) -> Filter | None:
-    """FIELD=VALUE pairs; a value that is a JSON number or true/false is one, and a repeated field means any of."""
-    values: dict[str, list[Scalar]] = {}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
-        if not equals or not name:
-            raise ConfigError(f"--filter {pair!r}: expected FIELD=VALUE")
-        try:
-            value = json.loads(text)
-        except json.JSONDecodeError:
-            value = text
-        values.setdefault(name, []).append(value if isinstance(value, (str, int, float)) else text)
-    return {name: options if len(options) > 1 else options[0] for name, options in values.items()} or None
+def parse_conditions(texts: list[str]) -> Filter | None:
+    """Conditions of the command line, which must all hold, as one filter.
+
+    Args:
+        texts: FIELD=VALUE (of a repeated field any), FIELD!=VALUE, FIELD>NUMBER, >=, <, <=, or a filter as JSON. A
+            value that is a JSON number, true or false is one; anything else is text, and "2004" in quotes too.
+
+    Raises:
+        ConfigError: a condition has none of these forms.
+    """
+    conditions: dict[str, dict[str, Any]] = {}
+    filters: list[Filter] = []
+    for text in texts:
+        if text.lstrip().startswith("{"):
+            filters.append(_json_filter(text))
+            continue
+        parts = _CONDITION.fullmatch(text)
+        if parts is None:
+            raise ConfigError(f"--filter {text!r}: expected FIELD=VALUE, FIELD!=VALUE, FIELD>=NUMBER or a JSON object")
+        operator, value = _OPERATORS[parts["operator"]], _value(parts["value"])
+        on_field = conditions.setdefault(parts["field"], {})
+        if operator in ("$in", "$nin"):
+            on_field.setdefault(operator, []).append(value)
+        elif operator in on_field:
+            raise ConfigError(f"--filter {text!r}: {parts['field']} has a bound {parts['operator']} already")
+        else:
+            on_field[operator] = value
+    filters += [conditions] if conditions else []
+    return filters[0] if len(filters) == 1 else {"$and": filters} if filters else None
+
+
+def _json_filter(text: str) -> Filter:
+    try:
+        return dict(json.loads(text))
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"--filter {text!r}: not JSON: {error}") from None
+
+
+def _value(text: str) -> Scalar:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        return text
+    return value if isinstance(value, (str, int, float)) else text
+
+
+def _index(text: str) -> tuple[str, IndexType]:
+    """FIELD=TYPE, the type checked by ``CollectionOptions``."""
+    name, equals, kind = text.rpartition("=")
+    if not equals:
+        raise ConfigError(f"--index {text!r}: expected FIELD=TYPE, such as year=integer")
+    return name, cast(IndexType, kind)
 
 
 def _table(hits: list[Hit], weights: Weights) -> Table:

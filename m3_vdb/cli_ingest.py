@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Final
@@ -19,8 +19,9 @@ from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 from rich.text import Text
 
+from m3_vdb.cli_ray import ENGINES, Elsewhere, make_engine
 from m3_vdb.embedding_function import M3EmbeddingFunction
-from m3_vdb.errors import ConfigError, StoreError
+from m3_vdb.errors import ConfigError, EngineError, StoreError
 from m3_vdb.ingest import FORMATS, Corpus, Fields, IngestReport, Progress, Retry, ingest
 from m3_vdb.ingest.streams import STDIN
 from m3_vdb.stores import open_store
@@ -67,6 +68,20 @@ def ingest_command(
     again: Annotated[bool, typer.Option("--again", help="Also encode what is stored unchanged.")] = False,
     batch_documents: Annotated[int, typer.Option(help="Documents encoded together.")] = 256,
     attempts: Annotated[int, typer.Option(help="Requests to a failing store, the first included.")] = 10,
+    upload_workers: Annotated[
+        int | None, typer.Option(help="Batches stored at the same time. Default: 2 for a server, else 1.")
+    ] = None,
+    engine: Annotated[
+        str, typer.Option("--engine", help="threads (this machine) or ray (a cluster; needs the extra ray).")
+    ] = "threads",
+    ray_address: Annotated[
+        str | None, typer.Option(help="Cluster: auto or HOST:6379. Default: RAY_ADDRESS, or one on this machine.")
+    ] = None,
+    encoders: Annotated[int | None, typer.Option(help="Ray: how many. Default: by the cluster's GPUs or CPUs.")] = None,
+    encoder_cpus: Annotated[float, typer.Option(help="Ray: CPUs, and threads, of an encoder.")] = 1.0,
+    encoder_gpus: Annotated[
+        float | None, typer.Option(help="Ray: GPUs of an encoder. Default: 1 if there are.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The summary as one JSON object, the last line.")] = False,
 ) -> None:
     """Encode a corpus and store it; what is stored unchanged is left out. Bad rows are set aside (exit code 3)."""
@@ -80,10 +95,35 @@ def ingest_command(
     state = checkpoint or Path(f"{_name(store)}.ingest")
     letters = rejected or state.with_name(f"{state.name}.rejected.jsonl")
     _check_outputs(corpus, state, letters)
+    if engine not in ENGINES:
+        raise ConfigError(f"--engine {engine}: expected one of {', '.join(ENGINES)}")
     embed = M3EmbeddingFunction(
-        model, runtime=runtime, max_length=max_length, mcls_every=mcls_every, on_truncate="ignore"
+        model,
+        runtime=runtime,
+        max_length=max_length,
+        mcls_every=mcls_every,
+        on_truncate="ignore",
+        session=Elsewhere() if engine == "ray" else None,
     )
-    with open_store(store, identity=embed.identity) as opened, _stopping(state) as stop, _shown(rows) as tell:
+    with ExitStack() as open_here:
+        elsewhere = None
+        if engine == "ray":
+            made = make_engine(
+                embed,
+                store,
+                model=model,
+                runtime=runtime,
+                address=ray_address,
+                encoders=encoders,
+                cpus=encoder_cpus,
+                gpus=encoder_gpus,
+            )
+            elsewhere = open_here.enter_context(made)
+        opened = open_here.enter_context(open_store(store, identity=embed.identity))
+        if elsewhere is not None:
+            err.print(_who_writes(elsewhere.encoders, server=opened.is_server), markup=False, soft_wrap=True)
+        stop = open_here.enter_context(_stopping(state))
+        tell = open_here.enter_context(_shown(rows))
         report = ingest(
             rows,
             embed,
@@ -97,6 +137,8 @@ def ingest_command(
             resume=resume,
             ties={"store": store, "fields": repr(fields), "format": format},
             retry=Retry(attempts=attempts),
+            upload_workers=upload_workers,
+            engine=elsewhere,
             stop=stop,
         )
         held = opened.count()
@@ -107,6 +149,11 @@ def ingest_command(
         out.print_json(json.dumps(report.as_dict() | {"held": held, "store": store}), indent=None)
     if report.interrupted or report.rejected_count:
         raise typer.Exit(EXIT_INTERRUPTED if report.interrupted else EXIT_REJECTED)
+
+
+def _who_writes(encoders: int, *, server: bool) -> str:
+    who = "workers write to the server" if server else "a folder has one writer: the vectors come here to be stored"
+    return f"Ray: {encoders} encoders; {who}"
 
 
 def _how_to_resume(state: Path) -> str:
@@ -152,7 +199,7 @@ def _stopping(state: Path) -> Iterator[threading.Event]:
         before = {one: signal.signal(one, handle) for one in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
-    except (StoreError, OSError):
+    except (StoreError, EngineError, OSError):
         err.print(_how_to_resume(state), markup=False, soft_wrap=True)
         raise
     except KeyboardInterrupt:

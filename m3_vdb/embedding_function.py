@@ -134,6 +134,27 @@ class M3EmbeddingFunction:
         """Encode queries. M3 has no instruction or prefix: the same as ``encode_documents``."""
         return self._checked_encode(texts, dense, sparse, multi_vector)
 
+    def encode_tokens(
+        self, tokens: TokenBatch, *, dense: bool = True, sparse: bool = True, multi_vector: bool = True
+    ) -> M3Embeddings:
+        """The second half of ``encode_documents``, for pipelines that tokenize elsewhere, or at another time.
+
+        Args:
+            tokens: of n texts, from ``tokenizer.encode`` with this object's ``max_length`` and ``mcls_every``.
+                Truncation is for the caller to look at (``tokens.truncated``): there is neither warning nor error.
+            dense: compute the dense vectors.
+            sparse: compute the lexical weights.
+            multi_vector: compute the multi-vectors.
+
+        Returns:
+            Embeddings in the order of ``tokens``; parts not asked for are None.
+
+        Raises:
+            ModelOutputError: the model returned NaN or infinity for a text; ``index`` names it.
+            ConfigError: no part was asked for.
+        """
+        return self._encode(tokens, _outputs(dense, sparse, multi_vector))
+
     def __call__(self, texts: Sequence[str]) -> M3Embeddings:
         """All three parts of each text; ``encode_documents`` under the name that pymilvus.model users know."""
         return self._checked_encode(texts, True, True, True)
@@ -151,10 +172,7 @@ class M3EmbeddingFunction:
 
     def _checked_encode(self, texts: Sequence[str], dense: bool, sparse: bool, multi_vector: bool) -> M3Embeddings:
         """Called by every public name directly, so that a warning points at the line of the caller."""
-        wanted = {pooling.DENSE: dense, pooling.SPARSE: sparse, pooling.MULTI_VECTOR: multi_vector}
-        outputs = [name for name, want in wanted.items() if want]
-        if not outputs:
-            raise ConfigError("nothing to compute: ask for dense, sparse or multi_vector")
+        outputs = _outputs(dense, sparse, multi_vector)
         tokens = self.tokenizer.encode(texts, max_length=self.max_length, mcls_every=self.mcls_every)
         self._report_truncation(tokens)
         return self._encode(tokens, outputs)
@@ -190,6 +208,14 @@ class M3EmbeddingFunction:
         widths = {pooling.DENSE: (0, self.bundle.dense_dim), pooling.MULTI_VECTOR: (0, self.bundle.multi_vector_dim)}
         ids = np.zeros(0, np.int32) if name == pooling.SPARSE else None
         return pooling.Packed(np.zeros(widths.get(name, (0,)), np.float32), np.zeros(1, np.int64), ids)
+
+
+def _outputs(dense: bool, sparse: bool, multi_vector: bool) -> list[str]:
+    wanted = {pooling.DENSE: dense, pooling.SPARSE: sparse, pooling.MULTI_VECTOR: multi_vector}
+    outputs = [name for name, want in wanted.items() if want]
+    if not outputs:
+        raise ConfigError("nothing to compute: ask for dense, sparse or multi_vector")
+    return outputs
 
 
 def _check_finite(raw: Mapping[str, FloatArray], lengths: IntArray, rows: NDArray[np.intp]) -> None:

@@ -12,6 +12,7 @@ to these in one place each (session, stores); anything else that escapes is a bu
     ├── MissingExtraError (ImportError) an optional package is needed; the message is the install command
     ├── BundleError                     a model on disk is missing, incomplete or damaged
     ├── ModelOutputError                the model returned NaN or infinity; ``index`` names the text
+    ├── EngineError                     a cluster, or a worker of it, failed
     └── StoreError
         ├── StoreUrlError (ValueError)  the store URL cannot be understood
         ├── StoreConnectionError        the database did not answer
@@ -82,6 +83,10 @@ class ModelOutputError(M3Error):
     def __init__(self, message: str, *, index: int) -> None:
         super().__init__(message)
         self.index = index
+
+
+class EngineError(M3Error):
+    """A cluster that encodes failed as a whole, or a worker of it in a way that no document is to blame for."""
 
 
 class StoreError(M3Error):

@@ -3,6 +3,7 @@
 from m3_vdb.ingest.asynchronous import async_ingest
 from m3_vdb.ingest.corpus import FORMATS, Corpus
 from m3_vdb.ingest.pipeline import ingest
+from m3_vdb.ingest.ray_engine import RayEngine
 from m3_vdb.ingest.readers import read_jsonl
 from m3_vdb.ingest.report import EncoderTime, IngestReport, Progress
 from m3_vdb.ingest.retry import Retry
@@ -15,6 +16,7 @@ __all__ = [
     "Fields",
     "IngestReport",
     "Progress",
+    "RayEngine",
     "Rejected",
     "Retry",
     "Row",

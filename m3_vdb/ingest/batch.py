@@ -24,27 +24,48 @@ class Waiting:
     document: Document
 
 
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What became of a batch at the store.
+
+    Attributes:
+        ids: documents that were acknowledged, in the order of the batch.
+        tokens: tokens encoded for the batch.
+        padded_tokens: tokens computed for it, padding included.
+        truncated: documents among ``ids`` that were longer than the model's maximum.
+    """
+
+    ids: tuple[str, ...] = ()
+    tokens: int = 0
+    padded_tokens: int = 0
+    truncated: int = 0
+
+
 @dataclass(slots=True)
 class Batch:
     """Rows that travel together.
 
     Attributes:
         stop: rows of the corpus up to the end of this batch.
+        number: its place among the batches of this run, from 0.
         digest: of all these rows.
         waiting: rows to encode and store.
         rejected: (place, rejection) of the others.
         unchanged: ids that the store holds already.
         tokens: of the waiting rows, where the embedding function is ours.
         embeddings: of the waiting rows, once they are encoded.
+        stored: what the store said of them, once it has.
     """
 
     stop: int
+    number: int = 0
     digest: str = ""
     waiting: list[Waiting] = field(default_factory=list)
     rejected: list[tuple[int, Rejected]] = field(default_factory=list)
     unchanged: list[str] = field(default_factory=list)
     tokens: TokenBatch | None = None
     embeddings: M3Embeddings | None = None
+    stored: Stored | None = None
 
     def drop(self, index: int, kind: str, reason: str) -> None:
         """Reject a waiting row."""

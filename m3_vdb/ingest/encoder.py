@@ -11,7 +11,6 @@ from m3_vdb.ingest import rows as kinds
 from m3_vdb.ingest.batch import Batch, Item
 from m3_vdb.ingest.packed import without
 from m3_vdb.ingest.rows import Rejected, Row, words
-from m3_vdb.pooling import DENSE, MULTI_VECTOR, SPARSE
 
 
 class Encoder:
@@ -66,7 +65,7 @@ class Encoder:
                 if self._ours is None or batch.tokens is None:
                     batch.embeddings = self._embed.encode_documents(batch.texts)
                 else:  # encode_documents without its first half, which was done in another thread
-                    batch.embeddings = self._ours._encode(batch.tokens, [DENSE, SPARSE, MULTI_VECTOR])
+                    batch.embeddings = self._ours.encode_tokens(batch.tokens)
             except (InputError, ModelOutputError) as error:
                 kind = kinds.MODEL_OUTPUT if isinstance(error, ModelOutputError) else kinds.NOT_ENCODABLE
                 batch.drop(error.index, kind, words(error))

@@ -1,8 +1,9 @@
 """Documents → encoded → stored, in one pass and bounded memory. A bad document costs itself, never the run.
 
-One thread reads, one prepares (repeated ids, what is stored already, tokens), one encodes, one stores (``run``).
-Batches keep their order, so that one number says how far a run is: the first so many rows of the corpus are done, that
-is acknowledged by the store or written to the dead letters.
+One thread reads, one prepares (repeated ids, what is stored already, tokens), one encodes, one or more store (``run``).
+Batches are settled in order, so that one number says how far a run is: the first so many rows of the corpus are done,
+that is acknowledged by the store or written to the dead letters. Within a run no id is stored twice, so no two writers
+ever have versions of the same document.
 """
 
 from __future__ import annotations
@@ -14,19 +15,22 @@ from typing import Final
 
 from m3_vdb.errors import ConfigError
 from m3_vdb.index import Embedder
-from m3_vdb.ingest.batch import Item, cut
+from m3_vdb.ingest.batch import Batch, Item, cut
 from m3_vdb.ingest.dead_letters import DeadLetters
 from m3_vdb.ingest.encoder import Encoder
+from m3_vdb.ingest.engine import Engine
 from m3_vdb.ingest.ledger import Ledger
 from m3_vdb.ingest.prepare import Preparer
 from m3_vdb.ingest.report import IngestReport, Progress
 from m3_vdb.ingest.retry import Retry
 from m3_vdb.ingest.run import Run
-from m3_vdb.ingest.upload import Uploader
+from m3_vdb.ingest.settle import AHEAD, Settler
 from m3_vdb.stores.base import VectorStore
 
 BATCH_DOCUMENTS: Final = 256
 """Documents encoded together: enough for the packing to find neighbours of like length."""
+SERVER_UPLOADS: Final = 2
+"""Batches stored at the same time on a server: one travels while the other is worked on."""
 _DEFAULT_RETRY: Final = Retry()
 
 
@@ -45,6 +49,8 @@ def ingest(
     resume: bool = False,
     ties: Mapping[str, str] | None = None,
     retry: Retry = _DEFAULT_RETRY,
+    upload_workers: int | None = None,
+    engine: Engine | None = None,
     stop: threading.Event | None = None,
 ) -> IngestReport:
     """Encode and store documents.
@@ -66,6 +72,9 @@ def ingest(
         resume: go on from the checkpoint, if there is one. The corpus must be the same up to there.
         ties: what else must be the same then, name → value; the model and the encoding always must.
         retry: how often a failing store is asked again.
+        upload_workers: batches stored at the same time; None: two for a server, one for a store in this process.
+        engine: encodes elsewhere, and stores from there if the store is a server (``RayEngine``); ``embed`` is then
+            asked for identity and marks only. None encodes here.
         stop: when set, the run ends after the batches that are encoded, with a report that says ``interrupted``.
             Ctrl-C does the same and is raised again.
 
@@ -76,10 +85,15 @@ def ingest(
         StoreError: the database failed and asking again did not help; batches before it are stored.
         ConfigError: an argument is out of range, or the checkpoint belongs to another run.
         DocumentError: a row was rejected and the run is strict.
+        EngineError: the engine failed; batches before it are stored.
         OSError: checkpoint or dead letters cannot be written.
     """
     if batch_documents < 1:
         raise ConfigError(f"batch_documents must be at least 1, got {batch_documents}")
+    uploaders = upload_workers if upload_workers is not None else SERVER_UPLOADS if store.is_server else 1
+    if uploaders < 1:
+        raise ConfigError(f"upload_workers must be at least 1, got {uploaders}")
+    writers, uploaders = uploaders, uploaders if engine is None or not store.is_server else 1
     encoder = Encoder(embed)
     encoding = encoder.encoding if encoding is None else encoding
     known = {"model": embed.identity.fingerprint, "encoding": encoding, **(ties or {})}
@@ -88,7 +102,7 @@ def ingest(
     ledger = Ledger(checkpoint, ties=known, resume=resume)
     letters = None
     try:
-        run = Run(report, stop or threading.Event(), retry)
+        run = Run(report, stop or threading.Event(), retry, uploaders=uploaders)
         if ledger.settled.rows and not run.patience.call(lambda: _still_there(store, ledger)):
             ledger.restart()
             report.restarted = True
@@ -96,14 +110,19 @@ def ingest(
         report.rejections.update(ledger.settled.rejections)
         letters = DeadLetters(rejected, keep=ledger.settled.rejected_bytes)
         ask = skip_unchanged and run.patience.call(store.count) > 0
-        preparer = Preparer(encoder, store, ledger, run.patience, encoding=encoding, ask=ask)
-        uploader = Uploader(store, ledger, letters, run.patience, report, strict=strict)
+        tokenize = encoder.tokenize if engine is None else _leave
+        preparer = Preparer(tokenize, store, ledger, run.patience, encoding=encoding, ask=ask)
+        settler = Settler(ledger, letters, report, strict=strict, ahead=AHEAD if engine is None else engine.window)
         run.go(
             [
                 lambda: run.read(cut(items, documents=batch_documents, cost=encoder.cost)),
                 lambda: run.prepare(preparer, strict=strict),
-                lambda: run.encode(encoder),
-                lambda: run.upload(uploader),
+                lambda: (
+                    run.encode(encoder)
+                    if engine is None
+                    else run.encode_elsewhere(engine, store, settler, writers=writers)
+                ),
+                *[lambda: run.upload(store, settler)] * uploaders,
             ],
             progress,
         )
@@ -113,6 +132,10 @@ def ingest(
         if letters is not None:
             letters.close()
     return report
+
+
+def _leave(batch: Batch) -> None:
+    """Tokenizing is the engine's."""
 
 
 def _still_there(store: VectorStore, ledger: Ledger) -> bool:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from m3_vdb.errors import ConfigError, DocumentError
 from m3_vdb.ingest import rows as kinds
 from m3_vdb.ingest.batch import Batch, Item, Waiting
 from m3_vdb.ingest.content import chained, content_hash, marked, row_hash
-from m3_vdb.ingest.encoder import Encoder
 from m3_vdb.ingest.ledger import Ledger
 from m3_vdb.ingest.retry import Patience
 from m3_vdb.ingest.rows import Rejected, Row, reject, words
-from m3_vdb.stores._checks import check_documents
-from m3_vdb.stores.base import VectorStore
+from m3_vdb.stores import VectorStore, check_documents
 from m3_vdb.types import Document
 
 
@@ -21,7 +19,7 @@ class Preparer:
     """Turns rows into a batch: finds bad documents, repeated ids, and what the store holds already.
 
     Args:
-        encoder: tokenizes.
+        tokenize: the last step of preparing; may reject rows.
         store: asked what it holds.
         ledger: knows the ids of the corpus, and how many rows are done.
         patience: for the store.
@@ -30,15 +28,23 @@ class Preparer:
     """
 
     def __init__(
-        self, encoder: Encoder, store: VectorStore, ledger: Ledger, patience: Patience, *, encoding: str, ask: bool
+        self,
+        tokenize: Callable[[Batch], None],
+        store: VectorStore,
+        ledger: Ledger,
+        patience: Patience,
+        *,
+        encoding: str,
+        ask: bool,
     ) -> None:
-        self._encoder = encoder
+        self._tokenize = tokenize
         self._store = store
         self._ledger = ledger
         self._patience = patience
         self._encoding = encoding
         self._ask = ask
         self._place = 0
+        self._number = 0
         self._digest = b""
         self._done = ledger.settled.rows
         self._expected = ledger.settled.digest
@@ -54,7 +60,8 @@ class Preparer:
         fresh = [(place, item) for item in items if (place := self._next(item)) is not None]
         if not fresh:
             return None
-        batch = Batch(stop=self._place, digest=self._digest.hex())
+        batch = Batch(stop=self._place, number=self._number, digest=self._digest.hex())
+        self._number += 1
         for place, item in fresh:
             if isinstance(item, Rejected):
                 batch.rejected.append((place, item))
@@ -63,7 +70,7 @@ class Preparer:
         self._drop_repeated(batch)
         if self._ask:
             self._drop_unchanged(batch)
-        self._encoder.tokenize(batch)
+        self._tokenize(batch)
         return batch
 
     def finish(self) -> None:

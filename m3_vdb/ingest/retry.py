@@ -6,7 +6,7 @@ import random
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from m3_vdb.errors import ConfigError, StoreConnectionError, StoreError, StoreRequestError
 
@@ -42,6 +42,14 @@ class Retry:
         return retry_after(error) + random.uniform(0, min(self.longest, self.first * 2**failures))
 
 
+class Stop(Protocol):
+    """What ends waiting early; ``threading.Event`` is one."""
+
+    def wait(self, timeout: float) -> bool:
+        """Wait so many seconds, or less if the run is to end: then True."""
+        ...
+
+
 class Patience:
     """Runs requests, again and again while there is hope.
 
@@ -50,11 +58,16 @@ class Patience:
         stop: set when the run is to end: no more waiting.
     """
 
-    def __init__(self, retry: Retry, stop: threading.Event) -> None:
+    def __init__(self, retry: Retry, stop: Stop) -> None:
         self._retry = retry
         self._stop = stop
         self._lock = threading.Lock()
         self.retries = 0
+
+    def add(self, retries: int) -> None:
+        """Count requests that were made again elsewhere."""
+        with self._lock:
+            self.retries += retries
 
     def call(self, request: Callable[[], T]) -> T:
         """The request's result.
@@ -68,8 +81,7 @@ class Patience:
             except StoreError as error:
                 if not passes(error) or self._stop.wait(self._retry.pause(failures, error)):
                     raise
-            with self._lock:
-                self.retries += 1
+            self.add(1)
         return request()
 
 

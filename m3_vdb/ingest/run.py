@@ -1,4 +1,4 @@
-"""The four threads of a run: read → prepare → encode → store, joined by queues of two batches."""
+"""The threads of a run: read → prepare → encode → store, joined by queues of two batches; several may store."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from m3_vdb.errors import StoreError
 from m3_vdb.ingest.batch import Batch, Item
 from m3_vdb.ingest.channel import Channel
 from m3_vdb.ingest.encoder import Encoder
+from m3_vdb.ingest.engine import Engine, Spent, Work
 from m3_vdb.ingest.prepare import Preparer
 from m3_vdb.ingest.report import IngestReport, Progress
 from m3_vdb.ingest.retry import Patience, Retry, passes
-from m3_vdb.ingest.upload import Uploader, refuse
+from m3_vdb.ingest.settle import Settler, refuse
+from m3_vdb.ingest.upload import store_batch
+from m3_vdb.stores.base import VectorStore
 
 _QUEUED: Final = 2
 _TICK: Final = 0.1
@@ -28,10 +31,12 @@ class Run:
         report: times are written here.
         stop: the caller's wish to end.
         retry: for the store.
+        uploaders: threads that will store.
     """
 
-    def __init__(self, report: IngestReport, stop: threading.Event, retry: Retry) -> None:
+    def __init__(self, report: IngestReport, stop: threading.Event, retry: Retry, *, uploaders: int = 1) -> None:
         self._report = report
+        self._uploading = uploaders
         self._stop = stop
         self._halt = threading.Event()  # the caller's wish, or a failure
         self._failure: BaseException | None = None
@@ -42,6 +47,8 @@ class Run:
         self._encoded: Channel[Batch] = Channel(_QUEUED)
         self._told: Channel[Progress] = Channel(64)
         self._encoder_done = 0.0
+        self._spent: Spent | None = None
+        self._retry = retry
 
     def go(self, steps: list[Callable[[], None]], progress: Callable[[Progress], None] | None) -> None:
         """Run all steps until the corpus is done, the caller stops the run, or a step fails.
@@ -110,14 +117,43 @@ class Run:
             self._prepared.abandon()
             self._encoded.close()
 
-    def upload(self, uploader: Uploader) -> None:
-        """Fourth step. What is encoded is stored, also when the run is to end."""
+    def encode_elsewhere(self, engine: Engine, store: VectorStore, settler: Settler, *, writers: int) -> None:
+        """Third step, and the work of the fourth where a server can be written to from elsewhere."""
+        work = Work(
+            prepared=self._prepared,
+            encoded=self._encoded,
+            halt=self._halt,
+            identity=store.identity,
+            retry=self._retry,
+            writers=writers if store.is_server else 0,
+            settled=lambda: settler.settled,
+            retried=self.patience.add,
+        )
+        try:
+            self._spent = engine.encode(work)
+        finally:
+            self._encoder_done = time.perf_counter()
+            self._prepared.abandon()
+            self._encoded.close()
+
+    def upload(self, store: VectorStore, settler: Settler) -> None:
+        """Fourth step, in one thread or several. What is encoded is stored, also when the run is to end."""
+        done = False
         try:
             while (batch := self._encoded.get()) is not None:
-                self._told.put(uploader.upload(batch))
+                stored = batch.stored or store_batch(store, batch, self.patience)
+                batch.embeddings = None  # it may have to wait for an earlier one
+                settler.settle(batch, stored, self._told.put)
+            done = True
         finally:
-            self._encoded.abandon()
-            self._told.close()
+            if not done:
+                self._encoded.abandon()
+                settler.give_up()
+            with self._lock:
+                self._uploading -= 1
+                last = not self._uploading
+            if last:
+                self._told.close()
 
     def _guarded(self, step: Callable[[], None]) -> None:
         try:
@@ -159,4 +195,9 @@ class Run:
         self._report.seconds = ended - begun
         self._report.retries = self.patience.retries
         times.waiting_for_store = self._encoded.put_seconds + max(0.0, ended - (self._encoder_done or ended))
+        if self._spent is not None:
+            times.busy = min(self._spent.busy, self._report.seconds)
+            idle = self._report.seconds - times.busy
+            times.waiting_for_store += self._spent.storing
+            times.waiting_for_store = min(times.waiting_for_store, max(0.0, idle - self._spent.waiting_for_input))
         times.waiting_for_input = max(0.0, self._report.seconds - times.busy - times.waiting_for_store)

@@ -8,10 +8,11 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 from m3_vdb.errors import CollectionNotFoundError, MissingExtraError, StoreUrlError
+from m3_vdb.stores._checks import check_documents
 from m3_vdb.stores._folder import IDENTITY_FILE
 from m3_vdb.stores.base import VectorStore
 from m3_vdb.stores.identity import ModelIdentity
@@ -26,6 +27,7 @@ __all__ = [
     "MemoryStore",
     "ModelIdentity",
     "VectorStore",
+    "check_documents",
     "open_store",
 ]
 
@@ -95,22 +97,35 @@ def open_store(
     if urlsplit(url).scheme not in _SCHEMES:
         raise StoreUrlError(f"{url!r} names no store; expected {_FORMS}")
     server, collection = _server(url)
+    client_options = {
+        "url": server,
+        "api_key": api_key or os.environ.get(API_KEY_VARIABLE),
+        "prefer_grpc": prefer_grpc,
+        "grpc_port": grpc_port,
+        "timeout": timeout,
+        "check_compatibility": False,  # it would warn on a terminal; what matters is checked when a collection opens
+    }
+    return _open_server(client_options, collection, identity, create=create, exact=bool(exact), options=options)
+
+
+def _open_server(
+    client_options: dict[str, Any],
+    collection: str,
+    identity: ModelIdentity | None,
+    *,
+    create: bool,
+    exact: bool,
+    options: CollectionOptions,
+) -> VectorStore:
     try:
         from qdrant_client import QdrantClient  # noqa: PLC0415 - seconds to import, and optional
 
         from m3_vdb.stores.qdrant import QdrantStore  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise _missing(error, "a Qdrant server", extra="qdrant") from error
-    client = QdrantClient(
-        url=server,
-        api_key=api_key or os.environ.get(API_KEY_VARIABLE),
-        prefer_grpc=prefer_grpc,
-        grpc_port=grpc_port,
-        timeout=timeout,
-        check_compatibility=False,  # it would warn on a terminal; what matters is checked when the collection opens
-    )
+    client = QdrantClient(**client_options)
     try:
-        return QdrantStore(client, collection, identity=identity, create=create, exact=bool(exact), options=options)
+        return QdrantStore(client, collection, identity=identity, create=create, exact=exact, options=options)
     except BaseException:
         client.close()
         raise

@@ -30,6 +30,14 @@ _INT_RANGE: Final = range(-(2**63), 2**63)
 def check_documents(documents: Sequence[Document]) -> list[Document]:
     """Documents as a store may keep them: checked, with a payload that is a copy of plain JSON values.
 
+    Every store calls it in ``upsert``. Whoever wants to know before he encodes calls it too (``m3_vdb.stores`` has it).
+
+    Args:
+        documents: n documents; not changed.
+
+    Returns:
+        n documents, in the same order.
+
     Raises:
         DocumentError: an id is empty, a string cannot be written as UTF-8, or a payload is not JSON.
     """

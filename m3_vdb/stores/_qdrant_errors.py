@@ -9,12 +9,22 @@ from typing import Final
 
 import grpc  # type: ignore[import-untyped]  # its stubs are a package that would serve this file alone
 from pydantic import ValidationError
-from qdrant_client.common.client_exceptions import QdrantException
+from qdrant_client.common.client_exceptions import QdrantException, ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
-from m3_vdb.errors import StoreConnectionError, StoreRequestError
+from m3_vdb.errors import StoreConnectionError, StoreError, StoreRequestError
 
 _NO_ANSWER: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+_STATUS: Final = {
+    grpc.StatusCode.INVALID_ARGUMENT: 400,
+    grpc.StatusCode.UNAUTHENTICATED: 401,
+    grpc.StatusCode.PERMISSION_DENIED: 403,
+    grpc.StatusCode.NOT_FOUND: 404,
+    grpc.StatusCode.ALREADY_EXISTS: 409,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: 429,
+    grpc.StatusCode.INTERNAL: 500,
+}
+"""The status that the same refusal has over REST."""
 
 
 @contextmanager
@@ -24,6 +34,7 @@ def mapped_errors(where: str) -> Iterator[None]:
     Raises:
         StoreConnectionError: the server did not answer, or not in time.
         StoreRequestError: the server refused; its own words are in the message.
+        StoreError: the client is closed.
     """
     try:
         yield
@@ -32,14 +43,27 @@ def mapped_errors(where: str) -> Iterator[None]:
             raise StoreRequestError(f"{where}: the answer is not Qdrant's: {error.source}") from error
         raise StoreConnectionError(f"{where}: no answer ({error.source}); is the server running there?") from error
     except UnexpectedResponse as error:
-        raise StoreRequestError(f"{where}: the server refused: {error.status_code} {_words(error)}") from error
+        words = f"{where}: the server refused: {error.status_code} {_words(error)}"
+        raise StoreRequestError(words, status=error.status_code) from error
+    except ResourceExhaustedResponse as error:
+        words = f"{where}: the server refused: {error}"
+        raise StoreRequestError(words, status=429, retry_after=float(error.retry_after_s)) from error
     except QdrantException as error:
         raise StoreRequestError(f"{where}: the server refused: {error}") from error
     except grpc.RpcError as error:
-        code = error.code() if isinstance(error, grpc.Call) else None
-        if code in _NO_ANSWER:
-            raise StoreConnectionError(f"{where}: no answer ({code.name}); is the server running there?") from error
-        raise StoreRequestError(f"{where}: the server refused: {error}") from error
+        raise _from_grpc(error, where) from error
+    except RuntimeError as error:  # nothing narrower is raised for a closed client
+        if "closed" not in str(error):
+            raise
+        raise StoreError(f"{where} is closed; open it again") from error
+
+
+def _from_grpc(error: grpc.RpcError, where: str) -> StoreError:
+    code = error.code() if isinstance(error, grpc.Call) else None
+    if code in _NO_ANSWER:
+        return StoreConnectionError(f"{where}: no answer ({code.name}); is the server running there?")
+    words = error.details() if isinstance(error, grpc.Call) else None
+    return StoreRequestError(f"{where}: the server refused: {words or error}", status=_STATUS.get(code))
 
 
 def _words(error: UnexpectedResponse) -> str:

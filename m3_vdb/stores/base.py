@@ -43,6 +43,11 @@ class VectorStore(ABC):
     def identity(self) -> ModelIdentity:
         """The model whose vectors the collection holds."""
 
+    @property
+    def is_server(self) -> bool:
+        """Whether a server keeps the collection: requests at the same time gain time, and other machines may write."""
+        return False
+
     @abstractmethod
     def upsert(self, documents: Sequence[Document], embeddings: M3Embeddings) -> None:
         """Store documents with their vectors, replacing documents of the same id.

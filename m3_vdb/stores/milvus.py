@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Final
 
@@ -90,7 +91,8 @@ class MilvusStore(VectorStore):
         self._timeout = timeout
         self._path = path
         self._on_close = on_close
-        self._writing = threading.Lock()
+        # milvus-lite has no lock of its own for writers; a server has.
+        self._writing: AbstractContextManager[Any] = nullcontext() if path is None else threading.Lock()
         with mapped_errors(self._where):
             self._opened = open_collection(
                 client,
@@ -107,6 +109,11 @@ class MilvusStore(VectorStore):
     def identity(self) -> ModelIdentity:
         """The model whose vectors the collection holds."""
         return self._opened.identity
+
+    @property
+    def is_server(self) -> bool:
+        """Whether a server keeps it, not milvus-lite."""
+        return self._path is None
 
     @property
     def capabilities(self) -> MilvusCapabilities:
@@ -127,7 +134,6 @@ class MilvusStore(VectorStore):
             to_row(point, _filterable(point.payload["payload"]), struct=opened.struct, half=opened.half)
             for point in points
         )
-        # One writer at a time: milvus-lite has no lock of its own for this.
         with mapped_errors(self._where), self._writing:
             for batch in batches(rows, max_bytes=MAX_REQUEST_BYTES):
                 requests.client.upsert(self._collection, batch, timeout=self._timeout)

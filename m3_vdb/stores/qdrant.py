@@ -8,13 +8,12 @@ the three (``_plan.py``). Where the server does not allow that, other forms give
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from qdrant_client import QdrantClient, models
 
 from m3_vdb.errors import CollectionNotFoundError, ConfigError, StoreRequestError
-from m3_vdb.stores._plan import Plan, fuse_answers, make_plan, vectors_to_score
 from m3_vdb.stores._points import (
     ID_FIELD,
     batches,
@@ -26,7 +25,7 @@ from m3_vdb.stores._points import (
     read_id,
 )
 from m3_vdb.stores._qdrant_errors import mapped_errors
-from m3_vdb.stores._qdrant_requests import among, candidate_requests, fused, leaves, part_requests, to_point
+from m3_vdb.stores._qdrant_requests import to_point
 from m3_vdb.stores._qdrant_schema import (
     METADATA_KEY,
     QdrantCapabilities,
@@ -35,17 +34,16 @@ from m3_vdb.stores._qdrant_schema import (
     create_indexes,
     read_capabilities,
 )
+from m3_vdb.stores._qdrant_search import Found, Searcher
 from m3_vdb.stores.base import VectorStore
 from m3_vdb.stores.identity import ModelIdentity, open_identity
 from m3_vdb.stores.options import DEFAULT_OPTIONS, CollectionOptions
 from m3_vdb.stores.search import DENSE, MULTI_VECTOR, SPARSE, Search
-from m3_vdb.types import Document, Hit, M3Embedding, M3Embeddings, Scores
+from m3_vdb.types import Document, Hit, M3Embedding, M3Embeddings
 
 MAX_REQUEST_BYTES: Final = 8 * 1024 * 1024
 """Upserts are cut here, well below the 32 MiB that a Qdrant server takes by default (service.max_request_size_mb)."""
 _POLL_SECONDS: Final = 0.2
-_UNDERSAMPLED: Final = 128
-"""From this limit on, a server asks each of several shards for fewer hits than it might need."""
 
 
 class QdrantStore(VectorStore):
@@ -111,6 +109,12 @@ class QdrantStore(VectorStore):
         return self._identity
 
     @property
+    def is_server(self) -> bool:
+        """Whether a server keeps it, not qdrant-client's local mode."""
+        options = self._client.init_options
+        return options.get("path") is None and options.get("location") != ":memory:"
+
+    @property
     def _where(self) -> str:
         return f"Qdrant collection {self._collection!r}"
 
@@ -165,93 +169,16 @@ class QdrantStore(VectorStore):
 
     def _query(self, query: M3Embedding, search: Search, *, explain: bool) -> list[Hit]:
         found = self._search(query, search, explain=explain, payload=True)
-        return [Hit(read_document(payload), score, parts) for payload, score, parts in found]
+        return [Hit(read_document(hit.payload), hit.score, hit.parts) for hit in found]
 
     def _rank(self, query: M3Embedding, search: Search) -> list[tuple[str, float]]:
         found = self._search(query, search, explain=False, payload=[ID_FIELD])
-        return [(read_id(payload), score) for payload, score, _ in found]
+        return [(read_id(hit.payload), hit.score) for hit in found]
 
-    def _search(
-        self, query: M3Embedding, search: Search, *, explain: bool, payload: bool | list[str]
-    ) -> list[tuple[Mapping[str, Any], float, Scores | None]]:
-        """(payload, score, raw scores if asked for) of the hits, best first; see ``_qdrant_requests`` for the forms."""
-        plan, can = make_plan(query, search), self._capabilities
-        if not plan.branches:
-            return []
-        self._check_limit(plan)
-        found = leaves(query, plan, search, exact=self._exact)
-        in_steps = can.shards > 1
+    def _search(self, query: M3Embedding, search: Search, *, explain: bool, payload: bool | list[str]) -> list[Found]:
+        searcher = Searcher(self._client, self._collection, self._capabilities, self._exact)
         with mapped_errors(self._where):
-            ids = self._candidates(found) if in_steps else []
-            if in_steps and not ids:
-                return []
-            if can.may_be_exact and not explain and not (in_steps and search.fusion != "exact"):
-                if in_steps:
-                    plan, found = among(plan, ids)
-                request = fused(plan, found, query, search)
-                request.with_payload = payload
-                (points,) = self._batch([request])
-                return [(point.payload or {}, point.score, None) for point in points]
-            names = vectors_to_score(query, plan, explain=explain)
-            pieces = [ids[i : i + _UNDERSAMPLED - 1] for i in range(0, len(ids), _UNDERSAMPLED - 1)]
-            rounds = [among(plan, piece) for piece in pieces] if in_steps else [(plan, found)]
-            best = fuse_answers(query, self._answers(query, rounds, names), search)
-            payloads = self._payloads([name for name, _, _ in best], payload)
-        return [(payloads[name], total, parts if explain else None) for name, total, parts in best if name in payloads]
-
-    def _check_limit(self, plan: Plan) -> None:
-        """Raise ConfigError for more candidates than strict mode allows."""
-        largest = self._capabilities.max_limit
-        if largest is not None and max(plan.leaf_limit, plan.branch_limit) > largest:
-            lists = max(1, plan.branch_limit // plan.leaf_limit)
-            raise ConfigError(
-                f"{self._where} allows {largest} hits a request (strict mode), and this query needs "
-                f"{plan.branch_limit}: ask for at most {largest // lists} candidates"
-            )
-
-    def _candidates(self, found: list[models.Prefetch]) -> list[str]:
-        """Points that the leaves find over all shards, each once."""
-        answers = self._batch(candidate_requests(found, may_be_exact=self._capabilities.may_be_exact))
-        return list(dict.fromkeys(str(point.id) for points in answers for point in points))
-
-    def _answers(
-        self, query: M3Embedding, rounds: list[tuple[Plan, list[models.Prefetch]]], names: Sequence[str]
-    ) -> dict[str, dict[str, float]]:
-        """Vector → point → score, over all rounds."""
-        exact = self._capabilities.may_be_exact
-        requests = [
-            request
-            for plan, found in rounds
-            for request in part_requests(plan, found, query, names, may_be_exact=exact)
-        ]
-        answers: dict[str, dict[str, float]] = {name: {} for name in names}
-        for request, points in zip(requests, self._batch(requests), strict=True):
-            answers[str(request.using)].update((str(point.id), point.score) for point in points)
-        return answers
-
-    def _batch(self, requests: list[models.QueryRequest]) -> list[list[models.ScoredPoint]]:
-        """Answers to requests, in as few calls as the server allows."""
-        if len(requests) == 1:
-            (one,) = requests
-            given = {name: getattr(one, name) for name in ("prefetch", "query", "using", "limit", "offset")}
-            answer = self._client.query_points(
-                self._collection,
-                **given,
-                query_filter=one.filter,
-                search_params=one.params,
-                score_threshold=one.score_threshold,
-                with_payload=one.with_payload or False,
-            )
-            return [answer.points]
-        size = self._capabilities.max_batch or len(requests)
-        parts = [requests[i : i + size] for i in range(0, len(requests), size)]
-        return [answer.points for part in parts for answer in self._client.query_batch_points(self._collection, part)]
-
-    def _payloads(self, ids: Sequence[str], payload: bool | list[str]) -> dict[str, Mapping[str, Any]]:
-        if not ids:
-            return {}
-        records = self._client.retrieve(self._collection, list(ids), with_payload=payload)
-        return {str(record.id): record.payload or {} for record in records}
+            return searcher.search(query, search, explain=explain, payload=payload)
 
     def _scroll(self, batch: int) -> Iterator[tuple[list[Document], M3Embeddings]]:
         offset: Any = None

@@ -7,7 +7,6 @@ of the machine nothing is promised beyond the last flush (every 64 MiB, and ``cl
 
 from __future__ import annotations
 
-import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,15 +15,15 @@ from typing import Any, Final
 
 import qdrant_edge as edge
 
-from m3_vdb.errors import CollectionMismatchError, CollectionNotFoundError, M3Error, StoreError, StoreRequestError
+from m3_vdb.errors import CollectionNotFoundError, M3Error, StoreError, StoreRequestError
+from m3_vdb.stores._edge_folder import claim, load, make_indexes
 from m3_vdb.stores._edge_requests import fused, part_requests, to_point
-from m3_vdb.stores._edge_schema import OPTIONS, edge_config, index_operations
+from m3_vdb.stores._edge_schema import OPTIONS
 from m3_vdb.stores._folder import FolderLock, read_metadata, write_metadata
 from m3_vdb.stores._plan import Plan, fuse_answers, make_plan, vectors_to_score
 from m3_vdb.stores._points import (
     ID_FIELD,
     batches,
-    field_name,
     make_points,
     pack,
     point_id,
@@ -42,7 +41,6 @@ MAX_UPDATE_BYTES: Final = 16 * 1024 * 1024
 """Upserts are cut here (in JSON bytes, up to six times the stored size) so that a batch's Python lists stay small."""
 FLUSH_BYTES: Final = 64 * 1024 * 1024
 """Flush when the write-ahead log has grown by this much, or it keeps everything that was ever written."""
-_SHARD: Final = "shard"
 
 
 class QdrantEdgeStore(VectorStore):
@@ -85,7 +83,7 @@ class QdrantEdgeStore(VectorStore):
         if metadata is None:
             if identity is None or not create:
                 raise CollectionNotFoundError(f"there is no {self._where}: check the name, or ingest into it first")
-            _claim(self._folder, where=self._where)
+            claim(self._folder, where=self._where)
         lock = FolderLock(self._folder)
         try:
             if metadata is None:
@@ -97,8 +95,8 @@ class QdrantEdgeStore(VectorStore):
                 write_metadata(self._folder, metadata)
             self._identity = open_identity(identity, metadata, where=self._where)
             with _mapped_errors(self._where):
-                self._shard = _load(self._folder, self._identity, options)
-                self._integer_fields = _indexed(self._shard, options, create=create)
+                self._shard = load(self._folder, self._identity, options)
+                self._integer_fields = make_indexes(self._shard, options, create=create)
         except BaseException:
             lock.release()
             raise
@@ -247,44 +245,3 @@ def _mapped_errors(where: str) -> Iterator[None]:
         if type(error).__name__ != "PanicException":  # a Rust panic; it has no importable class
             raise
         raise StoreRequestError(f"{where}: the engine failed inside (panic): {error}") from error
-
-
-def _claim(folder: Path, *, where: str) -> None:
-    """Make the folder, or take an empty one.
-
-    Raises:
-        CollectionMismatchError: the path is a file, or a folder with something else in it.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise CollectionMismatchError(f"{folder} is a file; a collection needs a folder of its own")
-    folder.mkdir(parents=True, exist_ok=True)
-    foreign = [entry.name for entry in folder.iterdir() if not entry.name.startswith("m3.")]
-    if foreign:
-        raise CollectionMismatchError(
-            f"{folder} has no m3.json but holds {', '.join(sorted(foreign)[:3])}, so it is no {where}: give an empty "
-            f"or new folder"
-        )
-
-
-def _load(folder: Path, identity: ModelIdentity, options: CollectionOptions) -> edge.EdgeShard:
-    shard = folder / _SHARD
-    if not shard.exists():
-        # Made aside and renamed, so that a process killed in the middle leaves nothing that looks like a shard.
-        fresh = folder / f"{_SHARD}.new"
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir()
-        edge.EdgeShard.create(str(fresh), edge_config(identity, options)).close()
-        fresh.rename(shard)
-    return edge.EdgeShard.load(str(shard))
-
-
-def _indexed(shard: edge.EdgeShard, options: CollectionOptions, *, create: bool) -> frozenset[str]:
-    """Make the payload indexes that are missing; the fields that are indexed as integers."""
-    names = {field_name(path): index.data_type for path, index in shard.info().payload_schema.items()}
-    present = frozenset(name for name in names if name is not None)
-    integers = {name for name in present if names[name] == edge.PayloadSchemaType.Integer}
-    if create:
-        for operation in index_operations(options, present):
-            shard.update(operation)
-        integers |= {n for n, kind in options.payload_indexes.items() if kind == "integer" and n not in present}
-    return frozenset(integers)

@@ -197,7 +197,8 @@ def test_failures_at_random_points_and_resuming_until_it_is_done(
         left = rng.randrange(1, 90)
         files = {"checkpoint": tmp_path / "checkpoint", "rejected": tmp_path / "rejected.jsonl"}
         try:
-            ingest(MANY, Fragile(), store, batch_documents=7, resume=True, retry=Retry(attempts=1), **files)
+            options = {"batch_documents": 7, "retry": Retry(attempts=1), "upload_workers": 1 + seed % 3}
+            ingest(MANY, Fragile(), store, resume=True, **options, **files)
             break
         except (_BrokenError, OSError, StoreError):
             pass

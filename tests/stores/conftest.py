@@ -35,6 +35,7 @@ BACKENDS = [
     "rest",
     "rest-strict",
     "rest-shards",
+    "grpc",
     "edge",
     "milvus-lite",
     "milvus-lite-server",
@@ -69,6 +70,13 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]
         url = f"qdrant://{stub.address}/notes"
         yield Backend(request.param, lambda identity: open_store(url, identity=identity))
         stub.close()
+    elif request.param == "grpc":
+        from tests.stores._grpc_stub import GrpcStub
+
+        server = GrpcStub()
+        over_grpc = {"prefer_grpc": True, "grpc_port": server.port}
+        yield Backend("grpc", lambda identity: open_store("qdrant://127.0.0.1:1/notes", identity=identity, **over_grpc))
+        server.close()
     else:
         from qdrant_client import QdrantClient
 

@@ -115,14 +115,16 @@ def engine(request, tmp_path_factory):
 
 @pytest.mark.parametrize("condition", CONDITIONS.values(), ids=CONDITIONS)
 @pytest.mark.parametrize("preset", PRESET_NAMES)
-def test_every_engine_equals_the_oracle_on_many_documents(engine, oracle, preset, condition, record_property):
+def test_every_engine_equals_the_oracle_on_many_documents(request, engine, oracle, preset, condition, record_property):
+    tie = 5e-5 if "half" in request.node.name else 1e-6
     args = {"weights": PRESETS[preset], "filter": condition}
     worst, times = 0.0, []
     for query in make_queries(QUERIES):
         begin = time.perf_counter()
         hits = engine.query(query, limit=50, **args)
         times.append(time.perf_counter() - begin)
-        worst = max(worst, assert_same_hits(hits, oracle.query(query, limit=60, **args), limit=50))
+        truth = oracle.query(query, limit=60, **args)
+        worst = max(worst, assert_same_hits(hits, truth, limit=50, tie=tie))
     record_property("max_relative_error", worst)
     record_property("fastest_query_ms", 1000 * min(times))
 
@@ -132,7 +134,8 @@ def test_to_explain_changes_no_score(engine, fusion):
     for query in make_queries(5):
         args = {"limit": 30, "filter": CONDITIONS["filtered"], "fusion": fusion}
         plain, explained = engine.query(query, **args), engine.query(query, explain=True, **args)
-        assert [hit.score for hit in explained] == pytest.approx([hit.score for hit in plain], rel=1e-6)
+        close = 1e-5 if fusion == "dbsf" else 1e-6  # the engine normalises in float32
+        assert [hit.score for hit in explained] == pytest.approx([hit.score for hit in plain], rel=close)
         if fusion == "exact":
             assert {h.document.id: h.score for h in explained} == pytest.approx(
                 {h.document.id: h.score for h in plain}, rel=1e-6
@@ -141,11 +144,12 @@ def test_to_explain_changes_no_score(engine, fusion):
                 assert hit.score == pytest.approx(hybrid_score(hit.parts, Weights()), rel=1e-6)
 
 
-def test_every_engine_equals_the_oracle_after_optimize(engine, oracle):
+def test_every_engine_equals_the_oracle_after_optimize(request, engine, oracle):
     """It changes the shared collection. The HNSW graph may lose candidates, never spoil a score."""
     engine.optimize()
+    tie = 5e-5 if "half" in request.node.name else 1e-6
     for query in make_queries(5):
-        assert_same_hits(engine.query(query, limit=50), oracle.query(query, limit=60), limit=50)
+        assert_same_hits(engine.query(query, limit=50), oracle.query(query, limit=60), limit=50, tie=tie)
 
 
 @pytest.mark.parametrize("preset", PRESET_NAMES)

@@ -367,25 +367,26 @@ def _validation_error():
 
 
 @pytest.mark.parametrize(
-    ("raised", "expected", "message"),
+    ("raised", "expected", "message", "status"),
     [
-        (ResponseHandlingException(httpx.ConnectError("refused")), StoreConnectionError, "refused"),
-        (ResponseHandlingException(httpx.ReadTimeout("timed out")), StoreConnectionError, "timed out"),
-        (ResponseHandlingException(_validation_error()), StoreRequestError, "not Qdrant's"),
-        (UnexpectedResponse(401, "", b"Must provide an API key", httpx.Headers()), StoreRequestError, "API key"),
-        (UnexpectedResponse(502, "", b"<html>", httpx.Headers()), StoreRequestError, "502"),
-        (ResourceExhaustedResponse("too many", 3), StoreRequestError, "too many"),
-        (_Call(grpc.StatusCode.UNAVAILABLE), StoreConnectionError, "UNAVAILABLE"),
-        (_Call(grpc.StatusCode.DEADLINE_EXCEEDED), StoreConnectionError, "DEADLINE"),
-        (_Call(grpc.StatusCode.INVALID_ARGUMENT), StoreRequestError, "refused"),
+        (ResponseHandlingException(httpx.ConnectError("refused")), StoreConnectionError, "refused", None),
+        (ResponseHandlingException(httpx.ReadTimeout("timed out")), StoreConnectionError, "timed out", None),
+        (ResponseHandlingException(_validation_error()), StoreRequestError, "not Qdrant's", None),
+        (UnexpectedResponse(401, "", b"Must provide an API key", httpx.Headers()), StoreRequestError, "API key", 401),
+        (UnexpectedResponse(502, "", b"<html>", httpx.Headers()), StoreRequestError, "502", 502),
+        (ResourceExhaustedResponse("too many", 3), StoreRequestError, "too many", 429),
+        (_Call(grpc.StatusCode.UNAVAILABLE), StoreConnectionError, "UNAVAILABLE", None),
+        (_Call(grpc.StatusCode.DEADLINE_EXCEEDED), StoreConnectionError, "DEADLINE", None),
+        (_Call(grpc.StatusCode.INVALID_ARGUMENT), StoreRequestError, "refused", 400),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
 )
-def test_the_map_of_errors(raised, expected, message):
+def test_the_map_of_errors(raised, expected, message, status):
     with pytest.raises(expected, match=message) as caught, mapped_errors("Qdrant collection 'c'"):
         raise raised
     assert "Qdrant collection 'c'" in str(caught.value)
     assert caught.value.__cause__ is raised
+    assert getattr(caught.value, "status", None) == status
 
 
 def test_the_map_knows_every_error_of_the_client():
@@ -407,6 +408,17 @@ def test_the_map_knows_every_error_of_the_client():
         if isinstance(value, type) and issubclass(value, Exception)
     }
     assert found == known
+
+
+def test_a_refusal_may_say_when_to_ask_again():
+    with pytest.raises(StoreRequestError) as caught, mapped_errors("c"):
+        raise ResourceExhaustedResponse("too many", 3)
+    assert caught.value.retry_after == 3
+
+
+def test_other_runtime_errors_are_not_ours():
+    with pytest.raises(RuntimeError, match="a bug"), mapped_errors("c"):
+        raise RuntimeError("a bug")
 
 
 def test_bodies_are_strict_json(stub, store):

@@ -1,0 +1,29 @@
+"""A Qdrant server: ``docker compose up -d qdrant``, then ``python examples/qdrant_docker.py``.
+
+``QDRANT_URL`` names another server (``qdrant+https://…`` for TLS), ``QDRANT_API_KEY`` holds its key.
+"""
+
+import os
+
+from m3_vdb import PRESETS, Document, HybridIndex, M3EmbeddingFunction, open_store
+from m3_vdb.stores import CollectionOptions
+from m3_vdb.stores.qdrant import QdrantStore
+
+url = os.environ.get("QDRANT_URL", "qdrant://localhost:6333")
+embed = M3EmbeddingFunction()
+options = CollectionOptions(storage="half", indexes={"words": "integer"}, tenant="kind", shard_number=2)
+store = open_store(f"{url}/m3_vdb_example", identity=embed.identity, options=options)
+assert isinstance(store, QdrantStore)
+print(store.capabilities)
+with HybridIndex(embed, store) as index:
+    index.add(
+        [
+            Document("a", "Dense vectors find what means the same.", payload={"kind": "dense", "words": 7}),
+            Document("b", "Sparse vectors find the same words.", payload={"kind": "sparse", "words": 6}),
+            Document("c", "Multi-vectors compare word by word.", payload={"kind": "multi_vector", "words": 5}),
+        ]
+    )
+    for hit in index.query("Which vectors match exact words?", weights=PRESETS["default"], explain=True):
+        print(f"{hit.score:.3f}  {hit.document.text}  {hit.parts}")
+    for hit in index.query("exact words", filter={"kind": {"$ne": "sparse"}, "words": {"$lt": 7}}):
+        print(f"{hit.score:.3f}  {hit.document.text}")

@@ -1,0 +1,95 @@
+"""``m3-vdb ingest --engine ray``: from options to an engine, and a stand-in for the model that no driver opens."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from m3_vdb.embedding_function import M3EmbeddingFunction
+from m3_vdb.errors import EngineError
+from m3_vdb.ingest.ray_engine import RayEngine
+from m3_vdb.stores import API_KEY_VARIABLE, VectorStore, open_store
+from m3_vdb.stores.identity import ModelIdentity
+from m3_vdb.types import FloatArray
+
+ENGINES: Final = ("threads", "ray")
+_MILVUS: Final = "milvus"
+_MILVUS_VARIABLE: Final = "MILVUS_TOKEN"
+
+
+class Elsewhere:
+    """The driver's session: there is none. The driver needs the bundle's identity and limits, and no model."""
+
+    description = "encoded on Ray"
+
+    def run(
+        self, outputs: Sequence[str], input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]
+    ) -> Mapping[str, FloatArray]:
+        """Not here.
+
+        Raises:
+            EngineError: always.
+        """
+        raise EngineError("the driver of a Ray job has no model open; the encoders have")
+
+
+@dataclass(frozen=True, slots=True)
+class Opener:
+    """Opens a server's collection on a worker, whose environment need not have the key.
+
+    Attributes:
+        url: of the collection.
+        identity: the model's.
+        key: the driver's; shown nowhere.
+    """
+
+    url: str
+    identity: ModelIdentity
+    key: str | None = field(repr=False)
+
+    def __call__(self) -> VectorStore:
+        """The open collection."""
+        return open_store(self.url, identity=self.identity, create=False, api_key=self.key)
+
+
+def make_engine(
+    embed: M3EmbeddingFunction,
+    store: str,
+    *,
+    model: str | None,
+    runtime: str,
+    address: str | None,
+    encoders: int | None,
+    cpus: float,
+    gpus: float | None,
+) -> RayEngine:
+    """An engine for the same model, with the same limits, as the driver's.
+
+    Args:
+        embed: the driver's.
+        store: URL.
+        model: bundle or hub id, as every worker finds it.
+        runtime: of the encoders.
+        address: of the cluster.
+        encoders: how many.
+        cpus: of each; also the threads of its forward passes.
+        gpus: of each.
+    """
+    make: Callable[[], M3EmbeddingFunction] = partial(
+        M3EmbeddingFunction,
+        model,
+        runtime=runtime,
+        threads=max(1, int(cpus)),
+        max_length=embed.max_length,
+        mcls_every=embed.mcls_every,
+        on_truncate="ignore",
+    )
+    variable = _MILVUS_VARIABLE if store.startswith(_MILVUS) else API_KEY_VARIABLE
+    opener = Opener(store, embed.identity, os.environ.get(variable))
+    return RayEngine(make, open_store=opener, address=address, encoders=encoders, cpus=cpus, gpus=gpus)

@@ -1,0 +1,104 @@
+"""A Ray cluster for the time of an ingest: joined, or begun on this machine, without dashboard and usage statistics."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Final
+
+from m3_vdb.errors import ConfigError, EngineError, MissingExtraError
+
+ADDRESS_VARIABLE: Final = "RAY_ADDRESS"
+_LOGGERS: Final = ("ray", "ray.data")
+
+
+@contextmanager
+def connected(address: str | None, *, cpus: int | None = None) -> Iterator[dict[str, float]]:
+    """Ray, connected; the resources of the cluster. A connection that was there before is used, and left.
+
+    Args:
+        address: of a cluster ("auto", "HOST:6379"); None: what ``RAY_ADDRESS`` names, else one is begun here.
+        cpus: of a cluster that is begun here; None: as many as the machine has.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+        EngineError: there is no cluster at the address, or none can be begun.
+    """
+    try:
+        import ray  # noqa: PLC0415 - seconds to import, and optional
+        import ray.data  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("engine ray", extra="ray") from error
+    with _quiet():
+        if ray.is_initialized():
+            yield ray.cluster_resources()
+            return
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else it warns, on stderr, about what Ray Data does
+        where = address or os.environ.get(ADDRESS_VARIABLE)
+        try:
+            if where is None:
+                _be_private()
+                ray.init(
+                    "local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
+                )
+            else:
+                ray.init(where, log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            raise EngineError(f"no Ray cluster at {where or 'this machine'}: {first_line(error)}") from error
+        try:
+            yield ray.cluster_resources()
+        finally:
+            ray.shutdown()
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of Ray says, which may be pages of traces: the kind, and the last line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1] if lines else ''}"
+
+
+def check_resources(there: Mapping[str, float], *, encoders: int, cpus: float, gpus: float, writer_cpus: float) -> None:
+    """Check that a job can begin: Ray would wait for ever.
+
+    Args:
+        there: the cluster's resources.
+        encoders: how many.
+        cpus: of each.
+        gpus: of each.
+        writer_cpus: of all writers.
+
+    Raises:
+        ConfigError: the cluster is too small.
+    """
+    for name, needed in (("CPU", encoders * cpus + writer_cpus), ("GPU", encoders * gpus)):
+        if needed > there.get(name, 0.0):
+            raise ConfigError(
+                f"{encoders} encoders of {cpus:g} CPUs and {gpus:g} GPUs, and writers of {writer_cpus:g} CPUs, need "
+                f"{needed:g} {name}s, and the cluster has {there.get(name, 0.0):g}: ask for fewer or smaller encoders, "
+                f"or add machines first"
+            )
+
+
+def _be_private() -> None:
+    """Settings of a cluster that is begun here: nothing is reported, and no token is written into the home folder.
+
+    They stay for the life of the process: Ray keeps the token that it saw first.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Ray's own progress and notes off: the summary says what happened."""
+    before = {name: logging.getLogger(name).level for name in _LOGGERS}
+    for name in _LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)

@@ -1,0 +1,59 @@
+"""The folder of an embedded collection: taken, made, opened."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Final
+
+import qdrant_edge as edge
+
+from m3_vdb.errors import CollectionMismatchError
+from m3_vdb.stores._edge_schema import edge_config, index_operations
+from m3_vdb.stores._points import field_name
+from m3_vdb.stores.identity import ModelIdentity
+from m3_vdb.stores.options import CollectionOptions
+
+_SHARD: Final = "shard"
+
+
+def claim(folder: Path, *, where: str) -> None:
+    """Make the folder, or take an empty one.
+
+    Raises:
+        CollectionMismatchError: the path is a file, or a folder with something else in it.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise CollectionMismatchError(f"{folder} is a file; a collection needs a folder of its own")
+    folder.mkdir(parents=True, exist_ok=True)
+    foreign = [entry.name for entry in folder.iterdir() if not entry.name.startswith("m3.")]
+    if foreign:
+        raise CollectionMismatchError(
+            f"{folder} has no m3.json but holds {', '.join(sorted(foreign)[:3])}, so it is no {where}: give an empty "
+            f"or new folder"
+        )
+
+
+def load(folder: Path, identity: ModelIdentity, options: CollectionOptions) -> edge.EdgeShard:
+    """Open the engine, after making its files if there are none."""
+    shard = folder / _SHARD
+    if not shard.exists():
+        # Made aside and renamed, so that a process killed in the middle leaves nothing that looks like a shard.
+        fresh = folder / f"{_SHARD}.new"
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir()
+        edge.EdgeShard.create(str(fresh), edge_config(identity, options)).close()
+        fresh.rename(shard)
+    return edge.EdgeShard.load(str(shard))
+
+
+def make_indexes(shard: edge.EdgeShard, options: CollectionOptions, *, create: bool) -> frozenset[str]:
+    """Make the payload indexes that are missing; the fields that are indexed as integers."""
+    names = {field_name(path): index.data_type for path, index in shard.info().payload_schema.items()}
+    present = frozenset(name for name in names if name is not None)
+    integers = {name for name in present if names[name] == edge.PayloadSchemaType.Integer}
+    if create:
+        for operation in index_operations(options, present):
+            shard.update(operation)
+        integers |= {n for n, kind in options.payload_indexes.items() if kind == "integer" and n not in present}
+    return frozenset(integers)

@@ -1,0 +1,321 @@
+"""``RayEngine`` on a cluster of two machines (raylets): what it leaves is what a run without it leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from m3_vdb import Document
+from m3_vdb.cli import app
+from m3_vdb.errors import BundleError, ConfigError, EngineError, StoreConnectionError, StoreRequestError
+from m3_vdb.ingest import Corpus, Progress, Retry, ingest, ray_engine
+from m3_vdb.ingest.ray_cluster import check_resources, connected
+from m3_vdb.ingest.ray_engine import RayEngine
+from m3_vdb.stores import MemoryStore, VectorStore, open_store
+from m3_vdb.stores.qdrant_edge import QdrantEdgeStore
+from tests.ingest._fakes import IDENTITY, Faulty, HashEmbed, documents
+from tests.ingest._ray_fakes import Encoding, run
+from tests.stores._rest_stub import RestStub
+
+COUNT = 120
+REJECTIONS = {"not JSON": 1, "duplicate id": 1, "model output": 1, "not storable": 1, "no id": 1}
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    """Address of a cluster of several workers; this process is connected to it."""
+    import ray
+
+    with connected(None, cpus=4):
+        yield ray.get_runtime_context().gcs_address
+
+
+@pytest.fixture
+def server() -> Iterator[RestStub]:
+    stub = RestStub()
+    yield stub
+    stub.close()
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    lines = [json.dumps({"id": f"d{i}", "text": f"text {i}" + " die" * (i == 30), "n": i}) for i in range(COUNT)]
+    for at, bad in ((5, "not json"), (47, '{"id": "d3", "text": "again"}'), (48, '{"id": "p", "text": "poison"}')):
+        lines.insert(at, bad)
+    path = tmp_path / "corpus.jsonl"
+    path.write_text("\n".join([*lines, '{"id": "q", "text": "nan"}', '{"text": "no id"}']) + "\n")
+    return path
+
+
+def content(store: VectorStore) -> dict[str, object]:
+    found = {}
+    for some, embeddings in store.scroll():
+        for document, one in zip(some, embeddings, strict=True):
+            vectors = one.dense.tolist(), one.sparse.as_dict(), one.multi_vector.tolist()
+            assert document.id not in found
+            found[document.id] = document, vectors
+    return found
+
+
+def undisturbed(corpus: Path, folder: Path) -> tuple[dict[str, object], list[str]]:
+    """What a run without Ray leaves."""
+    folder.mkdir()
+    stub = RestStub()
+    with open_store(f"qdrant://{stub.address}/one", identity=IDENTITY) as store:
+        ingest(Corpus([corpus]), HashEmbed(), store, batch_documents=6, rejected=folder / "rejected.jsonl")
+        left = content(store), (folder / "rejected.jsonl").read_text().splitlines()
+    stub.close()
+    return left
+
+
+def left(url: str, folder: Path) -> tuple[dict[str, object], list[str]]:
+    with open_store(url, identity=IDENTITY) as store:
+        return content(store), (folder / "rejected.jsonl").read_text().splitlines()
+
+
+def test_encoder_driver_and_writer_are_killed_one_after_the_other(
+    cluster: str, server: RestStub, corpus: Path, tmp_path: Path
+) -> None:
+    """kill -9 of an encoder in the first run, then of the driver; in the resumed run of a writer."""
+    folder, url = tmp_path / "run", f"qdrant://{server.address}/notes"
+    folder.mkdir()
+    command = [sys.executable, "-m", "tests.ingest._ray_fakes", str(corpus), str(folder), url, cluster, "60"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert (folder / "encoder-died").exists()
+    assert not (folder / "writer-died").exists()
+    assert len(list(folder.glob("encoder-[0-9]*"))) >= 3  # two, and one more instead of the dead
+    report = run(corpus, folder, url)
+    assert (folder / "writer-died").exists()
+    assert len(list(folder.glob("writer-[0-9]*"))) >= 3
+    assert report.resumed >= 60
+    assert 0 < report.documents <= COUNT - 57
+    assert report.rejections == REJECTIONS
+    assert left(url, folder) == undisturbed(corpus, tmp_path / "other")
+    assert not (folder / "checkpoint").exists()
+
+
+def descendants(title: str) -> list[int]:
+    """Processes of this name that this process began."""
+    found, parents = [], {}
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            pid, name = int(path.name), (path / "cmdline").read_bytes().decode(errors="replace")
+            parents[pid] = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+        except (OSError, ValueError):
+            continue
+        if name.startswith(title):
+            found.append(pid)
+
+    def ours(pid: int) -> bool:
+        return pid == os.getpid() or (pid in parents and ours(parents[pid]))
+
+    return [pid for pid in found if ours(pid)]
+
+
+def test_a_folder_is_written_by_the_driver_alone_through_a_stop_and_the_loss_of_feed_and_reader(
+    cluster: str, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    feeds = []
+    make = ray_engine._Job.__init__
+    monkeypatch.setattr(
+        ray_engine._Job,
+        "__init__",
+        lambda job, work, feed, window: (feeds.append(feed), make(job, work, feed, window))[1],
+    )
+    (tmp_path / "encoder-died").touch()
+    files = {"checkpoint": tmp_path / "checkpoint", "rejected": tmp_path / "rejected.jsonl"}
+    stop = threading.Event()
+    lost = []
+
+    def stopping(state: Progress) -> None:
+        if state.rows > 20:
+            stop.set()
+
+    def losing(state: Progress) -> None:
+        if state.rows > 60 and not lost:
+            lost.extend(descendants("ray::ReadCorpus"))
+            for pid in lost:
+                os.kill(pid, signal.SIGKILL)
+            ray.kill(feeds[-1], no_restart=False)
+
+    with (
+        QdrantEdgeStore(tmp_path / "x.qdrant", identity=IDENTITY) as store,
+        RayEngine(partial(Encoding, tmp_path, seconds=0.03), encoders=2) as engine,
+    ):
+        options = {"engine": engine, "batch_documents": 3, **files}
+        assert ingest(Corpus([corpus]), HashEmbed(), store, stop=stop, progress=stopping, **options).interrupted
+        begun = store.count()
+        assert 15 < begun < COUNT
+        report = ingest(Corpus([corpus]), HashEmbed(), store, resume=True, progress=losing, **options)
+        assert lost
+        assert report.resumed > 15
+        assert (report.documents, report.unchanged) == (COUNT - begun, 0)
+        assert report.rejections == REJECTIONS
+        assert content(store) == undisturbed(corpus, tmp_path / "other")[0]
+
+
+def no_model() -> HashEmbed:
+    raise BundleError("no bundle at /models/m3")
+
+
+def test_failures_are_told_as_they_are_without_ray(cluster: str) -> None:
+    away = partial(open_store, "qdrant://127.0.0.1:1/notes", identity=IDENTITY)
+    items = documents(20)
+
+    class Served(MemoryStore):
+        is_server = True
+
+    def attempt(engine: RayEngine) -> None:
+        with engine:
+            ingest(
+                items, HashEmbed(), Served(IDENTITY), engine=engine, retry=Retry(attempts=2, first=0), batch_documents=5
+            )
+
+    with pytest.raises(StoreConnectionError):
+        attempt(RayEngine(HashEmbed, open_store=away, encoders=1))
+    with pytest.raises(ConfigError, match="need 51 CPUs, and the cluster has 4"):
+        attempt(RayEngine(HashEmbed, open_store=away, encoders=50))
+    with pytest.raises(ConfigError, match="need 1 GPUs, and the cluster has 0"):
+        attempt(RayEngine(HashEmbed, encoders=1, gpus=1))
+    held = Served(IDENTITY)
+    held.upsert(items, HashEmbed().encode_documents([one.content for one in items]))
+    with RayEngine(no_model, open_store=away, encoders=1) as engine:  # nothing to encode, and no worker is begun
+        assert ingest(items, HashEmbed(), held, engine=engine).unchanged == 20
+    with pytest.raises(EngineError, match="not connected"):
+        ingest(items, HashEmbed(), MemoryStore(IDENTITY), engine=RayEngine(HashEmbed, encoders=1))
+    with pytest.raises(ConfigError, match="expected one encoder or more"):
+        RayEngine(HashEmbed, encoders=0)
+
+
+def test_what_fits() -> None:
+    check_resources({"CPU": 4.0}, encoders=3, cpus=1, gpus=0, writer_cpus=1)
+    with pytest.raises(ConfigError, match="add machines first"):
+        check_resources({"CPU": 4.0}, encoders=3, cpus=1, gpus=0, writer_cpus=1.5)
+
+
+def test_a_feed_gives_the_same_for_the_same_number_and_waits_for_what_is_not_there() -> None:
+    pytest.importorskip("ray")
+    from m3_vdb.ingest.ray_feed import GONE, Feed
+
+    async def play() -> None:
+        feed = Feed()
+        waiting = asyncio.ensure_future(feed.take(1))
+        assert await feed.sync({0: b"a"}, 0, None, False) == await feed.sync({}, 0, None, False)
+        assert [await feed.take(0), await feed.take(0)] == [b"a", b"a"]
+        assert not waiting.done()
+        await feed.sync({1: b"b", 2: b"c"}, 1, None, False)
+        assert await waiting == b"b"
+        assert await feed.take(0) == GONE
+        last = asyncio.ensure_future(feed.take(3))
+        await feed.sync({}, 2, 3, False)
+        assert await last is None
+        assert await feed.take(2) == b"c"
+        assert not await feed.halted()
+        await feed.sync({}, 2, 3, True)
+        assert await feed.halted()
+        assert await feed.take(2) is None
+
+    asyncio.run(play())
+
+
+def test_the_command_line(cluster: str, server: RestStub, tiny_bundle: Path, tmp_path: Path) -> None:
+    path = tmp_path / "c.jsonl"
+    path.write_text("".join(json.dumps({"id": f"d{i}", "text": f"search {i} der vector"}) + "\n" for i in range(9)))
+    results = {}
+    for engine in ("threads", "ray"):
+        url = f"qdrant://{server.address}/{engine}"
+        words = ["ingest", str(path), "--store", url, "--model", str(tiny_bundle), "--batch-documents", "2", "--json"]
+        words += ["--checkpoint", str(tmp_path / engine), "--runtime", "onnxruntime", "--upload-workers", "1"]
+        words += ["--engine", "ray", "--encoders", "1"] if engine == "ray" else []
+        result = CliRunner().invoke(app, words)
+        assert result.exit_code == 0, result.output
+        assert json.loads(result.stdout.splitlines()[-1])["documents"] == 9
+        with open_store(url, identity=None) as store:
+            results[engine] = {
+                one.id: (one, dense) for some, e in store.scroll() for one, dense in zip(some, e.dense, strict=True)
+            }
+    assert "Ray" in result.stderr
+    for id, (document, dense) in results["threads"].items():
+        assert results["ray"][id][0] == document
+        assert results["ray"][id][1] == pytest.approx(dense, abs=1e-5)
+
+
+class Told:
+    """Stands for a handle of the feed, without Ray."""
+
+    def __init__(self, times: int = 1) -> None:
+        self.begin = self.halted = self
+        self.times = times
+
+    def remote(self, *_: object) -> int:
+        return self.times
+
+
+class Broken(HashEmbed):
+    def encode_documents(self, texts):
+        return 1 / 0
+
+
+def test_what_a_stage_says_of_a_fault_is_raised_here_as_what_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    from m3_vdb.ingest.ray_workers import DEATHS, EncodeStage, StoreStage, message, unpack
+
+    monkeypatch.setattr(ray, "get", lambda value: value)
+    batch = message(7, pickle.dumps([(0, Document("a", "text")), (1, Document("b", "poison"))]))
+
+    def encoded(times: int = 1, make: object = HashEmbed, identity: object = IDENTITY) -> object:
+        number, outcome = unpack(EncodeStage(make, identity, Told(times), keep=True)(batch))
+        assert number == 7
+        return outcome
+
+    good = encoded()
+    assert [place for place, _ in good.rows] == [0]
+    assert [(place, kind) for place, kind, _ in good.rejected] == [(1, "model output")]
+    assert encoded(times=0).skipped
+    for outcome, words in (
+        (encoded(make=no_model), "a worker cannot open the model: no bundle at /models/m3"),
+        (
+            encoded(identity=replace(IDENTITY, fingerprint="other")),
+            "a worker cannot open the model: the driver's model",
+        ),
+        (encoded(times=DEATHS + 1), "5 workers died while they encoded a batch that begins with document 'a'"),
+        (encoded(make=Broken), "a worker cannot encode a batch: ZeroDivisionError"),
+    ):
+        with pytest.raises(EngineError, match=words):
+            raise outcome.failure.error()
+
+    def stored(fault: Exception, times: int = 1) -> object:
+        def upsert(name: str, call: int) -> None:
+            if name == "upsert":
+                raise fault
+
+        stage = StoreStage(lambda: Faulty(upsert), Told(times), Retry(attempts=1))
+        return unpack(stage(message(7, pickle.dumps(good))))[1]
+
+    refusal = stored(StoreRequestError("no", status=403, retry_after=3)).failure.error()
+    assert isinstance(refusal, StoreRequestError)
+    assert (refusal.status, refusal.retry_after) == (403, 3)
+    assert isinstance(stored(StoreConnectionError("away")).failure.error(), StoreConnectionError)
+    assert [kind for _, kind, _ in stored(StoreRequestError("no", status=413)).rejected] == [
+        "model output",
+        "too large",
+    ]
+    with pytest.raises(EngineError, match="5 workers died while they stored"):
+        raise stored(OSError(), times=DEATHS + 1).failure.error()

@@ -1,0 +1,99 @@
+"""The command line's words for filters and for new collections."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from m3_vdb.cli import app, parse_conditions
+from m3_vdb.errors import ConfigError
+from m3_vdb.filters import matches, parse_filter
+from m3_vdb.stores import open_store
+
+PAYLOAD = {"lang": "de", "year": 2004, "draft": False, "code": "2004", "a>b": 1, "url": "x=y"}
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        ([], True),
+        (["lang=de"], True),
+        (["lang=en", "lang=de"], True),
+        (["lang=en", "year=2004"], False),
+        (["lang!=en", "lang!=fr"], True),
+        (["lang!=de", "lang!=fr"], False),
+        (["year>=2004", "year<2010"], True),
+        (["year>2004"], False),
+        (["year<=2003.5"], False),
+        (["draft=false"], True),
+        (['code="2004"'], True),
+        (["code=2004"], False),
+        (["url=x=y"], True),
+        (['{"a>b": 1}'], True),
+        (['{"year": {"$lt": 2000}}', "lang=de"], False),
+        (['{"$or": [{"year": 1}, {"draft": false}]}', "lang=de", "year!=7"], True),
+    ],
+    ids=str,
+)
+def test_conditions_of_the_command_line(texts, expected):
+    assert matches(PAYLOAD, parse_filter(parse_conditions(texts))) is expected
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["lang"], "expected FIELD=VALUE"),
+        (["=de"], "expected FIELD=VALUE"),
+        (['{"lang": '], "not JSON"),
+        (["year>1", "year>2"], "year has a bound > already"),
+    ],
+    ids=str,
+)
+def test_conditions_that_cannot_be_read(texts, message):
+    with pytest.raises(ConfigError, match=message):
+        parse_conditions(texts)
+
+
+def m3_vdb(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
+
+
+def test_create_then_ingest_then_search_by_a_range(tmp_path, tiny_bundle):
+    store, corpus = tmp_path / "notes.qdrant", tmp_path / "corpus.jsonl"
+    rows = [{"id": str(year), "text": f"text of {year}", "year": year} for year in range(2000, 2006)]
+    corpus.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    made = m3_vdb("create", "--store", store, "--model", tiny_bundle, "--storage", "half", "--index", "year=integer")
+    assert made.exit_code == 0, made.output
+    assert "0 documents" in made.stderr
+    assert m3_vdb("ingest", corpus, "--store", store, "--model", tiny_bundle).exit_code == 0
+    with open_store(str(store), identity=None, create=False) as opened:
+        assert opened._integer_fields == {"year"}
+        assert opened._shard.info().payload_schema
+    found = m3_vdb(
+        "search", "text", "--store", store, "--model", tiny_bundle, "--json", "--limit", "9",
+        "--filter", "year>2001", "--filter", "year<=2004", "--filter", "year!=2003",
+    )  # fmt: skip
+    assert {json.loads(line)["id"] for line in found.stdout.splitlines()} == {"2002", "2004"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--storage", "tiny"], "storage='tiny': expected one of exact, half, quarter"),
+        (["--index", "year"], "--index 'year': expected FIELD=TYPE"),
+        (["--index", "year=int"], "'int' is no type; expected one of keyword"),
+        (["--index", "$x=integer"], r"begins with \$ cannot be filtered"),
+        (["--shards", "2"], "has no option shard_number"),
+        (["--replicas", "0"], "replication_factor=0"),
+        (["--index", "who=integer", "--tenant", "who"], "tenant 'who': it is a keyword field"),
+    ],
+    ids=str,
+)
+def test_options_that_cannot_be_kept(tmp_path, tiny_bundle, arguments, message):
+    done = m3_vdb("create", "--store", tmp_path / "c.qdrant", "--model", tiny_bundle, *arguments)
+    assert isinstance(done.exception, ConfigError)
+    with pytest.raises(ConfigError, match=message):
+        raise done.exception
+    assert not (tmp_path / "c.qdrant").exists()

@@ -1,0 +1,37 @@
+"""The examples for Qdrant run: in a folder, and on the stub of a server."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.stores._rest_stub import RestStub
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(name, **environment):
+    env = {**os.environ, **environment, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, f"examples/{name}"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=env).stdout.splitlines()
+
+
+def test_embedded():
+    everything, since, english, _, size, back = run("qdrant_embedded.py")
+    assert all(name in everything for name in ("bar", "leiste", "print"))
+    assert "print" not in since
+    assert "leiste" not in english
+    assert size.startswith("3 documents in a file, ")
+    assert back == "3 documents back"
+
+
+def test_server():
+    stub = RestStub()
+    able, best, *_, last = run("qdrant_docker.py", QDRANT_URL=f"qdrant://{stub.address}")
+    assert "shards=2" in able
+    assert "multi_vector_datatype='turbo16'" in able
+    assert "Sparse vectors find the same words." in best
+    assert "Multi-vectors" in last
+    stub.close()

@@ -1,0 +1,44 @@
+"""What only gRPC has: the key in the metadata, deadlines, status codes. The contract runs over the same stub."""
+
+from __future__ import annotations
+
+import pytest
+
+from m3_vdb.errors import StoreRequestError
+from m3_vdb.stores import CollectionOptions, open_store
+from tests.stores._corpus import IDENTITY, make_documents, make_embeddings
+from tests.stores._grpc_stub import GrpcStub
+
+
+@pytest.fixture
+def stub():
+    server = GrpcStub()
+    yield server
+    server.close()
+
+
+def opened(stub, **given):
+    given = {"identity": IDENTITY, "prefer_grpc": True, "grpc_port": stub.port, **given}
+    return open_store("qdrant://127.0.0.1:1/notes", **given)  # nothing listens on the port of REST
+
+
+@pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")
+def test_every_call_carries_the_key_and_the_deadline(stub):
+    with opened(stub, api_key="secret", timeout=7, options=CollectionOptions(indexes={"year": "integer"})) as store:
+        assert store.capabilities.version == "1.20.0"
+        assert store.capabilities.indexes == {"year": "integer"}
+        store.upsert(make_documents(5), make_embeddings(5))
+        store.query(make_embeddings(1)[0])
+        store.query(make_embeddings(1)[0], explain=True)
+        assert sum(len(documents) for documents, _ in store.scroll(batch=2)) == 5
+    names = {name for name, _, _ in stub.calls}
+    assert names >= {"Create", "CreateFieldIndex", "Upsert", "Query", "QueryBatch", "Get", "Scroll", "HealthCheck"}
+    assert {metadata.get("api-key") for _, metadata, _ in stub.calls} == {"secret"}
+    assert all(5 < seconds <= 8 for _, _, seconds in stub.calls)
+
+
+def test_a_refusal_keeps_its_words(stub):
+    with opened(stub) as store:
+        stub.engine.delete_collection("notes")
+        with pytest.raises(StoreRequestError, match="Not found: Collection `notes` doesn't exist!"):
+            store.count()
