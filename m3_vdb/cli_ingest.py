@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Final
+from typing import Annotated, Final, cast
 
 import typer
 from rich.console import Console
@@ -23,6 +23,7 @@ from m3_vdb.embedding_function import M3EmbeddingFunction
 from m3_vdb.errors import ConfigError, StoreError
 from m3_vdb.ingest import FORMATS, Corpus, Fields, IngestReport, Progress, Retry, ingest
 from m3_vdb.ingest.streams import STDIN
+from m3_vdb.long_documents import PLANS, LongDocuments, Plan
 from m3_vdb.stores import open_store
 
 REJECTED_SHOWN: Final = 10
@@ -35,6 +36,13 @@ _SIDES: Final = {
     "encoder": "the encoder is the bottleneck",
     "input": "reading and preparing is the bottleneck",
     "store": "the store is the bottleneck",
+}
+
+_DONE: Final[dict[Plan, str]] = {
+    "error": "refused",
+    "truncate": "the first rows of their multi-vectors were kept",
+    "pool": "the rows of their multi-vectors were pooled",
+    "split": "each is stored in passages, which count as documents here",
 }
 
 out = Console()
@@ -65,6 +73,12 @@ def ingest_command(
     rejected: Annotated[Path | None, typer.Option(help="File for bad rows. Default: beside the checkpoint.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad row.")] = False,
     again: Annotated[bool, typer.Option("--again", help="Also encode what is stored unchanged.")] = False,
+    long_documents: Annotated[
+        str, typer.Option(help=f"Documents with more tokens than the store takes rows: {', '.join(PLANS)}.")
+    ] = "error",
+    max_rows: Annotated[int | None, typer.Option(help="Rows of a document. Default: what the store takes.")] = None,
+    pool_factor: Annotated[float, typer.Option(help="Pool every document to one row of so many.")] = 1.0,
+    overlap: Annotated[int, typer.Option(help="Tokens that split passages share.")] = 0,
     batch_documents: Annotated[int, typer.Option(help="Documents encoded together.")] = 256,
     attempts: Annotated[int, typer.Option(help="Requests to a failing store, the first included.")] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="The summary as one JSON object, the last line.")] = False,
@@ -76,6 +90,7 @@ def ingest_command(
         title=title_field,
         columns=tuple(name.strip() for name in columns.split(",")) if columns else None,
     )
+    plan = LongDocuments(plan=cast(Plan, long_documents), max_rows=max_rows, pool_factor=pool_factor, overlap=overlap)
     rows = Corpus(corpus, format=format, fields=fields)
     state = checkpoint or Path(f"{_name(store)}.ingest")
     letters = rejected or state.with_name(f"{state.name}.rejected.jsonl")
@@ -97,10 +112,13 @@ def ingest_command(
             resume=resume,
             ties={"store": store, "fields": repr(fields), "format": format},
             retry=Retry(attempts=attempts),
+            long_documents=plan,
             stop=stop,
         )
         held = opened.count()
     _summarize(report, letters, f"{store} now holds {held:,}; {embed.session.description}", embed.max_length)
+    if report.long_documents:
+        err.print(f"{report.long_documents:,} long documents: {_DONE[plan.plan]}", style="yellow")
     if report.interrupted:
         err.print(f"stopped; {_how_to_resume(state)}", markup=False, soft_wrap=True)
     if as_json:

@@ -34,6 +34,7 @@ class Batch:
         waiting: rows to encode and store.
         rejected: (place, rejection) of the others.
         unchanged: ids that the store holds already.
+        outdated: id of a waiting row → passages of its older version that the new one has not.
         tokens: of the waiting rows, where the embedding function is ours.
         embeddings: of the waiting rows, once they are encoded.
     """
@@ -43,6 +44,7 @@ class Batch:
     waiting: list[Waiting] = field(default_factory=list)
     rejected: list[tuple[int, Rejected]] = field(default_factory=list)
     unchanged: list[str] = field(default_factory=list)
+    outdated: dict[str, list[str]] = field(default_factory=dict)
     tokens: TokenBatch | None = None
     embeddings: M3Embeddings | None = None
 

@@ -22,7 +22,10 @@ from m3_vdb.ingest.prepare import Preparer
 from m3_vdb.ingest.report import IngestReport, Progress
 from m3_vdb.ingest.retry import Retry
 from m3_vdb.ingest.run import Run
+from m3_vdb.ingest.splitting import split_rows
 from m3_vdb.ingest.upload import Uploader
+from m3_vdb.long_documents import REFUSE, LongDocuments
+from m3_vdb.passages import make_splitter
 from m3_vdb.stores.base import VectorStore
 
 BATCH_DOCUMENTS: Final = 256
@@ -45,6 +48,7 @@ def ingest(
     resume: bool = False,
     ties: Mapping[str, str] | None = None,
     retry: Retry = _DEFAULT_RETRY,
+    long_documents: LongDocuments = REFUSE,
     stop: threading.Event | None = None,
 ) -> IngestReport:
     """Encode and store documents.
@@ -66,6 +70,8 @@ def ingest(
         resume: go on from the checkpoint, if there is one. The corpus must be the same up to there.
         ties: what else must be the same then, name → value; the model and the encoding always must.
         retry: how often a failing store is asked again.
+        long_documents: what becomes of documents with more tokens than the store takes rows. Where they are split,
+            passages count as documents and as rows of the corpus.
         stop: when set, the run ends after the batches that are encoded, with a report that says ``interrupted``.
             Ctrl-C does the same and is raised again.
 
@@ -83,8 +89,12 @@ def ingest(
     encoder = Encoder(embed)
     encoding = encoder.encoding if encoding is None else encoding
     known = {"model": embed.identity.fingerprint, "encoding": encoding, **(ties or {})}
+    if long_documents != REFUSE:
+        known["long documents"] = repr(long_documents)
     embed.identity.require_same(store.identity, where="the store")
+    splitter = make_splitter(embed, long_documents, store.max_rows)
     report = IngestReport()
+    items = items if splitter is None else split_rows(items, splitter, report)
     ledger = Ledger(checkpoint, ties=known, resume=resume)
     letters = None
     try:
@@ -95,9 +105,17 @@ def ingest(
         report.resumed = ledger.settled.rows
         report.rejections.update(ledger.settled.rejections)
         letters = DeadLetters(rejected, keep=ledger.settled.rejected_bytes)
-        ask = skip_unchanged and run.patience.call(store.count) > 0
-        preparer = Preparer(encoder, store, ledger, run.patience, encoding=encoding, ask=ask)
-        uploader = Uploader(store, ledger, letters, run.patience, report, strict=strict)
+        preparer = Preparer(
+            encoder,
+            store,
+            ledger,
+            run.patience,
+            encoding=encoding,
+            long_documents=long_documents,
+            ask=run.patience.call(store.count) > 0,
+            skip_unchanged=skip_unchanged,
+        )
+        uploader = Uploader(store, ledger, letters, run.patience, report, strict=strict, long_documents=long_documents)
         run.go(
             [
                 lambda: run.read(cut(items, documents=batch_documents, cost=encoder.cost)),

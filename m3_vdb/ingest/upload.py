@@ -16,6 +16,7 @@ from m3_vdb.ingest.packed import part, vector_bytes
 from m3_vdb.ingest.report import REJECTED_KEPT, IngestReport, Progress
 from m3_vdb.ingest.retry import Patience, about_content, status
 from m3_vdb.ingest.rows import Rejected, reject, words
+from m3_vdb.long_documents import REFUSE, LongDocuments
 from m3_vdb.stores.base import VectorStore
 from m3_vdb.types import M3Embeddings
 
@@ -35,6 +36,7 @@ class Uploader:
         patience: for the store.
         report: counts.
         strict: whether a rejected row ends the run.
+        long_documents: what becomes of documents with more rows than the store takes.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Uploader:
         report: IngestReport,
         *,
         strict: bool,
+        long_documents: LongDocuments = REFUSE,
     ) -> None:
         self._store = store
         self._ledger = ledger
@@ -53,6 +56,7 @@ class Uploader:
         self._patience = patience
         self._report = report
         self._strict = strict
+        self._long_documents = long_documents
         self._begun = time.perf_counter()
 
     def upload(self, batch: Batch) -> Progress:
@@ -63,6 +67,9 @@ class Uploader:
             DocumentError: a row was rejected and the run is strict.
             OSError: the dead letters or the ledger cannot be written.
         """
+        outdated = [one for row in batch.waiting for one in batch.outdated.get(row.document.id, ())]
+        if outdated:  # before the first passage is replaced, which says how many there are
+            self._patience.call(lambda: self._store.delete(outdated))
         stored = self._store_pieces(batch)
         batch.rejected.sort(key=lambda pair: pair[0])
         rejected = [one for _, one in batch.rejected]
@@ -104,6 +111,7 @@ class Uploader:
             start, stop = pieces.pop()
             documents, vectors = [row.document for row in rows[start:stop]], part(embeddings, start, stop)
             try:
+                vectors, long = self._long_documents.fit(documents, vectors, self._store.max_rows)
                 self._patience.call(lambda d=documents, v=vectors: self._store.upsert(d, v))  # type: ignore[misc]
             except DocumentError as error:
                 bad = start + error.index
@@ -122,6 +130,7 @@ class Uploader:
                 stored += [document.id for document in documents]
                 self._report.documents += len(documents)
                 self._report.truncated += int(vectors.truncated.sum())
+                self._report.long_documents += int(long.sum())
         return stored
 
 

@@ -43,6 +43,11 @@ class VectorStore(ABC):
     def identity(self) -> ModelIdentity:
         """The model whose vectors the collection holds."""
 
+    @property
+    def max_rows(self) -> int | None:
+        """Multi-vector rows that a document may have here, for a plan for longer ones; None for any number."""
+        return None
+
     @abstractmethod
     def upsert(self, documents: Sequence[Document], embeddings: M3Embeddings) -> None:
         """Store documents with their vectors, replacing documents of the same id.
