@@ -98,6 +98,9 @@ class Splitter:
         while first + room < len(starts) or self._tokens(text[start:]) > room:
             least = cuts[-1][1] if cuts else 0
             stop = self._stop(text, start, stops[first : first + room], room=room, least=least)
+            if stop <= least:  # what is shared with the piece before leaves no room for more: share nothing
+                start, first = least, int(np.searchsorted(starts, least))
+                stop = self._stop(text, start, stops[first : first + room], room=room, least=least)
             cuts.append((start, stop))
             following = int(np.searchsorted(starts, stop))
             if following >= len(starts):  # only white space is left
