@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 import m3_vdb
+from m3_vdb.cli_backfill import backfill_command
 from m3_vdb.cli_eval import eval_command, report_command
 from m3_vdb.cli_ingest import ingest_command
 from m3_vdb.embedding_function import M3EmbeddingFunction
@@ -150,6 +151,7 @@ def info_command(
 
 
 app.command("ingest")(ingest_command)
+app.command("backfill")(backfill_command)
 app.command("eval")(eval_command)
 app.command("report")(report_command)
 

@@ -21,7 +21,7 @@ from rich.text import Text
 
 from m3_vdb.embedding_function import M3EmbeddingFunction
 from m3_vdb.errors import ConfigError, StoreError
-from m3_vdb.ingest import FORMATS, Corpus, Fields, IngestReport, Progress, Retry, ingest
+from m3_vdb.ingest import FORMATS, Corpus, Fields, IngestReport, Progress, Retry, SourceCollection, ingest
 from m3_vdb.ingest.streams import STDIN
 from m3_vdb.long_documents import PLANS, LongDocuments, Plan
 from m3_vdb.stores import open_store
@@ -92,13 +92,13 @@ def ingest_command(
     )
     plan = LongDocuments(plan=cast(Plan, long_documents), max_rows=max_rows, pool_factor=pool_factor, overlap=overlap)
     rows = Corpus(corpus, format=format, fields=fields)
-    state = checkpoint or Path(f"{_name(store)}.ingest")
+    state = checkpoint or Path(f"{store_name(store)}.ingest")
     letters = rejected or state.with_name(f"{state.name}.rejected.jsonl")
-    _check_outputs(corpus, state, letters)
+    check_outputs(corpus, state, letters)
     embed = M3EmbeddingFunction(
         model, runtime=runtime, max_length=max_length, mcls_every=mcls_every, on_truncate="ignore"
     )
-    with open_store(store, identity=embed.identity) as opened, _stopping(state) as stop, _shown(rows) as tell:
+    with open_store(store, identity=embed.identity) as opened, stopping(state) as stop, shown(rows) as tell:
         report = ingest(
             rows,
             embed,
@@ -116,29 +116,28 @@ def ingest_command(
             stop=stop,
         )
         held = opened.count()
-    _summarize(report, letters, f"{store} now holds {held:,}; {embed.session.description}", embed.max_length)
-    if report.long_documents:
-        err.print(f"{report.long_documents:,} long documents: {_DONE[plan.plan]}", style="yellow")
+    summarize(report, letters, f"{store} now holds {held:,}; {embed.session.description}", embed.max_length, plan.plan)
     if report.interrupted:
-        err.print(f"stopped; {_how_to_resume(state)}", markup=False, soft_wrap=True)
+        err.print(f"stopped; {how_to_resume(state)}", markup=False, soft_wrap=True)
     if as_json:
         out.print_json(json.dumps(report.as_dict() | {"held": held, "store": store}), indent=None)
     if report.interrupted or report.rejected_count:
         raise typer.Exit(EXIT_INTERRUPTED if report.interrupted else EXIT_REJECTED)
 
 
-def _how_to_resume(state: Path) -> str:
+def how_to_resume(state: Path) -> str:
+    """A hint for the end of an interrupted run."""
     return f"go on with the same command and --resume (checkpoint {state})"
 
 
-def _name(store: str) -> str:
+def store_name(store: str) -> str:
     """A path for files about a store: beside its folder, or, for a server, its collection's name here."""
     if re.match(r"[a-z][a-z0-9+]*://", store):
         return re.sub(r"[^\w.-]", "_", store.rstrip("/").rpartition("/")[2]) or "memory"
     return store.removeprefix("file:").rstrip("/")
 
 
-def _check_outputs(corpus: Sequence[str], *outputs: Path) -> None:
+def check_outputs(corpus: Sequence[str], *outputs: Path) -> None:
     """Refuse to write over the corpus, or where nothing can be written.
 
     Raises:
@@ -155,7 +154,7 @@ def _check_outputs(corpus: Sequence[str], *outputs: Path) -> None:
 
 
 @contextmanager
-def _stopping(state: Path) -> Iterator[threading.Event]:
+def stopping(state: Path) -> Iterator[threading.Event]:
     """Ctrl-C (or SIGTERM) once sets the event, a second time it ends the program; how to go on is said in any case."""
     stop = threading.Event()
 
@@ -171,10 +170,10 @@ def _stopping(state: Path) -> Iterator[threading.Event]:
     try:
         yield stop
     except (StoreError, OSError):
-        err.print(_how_to_resume(state), markup=False, soft_wrap=True)
+        err.print(how_to_resume(state), markup=False, soft_wrap=True)
         raise
     except KeyboardInterrupt:
-        err.print(f"left at once; {_how_to_resume(state)}", markup=False, soft_wrap=True)
+        err.print(f"left at once; {how_to_resume(state)}", markup=False, soft_wrap=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None
     finally:
         for one, handler in before.items():
@@ -182,7 +181,7 @@ def _stopping(state: Path) -> Iterator[threading.Event]:
 
 
 @contextmanager
-def _shown(corpus: Corpus) -> Iterator[Callable[[Progress], None]]:
+def shown(corpus: Corpus | SourceCollection) -> Iterator[Callable[[Progress], None]]:
     """A bar over the bytes of the corpus on a terminal, elsewhere a line every so often."""
     if not err.is_terminal:
         last = time.monotonic()
@@ -212,7 +211,8 @@ def _rates(state: Progress) -> str:
     return f"{state.documents / seconds:,.1f} documents/s, {state.tokens / seconds:,.0f} tokens/s{rejected}"
 
 
-def _summarize(report: IngestReport, letters: Path, end: str, max_length: int) -> None:
+def summarize(report: IngestReport, letters: Path, end: str, max_length: int, plan: Plan) -> None:
+    """What a run did, on standard error."""
     seconds, times = max(report.seconds, 1e-9), report.encoder
     left_out = [f"{report.unchanged:,} unchanged"] if report.unchanged else []
     left_out += [f"{report.resumed:,} rows done before"] if report.resumed else []
@@ -230,6 +230,8 @@ def _summarize(report: IngestReport, letters: Path, end: str, max_length: int) -
         err.print("the store did not hold what the checkpoint said: every document was asked for again", style="yellow")
     if report.truncated:
         err.print(f"{report.truncated} documents were cut to {max_length} tokens", style="yellow")
+    if report.long_documents:
+        err.print(f"{report.long_documents:,} long documents: {_DONE[plan]}", style="yellow")
     for one in report.rejected[:REJECTED_SHOWN]:
         err.print(Text(f"not stored: {one.where}: {one.reason}", style="red"), soft_wrap=True)
     if report.rejected_count:

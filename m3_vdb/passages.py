@@ -128,7 +128,8 @@ class Splitter:
         """The beginning of the next piece: ``stop``, or with an overlap the first word from ``wanted`` on."""
         if not self._overlap:
             return stop
-        found = [at for space in WORD_BOUNDARIES if (at := text.find(space, wanted, stop)) >= 0]
+        # From the character before: a word that follows white space is whole.
+        found = [at for space in WORD_BOUNDARIES if (at := text.find(space, max(wanted - 1, 0), stop)) >= 0]
         return max(before + 1, min(found, default=min(wanted, stop)))
 
     def _tokens(self, text: str) -> int:

@@ -27,13 +27,13 @@ def random_rows(n, m=8, *, seed=0):
 
 
 def test_by_hand():
-    # Rows at 0°, 90°, 10°, 100° and 180°: the pairs that are 10° apart are merged, at 5° and 95°; then 180° is as it was.
+    # Rows at 0°, 90°, 10°, 100° and 180°: the pairs that are 10° apart are merged, to 5° and 95°; 180° stays.
     angles = np.deg2rad([0, 90, 10, 100, 180])
     rows = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
     expected = np.deg2rad([5, 95, 180])
     pooled = pool_rows(rows, 3)
     np.testing.assert_allclose(pooled, np.stack([np.cos(expected), np.sin(expected)], axis=1), atol=1e-6)
-    # Two clusters: Ward's cost of {90°, 100°} with 180° is 2/3·‖·‖², less than that of {0°, 10°} with {90°, 100°}.
+    # Two clusters: {90°, 100°} and 180° cost 2/3 · ‖·‖² by Ward, {0°, 10°} and {90°, 100°} 1 · ‖·‖².
     mean = np.cos(np.deg2rad([90, 100, 180])).sum(), np.sin(np.deg2rad([90, 100, 180])).sum()
     np.testing.assert_allclose(pool_rows(rows, 2)[1], np.array(mean) / np.hypot(*mean), atol=1e-6)
 
