@@ -29,6 +29,8 @@ from m3_vdb.types import Document, Hit, OffsetArray, Passage
 PASSAGE_FIELD: Final = "m3_passage"
 """Field of a payload that says which part of which document this is."""
 _RESERVED: Final = re.compile(r"¶\d+\Z")
+_MORE: Final = 4
+"""So many times more passages are asked for where they belong to too few documents."""
 _LEAST: Final = 8
 """Tokens of text that a passage must have room for."""
 
@@ -203,7 +205,7 @@ def group_hits(search: Callable[[int], list[Hit]], wanted: int) -> list[Hit]:
             best.setdefault(as_document.document.id, as_document)
         if len(best) >= wanted or len(found) < asked:
             return list(best.values())[:wanted]
-        asked *= 2
+        asked *= _MORE
 
 
 def whole_documents(store: VectorStore, ids: Sequence[str]) -> list[Document]:

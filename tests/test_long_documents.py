@@ -16,7 +16,7 @@ from m3_vdb.ingest import ingest
 from m3_vdb.long_documents import PLANS, LongDocuments
 from m3_vdb.passages import PASSAGE_FIELD, Splitter, read_passage
 from m3_vdb.scoring import hybrid_score, score
-from m3_vdb.stores import MemoryStore, open_store
+from m3_vdb.stores import MemoryStore, open_store, transfer
 from m3_vdb.token_pooling import pool_rows
 from m3_vdb.tokenizer import Tokenizer
 from tests.stores._corpus import IDENTITY, make_documents, make_embeddings
@@ -153,6 +153,54 @@ def test_the_limits_of_the_stores():
         assert rows * IDENTITY.multi_vector_dim < 1_048_576 <= (rows + 1) * IDENTITY.multi_vector_dim
     with MemoryStore(IDENTITY) as memory:
         assert memory.max_rows is None
+
+
+def test_what_a_server_takes_is_the_limit_of_a_plan(embed):
+    from qdrant_client import models
+
+    from tests.stores._rest_stub import RestStub
+
+    rows = {"multi_vector": models.StrictModeMultivector(max_vectors=20)}
+    stub = RestStub(strict=models.StrictModeConfig(enabled=True, multivector_config=rows))
+    try:
+        for plan, documents in (("error", 5), ("pool", 10), ("truncate", 10), ("split", 40)):
+            with open_store(f"qdrant://{stub.address}/{plan}", identity=embed.identity) as store:
+                assert store.max_rows == 20
+                report = ingest(corpus(), embed, store, long_documents=LongDocuments(plan=plan))
+                assert report.documents == store.count() >= documents
+                assert report.rejected_count == (5 if plan == "error" else 0)
+                assert max(map(len, stored_rows(store).values())) <= 20
+    finally:
+        stub.close()
+
+
+def test_a_collection_moves_to_a_store_of_fewer_rows(embed, tmp_path):
+    plan = LongDocuments(plan="pool", max_rows=30)
+    with MemoryStore(embed.identity) as source, MemoryStore(embed.identity) as target:
+        ingest(corpus(), embed, source)
+        transfer.export_parquet(source, tmp_path / "x.parquet")
+        for move in (
+            lambda **options: transfer.copy(source, target, **options),
+            lambda **options: transfer.import_parquet(tmp_path / "x.parquet", target, **options),
+        ):
+            with pytest.raises(DocumentError, match="choose a plan"):
+                move(long_documents=LongDocuments(max_rows=30))
+            assert move(long_documents=plan) == 10
+            before, after = stored_rows(source), stored_rows(target)
+            for name, rows in before.items():
+                np.testing.assert_allclose(after[name], pool_rows(rows, 30), atol=1e-6)
+            target.delete(list(after))
+
+
+def test_an_array_on_a_milvus_server_is_a_limit():
+    from tests.stores._milvus_stub import MilvusStub
+
+    stub = MilvusStub()
+    try:
+        with open_store(f"{stub.url}/notes", identity=IDENTITY) as store:
+            assert store.max_rows == 4096
+    finally:
+        stub.close()
 
 
 def test_an_index_pools_and_counts(embed):

@@ -69,7 +69,8 @@ class IngestReport:
         tokens: tokens encoded.
         padded_tokens: tokens computed, padding included.
         truncated: documents that were longer than the model's maximum.
-        long_documents: documents with more tokens than fit as rows, which were pooled, cut or split as planned.
+        long_documents: documents with more tokens than fit as rows, which were pooled, cut or split as planned; of
+            those to be split all that were read, whether or not they were stored before.
         seconds: wall time.
         rejected: rows that were not stored, with reasons: the first ten thousand of this run, without the rows' text.
         unchanged: documents that the store held already, encoded in the same way.

@@ -130,7 +130,8 @@ class VectorStore(ABC):
 
         Every document comes once, in no particular order. Documents that are written or deleted on the way may come
         or not. The vectors are those that the store keeps: of a collection that is not ``storage="exact"`` they are
-        rounded. ``token_counts`` are as encoded (without MCLS); ``truncated`` is unknown and False.
+        rounded. ``token_counts`` are as encoded (without MCLS, and unless rows were pooled or cut, ``LongDocuments``);
+        ``truncated`` is unknown and False. Of documents that were split, passages come.
 
         Args:
             batch: documents at a time; all their vectors are held in memory.
