@@ -14,6 +14,7 @@ from m3_vdb.embedding_function import M3EmbeddingFunction
 from m3_vdb.errors import M3Error
 from m3_vdb.fusion import PRESETS, Weights
 from m3_vdb.index import HybridIndex
+from m3_vdb.long_documents import LongDocuments
 from m3_vdb.stores import open_store
 from m3_vdb.types import Document, Hit, M3Embedding, M3Embeddings, Scores, SparseVector
 
@@ -24,6 +25,7 @@ __all__ = [
     "Document",
     "Hit",
     "HybridIndex",
+    "LongDocuments",
     "M3Embedding",
     "M3EmbeddingFunction",
     "M3Embeddings",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import asdict
 from typing import Annotated, Any, Final, cast
 
 import typer
@@ -12,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 import m3_vdb
+from m3_vdb.cli_backfill import backfill_command
 from m3_vdb.cli_eval import eval_command, report_command
 from m3_vdb.cli_ingest import ingest_command
 from m3_vdb.embedding_function import M3EmbeddingFunction
@@ -149,6 +151,7 @@ def info_command(
 
 
 app.command("ingest")(ingest_command)
+app.command("backfill")(backfill_command)
 app.command("eval")(eval_command)
 app.command("report")(report_command)
 
@@ -229,7 +232,8 @@ def _table(hits: list[Hit], weights: Weights) -> Table:
         text = " ".join(hit.document.text.split())
         shown = text if len(text) <= TEXT_SHOWN else text[:TEXT_SHOWN].rstrip() + "…"
         cell = Text.assemble((hit.document.title, "bold"), "\n" * bool(hit.document.title), shown)
-        cell.append(f"\n{hit.document.id}", style="dim")
+        part = f", passage {hit.passage.number} of {hit.passage.of}" if hit.passage else ""
+        cell.append(f"\n{hit.document.id}{part}", style="dim")
         table.add_row(str(rank), f"{hit.score:.3f}", *(f"{number:.3f}" for number in numbers), cell)
     return table
 
@@ -246,4 +250,5 @@ def _as_dict(hit: Hit) -> dict[str, object]:
         "title": document.title,
         "text": document.text,
         "payload": dict(document.payload),
+        "passage": asdict(hit.passage) if hit.passage else None,
     }

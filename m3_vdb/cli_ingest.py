@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Final
+from typing import Annotated, Final, cast
 
 import typer
 from rich.console import Console
@@ -22,8 +22,9 @@ from rich.text import Text
 from m3_vdb.cli_ray import ENGINES, Elsewhere, make_engine
 from m3_vdb.embedding_function import M3EmbeddingFunction
 from m3_vdb.errors import ConfigError, EngineError, StoreError
-from m3_vdb.ingest import FORMATS, Corpus, Fields, IngestReport, Progress, Retry, ingest
+from m3_vdb.ingest import FORMATS, Corpus, Fields, IngestReport, Progress, Retry, SourceCollection, ingest
 from m3_vdb.ingest.streams import STDIN
+from m3_vdb.long_documents import PLANS, LongDocuments, Plan
 from m3_vdb.stores import open_store
 
 REJECTED_SHOWN: Final = 10
@@ -36,6 +37,13 @@ _SIDES: Final = {
     "encoder": "the encoder is the bottleneck",
     "input": "reading and preparing is the bottleneck",
     "store": "the store is the bottleneck",
+}
+
+_DONE: Final[dict[Plan, str]] = {
+    "error": "refused",
+    "truncate": "the first rows of their multi-vectors were kept",
+    "pool": "the rows of their multi-vectors were pooled",
+    "split": "each is stored in passages, which count as documents here",
 }
 
 out = Console()
@@ -66,6 +74,12 @@ def ingest_command(
     rejected: Annotated[Path | None, typer.Option(help="File for bad rows. Default: beside the checkpoint.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad row.")] = False,
     again: Annotated[bool, typer.Option("--again", help="Also encode what is stored unchanged.")] = False,
+    long_documents: Annotated[
+        str, typer.Option(help=f"Documents with more tokens than the store takes rows: {', '.join(PLANS)}.")
+    ] = "error",
+    max_rows: Annotated[int | None, typer.Option(help="Rows of a document. Default: what the store takes.")] = None,
+    pool_factor: Annotated[float, typer.Option(help="Pool every document to one row of so many.")] = 1.0,
+    overlap: Annotated[int, typer.Option(help="Tokens that split passages share.")] = 0,
     batch_documents: Annotated[int, typer.Option(help="Documents encoded together.")] = 256,
     attempts: Annotated[int, typer.Option(help="Requests to a failing store, the first included.")] = 10,
     upload_workers: Annotated[
@@ -91,10 +105,11 @@ def ingest_command(
         title=title_field,
         columns=tuple(name.strip() for name in columns.split(",")) if columns else None,
     )
+    plan = LongDocuments(plan=cast(Plan, long_documents), max_rows=max_rows, pool_factor=pool_factor, overlap=overlap)
     rows = Corpus(corpus, format=format, fields=fields)
-    state = checkpoint or Path(f"{_name(store)}.ingest")
+    state = checkpoint or Path(f"{store_name(store)}.ingest")
     letters = rejected or state.with_name(f"{state.name}.rejected.jsonl")
-    _check_outputs(corpus, state, letters)
+    check_outputs(corpus, state, letters)
     if engine not in ENGINES:
         raise ConfigError(f"--engine {engine}: expected one of {', '.join(ENGINES)}")
     embed = M3EmbeddingFunction(
@@ -122,8 +137,8 @@ def ingest_command(
         opened = open_here.enter_context(open_store(store, identity=embed.identity))
         if elsewhere is not None:
             err.print(_who_writes(elsewhere.encoders, server=opened.is_server), markup=False, soft_wrap=True)
-        stop = open_here.enter_context(_stopping(state))
-        tell = open_here.enter_context(_shown(rows))
+        stop = open_here.enter_context(stopping(state))
+        tell = open_here.enter_context(shown(rows))
         report = ingest(
             rows,
             embed,
@@ -139,12 +154,13 @@ def ingest_command(
             retry=Retry(attempts=attempts),
             upload_workers=upload_workers,
             engine=elsewhere,
+            long_documents=plan,
             stop=stop,
         )
         held = opened.count()
-    _summarize(report, letters, f"{store} now holds {held:,}; {embed.session.description}", embed.max_length)
+    summarize(report, letters, f"{store} now holds {held:,}; {embed.session.description}", embed.max_length, plan.plan)
     if report.interrupted:
-        err.print(f"stopped; {_how_to_resume(state)}", markup=False, soft_wrap=True)
+        err.print(f"stopped; {how_to_resume(state)}", markup=False, soft_wrap=True)
     if as_json:
         out.print_json(json.dumps(report.as_dict() | {"held": held, "store": store}), indent=None)
     if report.interrupted or report.rejected_count:
@@ -156,18 +172,19 @@ def _who_writes(encoders: int, *, server: bool) -> str:
     return f"Ray: {encoders} encoders; {who}"
 
 
-def _how_to_resume(state: Path) -> str:
+def how_to_resume(state: Path) -> str:
+    """A hint for the end of an interrupted run."""
     return f"go on with the same command and --resume (checkpoint {state})"
 
 
-def _name(store: str) -> str:
+def store_name(store: str) -> str:
     """A path for files about a store: beside its folder, or, for a server, its collection's name here."""
     if re.match(r"[a-z][a-z0-9+]*://", store):
         return re.sub(r"[^\w.-]", "_", store.rstrip("/").rpartition("/")[2]) or "memory"
     return store.removeprefix("file:").rstrip("/")
 
 
-def _check_outputs(corpus: Sequence[str], *outputs: Path) -> None:
+def check_outputs(corpus: Sequence[str], *outputs: Path) -> None:
     """Refuse to write over the corpus, or where nothing can be written.
 
     Raises:
@@ -184,7 +201,7 @@ def _check_outputs(corpus: Sequence[str], *outputs: Path) -> None:
 
 
 @contextmanager
-def _stopping(state: Path) -> Iterator[threading.Event]:
+def stopping(state: Path) -> Iterator[threading.Event]:
     """Ctrl-C (or SIGTERM) once sets the event, a second time it ends the program; how to go on is said in any case."""
     stop = threading.Event()
 
@@ -200,10 +217,10 @@ def _stopping(state: Path) -> Iterator[threading.Event]:
     try:
         yield stop
     except (StoreError, EngineError, OSError):
-        err.print(_how_to_resume(state), markup=False, soft_wrap=True)
+        err.print(how_to_resume(state), markup=False, soft_wrap=True)
         raise
     except KeyboardInterrupt:
-        err.print(f"left at once; {_how_to_resume(state)}", markup=False, soft_wrap=True)
+        err.print(f"left at once; {how_to_resume(state)}", markup=False, soft_wrap=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None
     finally:
         for one, handler in before.items():
@@ -211,7 +228,7 @@ def _stopping(state: Path) -> Iterator[threading.Event]:
 
 
 @contextmanager
-def _shown(corpus: Corpus) -> Iterator[Callable[[Progress], None]]:
+def shown(corpus: Corpus | SourceCollection) -> Iterator[Callable[[Progress], None]]:
     """A bar over the bytes of the corpus on a terminal, elsewhere a line every so often."""
     if not err.is_terminal:
         last = time.monotonic()
@@ -241,7 +258,8 @@ def _rates(state: Progress) -> str:
     return f"{state.documents / seconds:,.1f} documents/s, {state.tokens / seconds:,.0f} tokens/s{rejected}"
 
 
-def _summarize(report: IngestReport, letters: Path, end: str, max_length: int) -> None:
+def summarize(report: IngestReport, letters: Path, end: str, max_length: int, plan: Plan) -> None:
+    """What a run did, on standard error."""
     seconds, times = max(report.seconds, 1e-9), report.encoder
     left_out = [f"{report.unchanged:,} unchanged"] if report.unchanged else []
     left_out += [f"{report.resumed:,} rows done before"] if report.resumed else []
@@ -259,6 +277,8 @@ def _summarize(report: IngestReport, letters: Path, end: str, max_length: int) -
         err.print("the store did not hold what the checkpoint said: every document was asked for again", style="yellow")
     if report.truncated:
         err.print(f"{report.truncated} documents were cut to {max_length} tokens", style="yellow")
+    if report.long_documents:
+        err.print(f"{report.long_documents:,} long documents: {_DONE[plan]}", style="yellow")
     for one in report.rejected[:REJECTED_SHOWN]:
         err.print(Text(f"not stored: {one.where}: {one.reason}", style="red"), soft_wrap=True)
     if report.rejected_count:

@@ -9,6 +9,9 @@ from typing import Protocol
 
 from m3_vdb.errors import ConfigError
 from m3_vdb.fusion import Weights
+from m3_vdb.long_documents import REFUSE, LongDocuments
+from m3_vdb.passages import group_hits, make_splitter, outdated_ids, stored_ids, whole_documents
+from m3_vdb.stores._checks import check_documents
 from m3_vdb.stores.base import VectorStore
 from m3_vdb.stores.identity import ModelIdentity
 from m3_vdb.stores.search import DEFAULT_CANDIDATES, DEFAULT_WEIGHTS, Fusion, Source
@@ -38,15 +41,24 @@ class HybridIndex:
     Args:
         embed: makes the vectors; stays open when the index is closed.
         store: keeps them; the index closes it.
+        long_documents: what ``add`` does with documents of more tokens than the store takes rows. Reading needs no
+            plan: documents that were split are found, counted among ``limit`` and returned as one.
 
     Raises:
         CollectionMismatchError: the store holds vectors of another model.
+        ConfigError: documents are to be split and the embedding function has no tokenizer.
+
+    Attributes:
+        long_count: documents added so far that were too long, and were pooled, cut or split.
     """
 
-    def __init__(self, embed: Embedder, store: VectorStore) -> None:
+    def __init__(self, embed: Embedder, store: VectorStore, *, long_documents: LongDocuments = REFUSE) -> None:
         embed.identity.require_same(store.identity, where="the store")
         self._embed = embed
         self._store = store
+        self._plan = long_documents
+        self._splitter = make_splitter(embed, long_documents, store.max_rows)
+        self.long_count = 0
 
     def add(self, documents: Iterable[Document], *, batch_size: int = 64) -> int:
         """Encode documents and store them; a known id is replaced. Returns how many were taken from ``documents``.
@@ -58,7 +70,8 @@ class HybridIndex:
             batch_size: documents encoded and stored together.
 
         Raises:
-            InputError: a text cannot be encoded or a document not stored; ``index`` counts within its batch.
+            InputError: a text cannot be encoded or a document not stored; ``index`` counts within its batch (of
+                passages, where documents are split).
             ConfigError: ``batch_size`` is below 1.
         """
         if batch_size < 1:
@@ -66,9 +79,29 @@ class HybridIndex:
         remaining = iter(documents)
         added = 0
         while batch := list(islice(remaining, batch_size)):
-            self._store.upsert(batch, self._embed.encode_documents([document.content for document in batch]))
+            passages = self._split(batch)
+            for start in range(0, len(passages), batch_size):
+                self._add(passages[start : start + batch_size])
             added += len(batch)
         return added
+
+    def _split(self, batch: list[Document]) -> list[Document]:
+        """The documents, long ones as passages where that is the plan."""
+        if self._splitter is None:
+            return batch
+        parts = [self._splitter.split(document, index=i) for i, document in enumerate(batch)]
+        self.long_count += sum(len(part) > 1 for part in parts)
+        return [passage for part in parts for passage in part]
+
+    def _add(self, batch: list[Document]) -> None:
+        embeddings = self._embed.encode_documents([document.content for document in batch])
+        embeddings, long = self._plan.fit(batch, embeddings, self._store.max_rows)
+        known = {document.id: document for document in check_documents(batch)}
+        outdated = [one for old in self._store.get(list(known)) for one in outdated_ids(old, known[old.id])]
+        if outdated:  # before the first passage is replaced, which says how many there are
+            self._store.delete(outdated)
+        self._store.upsert(batch, embeddings)
+        self.long_count += int(long.sum())
 
     def query(
         self,
@@ -85,32 +118,41 @@ class HybridIndex:
         filter: Filter | None = None,
         explain: bool = False,
     ) -> list[Hit]:
-        """The best documents for a text, best first; the arguments are those of ``VectorStore.query``."""
+        """The best documents for a text, best first; the arguments are those of ``VectorStore.query``.
+
+        A document that was split has the score of its best passage among the candidates, which are passages then;
+        ``Hit.passage`` says which one it is, and ``Hit.document`` has its text.
+        """
         query = self._embed.encode_queries([text])[0]
-        return self._store.query(
-            query,
-            weights=weights,
-            limit=limit,
-            offset=offset,
-            candidates=candidates,
-            source=source,
-            fusion=fusion,
-            ef=ef,
-            score_threshold=score_threshold,
-            filter=filter,
-            explain=explain,
-        )
+        if offset < 0 or limit < 1:
+            raise ConfigError(f"limit={limit}, offset={offset}: expected at least 1 hit, and 0 or more to skip")
+
+        def search(count: int) -> list[Hit]:
+            return self._store.query(
+                query,
+                weights=weights,
+                limit=count,
+                candidates=candidates,
+                source=source,
+                fusion=fusion,
+                ef=ef,
+                score_threshold=score_threshold,
+                filter=filter,
+                explain=explain,
+            )
+
+        return group_hits(search, offset + limit)[offset:]
 
     def get(self, ids: Sequence[str]) -> list[Document]:
-        """The documents with these ids that exist, in the order of ``ids``."""
-        return self._store.get(ids)
+        """The documents with these ids that exist, whole, in the order of ``ids``."""
+        return whole_documents(self._store, ids)
 
     def delete(self, ids: Sequence[str]) -> None:
-        """Remove documents; unknown ids are ignored."""
-        self._store.delete(ids)
+        """Remove documents with all their passages; unknown ids are ignored."""
+        self._store.delete(stored_ids(self._store, ids))
 
     def count(self) -> int:
-        """Documents in the collection."""
+        """What the collection holds: documents, and of those that were split the passages."""
         return self._store.count()
 
     def close(self) -> None:

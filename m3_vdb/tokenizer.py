@@ -155,6 +155,16 @@ class Tokenizer:
         check_texts(texts)
         return np.array([len(row) + 2 for row in self._ids(texts)], dtype=np.int32)
 
+    def spans(self, text: str) -> NDArray[np.int64]:
+        """Where the tokens of a whole text come from, specials left out: int64 [T, 2], (start, stop) in characters.
+
+        Raises:
+            TextError: as ``encode``.
+        """
+        check_texts([text])
+        offsets = self._tokenizer.encode(text, add_special_tokens=False).offsets
+        return np.array(offsets, dtype=np.int64).reshape(-1, 2)
+
     def _encode_inner(self, texts: Sequence[str], inner: int) -> list[list[int]]:
         """Ids without specials, of more than ``inner`` tokens wherever the text has more.
 

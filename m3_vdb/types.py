@@ -220,6 +220,25 @@ class Scores:
 
 
 @dataclass(frozen=True, slots=True)
+class Passage:
+    """A part of a document that was too long to be stored as one (``m3_vdb.passages``).
+
+    Attributes:
+        document: the document's id.
+        number: of the passage, from 1.
+        of: passages that the document has.
+        start: where it begins in the document's text, in characters.
+        stop: where it ends.
+    """
+
+    document: str
+    number: int
+    of: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
 class Hit:
     """One result of a query.
 
@@ -227,8 +246,10 @@ class Hit:
         document: the stored document.
         score: the fused M3 score, computed by the store.
         parts: the three raw scores behind it; None unless the query asked to explain.
+        passage: the part of the document that was found, whose text is ``document.text``; None for a whole document.
     """
 
     document: Document
     score: float
     parts: Scores | None = None
+    passage: Passage | None = None

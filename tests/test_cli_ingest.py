@@ -117,6 +117,43 @@ def test_the_corpus_is_never_written_over(corpus: Path, tmp_path: Path, tiny_bun
     assert len(corpus.read_text().splitlines()) == 9
 
 
+@pytest.mark.parametrize(
+    ("plan", "documents", "held", "code", "said"),
+    [
+        ("error", 1, 1, 3, "its multi_vector has"),
+        ("truncate", 3, 3, 0, "2 long documents: the first rows of their multi-vectors were kept"),
+        ("pool", 3, 3, 0, "2 long documents: the rows of their multi-vectors were pooled"),
+        ("split", 13, 13, 0, "2 long documents: each is stored in passages"),
+    ],
+)
+def test_long_documents(
+    tmp_path: Path, tiny_bundle: Path, plan: str, documents: int, held: int, code: int, said: str
+) -> None:
+    texts = ["a vector", "vector search " * 50, "the index " * 52]
+    corpus = write(tmp_path / "c.jsonl", [{"id": i, "text": text} for i, text in enumerate(texts)])
+    store = tmp_path / "x.qdrant"
+    options = ["--long-documents", plan, "--max-rows", 22, *(["--overlap", 2] if plan == "split" else [])]
+    done = ingest(corpus, "--store", store, "--model", tiny_bundle, "--json", *options)
+    assert done.exit_code == code, done.output
+    assert said in done.stderr
+    summary = json.loads(done.stdout.splitlines()[-1])
+    assert (summary["documents"], summary["held"]) == (documents, held)
+    assert summary["long_documents"] == (0 if plan == "error" else 2)
+    command = ["search", "the index", "--store", f"{store}", "--model", f"{tiny_bundle}", "--limit", "9", "--json"]
+    hits = [json.loads(line) for line in CliRunner().invoke(app, command).stdout.splitlines()]
+    assert sorted(hit["id"] for hit in hits) == (["0"] if plan == "error" else ["0", "1", "2"])
+    assert [hit["passage"] is not None for hit in sorted(hits, key=lambda hit: hit["id"])][1:] == (
+        [plan == "split"] * (len(hits) - 1)
+    )
+
+
+def test_an_unknown_plan_is_one_line(corpus: Path, tmp_path: Path, tiny_bundle: Path) -> None:
+    done = ingest(corpus, "--store", tmp_path / "x.qdrant", "--model", tiny_bundle, "--long-documents", "shrink")
+    assert done.exit_code == 1
+    assert "expected one of error, truncate, pool, split" in str(done.exception)
+    assert not (tmp_path / "x.qdrant").exists()
+
+
 @pytest.fixture
 def long_corpus(tmp_path: Path) -> Path:
     rows: list[dict[str, object]] = [{"id": i, "text": f"vector number {i} " * (1 + i % 9)} for i in range(MANY)]

@@ -1,6 +1,8 @@
 """From files into a collection: readers make rows, the pipeline encodes and stores them."""
 
 from m3_vdb.ingest.asynchronous import async_ingest
+from m3_vdb.ingest.backfill import backfill
+from m3_vdb.ingest.collections import SourceCollection, SourceFields
 from m3_vdb.ingest.corpus import FORMATS, Corpus
 from m3_vdb.ingest.pipeline import ingest
 from m3_vdb.ingest.ray_engine import RayEngine
@@ -20,7 +22,10 @@ __all__ = [
     "Rejected",
     "Retry",
     "Row",
+    "SourceCollection",
+    "SourceFields",
     "async_ingest",
+    "backfill",
     "ingest",
     "read_jsonl",
 ]

@@ -33,12 +33,14 @@ class Stored:
         tokens: tokens encoded for the batch.
         padded_tokens: tokens computed for it, padding included.
         truncated: documents among ``ids`` that were longer than the model's maximum.
+        shortened: documents among ``ids`` of which fewer rows are stored than they had, by the plan for long ones.
     """
 
     ids: tuple[str, ...] = ()
     tokens: int = 0
     padded_tokens: int = 0
     truncated: int = 0
+    shortened: int = 0
 
 
 @dataclass(slots=True)
@@ -52,6 +54,7 @@ class Batch:
         waiting: rows to encode and store.
         rejected: (place, rejection) of the others.
         unchanged: ids that the store holds already.
+        outdated: id of a waiting row → passages of its older version that the new one has not.
         tokens: of the waiting rows, where the embedding function is ours.
         embeddings: of the waiting rows, once they are encoded.
         stored: what the store said of them, once it has.
@@ -63,6 +66,7 @@ class Batch:
     waiting: list[Waiting] = field(default_factory=list)
     rejected: list[tuple[int, Rejected]] = field(default_factory=list)
     unchanged: list[str] = field(default_factory=list)
+    outdated: dict[str, list[str]] = field(default_factory=dict)
     tokens: TokenBatch | None = None
     embeddings: M3Embeddings | None = None
     stored: Stored | None = None

@@ -36,7 +36,8 @@ class Encoder:
         if isinstance(item, Rejected):
             return len(item.row or "")
         document = item.document if isinstance(item, Row) else item
-        characters = len(document.text) + len(document.title)
+        texts: tuple[object, ...] = (document.text, document.title)
+        characters = sum(len(one) for one in texts if isinstance(one, str))  # what is no text is rejected later
         tokens = characters if self._ours is None else min(characters, self._ours.max_length)
         floats = self._identity.dense_dim + (tokens + 2) * (self._identity.multi_vector_dim + 2)
         return 4 * floats + characters + (len(item.row or "") if isinstance(item, Row) else 0)

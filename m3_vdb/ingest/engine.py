@@ -10,6 +10,7 @@ from typing import Protocol
 from m3_vdb.ingest.batch import Batch
 from m3_vdb.ingest.channel import Channel
 from m3_vdb.ingest.retry import Retry
+from m3_vdb.long_documents import LongDocuments
 from m3_vdb.stores.identity import ModelIdentity
 
 
@@ -23,6 +24,7 @@ class Work:
         halt: set when the run is to end: no further batch is begun, those that are begun are finished.
         identity: the model that the vectors must be of.
         retry: for a store that is written to from elsewhere.
+        long_documents: likewise.
         writers: batches stored at the same time elsewhere; 0: the store is written to here.
         settled: the number of batches that are done; the engine keeps less than its ``window`` beyond.
         retried: is told of requests to the store that were made again.
@@ -33,6 +35,7 @@ class Work:
     halt: threading.Event
     identity: ModelIdentity
     retry: Retry
+    long_documents: LongDocuments
     writers: int
     settled: Callable[[], int]
     retried: Callable[[int], None]

@@ -25,6 +25,9 @@ from m3_vdb.ingest.report import IngestReport, Progress
 from m3_vdb.ingest.retry import Retry
 from m3_vdb.ingest.run import Run
 from m3_vdb.ingest.settle import AHEAD, Settler
+from m3_vdb.ingest.splitting import split_rows
+from m3_vdb.long_documents import REFUSE, LongDocuments
+from m3_vdb.passages import make_splitter
 from m3_vdb.stores.base import VectorStore
 
 BATCH_DOCUMENTS: Final = 256
@@ -51,6 +54,7 @@ def ingest(
     retry: Retry = _DEFAULT_RETRY,
     upload_workers: int | None = None,
     engine: Engine | None = None,
+    long_documents: LongDocuments = REFUSE,
     stop: threading.Event | None = None,
 ) -> IngestReport:
     """Encode and store documents.
@@ -75,6 +79,8 @@ def ingest(
         upload_workers: batches stored at the same time; None: two for a server, one for a store in this process.
         engine: encodes elsewhere, and stores from there if the store is a server (``RayEngine``); ``embed`` is then
             asked for identity and marks only. None encodes here.
+        long_documents: what becomes of documents with more tokens than the store takes rows. Where they are split,
+            passages count as documents and as rows of the corpus.
         stop: when set, the run ends after the batches that are encoded, with a report that says ``interrupted``.
             Ctrl-C does the same and is raised again.
 
@@ -97,21 +103,32 @@ def ingest(
     encoder = Encoder(embed)
     encoding = encoder.encoding if encoding is None else encoding
     known = {"model": embed.identity.fingerprint, "encoding": encoding, **(ties or {})}
+    if long_documents != REFUSE:
+        known["long documents"] = repr(long_documents)
     embed.identity.require_same(store.identity, where="the store")
+    splitter = make_splitter(embed, long_documents, store.max_rows)
     report = IngestReport()
+    items = items if splitter is None else split_rows(items, splitter, report)
     ledger = Ledger(checkpoint, ties=known, resume=resume)
     letters = None
     try:
-        run = Run(report, stop or threading.Event(), retry, uploaders=uploaders)
+        run = Run(report, stop or threading.Event(), retry, uploaders=uploaders, long_documents=long_documents)
         if ledger.settled.rows and not run.patience.call(lambda: _still_there(store, ledger)):
             ledger.restart()
             report.restarted = True
         report.resumed = ledger.settled.rows
         report.rejections.update(ledger.settled.rejections)
         letters = DeadLetters(rejected, keep=ledger.settled.rejected_bytes)
-        ask = skip_unchanged and run.patience.call(store.count) > 0
-        tokenize = encoder.tokenize if engine is None else _leave
-        preparer = Preparer(tokenize, store, ledger, run.patience, encoding=encoding, ask=ask)
+        preparer = Preparer(
+            encoder.tokenize if engine is None else _leave,
+            store,
+            ledger,
+            run.patience,
+            encoding=encoding,
+            long_documents=long_documents,
+            ask=run.patience.call(store.count) > 0,
+            skip_unchanged=skip_unchanged,
+        )
         settler = Settler(ledger, letters, report, strict=strict, ahead=AHEAD if engine is None else engine.window)
         run.go(
             [

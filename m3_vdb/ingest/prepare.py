@@ -11,6 +11,8 @@ from m3_vdb.ingest.content import chained, content_hash, marked, row_hash
 from m3_vdb.ingest.ledger import Ledger
 from m3_vdb.ingest.retry import Patience
 from m3_vdb.ingest.rows import Rejected, Row, reject, words
+from m3_vdb.long_documents import REFUSE, LongDocuments
+from m3_vdb.passages import outdated_ids
 from m3_vdb.stores import VectorStore, check_documents
 from m3_vdb.types import Document
 
@@ -24,7 +26,9 @@ class Preparer:
         ledger: knows the ids of the corpus, and how many rows are done.
         patience: for the store.
         encoding: how documents are encoded, "" for the model's own way.
+        long_documents: says what is done to long ones, which is part of how they are encoded.
         ask: whether to ask the store at all.
+        skip_unchanged: leave out what the store holds already.
     """
 
     def __init__(
@@ -35,14 +39,18 @@ class Preparer:
         patience: Patience,
         *,
         encoding: str,
+        long_documents: LongDocuments = REFUSE,
         ask: bool,
+        skip_unchanged: bool = True,
     ) -> None:
         self._tokenize = tokenize
         self._store = store
         self._ledger = ledger
         self._patience = patience
         self._encoding = encoding
+        self._long_documents = long_documents
         self._ask = ask
+        self._skip_unchanged = skip_unchanged
         self._place = 0
         self._number = 0
         self._digest = b""
@@ -69,7 +77,7 @@ class Preparer:
                 self._check(batch, place, item)
         self._drop_repeated(batch)
         if self._ask:
-            self._drop_unchanged(batch)
+            self._compare(batch)
         self._tokenize(batch)
         return batch
 
@@ -101,9 +109,11 @@ class Preparer:
         )
 
     def _check(self, batch: Batch, place: int, item: Document | Row) -> None:
-        given = marked(item.document if isinstance(item, Row) else item, self._encoding)
+        given = item.document if isinstance(item, Row) else item
         try:
             document = check_documents([given])[0]
+            marks = (self._encoding, self._long_documents.encoding(document, self._store.max_rows))
+            document = marked(document, ",".join(mark for mark in marks if mark))
         except DocumentError as error:
             batch.rejected.append((place, reject(item, kinds.NOT_STORABLE, words(error))))
         else:
@@ -116,9 +126,14 @@ class Preparer:
             if holder is not None:
                 batch.drop(index, kinds.DUPLICATE, f"duplicate id: row {holder + 1:,} of the corpus has it already")
 
-    def _drop_unchanged(self, batch: Batch) -> None:
-        ids = [row.document.id for row in batch.waiting]
-        found = self._patience.call(lambda: self._store.get(ids)) if ids else []
+    def _compare(self, batch: Batch) -> None:
+        """With what the store holds: drop what is unchanged, and note passages that will be left over."""
+        waiting = {row.document.id: row.document for row in batch.waiting}
+        found = self._patience.call(lambda: self._store.get(list(waiting))) if waiting else []
+        outdated = {document.id: outdated_ids(document, waiting[document.id]) for document in found}
+        batch.outdated = {one: passages for one, passages in outdated.items() if passages}
+        if not self._skip_unchanged:
+            return
         stored = {document.id: content_hash(document) for document in found}
         fresh = [row for row in batch.waiting if stored.get(row.document.id) != content_hash(row.document)]
         kept = {row.place for row in fresh}

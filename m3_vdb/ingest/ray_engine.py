@@ -160,7 +160,7 @@ class RayEngine:
             if writers:
                 dataset = dataset.map_batches(
                     StoreStage,
-                    fn_constructor_args=(self._open_store, feed, work.retry),
+                    fn_constructor_args=(self._open_store, feed, work.retry, work.long_documents),
                     compute=ray.data.ActorPoolStrategy(size=writers, max_tasks_in_flight_per_actor=2),
                     batch_size=1,
                     batch_format="pyarrow",

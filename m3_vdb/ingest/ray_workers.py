@@ -10,8 +10,8 @@ import pickle
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import pyarrow as pa  # type: ignore[import-untyped]
@@ -24,6 +24,7 @@ from m3_vdb.ingest.encoder import Encoder
 from m3_vdb.ingest.ray_feed import DATA, GONE, NUMBER, Halted, message
 from m3_vdb.ingest.retry import Patience, Retry, retry_after, status
 from m3_vdb.ingest.upload import store_batch
+from m3_vdb.long_documents import LongDocuments
 from m3_vdb.stores.base import VectorStore
 from m3_vdb.stores.identity import ModelIdentity
 from m3_vdb.types import Document, M3Embeddings
@@ -83,6 +84,7 @@ class Outcome:
 
     Attributes:
         rows: (place, document) that are encoded and not stored.
+        outdated: id of a row → passages of its older version that the new one has not.
         embeddings: of these.
         rejected: (place, kind, reason) of others.
         stored: what the store said, once it has.
@@ -94,6 +96,7 @@ class Outcome:
     """
 
     rows: tuple[tuple[int, Document], ...] = ()
+    outdated: Mapping[str, list[str]] = field(default_factory=dict)
     embeddings: M3Embeddings | None = None
     rejected: tuple[tuple[int, str, str], ...] = ()
     stored: Stored | None = None
@@ -106,7 +109,7 @@ class Outcome:
 
 def pack(batch: Batch) -> bytes:
     """A prepared batch, as the first stage takes it."""
-    return pickle.dumps([(row.place, row.document) for row in batch.waiting])
+    return pickle.dumps(([(row.place, row.document) for row in batch.waiting], batch.outdated))
 
 
 def unpack(table: pa.Table) -> tuple[int, Outcome | None]:
@@ -146,9 +149,10 @@ class EncodeStage:
         number, data = _row(table)
         if data == GONE:
             return message(number, GONE)
-        return message(number, pickle.dumps(self._encode(number, pickle.loads(data))))
+        rows, outdated = pickle.loads(data)
+        return message(number, pickle.dumps(self._encode(number, rows, outdated)))
 
-    def _encode(self, number: int, rows: list[tuple[int, Document]]) -> Outcome:
+    def _encode(self, number: int, rows: list[tuple[int, Document]], outdated: dict[str, list[str]]) -> Outcome:
         if self._failure is not None:
             return Outcome(failure=self._failure)
         times = ray.get(self._feed.begin.remote("encode", number))
@@ -166,7 +170,7 @@ class EncodeStage:
         except Exception as error:
             return Outcome(failure=Failure.of(error, "a worker cannot encode a batch"))
         kept = tuple((row.place, row.document) for row in batch.waiting) if self._keep else ()
-        return Outcome(kept, batch.embeddings, _rejected(batch), encoding=seconds)
+        return Outcome(kept, outdated, batch.embeddings, _rejected(batch), encoding=seconds)
 
 
 class StoreStage:
@@ -176,9 +180,17 @@ class StoreStage:
         open_store: opens the collection.
         feed: handle of the feed.
         retry: how often the store is asked again.
+        long_documents: what becomes of documents with more rows than the store takes.
     """
 
-    def __init__(self, open_store: Callable[[], VectorStore], feed: ActorHandle[Any], retry: Retry) -> None:
+    def __init__(
+        self,
+        open_store: Callable[[], VectorStore],
+        feed: ActorHandle[Any],
+        retry: Retry,
+        long_documents: LongDocuments,
+    ) -> None:
+        self._long_documents = long_documents
         self._open = open_store
         self._feed = feed
         self._store: VectorStore | None = None
@@ -199,16 +211,17 @@ class StoreStage:
     def _write(self, outcome: Outcome) -> Outcome:
         begun, before = time.perf_counter(), self._patience.retries
         batch = _batch(outcome.rows)
-        batch.embeddings = outcome.embeddings
+        batch.embeddings, batch.outdated = outcome.embeddings, dict(outcome.outdated)
         try:
             if self._store is None:  # here, where a server that is away is waited for
                 self._store = self._patience.call(self._open)
-            stored = store_batch(self._store, batch, self._patience)
+            stored = store_batch(self._store, batch, self._patience, self._long_documents)
         except Exception as error:
             return Outcome(failure=Failure.of(error, "a worker cannot store a batch"))
         return replace(
             outcome,
             rows=(),
+            outdated={},
             embeddings=None,
             rejected=(*outcome.rejected, *_rejected(batch)),
             stored=stored,

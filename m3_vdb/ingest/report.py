@@ -69,6 +69,8 @@ class IngestReport:
         tokens: tokens encoded.
         padded_tokens: tokens computed, padding included.
         truncated: documents that were longer than the model's maximum.
+        long_documents: documents with more tokens than fit as rows, which were pooled, cut or split as planned; of
+            those to be split all that were read, whether or not they were stored before.
         seconds: wall time.
         rejected: rows that were not stored, with reasons: the first ten thousand of this run, without the rows' text.
         unchanged: documents that the store held already, encoded in the same way.
@@ -84,6 +86,7 @@ class IngestReport:
     tokens: int = 0
     padded_tokens: int = 0
     truncated: int = 0
+    long_documents: int = 0
     seconds: float = 0.0
     rejected: list[Rejected] = field(default_factory=list)
     unchanged: int = 0
@@ -102,8 +105,8 @@ class IngestReport:
     def as_dict(self) -> dict[str, Any]:
         """Counts and rates as plain JSON values."""
         seconds = max(self.seconds, 1e-9)
-        names = ("documents", "unchanged", "resumed", "tokens", "padded_tokens", "truncated", "retries", "interrupted")
-        return {name: getattr(self, name) for name in names} | {
+        names = ("documents", "unchanged", "resumed", "tokens", "padded_tokens", "truncated", "long_documents")
+        return {name: getattr(self, name) for name in (*names, "retries", "interrupted")} | {
             "restarted": self.restarted,
             "rejected": self.rejected_count,
             "rejections": dict(self.rejections),

@@ -18,6 +18,7 @@ from m3_vdb.ingest.report import IngestReport, Progress
 from m3_vdb.ingest.retry import Patience, Retry, passes
 from m3_vdb.ingest.settle import Settler, refuse
 from m3_vdb.ingest.upload import store_batch
+from m3_vdb.long_documents import REFUSE, LongDocuments
 from m3_vdb.stores.base import VectorStore
 
 _QUEUED: Final = 2
@@ -32,9 +33,18 @@ class Run:
         stop: the caller's wish to end.
         retry: for the store.
         uploaders: threads that will store.
+        long_documents: what becomes of documents with more rows than the store takes.
     """
 
-    def __init__(self, report: IngestReport, stop: threading.Event, retry: Retry, *, uploaders: int = 1) -> None:
+    def __init__(
+        self,
+        report: IngestReport,
+        stop: threading.Event,
+        retry: Retry,
+        *,
+        uploaders: int = 1,
+        long_documents: LongDocuments = REFUSE,
+    ) -> None:
         self._report = report
         self._uploading = uploaders
         self._stop = stop
@@ -49,6 +59,7 @@ class Run:
         self._encoder_done = 0.0
         self._spent: Spent | None = None
         self._retry = retry
+        self._long_documents = long_documents
 
     def go(self, steps: list[Callable[[], None]], progress: Callable[[Progress], None] | None) -> None:
         """Run all steps until the corpus is done, the caller stops the run, or a step fails.
@@ -125,6 +136,7 @@ class Run:
             halt=self._halt,
             identity=store.identity,
             retry=self._retry,
+            long_documents=self._long_documents,
             writers=writers if store.is_server else 0,
             settled=lambda: settler.settled,
             retried=self.patience.add,
@@ -141,7 +153,7 @@ class Run:
         done = False
         try:
             while (batch := self._encoded.get()) is not None:
-                stored = batch.stored or store_batch(store, batch, self.patience)
+                stored = batch.stored or store_batch(store, batch, self.patience, self._long_documents)
                 batch.embeddings = None  # it may have to wait for an earlier one
                 settler.settle(batch, stored, self._told.put)
             done = True

@@ -105,6 +105,7 @@ class Settler:
         report.tokens += stored.tokens
         report.padded_tokens += stored.padded_tokens
         report.truncated += stored.truncated
+        report.long_documents += stored.shortened
         report.unchanged += len(batch.unchanged)
         report.rejections.update(one.kind for one in rejected)
         room = REJECTED_KEPT - len(report.rejected)

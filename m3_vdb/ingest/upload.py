@@ -11,6 +11,7 @@ from m3_vdb.ingest.batch import Batch, Stored
 from m3_vdb.ingest.packed import part, vector_bytes
 from m3_vdb.ingest.retry import Patience, about_content, status
 from m3_vdb.ingest.rows import reject, words
+from m3_vdb.long_documents import REFUSE, LongDocuments
 from m3_vdb.stores.base import VectorStore
 from m3_vdb.types import M3Embeddings
 
@@ -19,7 +20,7 @@ PIECE_BYTES: Final = 4 * 1024 * 1024
 PIECE_DOCUMENTS: Final = 256
 
 
-def store_batch(store: VectorStore, batch: Batch, patience: Patience) -> Stored:
+def store_batch(store: VectorStore, batch: Batch, patience: Patience, long_documents: LongDocuments = REFUSE) -> Stored:
     """Store what is waiting in a batch; what the store cannot hold is added to ``batch.rejected``.
 
     Of a batch, one thread stores piece after piece; several batches may be stored at the same time.
@@ -28,6 +29,7 @@ def store_batch(store: VectorStore, batch: Batch, patience: Patience) -> Stored:
         store: takes the documents.
         batch: encoded.
         patience: for the store.
+        long_documents: what becomes of documents with more rows than the store takes.
 
     Raises:
         StoreError: the store failed; pieces before it are stored.
@@ -35,13 +37,17 @@ def store_batch(store: VectorStore, batch: Batch, patience: Patience) -> Stored:
     embeddings, rows = batch.embeddings, batch.waiting
     if embeddings is None or not rows:
         return Stored()
+    outdated = [one for row in rows for one in batch.outdated.get(row.document.id, ())]
+    if outdated:  # before the first passage is replaced, which says how many there are
+        patience.call(lambda: store.delete(outdated))
     ids: list[str] = []
-    truncated = 0
+    truncated = shortened = 0
     pieces = list(_pieces(batch, embeddings))[::-1]
     while pieces:
         start, stop = pieces.pop()
         documents, vectors = [row.document for row in rows[start:stop]], part(embeddings, start, stop)
         try:
+            vectors, long = long_documents.fit(documents, vectors, store.max_rows)
             patience.call(lambda d=documents, v=vectors: store.upsert(d, v))  # type: ignore[misc]
         except DocumentError as error:
             bad = start + error.index
@@ -59,7 +65,9 @@ def store_batch(store: VectorStore, batch: Batch, patience: Patience) -> Stored:
         else:
             ids += [document.id for document in documents]
             truncated += int(vectors.truncated.sum())
-    return Stored(tuple(ids), embeddings.stats.real_tokens, embeddings.stats.padded_tokens, truncated)
+            shortened += int(long.sum())
+    stats = embeddings.stats
+    return Stored(tuple(ids), stats.real_tokens, stats.padded_tokens, truncated, shortened)
 
 
 def _pieces(batch: Batch, embeddings: M3Embeddings) -> Iterator[tuple[int, int]]:

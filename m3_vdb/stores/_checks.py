@@ -185,8 +185,9 @@ def _check_multi_vector(embeddings: M3Embeddings, n: int, width: int, max_floats
         i = int(np.argmax(counts * width >= max_floats))
         raise DocumentError(
             f"document {i}: its multi_vector has {counts[i]} rows of {width} = {counts[i] * width:,} numbers, and a "
-            f"Qdrant server takes fewer than {max_floats:,}, that is {(max_floats - 1) // width} rows: split the text "
-            f"into passages, encode with a smaller maximum length, or use a model with a narrower multi_vector",
+            f"Qdrant server takes fewer than {max_floats:,}, that is {(max_floats - 1) // width} rows: choose a plan "
+            f"for long documents (m3_vdb.long_documents), encode with a smaller maximum length, or use a model with a "
+            f"narrower multi_vector",
             index=i,
         )
 

@@ -48,6 +48,11 @@ class VectorStore(ABC):
         """Whether a server keeps the collection: requests at the same time gain time, and other machines may write."""
         return False
 
+    @property
+    def max_rows(self) -> int | None:
+        """Multi-vector rows that a document may have here, for a plan for longer ones; None for any number."""
+        return None
+
     @abstractmethod
     def upsert(self, documents: Sequence[Document], embeddings: M3Embeddings) -> None:
         """Store documents with their vectors, replacing documents of the same id.
@@ -130,7 +135,8 @@ class VectorStore(ABC):
 
         Every document comes once, in no particular order. Documents that are written or deleted on the way may come
         or not. The vectors are those that the store keeps: of a collection that is not ``storage="exact"`` they are
-        rounded. ``token_counts`` are as encoded (without MCLS); ``truncated`` is unknown and False.
+        rounded. ``token_counts`` are as encoded (without MCLS, and unless rows were pooled or cut, ``LongDocuments``);
+        ``truncated`` is unknown and False. Of documents that were split, passages come.
 
         Args:
             batch: documents at a time; all their vectors are held in memory.

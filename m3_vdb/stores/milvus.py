@@ -24,6 +24,7 @@ from m3_vdb.stores._milvus_open import MilvusCapabilities, open_collection
 from m3_vdb.stores._milvus_requests import Requests
 from m3_vdb.stores._milvus_rows import (
     DOCUMENT_FIELDS,
+    MAX_ELEMENTS,
     NUMBERS,
     TERMS,
     batches,
@@ -119,6 +120,11 @@ class MilvusStore(VectorStore):
     def capabilities(self) -> MilvusCapabilities:
         """What the engine does itself, and what is done here."""
         return self._opened.capabilities
+
+    @property
+    def max_rows(self) -> int | None:
+        """Multi-vector rows that a document may have: those of an array on a server; any number in milvus-lite."""
+        return MAX_ELEMENTS if self._opened.struct and not self._opened.facts.is_lite else None
 
     @property
     def _where(self) -> str:

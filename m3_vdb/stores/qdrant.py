@@ -115,6 +115,11 @@ class QdrantStore(VectorStore):
         return options.get("path") is None and options.get("location") != ":memory:"
 
     @property
+    def max_rows(self) -> int | None:
+        """Multi-vector rows that a document may have: what the server, or its strict mode, takes."""
+        return (self._capabilities.max_floats - 1) // self._identity.multi_vector_dim
+
+    @property
     def _where(self) -> str:
         return f"Qdrant collection {self._collection!r}"
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m3_vdb.errors import CollectionMismatchError, MissingExtraError
+from m3_vdb.long_documents import REFUSE, LongDocuments
 from m3_vdb.stores.base import VectorStore
 from m3_vdb.stores.identity import ModelIdentity, open_identity
 from m3_vdb.types import Document, M3Embeddings
@@ -29,13 +30,16 @@ BATCH: Final = 256
 _KEY: Final = b"m3"
 
 
-def copy(source: VectorStore, target: VectorStore, *, batch: int = BATCH) -> int:
+def copy(
+    source: VectorStore, target: VectorStore, *, batch: int = BATCH, long_documents: LongDocuments = REFUSE
+) -> int:
     """Put everything of one store into another. Returns how many documents.
 
     Args:
         source: what is read; see ``VectorStore.scroll`` for documents that change on the way.
         target: what is written; documents of the same id are replaced.
         batch: documents at a time.
+        long_documents: pools or truncates what the target cannot hold; nothing is split here.
 
     Raises:
         CollectionMismatchError: the two belong to different models.
@@ -45,7 +49,8 @@ def copy(source: VectorStore, target: VectorStore, *, batch: int = BATCH) -> int
     source.identity.require_same(target.identity, where="the target")
     done = 0
     for documents, embeddings in source.scroll(batch=batch):
-        target.upsert(documents, embeddings)
+        fitting, _ = long_documents.fit(documents, embeddings, target.max_rows)
+        target.upsert(documents, fitting)
         done += len(documents)
     return done
 
@@ -80,22 +85,27 @@ def export_parquet(store: VectorStore, path: str | Path, *, batch: int = BATCH) 
     return done
 
 
-def import_parquet(path: str | Path, store: VectorStore, *, batch: int = BATCH) -> int:
+def import_parquet(
+    path: str | Path, store: VectorStore, *, batch: int = BATCH, long_documents: LongDocuments = REFUSE
+) -> int:
     """Store everything that ``export_parquet`` has written. Returns how many documents.
 
     Args:
         path: the file.
         store: a collection of the same model; documents of the same id are replaced.
         batch: documents at a time.
+        long_documents: as ``copy``.
 
     Raises:
         CollectionMismatchError: the file is no export, or of another model.
+        DocumentError: a document that the store cannot hold.
         MissingExtraError: pyarrow is not installed.
         OSError: the file cannot be read.
     """
     done = 0
     for documents, embeddings in _read(Path(path), store.identity, batch):
-        store.upsert(documents, embeddings)
+        fitting, _ = long_documents.fit(documents, embeddings, store.max_rows)
+        store.upsert(documents, fitting)
         done += len(documents)
     return done
 

@@ -1,0 +1,112 @@
+"""What becomes of documents with more tokens than a store, or the user, wants rows for: one plan, chosen beforehand.
+
+- ``error``: the document is refused.
+- ``truncate``: the first rows of its multi-vector are kept.
+- ``pool``: neighbouring rows of like direction are averaged (``m3_vdb.token_pooling``) until as many are left as fit.
+- ``split``: it is stored in passages, each with its own three vectors (``m3_vdb.passages``).
+
+With ``truncate`` and ``pool`` the dense and lexical parts stay those of the whole document.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from m3_vdb.errors import ConfigError, DocumentError
+from m3_vdb.token_pooling import row_counts, rows_to_keep, with_rows
+from m3_vdb.types import Document, M3Embeddings
+
+Plan: TypeAlias = Literal["error", "truncate", "pool", "split"]
+PLANS: Final[tuple[Plan, ...]] = get_args(Plan)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LongDocuments:
+    """A plan for documents that have too many multi-vector rows, one for each token but ``<s>``.
+
+    Attributes:
+        plan: what becomes of them.
+        max_rows: rows that a document may have; None for as many as the store takes.
+        pool_factor: pool *every* document first, to one row of so many; 1 pools nothing. 2 halves the storage.
+        overlap: tokens that a passage has in common with the one before it (``split`` only).
+
+    Raises:
+        ConfigError: a value is out of range.
+    """
+
+    plan: Plan = "error"
+    max_rows: int | None = None
+    pool_factor: float = 1.0
+    overlap: int = 0
+
+    def __post_init__(self) -> None:
+        if self.plan not in PLANS:
+            raise ConfigError(f"long documents: plan {self.plan!r}; expected one of {', '.join(PLANS)}")
+        if self.overlap < 0 or (self.overlap and self.plan != "split"):
+            raise ConfigError(f"overlap={self.overlap}: expected 0 or more tokens, and the plan split")
+        rows_to_keep(np.zeros(0, np.int32), factor=self.pool_factor, max_rows=self.max_rows)
+
+    def limit(self, store_rows: int | None) -> int | None:
+        """Rows that a document may have.
+
+        Args:
+            store_rows: what the store takes (``VectorStore.max_rows``).
+        """
+        known = [rows for rows in (self.max_rows, store_rows) if rows is not None]
+        return min(known, default=None)
+
+    def encoding(self, document: Document, store_rows: int | None) -> str:
+        """A mark of what is done to a document, "" for nothing; another mark means that it has to be encoded again.
+
+        Known before anything is tokenized: a document with fewer characters than rows is not too long.
+        """
+        limit = self.limit(store_rows)
+        marks = [] if self.pool_factor == 1 else [f"pool_factor={self.pool_factor:g}"]
+        if self.plan in ("truncate", "pool") and limit is not None and len(document.content) > limit:
+            marks.append(f"{self.plan}={limit}")
+        return ",".join(marks)
+
+    def fit(
+        self, documents: Sequence[Document], embeddings: M3Embeddings, store_rows: int | None
+    ) -> tuple[M3Embeddings, NDArray[np.bool_]]:
+        """The embeddings as they will be stored. The plan ``split`` was carried out before anything was encoded.
+
+        Args:
+            documents: n documents.
+            embeddings: of these.
+            store_rows: rows that the store takes.
+
+        Returns:
+            The embeddings, and bool [n]: which documents had too many rows.
+
+        Raises:
+            DocumentError: one still has too many rows, and the plan neither pools nor truncates; ``index`` names it.
+        """
+        limit = self.limit(store_rows)
+        if embeddings.multi_vector_offsets is None or (limit is None and self.pool_factor == 1):
+            return embeddings, np.zeros(len(documents), np.bool_)  # what is missing the store will say
+        if self.pool_factor > 1:
+            counts = row_counts(embeddings)
+            embeddings = with_rows(embeddings, rows_to_keep(counts, factor=self.pool_factor), pool=True)
+        counts = row_counts(embeddings)
+        long = np.zeros(len(counts), np.bool_) if limit is None else counts > limit
+        if limit is None or not long.any():
+            return embeddings, long
+        if self.plan in ("error", "split"):
+            i = int(np.argmax(long))
+            raise DocumentError(
+                f"document {i}: its multi_vector has {counts[i]:,} rows, and {limit:,} fit: choose a plan for long "
+                f"documents (pool, truncate or split), encode with a smaller maximum length, or use a model with a "
+                f"narrower multi_vector",
+                index=i,
+            )
+        return with_rows(embeddings, rows_to_keep(counts, max_rows=limit), pool=self.plan == "pool"), long
+
+
+REFUSE: Final = LongDocuments()
+"""The default: a document that does not fit is an error."""

@@ -1,0 +1,264 @@
+"""Long documents in passages: cutting, and putting together what a store returns.
+
+A passage is stored like any document, with three vectors of its own. The first one has the document's id, the others
+``<id>¶2``, ``<id>¶3``, …; each has the title, the payload, its part of the text, and in the payload under
+``m3_passage`` where it belongs. So a store needs to know nothing about passages, filters work on each of them, and
+reading finds out by itself whether a collection has any.
+
+A search finds passages. A document's score is that of its best passage among the candidates, so ``candidates`` counts
+passages; more are asked for until there are enough documents or nothing more is found. Texts are cut at white space
+where there is some in the second half of a passage, and nothing of them is lost.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+
+from m3_vdb.embedding_function import M3EmbeddingFunction
+from m3_vdb.errors import ConfigError, DocumentError
+from m3_vdb.long_documents import LongDocuments
+from m3_vdb.stores.base import VectorStore
+from m3_vdb.tokenizer import WORD_BOUNDARIES, Tokenizer, text_room
+from m3_vdb.types import Document, Hit, OffsetArray, Passage
+
+PASSAGE_FIELD: Final = "m3_passage"
+"""Field of a payload that says which part of which document this is."""
+_RESERVED: Final = re.compile(r"¶\d+\Z")
+_MORE: Final = 4
+"""So many times more passages are asked for where they belong to too few documents."""
+_LEAST: Final = 8
+"""Tokens of text that a passage must have room for."""
+
+
+class Splitter:
+    """Cuts documents into passages of a bounded number of tokens.
+
+    Args:
+        tokenizer: the model's.
+        max_tokens: of a passage, ``<s>``, ``</s>`` and the title included.
+        overlap: tokens that a passage has in common with the one before it.
+
+    Raises:
+        ConfigError: passages would be too short.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, *, max_tokens: int, overlap: int = 0) -> None:
+        if max_tokens < _LEAST + 2 or overlap > (max_tokens - 2) // 2:
+            raise ConfigError(
+                f"passages of {max_tokens} tokens that share {overlap}: expected at least {_LEAST + 2} tokens, and no "
+                f"more than half of a passage shared"
+            )
+        self._tokenizer = tokenizer
+        self._max_tokens = max_tokens
+        self._overlap = overlap
+
+    def split(self, document: Document, *, index: int = 0) -> list[Document]:
+        """The passages of a document; the document itself if it is short enough.
+
+        Args:
+            document: a document.
+            index: its position, for errors.
+
+        Raises:
+            TextError: its text cannot be tokenized.
+            DocumentError: its id is one that passages have, or its title takes more than half of a passage.
+        """
+        if _RESERVED.search(document.id):
+            raise DocumentError(
+                f"document {index}: the id {document.id!r} ends like that of a passage (¶ and a number), which the "
+                f"plan split keeps for itself: use another id",
+                index=index,
+            )
+        if int(self._tokenizer.count([document.content])[0]) <= self._max_tokens:
+            return [document]
+        room = self._max_tokens - 2
+        if document.title:
+            room -= int(self._tokenizer.count([document.title])[0]) - 2
+        if room < max(_LEAST, (self._max_tokens - 2) // 2, 2 * self._overlap):
+            raise DocumentError(
+                f"document {index}: its title leaves {room} of {self._max_tokens} tokens for the text of a passage: "
+                f"shorten the title, or put it into the text",
+                index=index,
+            )
+        spans = self._cut(document.text, room)
+        return [
+            _passage(document, Passage(document.id, number, len(spans), start, stop))
+            for number, (start, stop) in enumerate(spans, start=1)
+        ]
+
+    def _cut(self, text: str, room: int) -> list[tuple[int, int]]:
+        """(start, stop) in characters of pieces that have at most ``room`` tokens."""
+        spans = self._tokenizer.spans(text)
+        starts, stops = np.maximum.accumulate(spans, axis=0).T
+        cuts: list[tuple[int, int]] = []
+        start, first = 0, 0
+        while first + room < len(starts) or self._tokens(text[start:]) > room:
+            least = cuts[-1][1] if cuts else 0
+            stop = self._stop(text, start, stops[first : first + room], room=room, least=least)
+            if stop <= least:  # what is shared with the piece before leaves no room for more: share nothing
+                start, first = least, int(np.searchsorted(starts, least))
+                stop = self._stop(text, start, stops[first : first + room], room=room, least=least)
+            cuts.append((start, stop))
+            following = int(np.searchsorted(starts, stop))
+            if following >= len(starts):  # only white space is left
+                start = cuts.pop()[0]
+                break
+            start = self._start(text, start, stop, int(starts[max(first + 1, following - self._overlap)]))
+            first = int(np.searchsorted(starts, start))
+        return [*cuts, (start, len(text))]
+
+    def _stop(self, text: str, start: int, stops: OffsetArray, *, room: int, least: int) -> int:
+        """The end of a piece: after as many tokens as fit, or at the last white space in its second half."""
+        tokens = len(stops)
+        while True:
+            end = max(int(stops[tokens - 1]), start + 1)
+            half = max((start + end) // 2, least) + 1  # beyond the piece before, or nothing would be gained
+            space = max(text.rfind(space, half, end + 1) for space in WORD_BOUNDARIES)
+            stop = space if space > 0 else end
+            # A cut changes how the tokens next to it are segmented, so what fits is counted again.
+            excess = self._tokens(text[start:stop]) - room
+            if excess <= 0 or tokens == 1:
+                return stop
+            tokens = max(1, tokens - excess)
+
+    def _start(self, text: str, before: int, stop: int, wanted: int) -> int:
+        """The beginning of the next piece: ``stop``, or with an overlap the first word from ``wanted`` on."""
+        if not self._overlap:
+            return stop
+        # From the character before: a word that follows white space is whole.
+        found = [at for space in WORD_BOUNDARIES if (at := text.find(space, max(wanted - 1, 0), stop)) >= 0]
+        return max(before + 1, min(found, default=min(wanted, stop)))
+
+    def _tokens(self, text: str) -> int:
+        return int(self._tokenizer.count([text])[0]) - 2
+
+
+def make_splitter(embed: object, plan: LongDocuments, store_rows: int | None) -> Splitter | None:
+    """The splitter of a plan, None if the plan does not split.
+
+    Passages have as many tokens as the model encodes and as give the rows that fit.
+
+    Args:
+        embed: the embedding function.
+        plan: for long documents.
+        store_rows: rows that the store takes.
+
+    Raises:
+        ConfigError: the embedding function is not ours, so its tokens are not known, or passages would be too short.
+    """
+    if plan.plan != "split":
+        return None
+    if not isinstance(embed, M3EmbeddingFunction):
+        raise ConfigError(
+            f"long documents are split by tokens, and {type(embed).__name__} has no tokenizer: use "
+            f"M3EmbeddingFunction, split the texts yourself, or choose pool or truncate"
+        )
+    tokens = text_room(embed.max_length, embed.mcls_every)
+    limit = plan.limit(store_rows)
+    if limit is not None:
+        tokens = min(tokens, int(limit * plan.pool_factor) + 1)
+    return Splitter(embed.tokenizer, max_tokens=tokens, overlap=plan.overlap)
+
+
+def read_passage(document: Document) -> Passage | None:
+    """Which passage a stored document is, None if it is whole."""
+    fields = document.payload.get(PASSAGE_FIELD) if isinstance(document.payload, Mapping) else None
+    return Passage(**fields) if isinstance(fields, Mapping) else None
+
+
+def passage_ids(document_id: str, numbers: Iterable[int]) -> list[str]:
+    """The ids under which passages are stored, numbered from 1."""
+    return [document_id if number == 1 else f"{document_id}¶{number}" for number in numbers]
+
+
+def outdated_ids(stored: Document, document: Document) -> list[str]:
+    """Passages that a stored document has and its new version has not: to be deleted before that one is stored.
+
+    Args:
+        stored: what the store has under the id of ``document``.
+        document: what will be stored there: whole, or a passage.
+    """
+    before, after = read_passage(stored), read_passage(document)
+    if before is None or before.number > 1:
+        return []
+    return passage_ids(document.id, range((1 if after is None else after.of) + 1, before.of + 1))
+
+
+def group_hits(search: Callable[[int], list[Hit]], wanted: int) -> list[Hit]:
+    """The best documents, each once with its best passage.
+
+    Args:
+        search: gives so many of the best stored passages or documents, or all that are found.
+        wanted: documents.
+    """
+    asked = wanted
+    while True:
+        found = search(asked)
+        best: dict[str, Hit] = {}
+        for hit in found:
+            as_document = _of_document(hit)
+            best.setdefault(as_document.document.id, as_document)
+        if len(best) >= wanted or len(found) < asked:
+            return list(best.values())[:wanted]
+        asked *= _MORE
+
+
+def whole_documents(store: VectorStore, ids: Sequence[str]) -> list[Document]:
+    """Stored documents, put together from their passages, in the order of ``ids``; unknown ids are left out."""
+    found = store.get(ids)
+    others = store.get([name for document in found for name in _others(document)])
+    parts: dict[str, list[tuple[Passage, Document]]] = {}
+    for document in others:
+        passage = read_passage(document)
+        if passage is not None:
+            parts.setdefault(passage.document, []).append((passage, document))
+    return [_joined(document, parts.get(document.id, [])) for document in found]
+
+
+def stored_ids(store: VectorStore, ids: Sequence[str]) -> list[str]:
+    """These ids and those of all further passages of their documents."""
+    return [*(name for document in store.get(ids) for name in _others(document)), *ids]
+
+
+def _others(first: Document) -> list[str]:
+    passage = read_passage(first)
+    return [] if passage is None else passage_ids(passage.document, range(2, passage.of + 1))
+
+
+def _passage(document: Document, passage: Passage) -> Document:
+    fields = {name: getattr(passage, name) for name in ("document", "number", "of", "start", "stop")}
+    return Document(
+        id=passage_ids(document.id, [passage.number])[0],
+        text=document.text[passage.start : passage.stop],
+        title=document.title,
+        payload={**document.payload, PASSAGE_FIELD: fields},
+    )
+
+
+def _plain(document: Document, name: str, text: str) -> Document:
+    payload = {key: value for key, value in document.payload.items() if key != PASSAGE_FIELD}
+    return Document(id=name, text=text, title=document.title, payload=payload)
+
+
+def _of_document(hit: Hit) -> Hit:
+    passage = read_passage(hit.document)
+    if passage is None:
+        return hit
+    return replace(hit, document=_plain(hit.document, passage.document, hit.document.text), passage=passage)
+
+
+def _joined(first: Document, others: Sequence[tuple[Passage, Document]]) -> Document:
+    """The whole document; a passage that is not there (its ingest has not come so far) leaves a gap."""
+    passage = read_passage(first)
+    if passage is None:
+        return first
+    text, end = "", 0
+    for part, document in sorted([(passage, first), *others], key=lambda pair: pair[0].number):
+        text += document.text[max(0, end - part.start) :]
+        end = part.stop
+    return _plain(first, first.id, text)
