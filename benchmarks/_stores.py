@@ -15,10 +15,10 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from m3_vdb.stores import CollectionOptions, ModelIdentity, VectorStore, open_store
-from m3_vdb.stores.options import IndexType
+from m3_vdb.stores.options import IndexType, Storage
 
 INDEXES: Final[dict[str, IndexType]] = {"lang": "keyword", "draft": "bool", "year": "integer"}
 SERVERS: Final = {"qdrant server": "M3VDB_TEST_QDRANT_URL", "milvus server": "M3VDB_TEST_MILVUS_URI"}
@@ -28,8 +28,8 @@ Opener = Callable[[ModelIdentity, Path], AbstractContextManager[VectorStore]]
 
 
 @contextmanager
-def _folder(identity: ModelIdentity, folder: Path, **options: Any) -> Iterator[VectorStore]:
-    made = CollectionOptions(indexes=INDEXES, **options)
+def _folder(identity: ModelIdentity, folder: Path, *, storage: Storage = "exact") -> Iterator[VectorStore]:
+    made = CollectionOptions(indexes=INDEXES, storage=storage)
     with open_store(str(folder / "x.qdrant"), identity=identity, options=made) as store:
         yield store
 

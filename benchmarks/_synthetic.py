@@ -9,6 +9,7 @@ these, within a few per cent.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -48,7 +49,7 @@ def _payload(i: int) -> dict[str, Any]:
 
 
 def embeddings(n: int, *, seed: int, queries: bool = False, multi_vector_dim: int = _WIDTHS[1]) -> M3Embeddings:
-    """n texts; the same seed gives the same texts.
+    """Vectors of n texts; the same seed gives the same texts.
 
     Args:
         n: texts.
@@ -70,7 +71,7 @@ def embeddings(n: int, *, seed: int, queries: bool = False, multi_vector_dim: in
     multi = multi + 0.5 * rng.normal(size=multi.shape)
     offsets = np.concatenate([[0], np.cumsum(rows)])
     # About half of a text's tokens carry a lexical weight; a token counts once.
-    ids = [np.unique(tokens[a:b][:: 1 if queries else 2]) for a, b in zip(offsets, offsets[1:], strict=False)]
+    ids = [np.unique(tokens[a:b][:: 1 if queries else 2]) for a, b in pairwise(offsets)]
     return M3Embeddings(
         token_counts=(rows + 1).astype(np.int32),
         truncated=np.zeros(n, np.bool_),
@@ -84,7 +85,7 @@ def embeddings(n: int, *, seed: int, queries: bool = False, multi_vector_dim: in
 
 
 def queries(n: int, *, multi_vector_dim: int = _WIDTHS[1]) -> list[M3Embedding]:
-    """n short texts of the same topics and tokens."""
+    """Vectors of n short texts of the same topics and tokens."""
     return list(embeddings(n, seed=1_000_000, queries=True, multi_vector_dim=multi_vector_dim))
 
 
@@ -97,4 +98,5 @@ def _tokens(rng: np.random.Generator, topic: NDArray[np.int64]) -> NDArray[np.in
 
 
 def _unit(rows: NDArray[np.float64]) -> FloatArray:
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    unit: FloatArray = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    return unit
