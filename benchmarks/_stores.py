@@ -28,9 +28,11 @@ Opener = Callable[[ModelIdentity, Path], AbstractContextManager[VectorStore]]
 
 
 @contextmanager
-def _folder(identity: ModelIdentity, folder: Path, *, storage: Storage = "exact") -> Iterator[VectorStore]:
+def _folder(
+    identity: ModelIdentity, folder: Path, *, storage: Storage = "exact", exact: bool = True
+) -> Iterator[VectorStore]:
     made = CollectionOptions(indexes=INDEXES, storage=storage)
-    with open_store(str(folder / "x.qdrant"), identity=identity, options=made) as store:
+    with open_store(str(folder / "x.qdrant"), identity=identity, options=made, exact=exact) as store:
         yield store
 
 
@@ -140,4 +142,8 @@ STORES: Final[dict[str, Opener]] = {
     "milvus gRPC stub": _milvus_stub,
     **{name: _server(variable) for name, variable in SERVERS.items() if os.environ.get(variable)},
 }
-"""What can be measured: name → opens a new collection, with its files (if any) below a folder."""
+"""What can be compared: name → opens a new collection, with its files (if any) below a folder."""
+APPROXIMATE: Final[dict[str, Opener]] = {
+    "qdrant folder, HNSW": lambda identity, folder: _folder(identity, folder, exact=False)
+}
+"""May lose a candidate, so it is timed and not compared."""
