@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STORE := build/demo.qdrant
+COMPOSE := docker compose --project-name m3-vdb-test
 CORPUS := tests/fixtures/multilingual.jsonl
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check collections clean
+.PHONY: demo test test-servers check collections clean
 
 demo: $(VENV)/.demo
 	rm -rf $(STORE)
@@ -15,6 +16,13 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest
+
+# The contract of the stores on a Qdrant and a Milvus server of compose.yaml; needs Docker. What they stored goes with them.
+test-servers: $(VENV)/.test
+	$(COMPOSE) up --detach --wait qdrant milvus && \
+	  M3VDB_TEST_QDRANT_URL=qdrant://localhost:6333 M3VDB_TEST_MILVUS_URI=milvus://localhost:19530 \
+	  $(BIN)/python -m pytest tests/stores; \
+	  status=$$?; $(COMPOSE) down --volumes; exit $$status
 
 check: $(VENV)/.check
 	$(BIN)/ruff check

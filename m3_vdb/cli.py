@@ -34,7 +34,12 @@ out = Console()
 err = Console(stderr=True, highlight=False)
 
 StoreOption = Annotated[
-    str, typer.Option("--store", help="A folder (./notes.qdrant) or a server (qdrant://localhost:6333/notes).")
+    str,
+    typer.Option(
+        "--store",
+        help="A folder (./notes.qdrant), a file (./notes.milvus.db), or a server (qdrant://localhost:6333/notes, "
+        "milvus://localhost:19530/notes; +https for TLS; keys: QDRANT_API_KEY, MILVUS_TOKEN).",
+    ),
 ]
 ModelOption = Annotated[
     str | None, typer.Option("--model", help="Bundle directory or hub id. Default: the model that comes with m3-vdb.")
@@ -71,7 +76,9 @@ def search_command(
     where: Annotated[
         list[str] | None,
         typer.Option(
-            "--filter", help='FIELD=VALUE, FIELD>=NUMBER, … or JSON: {"year": {"$lt": 2000}}; may be repeated.'
+            "--filter",
+            help='FIELD=VALUE, FIELD!=VALUE, FIELD>=NUMBER, … or JSON: {"title": {"$exists": true}}, {"$or": […]}; '
+            "may be repeated, and all must hold.",
         ),
     ] = None,
     grpc: Annotated[bool, typer.Option("--grpc", help="Talk gRPC to a Qdrant server.")] = False,
@@ -96,11 +103,11 @@ def search_command(
 def create_command(
     store: StoreOption,
     model: ModelOption = None,
-    storage: Annotated[str, typer.Option(help=f"Multi-vectors: {', '.join(STORAGES)}.")] = "exact",
+    storage: Annotated[str, typer.Option(help=f"Size of multi-vectors: {', '.join(STORAGES)}.")] = "exact",
     index: Annotated[
         list[str] | None, typer.Option(help=f"FIELD=TYPE ({', '.join(INDEX_TYPES)}); may be repeated.")
     ] = None,
-    tenant: Annotated[str | None, typer.Option(help="The field that every filter names.")] = None,
+    tenant: Annotated[str | None, typer.Option(help="The keyword field that every filter names.")] = None,
     shards: Annotated[int | None, typer.Option(help="Parts on a server.")] = None,
     replicas: Annotated[int | None, typer.Option(help="Copies in a cluster.")] = None,
     on_disk: Annotated[bool | None, typer.Option(help="All vectors on disk, or all in memory.")] = None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar
 
@@ -13,7 +13,6 @@ from m3_vdb.errors import ConfigError, StoreConnectionError, StoreError, StoreRe
 T = TypeVar("T")
 _PASSING: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 _ABOUT_CONTENT: Final = frozenset({400, 413, 422})
-_GRPC: Final = {"RESOURCE_EXHAUSTED": 429, "INTERNAL": 500, "ABORTED": 503, "INVALID_ARGUMENT": 400}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,28 +96,9 @@ def about_content(error: StoreError) -> bool:
 
 def retry_after(error: StoreError) -> float:
     """Seconds that the store asked for; 0 if it did not."""
-    known = getattr(error, "retry_after", None)
-    if known is None:
-        known = getattr(error.__cause__, "retry_after_s", None)  # qdrant-client's ResourceExhaustedResponse
-    if known is None:
-        headers = getattr(error.__cause__, "headers", None)
-        known = headers.get("Retry-After") if isinstance(headers, Mapping) else None
-    try:
-        return 0.0 if known is None else max(0.0, float(known))
-    except (TypeError, ValueError):  # a date, which no database sends
-        return 0.0
+    return error.retry_after or 0.0 if isinstance(error, (StoreConnectionError, StoreRequestError)) else 0.0
 
 
 def status(error: StoreError) -> int | None:
-    """The HTTP status of a refusal, from the error or from the client library's error behind it."""
-    if not isinstance(error, StoreRequestError):
-        return None
-    if error.status is not None:
-        return error.status
-    cause = error.__cause__
-    if hasattr(cause, "retry_after_s"):
-        return 429
-    found = getattr(cause, "status_code", None)
-    if found is None and callable(code := getattr(cause, "code", None)):
-        found = _GRPC.get(getattr(code(), "name", ""))
-    return found if isinstance(found, int) else None
+    """The HTTP status of a refusal, if it has one."""
+    return error.status if isinstance(error, StoreRequestError) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Final
@@ -15,6 +16,8 @@ from m3_vdb.stores.identity import ModelIdentity
 from m3_vdb.stores.options import CollectionOptions
 
 _SHARD: Final = "shard"
+_CONFIG: Final = "edge_config.json"
+"""The engine's own description of its files."""
 
 
 def claim(folder: Path, *, where: str) -> None:
@@ -35,7 +38,11 @@ def claim(folder: Path, *, where: str) -> None:
 
 
 def load(folder: Path, identity: ModelIdentity, options: CollectionOptions) -> edge.EdgeShard:
-    """Open the engine, after making its files if there are none."""
+    """Open the engine, after making its files if there are none.
+
+    Raises:
+        CollectionMismatchError: the files are there, and would give other scores than M3's.
+    """
     shard = folder / _SHARD
     if not shard.exists():
         # Made aside and renamed, so that a process killed in the middle leaves nothing that looks like a shard.
@@ -44,7 +51,28 @@ def load(folder: Path, identity: ModelIdentity, options: CollectionOptions) -> e
         fresh.mkdir()
         edge.EdgeShard.create(str(fresh), edge_config(identity, options)).close()
         fresh.rename(shard)
+    _check_config(shard)
     return edge.EdgeShard.load(str(shard))
+
+
+def _check_config(shard: Path) -> None:
+    """Refuse files that others made (from a server's snapshot, say) in another way than ``edge_config``.
+
+    Raises:
+        CollectionMismatchError: vectors are quantised or rounded to bytes, or the sparse one is re-weighted.
+    """
+    config = json.loads((shard / _CONFIG).read_text(encoding="utf-8"))
+    sparse = config.get("sparse_vectors") or {}
+    for name, vector in {"": config, **(config.get("vectors") or {}), **sparse}.items():
+        fault = None
+        if vector.get("quantization_config") is not None:
+            fault = "quantised, and M3 scores need the vectors themselves"
+        elif vector.get("datatype") == "uint8":
+            fault = "stored as uint8, and M3 scores need floats"
+        elif name in sparse and vector.get("modifier") == "idf":
+            fault = "re-weighted by IDF, and M3 scores need the raw weights"
+        if fault is not None:
+            raise CollectionMismatchError(f"{shard.parent}: {name or 'every vector'} is {fault}")
 
 
 def make_indexes(shard: edge.EdgeShard, options: CollectionOptions, *, create: bool) -> frozenset[str]:

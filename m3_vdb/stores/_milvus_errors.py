@@ -17,6 +17,7 @@ from pymilvus.exceptions import (
 )
 
 from m3_vdb.errors import StoreConnectionError, StoreRequestError
+from m3_vdb.stores._refusals import NO_ANSWER, TOO_MANY, http_status
 
 _CONNECTION: Final = (
     ConnectError,
@@ -26,7 +27,14 @@ _CONNECTION: Final = (
 )
 _CONNECT_FAILED: Final = 2
 """pymilvus' own code for a server that it cannot reach (``pymilvus.client.types.Status``)."""
-_NO_ANSWER: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+_STATUS: Final = {
+    4: TOO_MANY,  # too many concurrent requests
+    int(ErrorCode.RATE_LIMIT): TOO_MANY,
+    12: 503,  # resource insufficient
+    int(ErrorCode.COLLECTION_NOT_FOUND): 404,
+    1100: 400,  # parameter invalid
+}
+"""HTTP's words for codes of a Milvus server (pkg/util/merr/errors.go); 1 is also pymilvus' own default."""
 
 
 @contextmanager
@@ -41,14 +49,26 @@ def mapped_errors(where: str) -> Iterator[None]:
         yield
     except MilvusException as error:
         code = error.code() if callable(error.code) else error.code  # pymilvus 2 keeps the method of gRPC's error
-        if isinstance(error, _CONNECTION) or code == _CONNECT_FAILED or code in _NO_ANSWER:
+        if isinstance(error, _CONNECTION) or code == _CONNECT_FAILED or code in NO_ANSWER:
             raise StoreConnectionError(f"{where}: no answer ({error.message}); is the server running there?") from error
-        status = 429 if code == ErrorCode.RATE_LIMIT else None
-        raise StoreRequestError(f"{where}: the server refused: {code} {error.message}", status=status) from error
+        words = f"{where}: the server refused: {code} {error.message}"
+        raise StoreRequestError(words, status=_status(error, code)) from error
     except grpc.FutureTimeoutError as error:
         raise StoreConnectionError(f"{where}: no answer in time; is the server running there?") from error
     except grpc.RpcError as error:
         code = error.code() if isinstance(error, grpc.Call) else None
-        if code in _NO_ANSWER:
+        if code in NO_ANSWER:
             raise StoreConnectionError(f"{where}: no answer ({code.name}); is the server running there?") from error
-        raise StoreRequestError(f"{where}: the server refused: {error}") from error
+        words = f"{where}: the server refused: {error}"
+        raise StoreRequestError(words, status=http_status(code, str(error))) from error
+
+
+def _status(error: MilvusException, code: object) -> int | None:
+    """The HTTP status that a refusal would have; a Milvus server says no time after which to ask again."""
+    if isinstance(code, grpc.StatusCode):
+        return http_status(code, error.message)
+    if isinstance(code, int) and code in _STATUS:
+        return _STATUS[code]
+    if getattr(error, "retriable", False):  # pymilvus 3 hands on what the server says of its own error
+        return 503
+    return 400 if getattr(error, "is_input_error", False) else None

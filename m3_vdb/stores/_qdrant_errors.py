@@ -13,18 +13,10 @@ from qdrant_client.common.client_exceptions import QdrantException, ResourceExha
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
 from m3_vdb.errors import StoreConnectionError, StoreError, StoreRequestError
+from m3_vdb.stores._refusals import NO_ANSWER, TOO_MANY, http_status, seconds_to_wait
 
-_NO_ANSWER: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
-_STATUS: Final = {
-    grpc.StatusCode.INVALID_ARGUMENT: 400,
-    grpc.StatusCode.UNAUTHENTICATED: 401,
-    grpc.StatusCode.PERMISSION_DENIED: 403,
-    grpc.StatusCode.NOT_FOUND: 404,
-    grpc.StatusCode.ALREADY_EXISTS: 409,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: 429,
-    grpc.StatusCode.INTERNAL: 500,
-}
-"""The status that the same refusal has over REST."""
+_DATE: Final = "Retry-After header value is not a valid integer: "
+"""What qdrant-client makes of a date in that header, of an answer 429."""
 
 
 @contextmanager
@@ -44,12 +36,15 @@ def mapped_errors(where: str) -> Iterator[None]:
         raise StoreConnectionError(f"{where}: no answer ({error.source}); is the server running there?") from error
     except UnexpectedResponse as error:
         words = f"{where}: the server refused: {error.status_code} {_words(error)}"
-        raise StoreRequestError(words, status=error.status_code) from error
+        wait = seconds_to_wait(error.headers.get("Retry-After"))
+        raise StoreRequestError(words, status=error.status_code, retry_after=wait) from error
     except ResourceExhaustedResponse as error:
         words = f"{where}: the server refused: {error}"
-        raise StoreRequestError(words, status=429, retry_after=float(error.retry_after_s)) from error
+        raise StoreRequestError(words, status=TOO_MANY, retry_after=float(error.retry_after_s)) from error
     except QdrantException as error:
-        raise StoreRequestError(f"{where}: the server refused: {error}") from error
+        _, found, date = str(error).partition(_DATE)
+        status, wait = (TOO_MANY, seconds_to_wait(date)) if found else (None, None)
+        raise StoreRequestError(f"{where}: the server refused: {error}", status=status, retry_after=wait) from error
     except grpc.RpcError as error:
         raise _from_grpc(error, where) from error
     except RuntimeError as error:  # nothing narrower is raised for a closed client
@@ -60,10 +55,10 @@ def mapped_errors(where: str) -> Iterator[None]:
 
 def _from_grpc(error: grpc.RpcError, where: str) -> StoreError:
     code = error.code() if isinstance(error, grpc.Call) else None
-    if code in _NO_ANSWER:
+    if code in NO_ANSWER:
         return StoreConnectionError(f"{where}: no answer ({code.name}); is the server running there?")
-    words = error.details() if isinstance(error, grpc.Call) else None
-    return StoreRequestError(f"{where}: the server refused: {words or error}", status=_STATUS.get(code))
+    words = str((error.details() if isinstance(error, grpc.Call) else None) or error)
+    return StoreRequestError(f"{where}: the server refused: {words}", status=http_status(code, words))
 
 
 def _words(error: UnexpectedResponse) -> str:

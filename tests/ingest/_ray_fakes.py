@@ -11,9 +11,13 @@ from pathlib import Path
 
 from m3_vdb.ingest import Corpus, IngestReport, Retry, ingest
 from m3_vdb.ingest.ray_engine import RayEngine
+from m3_vdb.long_documents import LongDocuments
 from m3_vdb.stores import VectorStore, open_store
 from m3_vdb.types import M3Embeddings
 from tests.ingest._fakes import IDENTITY, HashEmbed
+
+PLAN = LongDocuments(plan="truncate", max_rows=1)
+"""Every document of two words is too long."""
 
 
 def die_once(folder: Path, name: str) -> None:
@@ -77,6 +81,7 @@ def run(corpus: Path, folder: Path, url: str, *, address: str | None = None, kil
             resume=True,
             progress=told,
             retry=Retry(attempts=3, first=0.01),
+            long_documents=PLAN,
             stop=threading.Event(),
         )
 

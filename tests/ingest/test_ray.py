@@ -27,7 +27,7 @@ from m3_vdb.ingest.ray_engine import RayEngine
 from m3_vdb.stores import MemoryStore, VectorStore, open_store
 from m3_vdb.stores.qdrant_edge import QdrantEdgeStore
 from tests.ingest._fakes import IDENTITY, Faulty, HashEmbed, documents
-from tests.ingest._ray_fakes import Encoding, run
+from tests.ingest._ray_fakes import PLAN, Encoding, run
 from tests.stores._rest_stub import RestStub
 
 COUNT = 120
@@ -75,7 +75,8 @@ def undisturbed(corpus: Path, folder: Path) -> tuple[dict[str, object], list[str
     folder.mkdir()
     stub = RestStub()
     with open_store(f"qdrant://{stub.address}/one", identity=IDENTITY) as store:
-        ingest(Corpus([corpus]), HashEmbed(), store, batch_documents=6, rejected=folder / "rejected.jsonl")
+        rejected = folder / "rejected.jsonl"
+        ingest(Corpus([corpus]), HashEmbed(), store, batch_documents=6, rejected=rejected, long_documents=PLAN)
         left = content(store), (folder / "rejected.jsonl").read_text().splitlines()
     stub.close()
     return left
@@ -102,6 +103,7 @@ def test_encoder_driver_and_writer_are_killed_one_after_the_other(
     assert (folder / "writer-died").exists()
     assert len(list(folder.glob("writer-[0-9]*"))) >= 3
     assert report.resumed >= 60
+    assert report.long_documents == report.documents
     assert 0 < report.documents <= COUNT - 57
     assert report.rejections == REJECTIONS
     assert left(url, folder) == undisturbed(corpus, tmp_path / "other")
@@ -158,7 +160,7 @@ def test_a_folder_is_written_by_the_driver_alone_through_a_stop_and_the_loss_of_
         QdrantEdgeStore(tmp_path / "x.qdrant", identity=IDENTITY) as store,
         RayEngine(partial(Encoding, tmp_path, seconds=0.03), encoders=2) as engine,
     ):
-        options = {"engine": engine, "batch_documents": 3, **files}
+        options = {"engine": engine, "batch_documents": 3, "long_documents": PLAN, **files}
         assert ingest(Corpus([corpus]), HashEmbed(), store, stop=stop, progress=stopping, **options).interrupted
         begun = store.count()
         assert 15 < begun < COUNT
@@ -278,7 +280,7 @@ def test_what_a_stage_says_of_a_fault_is_raised_here_as_what_it_was(monkeypatch:
     from m3_vdb.ingest.ray_workers import DEATHS, EncodeStage, StoreStage, message, unpack
 
     monkeypatch.setattr(ray, "get", lambda value: value)
-    batch = message(7, pickle.dumps([(0, Document("a", "text")), (1, Document("b", "poison"))]))
+    batch = message(7, pickle.dumps(([(0, Document("a", "text")), (1, Document("b", "poison"))], {"a": ["a¶2"]})))
 
     def encoded(times: int = 1, make: object = HashEmbed, identity: object = IDENTITY) -> object:
         number, outcome = unpack(EncodeStage(make, identity, Told(times), keep=True)(batch))
@@ -306,8 +308,15 @@ def test_what_a_stage_says_of_a_fault_is_raised_here_as_what_it_was(monkeypatch:
             if name == "upsert":
                 raise fault
 
-        stage = StoreStage(lambda: Faulty(upsert), Told(times), Retry(attempts=1))
+        stage = StoreStage(lambda: Faulty(upsert), Told(times), Retry(attempts=1), PLAN)
         return unpack(stage(message(7, pickle.dumps(good))))[1]
+
+    held = MemoryStore(IDENTITY)
+    passages = [Document("a¶2", "older"), Document("b¶2", "another's")]
+    held.upsert(passages, HashEmbed().encode_documents([one.content for one in passages]))
+    stage = StoreStage(lambda: held, Told(), Retry(attempts=1), PLAN)
+    assert unpack(stage(message(7, pickle.dumps(good))))[1].stored.ids == ("a",)
+    assert [one.id for one in held.get(["a", "a¶2", "b¶2"])] == ["a", "b¶2"]
 
     refusal = stored(StoreRequestError("no", status=403, retry_after=3)).failure.error()
     assert isinstance(refusal, StoreRequestError)

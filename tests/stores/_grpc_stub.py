@@ -1,7 +1,8 @@
 """A stub of a Qdrant server's gRPC interface: protobuf on a real socket, the embedded engine behind.
 
 The messages are read and written with qdrant-client's own conversions. The metadata of every call (the API key) and the
-time that the client would wait are kept in ``calls``.
+time that the client would wait are kept in ``calls``. ``refuse`` holds answers (code, words, metadata) that the next
+calls get instead.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ class GrpcStub:
     def __init__(self) -> None:
         self.engine = EdgeEngine()
         self.calls: list[tuple[str, dict[str, str], float | None]] = []
+        self.refuse: list[tuple[grpc.StatusCode, str, dict[str, str]]] = []
         self.server = grpc.server(ThreadPoolExecutor(1))
         points_service_pb2_grpc.add_PointsServicer_to_server(_guarded(self, _Points), self.server)
         collections_service_pb2_grpc.add_CollectionsServicer_to_server(_guarded(self, _Collections), self.server)
@@ -49,6 +51,10 @@ def _guarded(stub: GrpcStub, kind: type) -> Any:
     def wrap(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
         def call(request: Any, context: Any) -> Any:
             stub.calls.append((name, dict(context.invocation_metadata()), context.time_remaining()))
+            if stub.refuse:
+                code, words, metadata = stub.refuse.pop(0)
+                context.set_trailing_metadata(tuple(metadata.items()))
+                return context.abort(code, words)
             try:
                 return method(stub, request)
             except RefusedError as error:

@@ -2,7 +2,7 @@
 
 It keeps rules of a server that the engine does not: bodies up to 32 MiB, multi-vectors below 1,048,576 numbers, unique
 sparse indices, strict JSON, and strict mode if asked for. ``shards`` makes collections of several parts. Every body it
-received is kept in ``bodies``.
+received is kept in ``bodies``; ``refuse`` holds answers (status, headers) that the next requests get instead.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ class RestStub:
         self.version = version
         self.lock = threading.Lock()
         self.bodies: list[tuple[str, str, int, Any]] = []
+        self.refuse: list[tuple[int, dict[str, str]]] = []
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (_Handler,), {"stub": self}))
         threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
 
@@ -100,7 +101,11 @@ class _Handler(BaseHTTPRequestHandler):
         size = int(self.headers.get("Content-Length") or 0)
         raw = self.rfile.read(size)
         path = urlsplit(self.path).path
+        headers: dict[str, str] = {}
         try:
+            if self.stub.refuse:
+                status, headers = self.stub.refuse.pop(0)
+                raise RefusedError(status, "Rate limiting exceeded: Write rate limit exceeded, retry later")
             if size > MAX_BODY:
                 raise RefusedError(413, "Payload error: JSON payload is larger than allowed")
             body = json.loads(raw, parse_constant=_no_constant) if raw else None
@@ -116,7 +121,8 @@ class _Handler(BaseHTTPRequestHandler):
             status, answer = 400, {"result": None, "status": {"error": f"{error}"}, "time": 0.0}
         data = json.dumps(answer).encode()
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
+        for name, value in {"Content-Type": "application/json", **headers}.items():
+            self.send_header(name, value)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)

@@ -94,10 +94,37 @@ def test_codes_decide_what_the_class_does_not(raised, expected):
     assert type(caught.value) is expected
 
 
-def test_a_rate_limit_may_be_tried_again():
+@pytest.mark.parametrize(
+    ("raised", "status"),
+    [
+        (MilvusException(code=8, message="rate limit exceeded"), 429),
+        (MilvusException(code=4, message="too many concurrent requests, queue is full"), 429),
+        (MilvusException(code=12, message="service resource insufficient"), 503),
+        (MilvusException(code=100, message="collection not found"), 404),
+        (MilvusException(code=1100, message="invalid parameter"), 400),
+        (MilvusException(code=9, message="quota exceeded"), None),
+        (MilvusException(code=1, message="what pymilvus says itself"), None),
+        (MilvusException(code=grpc.StatusCode.RESOURCE_EXHAUSTED, message="busy"), 429),
+        (MilvusException(code=grpc.StatusCode.RESOURCE_EXHAUSTED, message="received message larger than max"), 413),
+        (_Call(grpc.StatusCode.INTERNAL), 500),
+        (_Call(grpc.StatusCode.UNAUTHENTICATED), 401),
+    ],
+    ids=str,
+)
+def test_a_refusal_carries_its_status(raised, status):
     with pytest.raises(StoreRequestError) as caught, mapped_errors("Milvus collection 'c'"):
-        raise MilvusException(code=8, message="rate limit exceeded")
-    assert caught.value.status == 429
+        raise raised
+    assert (caught.value.status, caught.value.retry_after) == (status, None)
+
+
+@pytest.mark.skipif(
+    not hasattr(MilvusException, "retriable"), reason="pymilvus 2 does not hand on what the server says"
+)
+def test_what_the_server_says_of_its_error_counts():
+    for known, status in (({"retriable": True}, 503), ({"is_input_error": True}, 400)):
+        with pytest.raises(StoreRequestError) as caught, mapped_errors("Milvus collection 'c'"):
+            raise MilvusException(code=2000, message="segcore", **known)
+        assert caught.value.status == status
 
 
 def test_what_is_no_error_of_the_client_passes():

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import socket
+from datetime import datetime, timedelta, timezone
+from email.utils import format_datetime
 
 import grpc
 import httpx
@@ -24,8 +26,10 @@ from m3_vdb.errors import (
     StoreRequestError,
 )
 from m3_vdb.fusion import Weights
+from m3_vdb.ingest.retry import passes
 from m3_vdb.stores import CollectionOptions, MemoryStore, open_store
 from m3_vdb.stores._qdrant_errors import mapped_errors
+from m3_vdb.stores._refusals import seconds_to_wait
 from m3_vdb.stores.qdrant import MAX_REQUEST_BYTES
 from m3_vdb.types import Document, SparseVector
 from tests.stores._corpus import IDENTITY, make_documents, make_embeddings, make_queries
@@ -414,6 +418,38 @@ def test_a_refusal_may_say_when_to_ask_again():
     with pytest.raises(StoreRequestError) as caught, mapped_errors("c"):
         raise ResourceExhaustedResponse("too many", 3)
     assert caught.value.retry_after == 3
+
+
+_PAST = "Wed, 21 Oct 2015 07:28:00 GMT"
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "wait"),
+    [
+        (429, {"Retry-After": "3"}, 3),
+        (429, {"Retry-After": _PAST}, 0),  # qdrant-client takes this for a fault of its own
+        (429, {}, None),
+        (503, {"Retry-After": "2.5"}, 2.5),  # of a proxy before the server
+        (503, {"Retry-After": _PAST}, 0),
+        (503, {"Retry-After": "soon"}, None),
+        (500, {}, None),
+    ],
+    ids=str,
+)
+def test_a_refusal_carries_its_status_and_its_pause(stub, store, status, headers, wait):
+    stub.refuse = [(status, headers)]
+    with pytest.raises(StoreRequestError) as caught:
+        store.upsert(make_documents(1), make_embeddings(1))
+    assert (caught.value.status, caught.value.retry_after) == (status, wait)
+    assert passes(caught.value)
+    store.upsert(make_documents(1), make_embeddings(1))  # the next request is answered
+    assert store.count() == 1
+
+
+def test_a_date_to_come_is_waited_for():
+    soon = datetime.now(timezone.utc) + timedelta(seconds=90)
+    assert 80 < seconds_to_wait(format_datetime(soon)) <= 90
+    assert 80 < seconds_to_wait(format_datetime(soon.replace(tzinfo=None))) <= 90
 
 
 def test_other_runtime_errors_are_not_ours():

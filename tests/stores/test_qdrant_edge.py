@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from m3_vdb.errors import (
 )
 from m3_vdb.stores import CollectionOptions
 from m3_vdb.stores import qdrant_edge as module
+from m3_vdb.stores._edge_schema import edge_config
 from m3_vdb.stores.qdrant_edge import QdrantEdgeStore
 from m3_vdb.types import Document
 from tests.stores._corpus import IDENTITY, make_documents, make_embeddings, make_queries
@@ -261,3 +263,42 @@ def test_any_json_payload_comes_back(shared, payload, text):
     document = Document(id="d", text=text.encode("utf-8", "replace").decode(), payload=payload)
     shared.upsert([document], make_embeddings(1))
     assert shared.get(["d"]) == [document]
+
+
+INT8 = qdrant_edge.ScalarQuantizationConfig(qdrant_edge.ScalarType.Int8)
+UINT8 = qdrant_edge.VectorStorageDatatype.Uint8
+
+
+@pytest.mark.parametrize(
+    ("everywhere", "dense", "sparse", "message"),
+    [
+        ({"quantization_config": INT8}, {}, {}, "every vector is quantised"),
+        ({}, {"quantization_config": INT8}, {}, "dense is quantised"),
+        ({}, {"datatype": UINT8}, {}, "dense is stored as uint8"),
+        ({}, {}, {"datatype": UINT8}, "sparse is stored as uint8"),
+        ({}, {}, {"modifier": qdrant_edge.Modifier.Idf}, "sparse is re-weighted by IDF"),
+        ({}, {}, {}, None),
+    ],
+    ids=str,
+)
+def test_files_that_would_give_other_scores(tmp_path, everywhere, dense, sparse, message):
+    """A folder whose engine files others made, from a server's snapshot for example."""
+    folder = tmp_path / "c.qdrant"
+    QdrantEdgeStore(folder, identity=IDENTITY).close()
+    made = edge_config(IDENTITY, CollectionOptions())
+    shutil.rmtree(folder / "shard")
+    (folder / "shard").mkdir()
+    vectors = {
+        "dense": qdrant_edge.EdgeVectorParams(size=64, distance=qdrant_edge.Distance.Dot, **dense),
+        "multi_vector": made.vectors["multi_vector"],
+    }
+    config = qdrant_edge.EdgeConfig(
+        vectors=vectors, sparse_vectors={"sparse": qdrant_edge.EdgeSparseVectorParams(**sparse)}, **everywhere
+    )
+    qdrant_edge.EdgeShard.create(str(folder / "shard"), config).close()
+    if message is None:
+        QdrantEdgeStore(folder, identity=IDENTITY).close()
+        return
+    for _ in range(2):  # and the folder is not left locked
+        with pytest.raises(CollectionMismatchError, match=message):
+            QdrantEdgeStore(folder, identity=IDENTITY)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import grpc
 import pytest
 
 from m3_vdb.errors import StoreRequestError
+from m3_vdb.ingest.retry import about_content, passes
 from m3_vdb.stores import CollectionOptions, open_store
 from tests.stores._corpus import IDENTITY, make_documents, make_embeddings
 from tests.stores._grpc_stub import GrpcStub
@@ -42,3 +44,31 @@ def test_a_refusal_keeps_its_words(stub):
         stub.engine.delete_collection("notes")
         with pytest.raises(StoreRequestError, match="Not found: Collection `notes` doesn't exist!"):
             store.count()
+
+
+@pytest.mark.parametrize(
+    ("code", "words", "metadata", "status", "wait"),
+    [
+        ("RESOURCE_EXHAUSTED", "Rate limiting exceeded", {"retry-after": "3"}, 429, 3),
+        ("RESOURCE_EXHAUSTED", "Rate limiting exceeded", {}, 429, None),
+        ("RESOURCE_EXHAUSTED", "grpc: received message larger than max (9 vs. 4)", {}, 413, None),
+        (
+            "OUT_OF_RANGE",
+            "Error, decoded message length too large: found 9 bytes, the limit is: 4 bytes",
+            {},
+            413,
+            None,
+        ),
+        ("INTERNAL", "Service internal error: panic", {}, 500, None),
+        ("INVALID_ARGUMENT", "Wrong input: Vector dimension error", {}, 400, None),
+    ],
+)
+def test_a_refusal_carries_its_status_and_its_pause(stub, code, words, metadata, status, wait):
+    with opened(stub) as store:
+        stub.refuse = [(getattr(grpc.StatusCode, code), words, metadata)]
+        with pytest.raises(StoreRequestError, match=words[:12]) as caught:
+            store.upsert(make_documents(1), make_embeddings(1))
+        assert (caught.value.status, caught.value.retry_after) == (status, wait)
+        assert passes(caught.value) == (status in (429, 500))
+        assert about_content(caught.value) == (status in (400, 413))  # halves of the upload are tried
+        store.upsert(make_documents(1), make_embeddings(1))

@@ -1,0 +1,160 @@
+"""``python -m benchmarks.exactness``: the fused scores of every store against the memory oracle.
+
+The same random documents (``_synthetic.py``) go into every store; every query runs with three presets of weights, and
+without a filter, with two conditions and with a tree of them. Compared are each of the best 50: its score with the
+oracle's score of the same document (relative), and the oracle's score of the document at this rank with that of the
+oracle's own at this rank (relative; 0 is the same order). The last line is one JSON object, and the exit code is 1 if
+one of the two is 1e-4 or more anywhere, or a hit is missing.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from benchmarks import _synthetic as synthetic
+from benchmarks._stores import STORES
+from m3_vdb.errors import M3Error
+from m3_vdb.fusion import PRESETS
+from m3_vdb.stores import MemoryStore, VectorStore
+from m3_vdb.types import Filter, M3Embedding
+
+ALLOWED: Final = 1e-4
+"""Largest relative difference of a fused score, and of what stands at a rank to what should."""
+LIMIT: Final = 50
+SLOW: Final = ("qdrant local mode", "milvus-lite file", "milvus-lite server", "milvus gRPC stub")
+"""Searched by plain Python and NumPy; milvus-lite takes seconds for a condition, which it evaluates row by row."""
+WEIGHTS: Final = ("default", "dense_sparse", "long_document")
+FILTERS: Final[dict[str, Filter | None]] = {
+    "none": None,
+    "two conditions": {"lang": ["de", "en"], "draft": False},
+    "a tree": {
+        "$or": [{"year": {"$gte": 2002, "$lt": 2014}}, {"$not": {"tags": ["t1", "t2"]}}],
+        "price": {"$ne": 1.5},
+    },
+}
+Truth = dict[tuple[int, str, str], list[tuple[str, float]]]
+"""(query, weights, filter) → the oracle's (id, score) of all candidates, best first."""
+
+
+@dataclass(slots=True)
+class Comparison:
+    """What a store's hits were like.
+
+    Attributes:
+        searches: queries times presets times filters.
+        hits: scores that were compared.
+        largest_error: relative, of a score.
+        largest_gap: relative, between the true scores of what stands at a rank and of what should.
+        strangers: hits that are none of the oracle's candidates, or hits that are missing.
+        seconds: for all searches.
+    """
+
+    searches: int = 0
+    hits: int = 0
+    largest_error: float = 0.0
+    largest_gap: float = 0.0
+    strangers: int = 0
+    seconds: float = 0.0
+
+    def add(self, got: list[tuple[str, float]], truth: list[tuple[str, float]]) -> None:
+        """Compare the hits of a search."""
+        scores = dict(truth)
+        self.searches += 1
+        self.strangers += abs(len(got) - min(LIMIT, len(truth)))
+        for (name, score), (_, at_rank) in zip(got, truth, strict=False):
+            if name not in scores:
+                self.strangers += 1
+                continue
+            self.hits += 1
+            self.largest_error = max(self.largest_error, abs(score - scores[name]) / abs(scores[name]))
+            self.largest_gap = max(self.largest_gap, abs(scores[name] - at_rank) / abs(at_rank))
+
+    @property
+    def passed(self) -> bool:
+        """Whether every score is within ``ALLOWED``, in an order that these scores allow, and there were any."""
+        return self.hits > 0 and self.strangers == 0 and max(self.largest_error, self.largest_gap) < ALLOWED
+
+
+def fill(store: VectorStore, documents: int, *, chunk: int = 500) -> None:
+    """Put the documents into a store."""
+    for start in range(0, documents, chunk):
+        stop = min(start + chunk, documents)
+        store.upsert(synthetic.documents(start, stop), synthetic.embeddings(stop - start, seed=start))
+
+
+def compare(store: VectorStore, queries: list[M3Embedding], truth: Truth) -> Comparison:
+    """Run every search and compare."""
+    found = Comparison()
+    for (i, weights, condition), expected in truth.items():
+        if i >= len(queries):
+            continue
+        begun = time.perf_counter()
+        got = store.rank(queries[i], weights=PRESETS[weights], limit=LIMIT, filter=FILTERS[condition])
+        found.seconds += time.perf_counter() - begun
+        found.add(got, expected)
+    return found
+
+
+def oracle(documents: int, queries: list[M3Embedding]) -> Truth:
+    """The scores of all candidates by the reference definition."""
+    with MemoryStore(synthetic.identity()) as store:
+        fill(store, documents)
+        return {
+            (i, weights, condition): store.rank(query, weights=PRESETS[weights], limit=200, filter=FILTERS[condition])
+            for i, query in enumerate(queries)
+            for weights in WEIGHTS
+            for condition in FILTERS
+        }
+
+
+def main(
+    stores: Annotated[list[str] | None, typer.Option("--store", help=f"{', '.join(STORES)}. Default: all.")] = None,
+    documents: Annotated[int, typer.Option(help="In every store.")] = 5000,
+    queries: Annotated[int, typer.Option(help="Each runs nine times: presets times filters.")] = 200,
+    slow_queries: Annotated[int, typer.Option(help=f"Queries of {', '.join(SLOW)}.")] = 20,
+) -> None:
+    """Compare the stores with the oracle."""
+    chosen = stores or list(STORES)
+    if unknown := set(chosen) - STORES.keys():
+        raise typer.BadParameter(f"{', '.join(unknown)}: expected some of {', '.join(STORES)}")
+    asked = synthetic.queries(queries)
+    truth = oracle(documents, asked)
+    typer.echo(f"{documents:,} documents, {len(truth):,} searches, the best {LIMIT} of each")
+    typer.echo(f"{'store':28} {'searches':>8} {'hits':>8} {'largest error':>14} {'largest gap':>12} {'ms/search':>10}")
+    results: dict[str, dict[str, Any]] = {}
+    for name in chosen:
+        results[name] = measure(name, documents, asked[: slow_queries if name in SLOW else queries], truth)
+    passed = all(result.get("passed") for result in results.values())
+    typer.echo(json.dumps({"documents": documents, "limit": LIMIT, "passed": passed, "stores": results}))
+    raise typer.Exit(0 if passed else 1)
+
+
+def measure(name: str, documents: int, queries: list[M3Embedding], truth: Truth) -> dict[str, Any]:
+    """Fill one store and compare it; an error of the store is its result."""
+    try:
+        with (
+            tempfile.TemporaryDirectory(prefix="m3-exactness-") as folder,
+            STORES[name](synthetic.identity(), Path(folder)) as store,
+        ):
+            fill(store, documents)
+            found = compare(store, queries, truth)
+    except M3Error as error:
+        typer.echo(f"{name:28} {error}")
+        return {"passed": False, "error": str(error)}
+    milliseconds = 1000 * found.seconds / max(1, found.searches)
+    typer.echo(
+        f"{name:28} {found.searches:8,} {found.hits:8,} {found.largest_error:14.1e} {found.largest_gap:12.1e} "
+        f"{milliseconds:10.1f}{'' if found.passed else '  FAILED'}"
+    )
+    return {"passed": found.passed, **asdict(found)}
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,63 @@
+"""What a refusal means, whatever library tells of it: the HTTP status of a gRPC code, and when to ask again."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
+from typing import Final
+
+import grpc  # type: ignore[import-untyped]  # its stubs are a package that would serve this file alone
+
+NO_ANSWER: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+"""Codes that come from the connection and not from the database."""
+TOO_LARGE: Final = 413
+TOO_MANY: Final = 429
+_STATUS: Final = {
+    grpc.StatusCode.INVALID_ARGUMENT: 400,
+    grpc.StatusCode.FAILED_PRECONDITION: 400,
+    grpc.StatusCode.UNAUTHENTICATED: 401,
+    grpc.StatusCode.PERMISSION_DENIED: 403,
+    grpc.StatusCode.NOT_FOUND: 404,
+    grpc.StatusCode.ALREADY_EXISTS: 409,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: TOO_MANY,
+    grpc.StatusCode.INTERNAL: 500,
+    grpc.StatusCode.UNKNOWN: 500,
+    grpc.StatusCode.UNIMPLEMENTED: 501,
+    grpc.StatusCode.ABORTED: 503,
+}
+_LARGE: Final = ("larger than max", "message length too large")
+"""How gRPC's implementations (C and Go; Rust) word a message beyond their limit, as RESOURCE_EXHAUSTED or OUT_OF_RANGE:
+sent again it is refused again, in smaller parts it is not."""
+
+
+def http_status(code: grpc.StatusCode | None, words: str) -> int | None:
+    """The status that the same refusal has over REST; None if there is none.
+
+    Args:
+        code: of the call.
+        words: the server's explanation.
+    """
+    if code in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.OUT_OF_RANGE) and any(w in words for w in _LARGE):
+        return TOO_LARGE
+    return _STATUS.get(code)
+
+
+def seconds_to_wait(value: str | None) -> float | None:
+    """``Retry-After``: seconds, or a date; None if it is neither.
+
+    Args:
+        value: of the header.
+    """
+    if value is None:
+        return None
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        date = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    if date.tzinfo is None:
+        date = date.replace(tzinfo=timezone.utc)
+    return max(0.0, (date - datetime.now(timezone.utc)).total_seconds())
