@@ -16,6 +16,7 @@ import m3_vdb
 from m3_vdb.cli_backfill import backfill_command
 from m3_vdb.cli_eval import eval_command, report_command
 from m3_vdb.cli_ingest import ingest_command
+from m3_vdb.cli_options import GrpcOption, MclsOption, ModelOption, RuntimeOption, StoreOption
 from m3_vdb.embedding_function import M3EmbeddingFunction
 from m3_vdb.errors import CollectionNotFoundError, ConfigError, M3Error
 from m3_vdb.fusion import PRESETS, Weights
@@ -32,23 +33,6 @@ _CONDITION: Final = re.compile(r"(?P<field>[^=<>!]+)(?P<operator>!=|[<>]=?|=)(?P
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 out = Console()
 err = Console(stderr=True, highlight=False)
-
-StoreOption = Annotated[
-    str,
-    typer.Option(
-        "--store",
-        help="A folder (./notes.qdrant), a file (./notes.milvus.db), or a server (qdrant://localhost:6333/notes, "
-        "milvus://localhost:19530/notes; +https for TLS; keys: QDRANT_API_KEY, MILVUS_TOKEN).",
-    ),
-]
-ModelOption = Annotated[
-    str | None, typer.Option("--model", help="Bundle directory or hub id. Default: the model that comes with m3-vdb.")
-]
-MclsOption = Annotated[
-    int | None,
-    typer.Option("--mcls-every", help="MCLS for long texts: another <s> every so many tokens (paper: 256)."),
-]
-RuntimeOption = Annotated[str, typer.Option("--runtime", help="auto, onnxruntime or openvino.")]
 
 
 def _version(show: bool) -> None:
@@ -81,7 +65,7 @@ def search_command(
             "may be repeated, and all must hold.",
         ),
     ] = None,
-    grpc: Annotated[bool, typer.Option("--grpc", help="Talk gRPC to a Qdrant server.")] = False,
+    grpc: GrpcOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a hit.")] = False,
 ) -> None:
     """Search a collection and show rank, fused score, its three parts, and the text."""

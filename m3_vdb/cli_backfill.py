@@ -20,10 +20,29 @@ from m3_vdb.cli_ingest import (
     store_name,
     summarize,
 )
+from m3_vdb.cli_options import (
+    AttemptsOption,
+    BatchOption,
+    CheckpointOption,
+    JsonSummaryOption,
+    LongDocumentsOption,
+    MaxLengthOption,
+    MaxRowsOption,
+    MclsOption,
+    ModelOption,
+    OverlapOption,
+    PoolFactorOption,
+    RejectedOption,
+    ResumeOption,
+    RuntimeOption,
+    StrictOption,
+    TextFieldOption,
+    TitleFieldOption,
+)
 from m3_vdb.embedding_function import M3EmbeddingFunction
 from m3_vdb.ingest import Retry, SourceCollection, SourceFields, backfill
 from m3_vdb.ingest.collections import check_apart
-from m3_vdb.long_documents import PLANS, LongDocuments, Plan
+from m3_vdb.long_documents import LongDocuments, Plan
 from m3_vdb.stores import open_store
 
 
@@ -32,29 +51,27 @@ def backfill_command(
         str, typer.Argument(help="The collection to read: qdrant://HOST:6333/NAME, milvus://…, FILE.db#NAME, a folder.")
     ],
     store: Annotated[str, typer.Option("--store", help="The new collection, with all three vectors.")],
-    model: Annotated[str | None, typer.Option("--model", help="Bundle directory or hub id.")] = None,
-    mcls_every: Annotated[int | None, typer.Option(help="MCLS for long texts, as in ingest.")] = None,
-    max_length: Annotated[int | None, typer.Option(help="Tokens kept of a document.")] = None,
-    runtime: Annotated[str, typer.Option("--runtime", help="auto, onnxruntime or openvino.")] = "auto",
+    model: ModelOption = None,
+    mcls_every: MclsOption = None,
+    max_length: MaxLengthOption = None,
+    runtime: RuntimeOption = "auto",
     id_field: Annotated[str | None, typer.Option(help="Field of the id. Default: the point's own id.")] = None,
-    text_field: Annotated[list[str] | None, typer.Option(help="Field of the text; several are joined.")] = None,
-    title_field: Annotated[str, typer.Option(help="Field of the title.")] = "title",
+    text_field: TextFieldOption = None,
+    title_field: TitleFieldOption = "title",
     payload_field: Annotated[
         str | None, typer.Option(help="An object whose fields become the payload's own, such as metadata.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")] = False,
-    checkpoint: Annotated[Path | None, typer.Option(help="How far a run is. Default: beside the store.")] = None,
-    rejected: Annotated[Path | None, typer.Option(help="File for bad points. Default: beside the checkpoint.")] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad point.")] = False,
-    long_documents: Annotated[
-        str, typer.Option(help=f"Documents with more tokens than the store takes rows: {', '.join(PLANS)}.")
-    ] = "error",
-    max_rows: Annotated[int | None, typer.Option(help="Rows of a document. Default: what the store takes.")] = None,
-    pool_factor: Annotated[float, typer.Option(help="Pool every document to one row of so many.")] = 1.0,
-    overlap: Annotated[int, typer.Option(help="Tokens that split passages share.")] = 0,
-    batch_documents: Annotated[int, typer.Option(help="Documents encoded together.")] = 256,
-    attempts: Annotated[int, typer.Option(help="Requests to a failing store, the first included.")] = 10,
-    as_json: Annotated[bool, typer.Option("--json", help="The summary as one JSON object, the last line.")] = False,
+    resume: ResumeOption = False,
+    checkpoint: CheckpointOption = None,
+    rejected: RejectedOption = None,
+    strict: StrictOption = False,
+    long_documents: LongDocumentsOption = "error",
+    max_rows: MaxRowsOption = None,
+    pool_factor: PoolFactorOption = 1.0,
+    overlap: OverlapOption = 0,
+    batch_documents: BatchOption = 256,
+    attempts: AttemptsOption = 10,
+    as_json: JsonSummaryOption = False,
 ) -> None:
     """Encode the texts of a collection into a new one beside it, with all three vectors. The old one is only read."""
     check_apart(source, store)

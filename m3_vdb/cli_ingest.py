@@ -19,12 +19,33 @@ from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 from rich.text import Text
 
+from m3_vdb.cli_options import (
+    AttemptsOption,
+    BatchOption,
+    CheckpointOption,
+    GrpcOption,
+    JsonSummaryOption,
+    LongDocumentsOption,
+    MaxLengthOption,
+    MaxRowsOption,
+    MclsOption,
+    ModelOption,
+    OverlapOption,
+    PoolFactorOption,
+    RejectedOption,
+    ResumeOption,
+    RuntimeOption,
+    StoreOption,
+    StrictOption,
+    TextFieldOption,
+    TitleFieldOption,
+)
 from m3_vdb.cli_ray import ENGINES, Elsewhere, make_engine
 from m3_vdb.embedding_function import M3EmbeddingFunction
 from m3_vdb.errors import ConfigError, EngineError, StoreError
 from m3_vdb.ingest import FORMATS, Corpus, Fields, IngestReport, Progress, Retry, SourceCollection, ingest
 from m3_vdb.ingest.streams import STDIN
-from m3_vdb.long_documents import PLANS, LongDocuments, Plan
+from m3_vdb.long_documents import LongDocuments, Plan
 from m3_vdb.stores import open_store
 
 REJECTED_SHOWN: Final = 10
@@ -55,33 +76,28 @@ def ingest_command(
         list[str],
         typer.Argument(help='Files, folders, or "-": JSONL, CSV, TSV, Parquet (also .gz, .zst), texts, BEIR.'),
     ],
-    store: Annotated[
-        str, typer.Option("--store", help="A folder (./notes.qdrant) or a server (qdrant://localhost:6333/notes).")
-    ],
-    model: Annotated[str | None, typer.Option("--model", help="Bundle directory or hub id.")] = None,
-    mcls_every: Annotated[
-        int | None, typer.Option(help="MCLS for long texts: another <s> every so many tokens (paper: 256).")
-    ] = None,
-    max_length: Annotated[int | None, typer.Option(help="Tokens kept of a document.")] = None,
-    runtime: Annotated[str, typer.Option("--runtime", help="auto, onnxruntime or openvino.")] = "auto",
+    store: StoreOption,
+    grpc: GrpcOption = False,
+    model: ModelOption = None,
+    mcls_every: MclsOption = None,
+    max_length: MaxLengthOption = None,
+    runtime: RuntimeOption = "auto",
     format: Annotated[str, typer.Option("--format", help=f"{', '.join(FORMATS)}.")] = "auto",
     id_field: Annotated[str | None, typer.Option(help="Field of the id. Default: id or _id.")] = None,
-    text_field: Annotated[list[str] | None, typer.Option(help="Field of the text; several are joined.")] = None,
-    title_field: Annotated[str, typer.Option(help="Field of the title.")] = "title",
+    text_field: TextFieldOption = None,
+    title_field: TitleFieldOption = "title",
     columns: Annotated[str | None, typer.Option(help="Names for CSV or TSV without a header: id,text.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")] = False,
-    checkpoint: Annotated[Path | None, typer.Option(help="How far a run is. Default: beside the store.")] = None,
-    rejected: Annotated[Path | None, typer.Option(help="File for bad rows. Default: beside the checkpoint.")] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad row.")] = False,
+    resume: ResumeOption = False,
+    checkpoint: CheckpointOption = None,
+    rejected: RejectedOption = None,
+    strict: StrictOption = False,
     again: Annotated[bool, typer.Option("--again", help="Also encode what is stored unchanged.")] = False,
-    long_documents: Annotated[
-        str, typer.Option(help=f"Documents with more tokens than the store takes rows: {', '.join(PLANS)}.")
-    ] = "error",
-    max_rows: Annotated[int | None, typer.Option(help="Rows of a document. Default: what the store takes.")] = None,
-    pool_factor: Annotated[float, typer.Option(help="Pool every document to one row of so many.")] = 1.0,
-    overlap: Annotated[int, typer.Option(help="Tokens that split passages share.")] = 0,
-    batch_documents: Annotated[int, typer.Option(help="Documents encoded together.")] = 256,
-    attempts: Annotated[int, typer.Option(help="Requests to a failing store, the first included.")] = 10,
+    long_documents: LongDocumentsOption = "error",
+    max_rows: MaxRowsOption = None,
+    pool_factor: PoolFactorOption = 1.0,
+    overlap: OverlapOption = 0,
+    batch_documents: BatchOption = 256,
+    attempts: AttemptsOption = 10,
     upload_workers: Annotated[
         int | None, typer.Option(help="Batches stored at the same time. Default: 2 for a server, else 1.")
     ] = None,
@@ -96,7 +112,7 @@ def ingest_command(
     encoder_gpus: Annotated[
         float | None, typer.Option(help="Ray: GPUs of an encoder. Default: 1 if there are.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The summary as one JSON object, the last line.")] = False,
+    as_json: JsonSummaryOption = False,
 ) -> None:
     """Encode a corpus and store it; what is stored unchanged is left out. Bad rows are set aside (exit code 3)."""
     fields = Fields(
@@ -126,6 +142,7 @@ def ingest_command(
             made = make_engine(
                 embed,
                 store,
+                grpc=grpc,
                 model=model,
                 runtime=runtime,
                 address=ray_address,
@@ -134,7 +151,7 @@ def ingest_command(
                 gpus=encoder_gpus,
             )
             elsewhere = open_here.enter_context(made)
-        opened = open_here.enter_context(open_store(store, identity=embed.identity))
+        opened = open_here.enter_context(open_store(store, identity=embed.identity, prefer_grpc=grpc))
         if elsewhere is not None:
             err.print(_who_writes(elsewhere.encoders, server=opened.is_server), markup=False, soft_wrap=True)
         stop = open_here.enter_context(stopping(state))

@@ -46,22 +46,25 @@ class Opener:
     Attributes:
         url: of the collection.
         identity: the model's.
+        grpc: talk gRPC to a Qdrant server.
         key: the driver's; shown nowhere.
     """
 
     url: str
     identity: ModelIdentity
+    grpc: bool
     key: str | None = field(repr=False)
 
     def __call__(self) -> VectorStore:
         """The open collection."""
-        return open_store(self.url, identity=self.identity, create=False, api_key=self.key)
+        return open_store(self.url, identity=self.identity, create=False, api_key=self.key, prefer_grpc=self.grpc)
 
 
 def make_engine(
     embed: M3EmbeddingFunction,
     store: str,
     *,
+    grpc: bool,
     model: str | None,
     runtime: str,
     address: str | None,
@@ -74,6 +77,7 @@ def make_engine(
     Args:
         embed: the driver's.
         store: URL.
+        grpc: talk gRPC to a Qdrant server.
         model: bundle or hub id, as every worker finds it.
         runtime: of the encoders.
         address: of the cluster.
@@ -91,5 +95,5 @@ def make_engine(
         on_truncate="ignore",
     )
     variable = _MILVUS_VARIABLE if store.startswith(_MILVUS) else API_KEY_VARIABLE
-    opener = Opener(store, embed.identity, os.environ.get(variable))
+    opener = Opener(store, embed.identity, grpc, os.environ.get(variable))
     return RayEngine(make, open_store=opener, address=address, encoders=encoders, cpus=cpus, gpus=gpus)
