@@ -11,6 +11,7 @@ from m3_vdb.cli import app, parse_conditions
 from m3_vdb.errors import ConfigError
 from m3_vdb.filters import matches, parse_filter
 from m3_vdb.stores import open_store
+from tests.stores._grpc_stub import GrpcStub
 
 PAYLOAD = {"lang": "de", "year": 2004, "draft": False, "code": "2004", "a>b": 1, "url": "x=y"}
 
@@ -97,3 +98,26 @@ def test_options_that_cannot_be_kept(tmp_path, tiny_bundle, arguments, message):
     with pytest.raises(ConfigError, match=message):
         raise done.exception
     assert not (tmp_path / "c.qdrant").exists()
+
+
+def test_grpc_travels_from_both_commands_to_the_client(tmp_path, tiny_bundle, monkeypatch):
+    stub, told = GrpcStub(), []
+
+    def opened(url, **given):
+        told.append((url, given["prefer_grpc"]))
+        return open_store(url, **given, grpc_port=stub.port)
+
+    monkeypatch.setattr("m3_vdb.cli.open_store", opened)
+    monkeypatch.setattr("m3_vdb.cli_ingest.open_store", opened)
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text('{"id": "a", "text": "vector"}\n', encoding="utf-8")
+    options = ["--store", "qdrant://127.0.0.1:1/notes", "--model", tiny_bundle, "--grpc"]  # nothing listens for REST
+    try:
+        done = m3_vdb("ingest", corpus, *options, "--checkpoint", tmp_path / "run.ingest")
+        assert done.exit_code == 0, done.output
+        assert [
+            json.loads(line)["id"] for line in m3_vdb("search", "vector", *options, "--json").stdout.splitlines()
+        ] == ["a"]
+    finally:
+        stub.close()
+    assert told == [("qdrant://127.0.0.1:1/notes", True)] * 2
