@@ -15,6 +15,7 @@ def thin_splits(
     *,
     max_documents: int | None = None,
     max_queries: int | None = None,
+    seed: int = 0,
 ) -> tuple[list[Collection], list[Collection]]:
     """Thin collections with their dev queries; the judged documents of both stay.
 
@@ -23,29 +24,30 @@ def thin_splits(
         dev: collections of the same names, or none.
         max_documents: as ``thin``.
         max_queries: as ``thin``, for each of the two.
+        seed: as ``thin``.
 
     Raises:
         ConfigError: a dev collection has no counterpart, or two collections have one name.
     """
-    tests, devs = _by_name(test, max_queries), _by_name(dev, max_queries)
+    tests, devs = _by_name(test, max_queries, seed), _by_name(dev, max_queries, seed)
     if strangers := sorted(devs.keys() - tests.keys()):
         raise ConfigError(f"{strangers[0]}: no such collection is evaluated, so its dev queries tune nothing")
     for name, one in tests.items():
         other = devs.get(name)
         both = one if other is None else _joined(one, other)
-        documents = thin(both, max_documents=max_documents).documents
+        documents = thin(both, max_documents=max_documents, seed=seed).documents
         tests[name] = replace(one, documents=documents)
         if other is not None:
             devs[name] = replace(other, documents=documents)
     return list(tests.values()), list(devs.values())
 
 
-def _by_name(collections: Sequence[Collection], max_queries: int | None) -> dict[str, Collection]:
+def _by_name(collections: Sequence[Collection], max_queries: int | None, seed: int) -> dict[str, Collection]:
     found: dict[str, Collection] = {}
     for one in collections:
         if one.name in found:
             raise ConfigError(f"two collections have the name {one.name!r}: their figures could not be told apart")
-        found[one.name] = thin(one, max_queries=max_queries)
+        found[one.name] = thin(one, max_queries=max_queries, seed=seed)
     return found
 
 
