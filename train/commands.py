@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from train.config import FinetuneConfig, ImportBaseConfig, PretrainConfig, ProjectConfig, RunConfig
+from train.data.config import SelectConfig
+from train.recipe.config import RecipeConfig
 from train.retrieval.config import EvaluateConfig, MineConfig
 from train.retromae.config import ExtendConfig, RetroMAEConfig
 from train.synthesis.config import SynthesizeConfig
@@ -20,34 +22,37 @@ from train.synthesis.config import SynthesizeConfig
 if TYPE_CHECKING:
     from train.engine.loop import Outcome, StepReport
 
+INTERRUPTED: Final = 130
+"""Exit code of a recipe that Ctrl-C or SIGTERM ended, as shells have it for Ctrl-C: it is not finished."""
+
 
 def say(console: Console, text: str, *, style: str | None = None) -> None:
     """One line, however long; brackets are text and no markup."""
     console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
-def retromae(config: RetroMAEConfig, console: Console) -> None:
+def retromae(config: RetroMAEConfig, console: Console) -> Outcome:
     """Stage 0."""
     from train.retromae.stage import retromae as run
 
-    _train(run, config, console)
+    return _train(run, config, console)
 
 
-def pretrain(config: PretrainConfig, console: Console) -> None:
+def pretrain(config: PretrainConfig, console: Console) -> Outcome:
     """Stage 1."""
     from train.contrastive.stages import pretrain as run
 
-    _train(run, config, console)
+    return _train(run, config, console)
 
 
-def finetune(config: FinetuneConfig, console: Console) -> None:
+def finetune(config: FinetuneConfig, console: Console) -> Outcome:
     """Stage 2."""
     from train.contrastive.stages import finetune as run
 
-    _train(run, config, console)
+    return _train(run, config, console)
 
 
-def _train(run: Callable[..., Outcome], config: RunConfig, console: Console) -> None:
+def _train(run: Callable[..., Outcome], config: RunConfig, console: Console) -> Outcome:
     import transformers
 
     from train.engine.card import write_card
@@ -65,8 +70,10 @@ def _train(run: Callable[..., Outcome], config: RunConfig, console: Console) -> 
     if rank() == 0:
         write_card(config, outcome)
         if outcome.stopped:
-            say(console, f"stopped: {outcome.stopped}; the same command with --resume true goes on")
+            how = "the same command" if config.resume else "the same command with --resume true"
+            say(console, f"stopped: {outcome.stopped}; {how} goes on")
         say(console, str(outcome.checkpoint))
+    return outcome
 
 
 @contextmanager
@@ -95,6 +102,21 @@ def mine(config: MineConfig, console: Console) -> None:
     from train.retrieval.mine import mine as run
 
     run(config, report=lambda line: say(console, line))
+
+
+def select(config: SelectConfig, console: Console) -> None:
+    """A choice of rows."""
+    from train.data.select import select as run
+
+    run(config, report=lambda line: say(console, line), warn=lambda line: say(console, line, style="yellow"))
+
+
+def recipe(config: RecipeConfig, console: Console) -> None:
+    """All steps of a recipe."""
+    from train.recipe.run import run_recipe
+
+    if not run_recipe(config, console):
+        raise SystemExit(INTERRUPTED)
 
 
 def synthesize(config: SynthesizeConfig, console: Console) -> None:
@@ -150,6 +172,9 @@ def project(config: ProjectConfig, console: Console) -> None:
     chosen = random.Random(config.seed).sample(rows, min(config.texts, len(rows)))
     tokenizer_json = read_tokenizer(config.model)
     sample = [row.positives[0] for row in chosen]
-    narrow: Any = run(M3Model.load(config.model), Tokenizer(tokenizer_json), sample, config.colbert_dim)
+    # sdpa, since a base with 8192 positions reads long passages whole
+    narrow: Any = run(
+        M3Model.load(config.model, attention="sdpa"), Tokenizer(tokenizer_json), sample, config.colbert_dim
+    )
     narrow.save(config.out, tokenizer_json=tokenizer_json)
     say(console, f"{config.out}: colbert_dim {config.colbert_dim}")

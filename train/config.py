@@ -30,6 +30,20 @@ PAPER_PRETRAIN: Final = (67_200, 54_720, 37_248, 27_648, 21_504, 17_280, 15_072,
 PAPER_FINETUNE: Final = (1_152, 768, 480, 432, 336, 336, 288, 240, 192)
 """Queries of a step in each bucket, over all processes (arXiv 2402.03216v4, table 9)."""
 
+FREE: Final = (
+    "resume",
+    "out",
+    "save_every",
+    "keep",
+    "trackers",
+    "workers",
+    "device",
+    "memory",
+    "micro_tokens",
+    "parallel",
+)
+"""Settings that may change at a resume: the gradients stay the same."""
+
 
 def _positive(config: object, *names: str) -> None:
     for name in names:

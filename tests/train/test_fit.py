@@ -38,3 +38,9 @@ def test_a_text_that_does_not_fit_at_all_is_an_error(monkeypatch):
     run, _ = machine(monkeypatch, memory=100, speed={})
     with pytest.raises(torch.OutOfMemoryError):
         fit.choose(run, start=1024)
+
+
+def test_trying_ends_at_the_largest_size(monkeypatch):
+    run, tried = machine(monkeypatch, memory=1 << 30, speed={1024: 1.0, 2048: 2.0, 4096: 4.0, 8192: 8.0})
+    assert fit.choose(run, start=1024, largest=4096) == 4096
+    assert max(tried) == 4096

@@ -24,6 +24,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from m3_vdb.errors import ConfigError
+from train.config import FREE
 from train.engine.distributed import rank
 from train.engine.processes import Processes
 from train.engine.randomness import random_state, set_random_state
@@ -31,19 +32,6 @@ from train.engine.task import Task
 
 WHOLE: Final = StateDictOptions(full_state_dict=True, cpu_offload=True)
 STATE: Final = "state"
-FREE: Final = (
-    "resume",
-    "out",
-    "save_every",
-    "keep",
-    "trackers",
-    "workers",
-    "device",
-    "memory",
-    "micro_tokens",
-    "parallel",
-)
-"""Settings that may change at a resume: the gradients stay the same."""
 
 
 @dataclass(slots=True)

@@ -18,6 +18,9 @@ from train.model import M3Model
 
 SMALLEST: Final = 1024
 LARGEST: Final = 1 << 20
+LARGEST_CPU: Final = 1 << 13
+"""Where trying ends on CPUs: more brings nothing there, and a system out of memory kills the process instead of saying
+so."""
 GAIN: Final = 1.03
 """A doubling that brings less than 3 % is not worth its memory."""
 
@@ -40,19 +43,23 @@ def fastest_micro_tokens(model: M3Model, *, longest: int, processes: Processes) 
         if processes.device.type == "cuda":
             torch.cuda.synchronize()
 
-    tokens = choose(run, start=max(SMALLEST, longest))
+    tokens = choose(
+        run, start=max(SMALLEST, longest), largest=LARGEST if processes.device.type == "cuda" else LARGEST_CPU
+    )
     model.zero_grad(set_to_none=True)
     return -most(-tokens, processes.device)
 
 
-def choose(run: Callable[[int], None], *, start: int) -> int:
-    """The fastest size by tokens per second, doubling from ``start``; ``run`` raises OutOfMemoryError at the limit.
+def choose(run: Callable[[int], None], *, start: int, largest: int = LARGEST) -> int:
+    """The fastest size by tokens per second, doubling from ``start`` while it is not above ``largest``.
+
+    ``run`` raises OutOfMemoryError at the limit.
 
     Raises:
         torch.OutOfMemoryError: not even ``start`` fits.
     """
     best, best_speed, tokens = start, 0.0, start
-    while tokens <= LARGEST:
+    while tokens <= largest:
         try:
             run(tokens)  # the first call also allocates
             begun = time.perf_counter()

@@ -23,14 +23,14 @@ class MineConfig(MineOptions):
         out: JSONL file to create.
         corpus: JSONL passages {"text", "title", "id"} to mine from. null: all passages of the rows, a pool for each
             data set (``source`` and ``lang`` of a row).
-        device: torch device of the encoder: cpu, cuda, …
+        device: torch device of the encoder; "auto" takes a GPU if there is one.
     """
 
     model: Path
     data: list[Path]
     out: Path
     corpus: Path | None = None
-    device: str = "cpu"
+    device: str = "auto"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -47,14 +47,14 @@ class EvaluateConfig(EvaluateOptions):
         collections: folders with corpus.jsonl, queries.jsonl and qrels/, folders of such folders, or glob patterns.
         out: folder for metrics.json and runs; null writes nothing.
         runs: also write TREC run files, ``runs/COLLECTION.MODE.trec``.
-        device: torch device of the encoder: cpu, cuda, …
+        device: torch device of the encoder; "auto" takes a GPU if there is one.
     """
 
     model: Path
     collections: list[str]
     out: Path | None = None
     runs: bool = False
-    device: str = "cpu"
+    device: str = "auto"
 
     def __post_init__(self) -> None:
         super().__post_init__()

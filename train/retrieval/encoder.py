@@ -77,7 +77,7 @@ class TorchEncoder:
 
 
 def load(checkpoint: Path, *, device: str) -> tuple[M3Model, Tokenizer]:
-    """A checkpoint for inference, on its device.
+    """A checkpoint for inference, on its device; "auto" is a GPU if there is one.
 
     Raises:
         BundleError: the checkpoint is incomplete.
@@ -85,6 +85,8 @@ def load(checkpoint: Path, *, device: str) -> tuple[M3Model, Tokenizer]:
     """
     model = M3Model.load(checkpoint, attention=ATTENTION)
     tokenizer = Tokenizer.from_file(checkpoint / "tokenizer.json")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         return model.to(device), tokenizer
     except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts

@@ -1,0 +1,121 @@
+"""A choice of training rows, by source and language and at most so many of a kind.
+
+Files are read twice, so that memory holds a few numbers a row and never the texts. Whether a row is taken depends on
+its own query and positives, the seed, and the rows of its kind; not on the order of files.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, Final
+
+from m3_vdb.errors import ConfigError
+from train.data.config import SelectConfig
+from train.data.lines import read_objects
+from train.retrieval.rows import parse_row, write_rows
+
+CROSS_LINGUAL: Final = "cross-lingual"
+"""``source`` of joined rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a row is counted by.
+
+    Attributes:
+        lang: language of the query, "" if it is not said.
+        doc_lang: language of the passages.
+        source: where it comes from, "" if it is not said.
+    """
+
+    lang: str
+    doc_lang: str
+    source: str
+
+
+def kind_of(fields: Mapping[str, Any]) -> Kind:
+    """The kind of a row; of a joined one, what it was before."""
+    source, lang = ("origin", "query_lang") if fields.get("source") == CROSS_LINGUAL else ("source", "lang")
+    asked = str(fields.get(lang) or "")
+    return Kind(asked, str(fields.get("doc_lang") or asked), str(fields.get(source) or ""))
+
+
+def select(config: SelectConfig, *, report: Callable[[str], None], warn: Callable[[str], None]) -> int:
+    """Write the chosen rows in the order of the files; returns how many there are.
+
+    Args:
+        config: files and choice.
+        report: told the result.
+        warn: told which names of the settings no row has, since a misspelt one would hold nothing out.
+
+    Raises:
+        ConfigError: ``out`` exists, a file cannot be read, or no row is left.
+        DocumentError: a line is no row; file and line are in the message.
+    """
+    if config.out.exists():
+        raise ConfigError(f"{config.out} exists: give a new file, or remove it")
+    seen: Counter[Kind] = Counter()
+    draws: dict[Kind, list[tuple[bytes, int]]] = defaultdict(list)
+    for number, fields in enumerate(_rows(config)):
+        kind = kind_of(fields)
+        seen[kind] += 1
+        if _wanted(kind, config):
+            draws[kind].append((_draw(fields, config.seed), number))
+    for line in _unknown(config, seen):
+        warn(line)
+    chosen = {n for drawn in draws.values() for _, n in (sorted(drawn)[: config.cap] if config.cap else drawn)}
+    if not chosen:
+        raise ConfigError(f"none of {seen.total():,} rows is left: look at sources and languages")
+    taken = (fields for number, fields in enumerate(_rows(config)) if number in chosen)
+    write_rows((joined(fields, config.join) for fields in taken), config.out)
+    report(f"{config.out}: {len(chosen):,} of {seen.total():,} rows, {len(draws)} of {len(seen)} kinds")
+    return len(chosen)
+
+
+def joined(fields: Mapping[str, Any], join: Collection[str]) -> dict[str, Any]:
+    """The row, in the data set of all that ask for passages of its language in others, if that is wanted."""
+    kind = kind_of(fields)
+    if kind.doc_lang not in join or kind.lang == kind.doc_lang:
+        return dict(fields)
+    data_set = {"source": CROSS_LINGUAL, "lang": kind.doc_lang, "doc_lang": kind.doc_lang}
+    return {**fields, **data_set, "origin": kind.source, "query_lang": kind.lang}
+
+
+def _rows(config: SelectConfig) -> Iterator[dict[str, Any]]:
+    for path in config.data:
+        for index, fields in read_objects(path):
+            parse_row(fields, where=f"{path}, line {index + 1}", index=index)
+            yield fields
+
+
+def _wanted(kind: Kind, config: SelectConfig) -> bool:
+    both = {kind.lang, kind.doc_lang}
+    return (
+        (not config.sources or kind.source in config.sources)
+        and kind.source not in config.drop_sources
+        and (not config.languages or both <= set(config.languages))
+        and not both & set(config.drop_languages)
+    )
+
+
+def _draw(fields: Mapping[str, Any], seed: int) -> bytes:
+    """Where the row stands in the draw; its negatives do not matter, so a mined row is drawn as it was before."""
+    text = "\0".join([str(seed), fields["query"], *fields["pos"]])
+    return blake2b(text.encode(), digest_size=8).digest()
+
+
+def _unknown(config: SelectConfig, seen: Collection[Kind]) -> Iterator[str]:
+    languages = {language for kind in seen for language in (kind.lang, kind.doc_lang)}
+    sources = {kind.source for kind in seen}
+    for option, known in (
+        ("sources", sources),
+        ("drop_sources", sources),
+        ("languages", languages),
+        ("drop_languages", languages),
+        ("join", languages),
+    ):
+        if missing := [name for name in getattr(config, option) if name not in known]:
+            yield f"{option}: no row has {', '.join(missing)}; there are {', '.join(sorted(known)) or 'none'}"
