@@ -14,8 +14,9 @@ demo: $(VENV)/.demo
 	$(BIN)/m3-vdb ingest $(CORPUS) --store $(STORE)
 	$(BIN)/python examples/demo.py $(STORE)
 
+# A file's tests stay in one process, and each process on one core.
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 # The contract of the stores on a Qdrant and a Milvus server of compose.yaml; needs Docker. What they stored goes with them.
 test-servers: $(VENV)/.test
