@@ -16,7 +16,7 @@ demo: $(VENV)/.demo
 
 # A file's tests stay in one process, and each process on one core.
 test: $(VENV)/.test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # The contract of the stores on a Qdrant and a Milvus server of compose.yaml; needs Docker. What they stored goes with them.
 test-servers: $(VENV)/.test

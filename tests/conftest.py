@@ -18,6 +18,15 @@ os.environ["HF_DATASETS_CACHE"] = _CACHE.name
 settings.register_profile("m3", derandomize=True, deadline=None, database=None)
 settings.load_profile("m3")
 
+LONGEST = ("test_example.py", "test_gradients.py", "test_processes.py", "test_resume.py", "test_ray.py")
+"""Files that take a minute and more: where several run at a time, one of these must not be left for the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 TINY_DIM = 64
 TINY_COLBERT_DIM = 16
 TINY_MAX_LENGTH = 64
