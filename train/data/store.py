@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeAlias, TypeVar
 
 import datasets
 import numpy as np
@@ -26,7 +28,7 @@ from train.data.rows import Row, parse_row
 
 CHUNK: Final = 512
 """Lines that are tokenized in one call of the (multi-threaded) tokenizer."""
-LAYOUT: Final = 1
+LAYOUT: Final = 2
 """Part of the cache's key; changes with the columns."""
 TOKENS: Final = datasets.List(datasets.Value("int32"))
 NUMBERS: Final = datasets.List(datasets.Value("int64"))
@@ -56,6 +58,10 @@ BLANK: Final[dict[str, Any]] = {
     ),
     **{name: [] for name in COLUMNS if isinstance(COLUMNS[name], datasets.List)},
 }
+Stamp: TypeAlias = tuple[str, int, int]
+"""A file: path, size, time."""
+Options: TypeAlias = tuple[str, int, int, bool, str]
+"""tokenizer.json, tokens of a query and of a passage, whether negatives are needed, kind of lines."""
 T = TypeVar("T")
 
 
@@ -146,42 +152,43 @@ def _build(
             stat = file.stat()
         except OSError as error:
             raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
-        stamps.append((str(file.resolve()), stat.st_size, stat.st_mtime_ns))
-    arguments = {
-        "files": [str(file) for file in files],
-        "tokenizer_json": tokenizer_json,
-        "lengths": (lengths.query, lengths.passage),
-        "need_negatives": need_negatives,
-        "kind": kind,
-    }
-    first_lines = [next(read_lines(file), None) for file in files]  # opens every file
-    if not any(first_lines):
+        if next(read_lines(file), None):
+            stamps.append((str(file.resolve()), stat.st_size, stat.st_mtime_ns))
+    if not stamps:
         raise ConfigError(f"{', '.join(map(str, files))}: no training rows")
-    digest = hashlib.sha256(json.dumps([LAYOUT, stamps, arguments]).encode()).hexdigest()
+    options = (tokenizer_json, lengths.query, lengths.passage, need_negatives, kind)
+    if workers > 1 and len(stamps) > 1:
+        # New interpreters, not forks: a fork of a process that has threads (gRPC, Ray, a notebook) may never return.
+        with ProcessPoolExecutor(min(workers, len(stamps)), multiprocessing.get_context("spawn")) as pool:
+            list(pool.map(_prepare, stamps, repeat(options)))
+    return datasets.concatenate_datasets([_table(stamp, options) for stamp in stamps])
+
+
+def _prepare(stamp: Stamp, options: Options) -> None:
+    _table(stamp, options)
+
+
+def _table(stamp: Stamp, options: Options) -> datasets.Dataset:
+    """The rows of one file, from the cache if they are there."""
+    digest = hashlib.sha256(json.dumps([LAYOUT, stamp, options]).encode()).hexdigest()
     datasets.disable_progress_bars()
     table = datasets.Dataset.from_generator(
-        _records,
-        features=COLUMNS,
-        gen_kwargs=arguments,
-        fingerprint=digest[:32],
-        num_proc=min(workers, len(files)) if workers > 1 and len(files) > 1 else None,
+        _records, features=COLUMNS, gen_kwargs={"file": stamp[0], "options": options}, fingerprint=digest[:32]
     )
     assert isinstance(table, datasets.Dataset)
     return table
 
 
-def _records(
-    files: list[str], tokenizer_json: str, lengths: tuple[int, int], need_negatives: bool, kind: str
-) -> Iterator[dict[str, Any]]:
-    """Rows of all files in order; runs where ``datasets`` wants it to, so its arguments are plain values."""
-    tokenizer = Tokenizer(tokenizer_json)
-    for file in map(Path, files):
-        for chunk in _chunks(read_lines(file), CHUNK):
-            parsed = [_parse(line, file, index, need_negatives, kind) for index, line in chunk]
-            rows = [row for row in parsed if isinstance(row, Row)]
-            tokens = _tokenize(tokenizer, rows, Lengths(*lengths))
-            for row in parsed:
-                yield BLANK | {"problem": row} if isinstance(row, str) else _record(row, tokens)
+def _records(file: str, options: Options) -> Iterator[dict[str, Any]]:
+    """A file's rows in order; runs where ``datasets`` wants it to, so its arguments are plain values."""
+    tokenizer_json, query_length, passage_length, need_negatives, kind = options
+    tokenizer, path = Tokenizer(tokenizer_json), Path(file)
+    for chunk in _chunks(read_lines(path), CHUNK):
+        parsed = [_parse(line, path, index, need_negatives, kind) for index, line in chunk]
+        rows = [row for row in parsed if isinstance(row, Row)]
+        tokens = _tokenize(tokenizer, rows, Lengths(query_length, passage_length))
+        for row in parsed:
+            yield BLANK | {"problem": row} if isinstance(row, str) else _record(row, tokens)
 
 
 def _parse(line: bytes, file: Path, index: int, need_negatives: bool, kind: str) -> Row | str:
