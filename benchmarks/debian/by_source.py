@@ -1,4 +1,4 @@
-"""``python -m benchmarks.debian.by_source FOLDER COLLECTION...``: the figures of ``m3-vdb eval`` by source of the texts.
+"""``python -m benchmarks.debian.by_source FOLDER COLLECTION...``: figures of ``m3-vdb eval`` by source of the texts.
 
 FOLDER is the ``--out`` of ``m3-vdb eval`` on the same collections. Every language counts once in the mean of a source
 (ddtp, gnome, handbook, lo), so that domains that were kept out of training can be read apart. The last line is one JSON
