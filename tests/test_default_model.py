@@ -15,6 +15,9 @@ from m3_vdb.types import Document
 ROOT = Path(__file__).parents[1]
 CORPUS = ROOT / "tests/fixtures/multilingual.jsonl"
 LARGEST = 64 * 2**20
+LANGUAGES = ["cs", "de", "el", "en", "es", "fr", "hu", "id", "it", "ja", "km", "ko", "nl", "pl", "pt-br", "ru", "tr", "vi"]
+LANGUAGES += ["zh-cn"]  # measured .83 (el) to .95 (ja)
+ACROSS = {("fr", "en"): 0.75, ("zh-cn", "en"): 0.75}
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +47,9 @@ def test_several_starts_change_the_dense_vector_of_a_long_text_a_little_and_of_a
     assert short == pytest.approx(1, abs=1e-6)
 
 
-@pytest.mark.parametrize(("asked_in", "found_in"), [("de", "de"), ("ja", "ja"), ("fr", "en"), ("zh-cn", "en")])
+@pytest.mark.parametrize(("asked_in", "found_in"), [*((lang, lang) for lang in LANGUAGES), *ACROSS])
 def test_a_title_finds_its_page_by_its_text_alone(embed: M3EmbeddingFunction, asked_in: str, found_in: str) -> None:
-    """36 help pages, all held out of training: the hybrid's mean reciprocal rank, in and across languages."""
+    """36 help pages, all held out of training: the hybrid's mean reciprocal rank, in every language and across."""
     rows = [json.loads(line) for line in CORPUS.read_text(encoding="utf-8").splitlines()]
     help_pages = [row for row in rows if row["id"].startswith("lo/")]
     pages = {_page(row): row["text"] for row in help_pages if row["lang"] == found_in}
@@ -55,16 +58,8 @@ def test_a_title_finds_its_page_by_its_text_alone(embed: M3EmbeddingFunction, as
     with HybridIndex(embed, open_store("memory://", identity=embed.identity)) as index:
         index.add(Document(page, text) for page, text in pages.items())
         ranks = [[hit.document.id for hit in index.query(titles[page], limit=36)].index(page) + 1 for page in titles]
-    # Chance is 0.12; the floor leaves room for other processors' rounding below what was measured (docs/log.md).
-    assert np.mean(1 / np.array(ranks)) > FLOORS[asked_in, found_in]
-
-
-FLOORS = {
-    ("de", "de"): 0.83,
-    ("ja", "ja"): 0.88,
-    ("fr", "en"): 0.75,
-    ("zh-cn", "en"): 0.75,
-}  # measured .886 .932 .820 .818
+    # Chance is 0.12; the floor leaves room for other processors' rounding below what was measured.
+    assert np.mean(1 / np.array(ranks)) > (0.78 if asked_in == found_in else ACROSS[asked_in, found_in])
 
 
 def test_the_corpus_of_the_demo_is_stored_without_a_rejection(embed: M3EmbeddingFunction, tmp_path: Path) -> None:
