@@ -15,8 +15,8 @@ from m3_vdb.types import Document
 ROOT = Path(__file__).parents[1]
 CORPUS = ROOT / "tests/fixtures/multilingual.jsonl"
 LARGEST = 64 * 2**20
-LANGUAGES = ["cs", "de", "el", "en", "es", "fr", "hu", "id", "it", "ja", "km", "ko", "nl", "pl", "pt-br", "ru", "tr", "vi"]
-LANGUAGES += ["zh-cn"]  # measured .83 (el) to .95 (ja)
+LANGUAGES = ["cs", "de", "el", "en", "es", "fr", "hu", "id", "it", "ja"]  # measured .83 (el) to .95 (ja)
+LANGUAGES += ["km", "ko", "nl", "pl", "pt-br", "ru", "tr", "vi", "zh-cn"]
 ACROSS = {("fr", "en"): 0.75, ("zh-cn", "en"): 0.75}
 
 
