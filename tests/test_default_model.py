@@ -15,8 +15,10 @@ from m3_vdb.types import Document
 ROOT = Path(__file__).parents[1]
 CORPUS = ROOT / "tests/fixtures/multilingual.jsonl"
 LARGEST = 64 * 2**20
-LANGUAGES = ["cs", "de", "el", "en", "es", "fr", "hu", "id", "it", "ja"]  # measured .83 (el) to .95 (ja)
-LANGUAGES += ["km", "ko", "nl", "pl", "pt-br", "ru", "tr", "vi", "zh-cn"]
+# Floors .05 below the mean reciprocal rank that was measured, for other processors' rounding; chance is .12.
+FLOORS = {"cs": 0.85, "de": 0.87, "el": 0.78, "en": 0.87, "es": 0.90, "fr": 0.84, "hu": 0.85, "id": 0.80, "it": 0.85}
+FLOORS |= {"ja": 0.90, "km": 0.87, "ko": 0.88, "nl": 0.88, "pl": 0.88, "pt-br": 0.90, "ru": 0.89, "tr": 0.80}
+FLOORS |= {"vi": 0.88, "zh-cn": 0.88}
 ACROSS = {("fr", "en"): 0.75, ("zh-cn", "en"): 0.75}
 
 
@@ -47,7 +49,7 @@ def test_several_starts_change_the_dense_vector_of_a_long_text_a_little_and_of_a
     assert short == pytest.approx(1, abs=1e-6)
 
 
-@pytest.mark.parametrize(("asked_in", "found_in"), [*((lang, lang) for lang in LANGUAGES), *ACROSS])
+@pytest.mark.parametrize(("asked_in", "found_in"), [*((lang, lang) for lang in FLOORS), *ACROSS])
 def test_a_title_finds_its_page_by_its_text_alone(embed: M3EmbeddingFunction, asked_in: str, found_in: str) -> None:
     """36 help pages, all held out of training: the hybrid's mean reciprocal rank, in every language and across."""
     rows = [json.loads(line) for line in CORPUS.read_text(encoding="utf-8").splitlines()]
@@ -58,8 +60,7 @@ def test_a_title_finds_its_page_by_its_text_alone(embed: M3EmbeddingFunction, as
     with HybridIndex(embed, open_store("memory://", identity=embed.identity)) as index:
         index.add(Document(page, text) for page, text in pages.items())
         ranks = [[hit.document.id for hit in index.query(titles[page], limit=36)].index(page) + 1 for page in titles]
-    # Chance is 0.12; the floor leaves room for other processors' rounding below what was measured.
-    assert np.mean(1 / np.array(ranks)) > (0.78 if asked_in == found_in else ACROSS[asked_in, found_in])
+    assert np.mean(1 / np.array(ranks)) > (FLOORS[found_in] if asked_in == found_in else ACROSS[asked_in, found_in])
 
 
 def test_the_corpus_of_the_demo_is_stored_without_a_rejection(embed: M3EmbeddingFunction, tmp_path: Path) -> None:
