@@ -5,8 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from types import FrameType
 from typing import Final
 
 from m3_vdb.errors import ConfigError, EngineError, MissingExtraError
@@ -38,20 +41,39 @@ def connected(address: str | None, *, cpus: int | None = None) -> Iterator[dict[
             return
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else it warns, on stderr, about what Ray Data does
         where = address or os.environ.get(ADDRESS_VARIABLE)
+        on_sigterm = signal.getsignal(signal.SIGTERM)
         try:
-            if where is None:
-                _be_private()
-                ray.init(
-                    "local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
-                )
-            else:
-                ray.init(where, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-            raise EngineError(f"no Ray cluster at {where or 'this machine'}: {first_line(error)}") from error
-        try:
+            _connect(where, cpus)
+            if on_sigterm is not signal.SIG_DFL:
+                _handle_sigterm(on_sigterm)  # Ray has put its own in the place of the program's
             yield ray.cluster_resources()
         finally:
             ray.shutdown()
+            _handle_sigterm(on_sigterm)  # Ray takes handlers away, unseen by Python
+
+
+def _connect(address: str | None, cpus: int | None) -> None:
+    """Join the cluster at the address, or begin one here.
+
+    Raises:
+        EngineError: there is none, or none can be begun.
+    """
+    import ray  # noqa: PLC0415 - as above
+
+    try:
+        if address is None:
+            _be_private()
+            ray.init("local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        else:
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        raise EngineError(f"no Ray cluster at {address or 'this machine'}: {first_line(error)}") from error
+
+
+def _handle_sigterm(handler: Callable[[int, FrameType | None], object] | int | None) -> None:
+    """Install a handler again. Ray touches them in the main thread alone, where alone Python allows it."""
+    if threading.current_thread() is threading.main_thread() and handler is not None:
+        signal.signal(signal.SIGTERM, handler)
 
 
 def first_line(error: BaseException) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 from typer.testing import CliRunner
@@ -203,6 +204,24 @@ def test_failures_are_told_as_they_are_without_ray(cluster: str) -> None:
         ingest(items, HashEmbed(), MemoryStore(IDENTITY), engine=RayEngine(HashEmbed, encoders=1))
     with pytest.raises(ConfigError, match="expected one encoder or more"):
         RayEngine(HashEmbed, encoders=0)
+
+
+def test_the_program_keeps_its_own_handler_of_sigterm() -> None:
+    """Ray replaces it when it connects, and takes it away when it leaves."""
+    code = """
+        import os, signal
+        from m3_vdb.ingest.ray_cluster import connected
+        came = []
+        signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
+        with connected(None, cpus=1):
+            os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        print(len(came))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", dedent(code)], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr
 
 
 def test_what_fits() -> None:
