@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -115,12 +116,12 @@ class OpenVinoSession:
             raise MissingExtraError("runtime='openvino'", extra="openvino")
         import openvino  # noqa: PLC0415 - optional
 
-        self._core = openvino.Core()
+        self._core = _openvino_core()
         try:
             self._model = self._core.read_model(model)
         except RuntimeError as error:
             raise BundleError(f"OpenVINO cannot load {model}: {error}") from error
-        use_bf16 = _native_bf16(self._core) if bf16 is None else bf16
+        use_bf16 = _native_bf16() if bf16 is None else bf16
         self._config: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": "bf16" if use_bf16 else "f32",
             "PERFORMANCE_HINT": "LATENCY",
@@ -178,11 +179,8 @@ def open_session(model: Path, *, runtime: str = "auto", device: str = "auto", th
         return OpenVinoSession(model, threads=threads)
     if device == "cuda" or (device == "auto" and _has_cuda()):
         return OnnxRuntimeSession(model, device="cuda", threads=threads)
-    if runtime == "auto" and find_spec("openvino") is not None:
-        import openvino  # noqa: PLC0415 - optional
-
-        if _native_bf16(openvino.Core()):
-            return OpenVinoSession(model, threads=threads)
+    if runtime == "auto" and find_spec("openvino") is not None and _native_bf16():
+        return OpenVinoSession(model, threads=threads)
     return OnnxRuntimeSession(model, threads=threads)
 
 
@@ -192,5 +190,18 @@ def _has_cuda() -> bool:
     return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 
 
-def _native_bf16(core: Any) -> bool:  # noqa: ANN401 - openvino.Core, optional import
-    return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+@cache
+def _openvino_core() -> Any:  # noqa: ANN401 - openvino.Core, optional import
+    """The one Core of the process, never freed.
+
+    Each gives the thread that makes it an alternate signal stack and puts the former one back at its end: two that are
+    freed in the order of their making leave the first one's, which is gone, and the next Ctrl-C is a segmentation fault
+    (seen with OpenVINO 2026.4).
+    """
+    import openvino  # noqa: PLC0415 - optional
+
+    return openvino.Core()
+
+
+def _native_bf16() -> bool:
+    return "BF16" in _openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")

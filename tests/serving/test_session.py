@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
 from pathlib import Path
+from textwrap import dedent
 
 import numpy as np
 import pytest
@@ -106,6 +109,24 @@ def test_eight_threads_share_one_session(session):
         assert all(pool.map(check, range(112)))
 
 
+def test_ctrl_c_is_caught_after_sessions_came_and_went(model):
+    """A second OpenVINO core that outlives the first leaves no valid stack for the handlers of signals."""
+    code = f"""
+        import os, signal
+        from pathlib import Path
+        from m3_vdb.session import OpenVinoSession
+        first, second = (OpenVinoSession(Path({str(model)!r}), threads=1) for _ in range(2))
+        del first
+        del second
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        except KeyboardInterrupt:
+            print("caught")
+    """
+    done = subprocess.run([sys.executable, "-c", dedent(code)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "caught\n"), done.stderr
+
+
 def test_a_failing_forward_pass_is_our_error_with_the_shape(session):
     # Neither runtime has this output; OpenVINO computes something even for inputs of the wrong shape.
     with pytest.raises(M3Error, match=r"failed on a batch of \(2, 5\)"):
@@ -155,7 +176,7 @@ def test_auto_without_openvino_takes_onnxruntime(model, monkeypatch):
 @pytest.mark.parametrize(("native", "kind"), [(True, OpenVinoSession), (False, OnnxRuntimeSession)])
 def test_auto_takes_openvino_only_where_bfloat16_is_native(model, monkeypatch, native, kind):
     monkeypatch.setattr(session_module, "_has_cuda", lambda: False)
-    monkeypatch.setattr(session_module, "_native_bf16", lambda _: native)
+    monkeypatch.setattr(session_module, "_native_bf16", lambda: native)
     assert isinstance(open_session(model), kind)
 
 
