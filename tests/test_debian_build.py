@@ -18,7 +18,7 @@ from benchmarks.debian.texts import Edition, LongText, Paragraph, Section
 
 CONCEPTS = 900
 FIXTURE = Path(__file__).parent / "fixtures" / "multilingual.jsonl"
-ROWS = ("train.jsonl", "train_long.jsonl", "pairs.jsonl")
+ROWS = ("train.jsonl", "train_long.jsonl", "pairs.jsonl", "parallel.jsonl")
 LANGUAGES = ("de", "en", "xx")
 
 
@@ -61,7 +61,12 @@ def made_up_long_texts(lang: str) -> list[LongText]:
 
 def made_up_paragraphs(lang: str) -> list[Paragraph]:
     """Made-up paragraphs of the records, one of which is a whole held-out text, and one a query."""
-    found = [Paragraph(f"s/{n}", f"{lang} paragraph of {n}", f"paragraph of {n}") for n in range(CONCEPTS)]
+    found = [
+        Paragraph(
+            f"s/{n}", f"{lang} paragraph of {n}", f"word{n % 7}a word{n % 11}b word{n % 13}c in the paragraph of {n}"
+        )
+        for n in range(CONCEPTS)
+    ]
     held = next(record for record in made_up_records(lang) if is_test(record.concept_id))
     seen = next(record.concept_id for record in made_up_records(lang) if side_of(record.concept_id) == "train")
     return [*found, Paragraph(seen, held.text, "its translation"), Paragraph(seen, "another", held.query)]

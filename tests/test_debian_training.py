@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.debian import pairs, training, training_long
+from benchmarks.debian import pairs, parallel, training, training_long
 from benchmarks.debian.build import build
-from benchmarks.debian.pool import hold_out, make_pool, make_shelf
+from benchmarks.debian.pool import HeldOut, hold_out, make_pool, make_shelf
 from benchmarks.debian.records import HELD_OUT, key, side_of
+from benchmarks.debian.texts import Paragraph
 from tests.test_debian_build import (
     LANGUAGES,
     MADE_UP,
@@ -68,6 +69,34 @@ def test_negatives_are_wrong_and_there_are_four_to_seven(built: Path) -> None:
             assert negative.lang == row["doc_lang"]
             assert key(str(row["query"])) not in map(key, negative.candidates)
     assert {("en", "en"), ("xx", "xx"), ("en", "xx"), ("xx", "en")} <= kinds
+
+
+def test_a_translation_has_its_original_and_the_paragraphs_most_like_it(built: Path) -> None:
+    rows = read_lines(built / "parallel.jsonl")
+    assert {(row["lang"], row["doc_lang"]) for row in rows} == {("de", "en"), ("xx", "en")}
+    for row in rows:
+        (original,) = row["pos"]  # type: ignore[misc]
+        assert str(row["query"]).split()[-1] == str(original).split()[-1]
+        assert original not in row["neg"]  # type: ignore[operator]
+        assert len(set(row["neg"])) == parallel.NEGATIVES  # type: ignore[call-overload]
+        words = set(str(original).split()[:3])
+        assert all(len(words & set(str(text).split())) >= 1 for text in row["neg"])  # type: ignore[attr-defined]
+
+
+def test_a_paragraph_that_is_almost_the_original_is_no_wrong_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "NEGATIVES", 1)
+    changed = "Chosen files are saved once more when the window of the program closes at the end"
+    original = f"{changed} today"
+    another = "Chosen pages are printed once more when the window of the printer opens at noon"
+    concept = next(name for name in map(str, range(100)) if side_of(name) == "train")
+    texts = (original, changed, another)
+    translated = {
+        lang: [Paragraph(concept, f"{lang} {number}", text) for number, text in enumerate(texts)]
+        for lang in map("language {}".format, range(20))
+    }
+    rows = [row for row in parallel.rows(translated, HeldOut()) if row["pos"] == [original]]
+    assert len(rows) > 3
+    assert all(row["neg"] == [another] for row in rows)
 
 
 def test_a_long_positive_has_lost_its_heading_and_no_negative_is_the_same_text(built: Path) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import cross_lingual, long_documents, pairs, same_language, training, training_long, udhr
+from . import cross_lingual, long_documents, pairs, parallel, same_language, training, training_long, udhr
 from .beir import write_jsonl, write_text
 from .parsed import code_key, file_sha256
 from .pool import HeldOut, Pool, Shelf, hold_out, make_pool, make_shelf
@@ -73,6 +73,9 @@ TASKS: dict[str, Task] = {
     ),
     "pairs.jsonl": lambda gathered, out, _: _write_rows(
         pairs.rows(gathered.pools, gathered.paragraphs, gathered.held), out / "pairs.jsonl"
+    ),
+    "parallel.jsonl": lambda gathered, out, _: _write_rows(
+        parallel.rows(gathered.paragraphs, gathered.held), out / "parallel.jsonl"
     ),
 }
 """Name of a file or folder under the results to what writes it."""
