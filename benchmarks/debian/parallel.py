@@ -48,10 +48,9 @@ def rows(paragraphs: Mapping[str, Sequence[Paragraph]], held: HeldOut) -> list[R
     taken: dict[object, int] = {}
     found: list[Row] = []
     for row, original in pairs:
-        wrong = negatives(original)
-        if len(wrong) == NEGATIVES and taken.get(row["lang"], 0) < MAX_ROWS:
+        if taken.get(row["lang"], 0) < MAX_ROWS and len(wrong := negatives(original)) == NEGATIVES:
             taken[row["lang"]] = taken.get(row["lang"], 0) + 1
-            found.append({"query": row["query"], "pos": row["pos"], "neg": wrong} | row)
+            found.append(row | {"neg": wrong})
     return sorted(found, key=lambda row: digest("row", *(str(row[k]) for k in ("query", "lang", "pos"))))
 
 
