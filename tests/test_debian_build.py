@@ -18,7 +18,7 @@ from benchmarks.debian.texts import Edition, LongText, Paragraph, Section
 
 CONCEPTS = 900
 FIXTURE = Path(__file__).parent / "fixtures" / "multilingual.jsonl"
-ROWS = ("train.jsonl", "train_long.jsonl", "pairs.jsonl", "parallel.jsonl")
+ROWS = ("train.jsonl", "train_long.jsonl", "train_windows.jsonl", "pairs.jsonl", "parallel.jsonl")
 LANGUAGES = ("de", "en", "xx")
 
 

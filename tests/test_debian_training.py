@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.debian import pairs, parallel, training, training_long
+from benchmarks.debian import pairs, parallel, training, training_long, training_windows
 from benchmarks.debian.build import build
 from benchmarks.debian.pool import HeldOut, hold_out, make_pool, make_shelf
-from benchmarks.debian.records import HELD_OUT, key, side_of
+from benchmarks.debian.records import HELD_OUT, estimate_tokens, key, side_of
 from benchmarks.debian.texts import Paragraph
+from benchmarks.debian.training_windows import Frame
 from tests.test_debian_build import (
     LANGUAGES,
     MADE_UP,
@@ -108,6 +109,37 @@ def test_a_long_positive_has_lost_its_heading_and_no_negative_is_the_same_text(b
         assert all(set(str(text).split()[-40:]) != opening for text in row["neg"])  # type: ignore[attr-defined]
 
 
+def test_a_window_has_the_section_that_is_asked_for_and_not_its_heading(built: Path) -> None:
+    sizes = []
+    for row in read_lines(built / "train_windows.jsonl"):
+        (window,) = row["pos"]  # type: ignore[misc]
+        words = str(window).split()
+        assert f"{row['lang']}y{str(row['concept']).removeprefix('long/')}" in words
+        assert key(str(row["query"])) not in map(key, str(window).splitlines())
+        sizes.append(estimate_tokens(window))
+    assert min(sizes) >= 0.8 * training_windows.SHORTEST  # where lines are too long to fill it up
+    assert max(sizes) > 2 * min(sizes)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "before", "begins", "window"),
+    [
+        (3, 0, 4, "efg"),
+        (4, 0.5, 4, "cdef"),
+        (4, 0.5, 1, "abcd"),  # there is too little before it
+        (4, 0.5, 8, "ghij"),
+        (4, 0, 9, "ghij"),  # there is too little behind it
+        (99, 0.7, 4, "abcdefghij"),
+        (0.1, 0, 4, "e"),
+    ],
+)
+def test_a_window_is_cut_where_its_frame_says(
+    monkeypatch: pytest.MonkeyPatch, tokens: float, before: float, begins: int, window: str
+) -> None:
+    monkeypatch.setattr(training_windows, "estimate_tokens", len)
+    assert training_windows.cut(list("abcdefghij"), begins, Frame(tokens, before)) == "\n".join(window)
+
+
 def test_a_heading_that_is_held_out_in_another_language_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training_long, "MAX_ROWS_PER_TEXT", 99)
     shelves = [make_shelf(lang, made_up_long_texts(lang)) for lang in ("de", "xx")]
@@ -122,12 +154,14 @@ def test_a_heading_that_is_held_out_in_another_language_is_not_asked_for(monkeyp
 def test_rows_are_capped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "MAX_ROWS", 7)
     monkeypatch.setattr(training_long, "MAX_ROWS", 5)
+    monkeypatch.setattr(training_windows, "MAX_ROWS", 4)
     monkeypatch.setattr(pairs, "MAX_TITLES", 6)
     monkeypatch.setattr(pairs, "MAX_PARAGRAPHS", 9)
     pool, shelf = make_pool("xx", made_up_records("xx")), make_shelf("xx", made_up_long_texts("xx"))
     held = hold_out([pool], [shelf])
     assert len(training.rows([pool], held)) == 2 * 7
     assert len(training_long.rows([shelf], held)) == 5
+    assert len(training_windows.rows([shelf], held)) == 4
     assert len(pairs.rows([pool], {"xx": made_up_paragraphs("xx")}, held)) == 2 * 6 + 9
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from train.config import FinetuneConfig, ImportBaseConfig, PretrainConfig, ProjectConfig, RunConfig
+from train.config import AverageConfig, FinetuneConfig, ImportBaseConfig, PretrainConfig, ProjectConfig, RunConfig
 from train.data.config import SelectConfig
 from train.recipe.config import RecipeConfig
 from train.retrieval.config import EvaluateConfig, MineConfig
@@ -156,6 +156,15 @@ def extend(config: ExtendConfig, console: Console) -> None:
     extend_positions(model.encoder, config.max_length, how=config.positions)
     model.save(config.out, tokenizer_json=read_tokenizer(config.model))
     say(console, f"{config.out}: {model.max_length} tokens")
+
+
+def average(config: AverageConfig, console: Console) -> None:
+    """One model between several."""
+    from train.average import average as run
+
+    model, tokenizer_json = run(config.models, config.weights or [1.0] * len(config.models))
+    model.save(config.out, tokenizer_json=tokenizer_json)
+    say(console, f"{config.out}: mean of {len(config.models)} checkpoints")
 
 
 def project(config: ProjectConfig, console: Console) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
@@ -438,6 +439,27 @@ class ProjectConfig:
     colbert_dim: int = 64
     texts: int = 512
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class AverageConfig:
+    """Average the weights of checkpoints of one base: one model between them, no further training.
+
+    Attributes:
+        models: two checkpoints or more.
+        out: checkpoint directory to create.
+        weights: a positive weight for each; none: all the same.
+    """
+
+    models: list[Path]
+    out: Path
+    weights: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if len(self.models) < 2:
+            raise ConfigError(f"models={list(map(str, self.models))}: expected two checkpoints or more")
+        if self.weights and (len(self.weights) != len(self.models) or not all(0 < w < inf for w in self.weights)):
+            raise ConfigError(f"weights={self.weights}: expected {len(self.models)} positive numbers, one a model")
 
 
 def as_json(config: Any) -> Any:

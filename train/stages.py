@@ -13,7 +13,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from rich.console import Console
 
 from train import commands
-from train.config import FinetuneConfig, ImportBaseConfig, PretrainConfig, ProjectConfig
+from train.config import AverageConfig, FinetuneConfig, ImportBaseConfig, PretrainConfig, ProjectConfig
 from train.data.config import SelectConfig
 from train.recipe.config import RecipeConfig
 from train.retrieval.config import EvaluateConfig, MineConfig
@@ -30,6 +30,7 @@ STAGES: Final[Mapping[str, tuple[type, Callable[[Any, Console], object]]]] = {
     "evaluate": (EvaluateConfig, commands.evaluate),
     "import-base": (ImportBaseConfig, commands.import_base),
     "extend": (ExtendConfig, commands.extend),
+    "average": (AverageConfig, commands.average),
     "project": (ProjectConfig, commands.project),
     "recipe": (RecipeConfig, commands.recipe),
 }

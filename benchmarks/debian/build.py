@@ -10,7 +10,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import cross_lingual, long_documents, pairs, parallel, same_language, training, training_long, udhr
+from . import (
+    cross_lingual,
+    long_documents,
+    pairs,
+    parallel,
+    same_language,
+    training,
+    training_long,
+    training_windows,
+    udhr,
+)
 from .beir import write_jsonl, write_text
 from .parsed import code_key, file_sha256
 from .pool import HeldOut, Pool, Shelf, hold_out, make_pool, make_shelf
@@ -70,6 +80,9 @@ TASKS: dict[str, Task] = {
     ),
     "train_long.jsonl": lambda gathered, out, _: _write_rows(
         training_long.rows(gathered.shelves, gathered.held), out / "train_long.jsonl"
+    ),
+    "train_windows.jsonl": lambda gathered, out, _: _write_rows(
+        training_windows.rows(gathered.shelves, gathered.held), out / "train_windows.jsonl"
     ),
     "pairs.jsonl": lambda gathered, out, _: _write_rows(
         pairs.rows(gathered.pools, gathered.paragraphs, gathered.held), out / "pairs.jsonl"

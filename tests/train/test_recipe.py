@@ -74,9 +74,13 @@ steps:
     save_every: 2{RUN}
     phases:
       unified: {{steps: 4, train: [encoder, sparse, multi_vector], self_distill: true, learning_rate: 1e-3}}
+  between:
+    stage: average
+    models: [$first, $tuned]
+    weights: [1, 3]
   narrow:
     stage: project
-    model: $tuned
+    model: $between
     data: $rows
     colbert_dim: 8
     texts: 4
@@ -344,6 +348,7 @@ def test_the_recipe_of_the_default_model_is_valid_and_in_order():
         "mine",
         "finetune",
         "finetune",
+        "average",
         "project",
         "export",
     ]

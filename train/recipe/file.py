@@ -26,6 +26,7 @@ RESULTS: Final[Mapping[str, tuple[str, Result]]] = {
     "retromae": ("run", "a checkpoint"),
     "pretrain": ("run", "a checkpoint"),
     "finetune": ("run", "a checkpoint"),
+    "average": ("checkpoint", "a checkpoint"),
     "project": ("checkpoint", "a checkpoint"),
     "select": ("rows.jsonl", "rows"),
     "mine": ("rows.jsonl", "rows"),
@@ -34,7 +35,7 @@ RESULTS: Final[Mapping[str, tuple[str, Result]]] = {
 }
 """Stages of a recipe: what ``out`` is called in the step's folder, and what a later step may use it as."""
 TRAINING: Final = ("retromae", "pretrain", "finetune")
-MODEL_OPTIONS: Final = ("model", "checkpoint")
+MODEL_OPTIONS: Final = ("model", "models", "checkpoint")
 DATA: Final = "data"
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 REFERENCE: Final = re.compile(rf"\$({NAME.pattern})(/.+)?")
