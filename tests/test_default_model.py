@@ -15,10 +15,10 @@ from m3_vdb.types import Document
 ROOT = Path(__file__).parents[1]
 CORPUS = ROOT / "tests/fixtures/multilingual.jsonl"
 LARGEST = 64 * 2**20
-# Floors .05 below the mean reciprocal rank that was measured, for other processors' rounding; chance is .12.
-FLOORS = {"cs": 0.85, "de": 0.87, "el": 0.78, "en": 0.87, "es": 0.90, "fr": 0.84, "hu": 0.85, "id": 0.80, "it": 0.85}
-FLOORS |= {"ja": 0.90, "km": 0.87, "ko": 0.88, "nl": 0.88, "pl": 0.88, "pt-br": 0.90, "ru": 0.89, "tr": 0.80}
-FLOORS |= {"vi": 0.88, "zh-cn": 0.88}
+# Floors some .05 below the mean reciprocal rank that was measured, for other processors' rounding; chance is .12.
+FLOORS = {"cs": 0.87, "de": 0.87, "el": 0.84, "en": 0.89, "es": 0.91, "fr": 0.87, "hu": 0.86, "id": 0.83, "it": 0.86}
+FLOORS |= {"ja": 0.92, "km": 0.87, "ko": 0.88, "nl": 0.89, "pl": 0.91, "pt-br": 0.91, "ru": 0.89, "tr": 0.80}
+FLOORS |= {"vi": 0.90, "zh-cn": 0.89}
 ACROSS = {("fr", "en"): 0.75, ("zh-cn", "en"): 0.75}
 
 
