@@ -4,7 +4,7 @@ The texts are put together from training-side sections alone. A chapter of which
 without them, and no text shows a held-out query as a line, so that no row shows what is held out even in passing.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from m3_vdb.evaluation.bm25 import BM25
@@ -88,18 +88,28 @@ def shelf_rows(shelf: Shelf, held: HeldOut) -> Iterator[Row]:
         if len(drawn) < NEGATIVES:
             continue
         taken[text.source] = taken.get(text.source, 0) + 1
-        yield {
-            "query": query,
-            "pos": [clip(text.body(query), MAX_TEXT_CHARS)],
-            "neg": [clip(bodies[other], MAX_TEXT_CHARS) for other in drawn],
-            "lang": shelf.lang,
-            "doc_lang": shelf.lang,
-            "source": text.source,
-            "concept": asked.concept_id,
-        }
+        wrong_texts = [clip(bodies[other], MAX_TEXT_CHARS) for other in drawn]
+        yield make_row(asked, shelf.lang, text.source, clip(text.body(query), MAX_TEXT_CHARS), wrong_texts)
+
+
+def make_row(asked: Section, lang: str, source: str, positive: str, negatives: Sequence[str]) -> Row:
+    """The row of a section that is asked for."""
+    return {
+        "query": asked.query,
+        "pos": [positive],
+        "neg": list(negatives),
+        "lang": lang,
+        "doc_lang": lang,
+        "source": source,
+        "concept": asked.concept_id,
+    }
+
+
+def in_order(found: Iterable[Row]) -> list[Row]:
+    """The rows in an order fixed by hash."""
+    return sorted(found, key=lambda row: digest("row", *(str(row[k]) for k in ("concept", "lang"))))
 
 
 def rows(shelves: Sequence[Shelf], held: HeldOut) -> list[Row]:
-    """The rows of all languages in an order fixed by hash."""
-    found = [row for shelf in shelves for row in shelf_rows(shelf, held)]
-    return sorted(found, key=lambda row: digest("row", *(str(row[k]) for k in ("concept", "lang"))))
+    """The rows of all languages."""
+    return in_order(row for shelf in shelves for row in shelf_rows(shelf, held))

@@ -12,7 +12,7 @@ from math import exp, log
 from .pool import HeldOut, Shelf
 from .records import digest, estimate_tokens, key
 from .training import Row
-from .training_long import Trainable, questions, trainable
+from .training_long import Trainable, in_order, make_row, questions, trainable
 
 SHORTEST, LONGEST = 350, 1_700
 """Estimated tokens of a window; lengths between are drawn so that each doubling is as frequent."""
@@ -79,18 +79,10 @@ def shelf_rows(shelf: Shelf, held: HeldOut) -> Iterator[Row]:
         if begins is None or taken.get(text.source, 0) >= MAX_ROWS:
             continue
         taken[text.source] = taken.get(text.source, 0) + 1
-        yield {
-            "query": asked.query,
-            "pos": [cut([line for _, line in marked], begins, draw("window", shelf.lang, asked.concept_id))],
-            "neg": [],
-            "lang": shelf.lang,
-            "doc_lang": shelf.lang,
-            "source": text.source,
-            "concept": asked.concept_id,
-        }
+        window = cut([line for _, line in marked], begins, draw("window", shelf.lang, asked.concept_id))
+        yield make_row(asked, shelf.lang, text.source, window, ())
 
 
 def rows(shelves: Sequence[Shelf], held: HeldOut) -> list[Row]:
-    """The rows of all languages in an order fixed by hash."""
-    found = [row for shelf in shelves for row in shelf_rows(shelf, held)]
-    return sorted(found, key=lambda row: digest("row", *(str(row[k]) for k in ("concept", "lang"))))
+    """The rows of all languages."""
+    return in_order(row for shelf in shelves for row in shelf_rows(shelf, held))
