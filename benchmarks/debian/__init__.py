@@ -13,6 +13,6 @@ negatives) does not know which source a text came from. The sources:
 Other documentation that Debian ships is left alone on purpose: it can still serve as text that nobody has seen.
 
 What is written: ``same_language/<lang>/``, ``cross_lingual/``, ``long_documents/`` and ``udhr/`` (collections with
-queries for tests and for choosing weights), ``train.jsonl``, ``train_long.jsonl``, ``pairs.jsonl`` and
-``parallel.jsonl`` (rows that touch neither), and ``manifest.json``.
+queries for tests and for choosing weights), ``train.jsonl``, ``train_long.jsonl``, ``train_windows.jsonl``,
+``pairs.jsonl`` and ``parallel.jsonl`` (rows that touch neither), and ``manifest.json``.
 """
