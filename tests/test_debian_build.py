@@ -14,11 +14,19 @@ from benchmarks.debian.build import TASKS, build
 from benchmarks.debian.pool import MAX_RELEVANT, make_pool, queries_of
 from benchmarks.debian.records import Record, is_test, key, side_of
 from benchmarks.debian.sources import Source
-from benchmarks.debian.texts import Edition, LongText, Paragraph, Section
+from benchmarks.debian.texts import Edition, LongText, Section, Translation
 
 CONCEPTS = 900
 FIXTURE = Path(__file__).parent / "fixtures" / "multilingual.jsonl"
-ROWS = ("train.jsonl", "train_long.jsonl", "train_windows.jsonl", "pairs.jsonl", "parallel.jsonl")
+ROWS = (
+    "train.jsonl",
+    "train_long.jsonl",
+    "train_windows.jsonl",
+    "pairs.jsonl",
+    "parallel.jsonl",
+    "messages.jsonl",
+    "questions.jsonl",
+)
 LANGUAGES = ("de", "en", "xx")
 
 
@@ -59,29 +67,30 @@ def made_up_long_texts(lang: str) -> list[LongText]:
     return found
 
 
-def made_up_paragraphs(lang: str) -> list[Paragraph]:
+def made_up_paragraphs(lang: str) -> list[Translation]:
     """Made-up paragraphs of the records, one of which is a whole held-out text, and one a query."""
     found = [
-        Paragraph(
+        Translation(
             f"s/{n}", f"{lang} paragraph of {n}", f"word{n % 7}a word{n % 11}b word{n % 13}c in the paragraph of {n}"
         )
         for n in range(CONCEPTS)
     ]
     held = next(record for record in made_up_records(lang) if is_test(record.concept_id))
     seen = next(record.concept_id for record in made_up_records(lang) if side_of(record.concept_id) == "train")
-    return [*found, Paragraph(seen, held.text, "its translation"), Paragraph(seen, "another", held.query)]
+    return [*found, Translation(seen, held.text, "its translation"), Translation(seen, "another", held.query)]
 
 
 def _editions(cache: Path, languages: Sequence[str]) -> Iterator[Edition]:
     for lang in languages:
         translated = made_up_paragraphs(lang) if lang != "en" else []
-        yield Edition("made-up", lang, made_up_records(lang), made_up_long_texts(lang), translated)
+        # The same texts as strings of a user interface: other rules would make other rows of them.
+        yield Edition("made-up", lang, made_up_records(lang), made_up_long_texts(lang), translated, translated)
 
 
 def _shuffled(cache: Path, languages: Sequence[str]) -> Iterator[Edition]:
     mixed = random.Random(1)
     for edition in mixed.sample(list(_editions(cache, languages)), len(languages)):
-        parts = (edition.records, edition.long_texts, edition.paragraphs)
+        parts = (edition.records, edition.long_texts, edition.paragraphs, edition.messages)
         yield Edition(edition.source, edition.lang, *(mixed.sample(list(part), len(part)) for part in parts))
 
 

@@ -142,7 +142,7 @@ def test_parallel_paragraphs_are_those_that_somebody_has_translated() -> None:
     english = {"a": "A paragraph that reads differently in English, like this.", "b": local["b"], "c": "x" * 50}
     pages = {"m/x": Page("m/x", "t", (), {**local, "c": "kurz"})}
     found = list(texts.paragraphs(pages, {"m/x": Page("m/x", "t", (), english)}, libreoffice.KIND))
-    assert found == [texts.Paragraph("lo/m/x", local["a"], english["a"])]
+    assert found == [texts.Translation("lo/m/x", local["a"], english["a"])]
 
 
 def test_folders_are_called_by_language_tags() -> None:

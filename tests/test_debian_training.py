@@ -9,7 +9,7 @@ from benchmarks.debian import pairs, parallel, training, training_long, training
 from benchmarks.debian.build import build
 from benchmarks.debian.pool import HeldOut, hold_out, make_pool, make_shelf
 from benchmarks.debian.records import HELD_OUT, estimate_tokens, key, side_of
-from benchmarks.debian.texts import Paragraph
+from benchmarks.debian.texts import Translation
 from benchmarks.debian.training_windows import Frame
 from tests.test_debian_build import (
     LANGUAGES,
@@ -72,8 +72,10 @@ def test_negatives_are_wrong_and_there_are_four_to_seven(built: Path) -> None:
     assert {("en", "en"), ("xx", "xx"), ("en", "xx"), ("xx", "en")} <= kinds
 
 
-def test_a_translation_has_its_original_and_the_paragraphs_most_like_it(built: Path) -> None:
-    rows = read_lines(built / "parallel.jsonl")
+@pytest.mark.parametrize(("name", "source"), [("parallel.jsonl", "libreoffice"), ("messages.jsonl", "catalogs")])
+def test_a_translation_has_its_original_and_those_most_like_it(built: Path, name: str, source: str) -> None:
+    rows = read_lines(built / name)
+    assert {row["source"] for row in rows} == {source}
     assert {(row["lang"], row["doc_lang"]) for row in rows} == {("de", "en"), ("xx", "en")}
     for row in rows:
         (original,) = row["pos"]  # type: ignore[misc]
@@ -92,12 +94,28 @@ def test_a_paragraph_that_is_almost_the_original_is_no_wrong_answer(monkeypatch:
     concept = next(name for name in map(str, range(100)) if side_of(name) == "train")
     texts = (original, changed, another)
     translated = {
-        lang: [Paragraph(concept, f"{lang} {number}", text) for number, text in enumerate(texts)]
+        lang: [Translation(concept, f"{lang} {number}", text) for number, text in enumerate(texts)]
         for lang in map("language {}".format, range(20))
     }
-    rows = [row for row in parallel.rows(translated, HeldOut()) if row["pos"] == [original]]
+    rows = [row for row in parallel.paragraph_rows(translated, HeldOut()) if row["pos"] == [original]]
     assert len(rows) > 3
     assert all(row["neg"] == [another] for row in rows)
+
+
+def test_every_title_and_index_entry_asks_once_for_all_its_english_texts(built: Path) -> None:
+    english = {record.concept_id: record.text for record in made_up_records("en")}
+    pools = {lang: make_pool(lang, made_up_records(lang)) for lang in ("de", "xx")}
+    rows = read_lines(built / "questions.jsonl")
+    assert len({(row["lang"], row["query"]) for row in rows}) == len(rows)
+    kinds = set()
+    for row in rows:
+        query, lang = str(row["query"]), str(row["lang"])
+        answers = [pools[lang].records[position].concept_id for position in pools[lang].relevant(query)]
+        assert sorted(row["pos"]) == sorted(english[concept] for concept in answers)  # type: ignore[call-overload]
+        assert row["pos"][0] == english[str(row["concept"])]  # type: ignore[index]
+        assert row["doc_lang"] == "en"
+        kinds.add((lang, "topic" in query))
+    assert kinds == {(lang, is_entry) for lang in pools for is_entry in (False, True)}
 
 
 def test_a_long_positive_has_lost_its_heading_and_no_negative_is_the_same_text(built: Path) -> None:

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from train.config import AverageConfig, FinetuneConfig, ImportBaseConfig, PretrainConfig, ProjectConfig, RunConfig
 from train.data.config import SelectConfig
 from train.recipe.config import RecipeConfig
-from train.retrieval.config import EvaluateConfig, MineConfig
+from train.retrieval.config import EvaluateConfig, MineConfig, TopicsConfig
 from train.retromae.config import ExtendConfig, RetroMAEConfig
 from train.synthesis.config import SynthesizeConfig
 
@@ -109,6 +109,13 @@ def select(config: SelectConfig, console: Console) -> None:
     from train.data.select import select as run
 
     run(config, report=lambda line: say(console, line), warn=lambda line: say(console, line, style="yellow"))
+
+
+def topics(config: TopicsConfig, console: Console) -> None:
+    """Rows by topic."""
+    from train.retrieval.topics import topics as run
+
+    run(config, report=lambda line: say(console, line))
 
 
 def recipe(config: RecipeConfig, console: Console) -> None:

@@ -16,7 +16,7 @@ from train import commands
 from train.config import AverageConfig, FinetuneConfig, ImportBaseConfig, PretrainConfig, ProjectConfig
 from train.data.config import SelectConfig
 from train.recipe.config import RecipeConfig
-from train.retrieval.config import EvaluateConfig, MineConfig
+from train.retrieval.config import EvaluateConfig, MineConfig, TopicsConfig
 from train.retromae.config import ExtendConfig, RetroMAEConfig
 from train.synthesis.config import SynthesizeConfig
 
@@ -27,6 +27,7 @@ STAGES: Final[Mapping[str, tuple[type, Callable[[Any, Console], object]]]] = {
     "mine": (MineConfig, commands.mine),
     "synthesize": (SynthesizeConfig, commands.synthesize),
     "select": (SelectConfig, commands.select),
+    "topics": (TopicsConfig, commands.topics),
     "evaluate": (EvaluateConfig, commands.evaluate),
     "import-base": (ImportBaseConfig, commands.import_base),
     "extend": (ExtendConfig, commands.extend),

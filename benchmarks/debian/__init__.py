@@ -9,10 +9,12 @@ negatives) does not know which source a text came from. The sources:
 * records and long texts: Debian's handbook (:mod:`.docbook`)
 * records: Debian package descriptions (:mod:`.ddtp`), the help of GNOME (:mod:`.mallard`)
 * long texts: installation guide, Debian reference (:mod:`.docbook`), manual pages (:mod:`.manpages`)
+* translated terms: the strings of the user interface of LibreOffice (:mod:`.catalogs`)
 
 Other documentation that Debian ships is left alone on purpose: it can still serve as text that nobody has seen.
 
 What is written: ``same_language/<lang>/``, ``cross_lingual/``, ``long_documents/`` and ``udhr/`` (collections with
 queries for tests and for choosing weights), ``train.jsonl``, ``train_long.jsonl``, ``train_windows.jsonl``,
-``pairs.jsonl`` and ``parallel.jsonl`` (rows that touch neither), and ``manifest.json``.
+``questions.jsonl``, ``pairs.jsonl``, ``parallel.jsonl`` and ``messages.jsonl`` (rows that touch
+neither), and ``manifest.json``.
 """

@@ -15,6 +15,7 @@ from . import (
     long_documents,
     pairs,
     parallel,
+    questions,
     same_language,
     training,
     training_long,
@@ -26,7 +27,7 @@ from .parsed import code_key, file_sha256
 from .pool import HeldOut, Pool, Shelf, hold_out, make_pool, make_shelf
 from .records import Record
 from .sources import SOURCES, Source
-from .texts import LongText, Paragraph
+from .texts import LongText, Translation
 
 Report = Callable[[str], None]
 
@@ -37,7 +38,8 @@ class Gathered:
 
     pools: Sequence[Pool]
     shelves: Sequence[Shelf]
-    paragraphs: Mapping[str, Sequence[Paragraph]]
+    paragraphs: Mapping[str, Sequence[Translation]]
+    messages: Mapping[str, Sequence[Translation]]
     held: HeldOut
 
 
@@ -45,19 +47,22 @@ def gather(cache: Path, languages: Sequence[str], sources: Sequence[Source], rep
     """Read every source."""
     records: dict[str, list[Record]] = {}
     long_texts: dict[str, list[LongText]] = {}
-    paragraphs: dict[str, list[Paragraph]] = {}
+    paragraphs: dict[str, list[Translation]] = {}
+    messages: dict[str, list[Translation]] = {}
     for source in sources:
         counts: Counter[str] = Counter()
         for edition in source.editions(cache, languages):
             records.setdefault(edition.lang, []).extend(edition.records)
             long_texts.setdefault(edition.lang, []).extend(edition.long_texts)
             paragraphs.setdefault(edition.lang, []).extend(edition.paragraphs)
+            messages.setdefault(edition.lang, []).extend(edition.messages)
             counts["records"] += len(edition.records)
             counts["long texts"] += len(edition.long_texts)
+            counts["translations"] += len(edition.paragraphs) + len(edition.messages)
         report(f"{source.name}: {', '.join(f'{count} {name}' for name, count in counts.items())}")
     pools = [make_pool(lang, records.pop(lang)) for lang in sorted(records) if records[lang]]
     shelves = [make_shelf(lang, long_texts[lang]) for lang in sorted(long_texts) if long_texts[lang]]
-    return Gathered(pools, shelves, paragraphs, hold_out(pools, shelves))
+    return Gathered(pools, shelves, paragraphs, messages, hold_out(pools, shelves))
 
 
 def _write_rows(rows: Sequence[training.Row], path: Path) -> dict[str, int]:
@@ -84,11 +89,17 @@ TASKS: dict[str, Task] = {
     "train_windows.jsonl": lambda gathered, out, _: _write_rows(
         training_windows.rows(gathered.shelves, gathered.held), out / "train_windows.jsonl"
     ),
+    "questions.jsonl": lambda gathered, out, _: _write_rows(
+        questions.rows(gathered.pools, gathered.held), out / "questions.jsonl"
+    ),
     "pairs.jsonl": lambda gathered, out, _: _write_rows(
         pairs.rows(gathered.pools, gathered.paragraphs, gathered.held), out / "pairs.jsonl"
     ),
     "parallel.jsonl": lambda gathered, out, _: _write_rows(
-        parallel.rows(gathered.paragraphs, gathered.held), out / "parallel.jsonl"
+        parallel.paragraph_rows(gathered.paragraphs, gathered.held), out / "parallel.jsonl"
+    ),
+    "messages.jsonl": lambda gathered, out, _: _write_rows(
+        parallel.message_rows(gathered.messages, gathered.held), out / "messages.jsonl"
     ),
 }
 """Name of a file or folder under the results to what writes it."""

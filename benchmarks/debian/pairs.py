@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from . import libreoffice
 from .pool import HeldOut, Pool
 from .records import digest, key
-from .texts import Paragraph
+from .texts import Translation
 from .training import Row, clip
 
 MAX_TITLES = 4_000
@@ -33,7 +33,9 @@ def title_pairs(pool: Pool, held: HeldOut) -> Iterator[Row]:
             yield _pair(query, record.text, pool.lang, pool.lang, record.source)
 
 
-def paragraph_pairs(lang: str, paragraphs: Sequence[Paragraph], held: HeldOut) -> Iterator[Row]:
+def paragraph_pairs(
+    lang: str, paragraphs: Sequence[Translation], held: HeldOut, source: str = libreoffice.KIND.source
+) -> Iterator[Row]:
     """Paragraphs of one language with their English originals, each text once."""
     seen: set[str] = set()
     for paragraph in sorted(paragraphs, key=lambda p: digest("paragraph", p.concept_id, lang, p.text)):
@@ -45,7 +47,7 @@ def paragraph_pairs(lang: str, paragraphs: Sequence[Paragraph], held: HeldOut) -
         to_english = digest("direction", paragraph.concept_id, lang, paragraph.text) % 2 == 0
         asked, answer = (paragraph.text, paragraph.english) if to_english else (paragraph.english, paragraph.text)
         languages = (lang, "en") if to_english else ("en", lang)
-        yield _pair(asked, answer, *languages, libreoffice.KIND.source)
+        yield _pair(asked, answer, *languages, source)
         if len(seen) >= 2 * MAX_PARAGRAPHS:
             return
 
@@ -54,7 +56,7 @@ def _pair(query: str, text: str, lang: str, doc_lang: str, source: str) -> Row:
     return {"query": clip(query), "pos": [clip(text)], "lang": lang, "doc_lang": doc_lang, "source": source}
 
 
-def rows(pools: Sequence[Pool], paragraphs: Mapping[str, Sequence[Paragraph]], held: HeldOut) -> list[Row]:
+def rows(pools: Sequence[Pool], paragraphs: Mapping[str, Sequence[Translation]], held: HeldOut) -> list[Row]:
     """All pairs in an order fixed by hash."""
     found = [row for pool in pools for row in title_pairs(pool, held)]
     found += [row for lang in sorted(paragraphs) for row in paragraph_pairs(lang, paragraphs[lang], held)]

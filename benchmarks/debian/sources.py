@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
-from . import ddtp, docbook, fetch, libreoffice, mallard, manpages, parsed, texts
+from . import catalogs, ddtp, docbook, fetch, libreoffice, mallard, manpages, parsed, texts
 from .pages import Kind
 from .parsed import Parser, code_key, file_sha256, write_rows
 from .records import BOOK, Record
-from .texts import Edition, Shelving
+from .texts import Edition, Shelving, Translation
 
 Versions = Mapping[str, str]
 
@@ -39,6 +39,17 @@ class Source:
     versions: Callable[[Path, Sequence[str]], Versions]
 
 
+def _fetch(cache: Path, languages: Sequence[str], wanted: Sequence[str]) -> list[Path]:
+    """Those of the packages that exist, fetched."""
+    fetch.fetch_indexes(cache, ddtp.codes(languages))
+    known = fetch.known_packages(cache)
+    return list(fetch.download(cache, [name for name in wanted if name in known]).values())
+
+
+def _package_versions(debs: Sequence[Path]) -> Versions:
+    return {deb.name.split("_")[0]: fetch.package_version(deb) for deb in debs}
+
+
 @dataclass(frozen=True, slots=True)
 class Library:
     """A source that consists of packages full of pages.
@@ -61,10 +72,7 @@ class Library:
 
     def fetch(self, cache: Path, languages: Sequence[str]) -> list[Path]:
         """The packages that exist, fetched."""
-        fetch.fetch_indexes(cache, ddtp.codes(languages))
-        wanted = self.packages(languages)
-        known = fetch.known_packages(cache)
-        return list(fetch.download(cache, [name for name in wanted if name in known]).values())
+        return _fetch(cache, languages, self.packages(languages))
 
     def editions(self, cache: Path, languages: Sequence[str]) -> Iterator[Edition]:
         """Yield what the packages have, language by language."""
@@ -83,7 +91,7 @@ class Library:
 
     def versions(self, cache: Path, languages: Sequence[str]) -> Versions:
         """Package to version."""
-        return {deb.name.split("_")[0]: fetch.package_version(deb) for deb in self.fetch(cache, languages)}
+        return _package_versions(self.fetch(cache, languages))
 
 
 def help_packages(languages: Sequence[str]) -> list[str]:
@@ -136,7 +144,25 @@ def _ddtp_editions(cache: Path, languages: Sequence[str]) -> Iterator[Edition]:
         yield Edition(ddtp.SOURCE, lang, by_lang.pop(lang))
 
 
+def _catalog_packages(cache: Path, languages: Sequence[str]) -> list[Path]:
+    return _fetch(cache, languages, [catalogs.package_name(lang) for lang in sorted({*languages} - {"en"})])
+
+
+def _catalog_editions(cache: Path, languages: Sequence[str]) -> Iterator[Edition]:
+    for deb in _catalog_packages(cache, languages):
+        by_lang: dict[str, list[Translation]] = {}
+        for lang, message in catalogs.messages(fetch.read_package(deb, catalogs.SUFFIX)):
+            by_lang.setdefault(lang, []).append(message)
+        for lang in sorted(by_lang.keys() & set(languages)):
+            yield Edition(catalogs.SOURCE, lang, messages=by_lang[lang])
+
+
 SOURCES: tuple[Source, ...] = (
     Source(ddtp.SOURCE, _ddtp_editions, _ddtp_versions),
+    Source(
+        catalogs.SOURCE,
+        _catalog_editions,
+        lambda cache, languages: _package_versions(_catalog_packages(cache, languages)),
+    ),
     *(Source(library.kind.source, library.editions, library.versions) for library in LIBRARIES),
 )

@@ -1,4 +1,4 @@
-"""What a source yields, language by language: records, long texts and parallel paragraphs.
+"""What a source yields, language by language: records, long texts and translations.
 
 A long text is put together from sections: a chapter from those of a book, a volume from consecutive pages of the
 help, and a manual page is one section by itself.
@@ -52,8 +52,8 @@ class LongText:
 
 
 @dataclass(frozen=True, slots=True)
-class Paragraph:
-    """A paragraph of a page in one language, and the English one that it translates."""
+class Translation:
+    """A paragraph or a string in one language, and the English one that it translates."""
 
     concept_id: str
     text: str
@@ -68,7 +68,8 @@ class Edition:
     lang: str
     records: Sequence[Record] = ()
     long_texts: Sequence[LongText] = ()
-    paragraphs: Sequence[Paragraph] = ()
+    paragraphs: Sequence[Translation] = ()
+    messages: Sequence[Translation] = ()
 
 
 Shelving = Callable[[Sequence[Page]], Iterable[tuple[str, Sequence[Page]]]]
@@ -138,14 +139,14 @@ def long_texts(pages: Pages, english: Pages, lang: str, kind: Kind, shelve: Shel
             yield LongText(kind.concept(name), kind.source, lang, sections)
 
 
-def paragraphs(pages: Pages, english: Pages, kind: Kind) -> Iterator[Paragraph]:
+def paragraphs(pages: Pages, english: Pages, kind: Kind) -> Iterator[Translation]:
     """Yield the translated paragraphs of one language with their English originals."""
     for path, page in pages.items():
         originals = english[path].blocks if path in english else {}
         for name, text in page.blocks.items():
             original = originals.get(name, "")
             if min(weight(text), weight(original)) >= MIN_PARAGRAPH_WEIGHT and key(text) != key(original):
-                yield Paragraph(kind.concept(path), text, original)
+                yield Translation(kind.concept(path), text, original)
 
 
 def records(pages: Pages, english: Pages, lang: str, kind: Kind) -> Iterator[Record]:

@@ -14,5 +14,6 @@ __all__ = ["check_strings", "dataset_of", "parse_object", "read_lines", "read_ob
 
 
 def dataset_of(fields: Mapping[str, Any]) -> str:
-    """Name of a row's data set, from ``source`` and ``lang``: "/" if it has neither."""
-    return f"{fields.get('source') or ''}/{fields.get('lang') or ''}"
+    """Name of a row's data set, from ``source``, ``lang`` and, if it has one, ``topic``: "/" if it has none of them."""
+    name = f"{fields.get('source') or ''}/{fields.get('lang') or ''}"
+    return name if fields.get("topic") is None else f"{name}/{fields['topic']}"

@@ -29,6 +29,7 @@ RESULTS: Final[Mapping[str, tuple[str, Result]]] = {
     "average": ("checkpoint", "a checkpoint"),
     "project": ("checkpoint", "a checkpoint"),
     "select": ("rows.jsonl", "rows"),
+    "topics": ("rows.jsonl", "rows"),
     "mine": ("rows.jsonl", "rows"),
     "evaluate": ("figures", "of no use to other steps"),
     "export": ("bundle", "of no use to other steps"),

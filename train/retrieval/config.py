@@ -1,7 +1,7 @@
-"""Settings of the two commands, mining and evaluation; importing this module loads neither torch nor faiss.
+"""Settings of mining, topics and evaluation; importing this module loads neither torch nor faiss.
 
-Each is its options (``train.retrieval.options``, what is said there about slots and help texts holds here) and the
-paths of a run.
+Those of mining and evaluation are options (``train.retrieval.options``, what is said there about slots and help texts
+holds here) and the paths of a run.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from m3_vdb.errors import ConfigError
-from train.retrieval.options import EvaluateOptions, MineOptions
+from m3_vdb.packing import DEFAULT_BATCH_TOKENS
+from train.retrieval.options import Dtype, EvaluateOptions, MineOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,42 @@ class MineConfig(MineOptions):
         super().__post_init__()
         if not self.data:
             raise ConfigError("data is empty: expected at least one JSONL file of training rows")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TopicsConfig:
+    """Group training rows by topic, so that the rows of a batch are hard negatives for each other.
+
+    Attributes:
+        model: checkpoint in BGE-M3 layout, whose dense vectors of the first positives are clustered.
+        data: JSONL training rows; every field is kept. "topic" is new and, with "source" and "lang", names a data set.
+        out: JSONL file to create.
+        passages: about how many different passages a topic has: a few batches' worth.
+        passage_max_length: tokens kept of a passage.
+        seed: of the clusters.
+        dtype: arithmetic of the encoder; "bfloat16" is autocast over float32 weights.
+        batch_tokens: padded tokens of one forward pass.
+        device: torch device of the encoder; "auto" takes a GPU if there is one.
+    """
+
+    model: Path
+    data: list[Path]
+    out: Path
+    passages: int = 200
+    passage_max_length: int = 128
+    seed: int = 0
+    dtype: Dtype = "float32"
+    batch_tokens: int = DEFAULT_BATCH_TOKENS
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if not self.data:
+            raise ConfigError("data is empty: expected at least one JSONL file of training rows")
+        if self.passages < 2 or self.passage_max_length < 3 or self.batch_tokens < 1:
+            raise ConfigError(
+                f"passages={self.passages}, passage_max_length={self.passage_max_length}, "
+                f"batch_tokens={self.batch_tokens}: expected at least 2, 3 and 1"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
