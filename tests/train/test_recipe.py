@@ -347,6 +347,8 @@ def test_the_recipe_of_the_default_model_is_valid_and_in_order():
         "finetune",
         "mine",
         "finetune",
+        "topics",
+        "finetune",
         "finetune",
         "average",
         "project",
