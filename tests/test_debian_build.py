@@ -83,7 +83,7 @@ def made_up_paragraphs(lang: str) -> list[Translation]:
 def _editions(cache: Path, languages: Sequence[str]) -> Iterator[Edition]:
     for lang in languages:
         translated = made_up_paragraphs(lang) if lang != "en" else []
-        # The same texts as strings of a user interface: other rules would make other rows of them.
+        # The same texts serve as strings of a user interface.
         yield Edition("made-up", lang, made_up_records(lang), made_up_long_texts(lang), translated, translated)
 
 

@@ -36,7 +36,7 @@ def title_pairs(pool: Pool, held: HeldOut) -> Iterator[Row]:
 def paragraph_pairs(
     lang: str, paragraphs: Sequence[Translation], held: HeldOut, source: str = libreoffice.KIND.source
 ) -> Iterator[Row]:
-    """Paragraphs of one language with their English originals, each text once."""
+    """Paragraphs, or other translations, of one language with their English originals, each text once."""
     seen: set[str] = set()
     for paragraph in sorted(paragraphs, key=lambda p: digest("paragraph", p.concept_id, lang, p.text)):
         texts = {key(paragraph.text), key(paragraph.english)}
