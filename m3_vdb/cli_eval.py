@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Final, get_args
+from typing import Annotated, Final, cast, get_args
 
 import typer
 from rich.console import Console
@@ -16,6 +16,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
+from m3_vdb.cli_options import LongDocumentsOption, MaxRowsOption, OverlapOption, PoolFactorOption
 from m3_vdb.embedding_function import M3EmbeddingFunction
 from m3_vdb.errors import ConfigError
 from m3_vdb.evaluation import (
@@ -34,6 +35,7 @@ from m3_vdb.evaluation.report import write_report
 from m3_vdb.evaluation.run import RESULTS
 from m3_vdb.evaluation.splits import thin_splits
 from m3_vdb.fusion import PRESETS, Weights
+from m3_vdb.long_documents import LongDocuments, Plan
 
 MEASURED: Final = "What is measured"
 COLLECTIONS: Final = "Collections"
@@ -65,6 +67,10 @@ def eval_command(
     task: Annotated[
         str, typer.Option(metavar="NAME", help="Name in the report. Default: names of the places.", show_default=False)
     ] = "",
+    long_documents: LongDocumentsOption = "error",
+    max_rows: MaxRowsOption = None,
+    pool_factor: PoolFactorOption = 1.0,
+    overlap: OverlapOption = 0,
     modes: Annotated[
         str,
         typer.Option(
@@ -173,6 +179,7 @@ def eval_command(
     report.html, report.md and TREC run files. After an interruption the same
     command goes on where it stopped.
     """
+    plan = LongDocuments(plan=cast(Plan, long_documents), max_rows=max_rows, pool_factor=pool_factor, overlap=overlap)
     chosen, rankings = _protocol(protocol, weights, dense_sparse_weights), _modes(modes)
 
     def read(part: str | None) -> list[Collection]:
@@ -196,6 +203,7 @@ def eval_command(
             bm25=bm25,
             dev=dev,
             approximate=approximate,
+            long_documents=plan,
             out=folder,
             command=shlex.join(["m3-vdb", *sys.argv[1:]]),
             progress=progress,

@@ -11,7 +11,7 @@ With ``truncate`` and ``pool`` the dense and lexical parts stay those of the who
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Final, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -59,6 +59,12 @@ class LongDocuments:
         """
         known = [rows for rows in (self.max_rows, store_rows) if rows is not None]
         return min(known, default=None)
+
+    def describe(self) -> str:
+        """The plan in words, for a report: "split, overlap 32"; what has its default is left out."""
+        default = LongDocuments(plan=self.plan)
+        names = [one.name for one in fields(self) if getattr(self, one.name) != getattr(default, one.name)]
+        return ", ".join([self.plan, *(f"{name.replace('_', ' ')} {getattr(self, name):g}" for name in names)])
 
     def encoding(self, document: Document, store_rows: int | None) -> str:
         """A mark of what is done to a document, "" for nothing; another mark means that it has to be encoded again.

@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from m3_vdb.stores.base import VectorStore
 from m3_vdb.tokenizer import WORD_BOUNDARIES, Tokenizer, text_room
 from m3_vdb.types import Document, Hit, OffsetArray, Passage
 
+T = TypeVar("T")
 PASSAGE_FIELD: Final = "m3_passage"
 """Field of a payload that says which part of which document this is."""
 _RESERVED: Final = re.compile(r"¶\d+\Z")
@@ -176,6 +177,11 @@ def passage_ids(document_id: str, numbers: Iterable[int]) -> list[str]:
     return [document_id if number == 1 else f"{document_id}¶{number}" for number in numbers]
 
 
+def document_id(stored_id: str) -> str:
+    """The id of the document that a passage stored under this id belongs to, in a collection whose ids are all ours."""
+    return _RESERVED.sub("", stored_id)
+
+
 def outdated_ids(stored: Document, document: Document) -> list[str]:
     """Passages that a stored document has and its new version has not: to be deleted before that one is stored.
 
@@ -196,13 +202,24 @@ def group_hits(search: Callable[[int], list[Hit]], wanted: int) -> list[Hit]:
         search: gives so many of the best stored passages or documents, or all that are found.
         wanted: documents.
     """
+    best = best_passages(search, lambda hit: _of_document(hit).document.id, wanted)
+    return [_of_document(hit) for hit in best]
+
+
+def best_passages(search: Callable[[int], Sequence[T]], document_of: Callable[[T], str], wanted: int) -> list[T]:
+    """The best passage of each of the best documents.
+
+    Args:
+        search: gives so many of the best stored passages or documents, best first, or all that are found.
+        document_of: the document of what was found.
+        wanted: documents.
+    """
     asked = wanted
     while True:
         found = search(asked)
-        best: dict[str, Hit] = {}
-        for hit in found:
-            as_document = _of_document(hit)
-            best.setdefault(as_document.document.id, as_document)
+        best: dict[str, T] = {}
+        for one in found:
+            best.setdefault(document_of(one), one)
         if len(best) >= wanted or len(found) < asked:
             return list(best.values())[:wanted]
         asked *= _MORE

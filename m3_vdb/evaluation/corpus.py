@@ -14,6 +14,7 @@ from typing import Final
 from m3_vdb.embedding_function import M3EmbeddingFunction
 from m3_vdb.errors import CollectionMismatchError
 from m3_vdb.ingest import IngestReport, ingest
+from m3_vdb.long_documents import REFUSE, LongDocuments
 from m3_vdb.stores.base import VectorStore
 from m3_vdb.types import Document
 
@@ -27,7 +28,7 @@ class Filled:
 
     Attributes:
         documents: documents of the collection.
-        reused: of these, stored before and unchanged.
+        reused: of what the store holds (documents, or their passages), stored before and unchanged.
         report: what was encoded and stored now, with everything that was rejected.
         digest: changes with any document and with how documents are encoded.
     """
@@ -43,6 +44,7 @@ def fill(
     embed: M3EmbeddingFunction,
     store: VectorStore,
     *,
+    long_documents: LongDocuments = REFUSE,
     progress: Callable[[int], None] | None = None,
 ) -> Filled:
     """Make the store hold exactly these documents, encoded by this function.
@@ -51,22 +53,31 @@ def fill(
         documents: read once.
         embed: encodes passages, at its maximum length.
         store: empty, or filled by an earlier call that may have been interrupted.
-        progress: called with the number of documents that are done.
+        long_documents: what becomes of documents with more tokens than the store takes rows.
+        progress: called with the number of documents that are done; where they are split, with that of passages.
 
     Raises:
         CollectionMismatchError: the store holds documents beside these.
         StoreError: the database failed; what was stored stays, and the next call goes on.
     """
-    seen = _Seen(f"max_length={embed.max_length}")
+    plan = "" if long_documents == REFUSE else f",{long_documents.describe()}"
+    seen = _Seen(f"max_length={embed.max_length}{plan}")
 
     def advance(done: int) -> None:
         if progress is not None:
             progress(done)
 
     # The mark is of the evaluation's own making, so the pipeline sets none.
-    report = ingest(seen.marked(documents), embed, store, encoding="", progress=lambda state: advance(state.rows))
+    report = ingest(
+        seen.marked(documents),
+        embed,
+        store,
+        encoding="",
+        long_documents=long_documents,
+        progress=lambda state: advance(state.rows),
+    )
     advance(seen.documents)
-    held, expected = store.count(), seen.documents - report.rejected_count
+    held, expected = store.count(), report.documents + report.unchanged
     if held != expected:
         raise CollectionMismatchError(
             f"the store holds {held:,} documents and the collection {expected:,}: evaluate in a store of its own "

@@ -72,12 +72,17 @@ def weight_curves(searched: Sequence[Searched], protocol: Protocol) -> tuple[Cur
     probed = [one for one in searched if one.probes]
     if not probed:
         return ()
-    return curves(Pool.of((one.collection, one.probes) for one in probed), protocol.weights)
+    pools = [Pool.of([(one.collection, one.probes)], passages=one.passages) for one in probed]
+    return curves(Pool.join(pools), protocol.weights)
 
 
 def worst_fusion_error(searched: Sequence[Searched], protocol: Protocol) -> float | None:
-    """Largest relative difference between fused scores and the sums of their parts; None without the parts."""
-    errors = [fusion_error(one.runs["all"], one.probes, protocol.weights) for one in searched if one.probes]
+    """Largest relative difference between fused scores and the sums of their parts; None without the parts.
+
+    None for passages too: a document's fused score does not say which of them it is of.
+    """
+    probed = [one for one in searched if one.probes and not one.passages]
+    errors = [fusion_error(one.runs["all"], one.probes, protocol.weights) for one in probed]
     return max((error for error in errors if error is not None), default=None)
 
 

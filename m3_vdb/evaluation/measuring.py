@@ -19,6 +19,7 @@ from m3_vdb.evaluation.protocol import DEPTH, PARTS, WEIGHTED, Mode, Part, Proto
 from m3_vdb.evaluation.results import Cost, Percentiles
 from m3_vdb.evaluation.search import encode, search, time_encoding, time_search
 from m3_vdb.evaluation.workspace import Workspace, file_name
+from m3_vdb.long_documents import REFUSE, LongDocuments
 from m3_vdb.stores.base import VectorStore
 from m3_vdb.types import M3Embedding
 
@@ -48,6 +49,7 @@ class Asked:
         progress: told what is going on.
         part: put before the names of rankings: "dev." for dev queries.
         untuned: weights before tuning, to be measured beside; None if nothing was tuned.
+        long_documents: what becomes of documents with more tokens than a store takes rows.
     """
 
     embed: M3EmbeddingFunction
@@ -62,6 +64,12 @@ class Asked:
     progress: Progress
     part: str = ""
     untuned: Protocol | None = None
+    long_documents: LongDocuments = REFUSE
+
+    @property
+    def passages(self) -> bool:
+        """Whether stores hold passages, and documents are ranked by their best one."""
+        return self.long_documents.plan == "split"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +85,7 @@ class Searched:
         untuned: mode → ranking with the weights before tuning.
         approximate: mode → ranking by approximate search, of ``APPROXIMATE_QUERIES`` queries.
         approximate_ms: mode → latency of approximate search.
+        passages: the candidates in ``probes`` are passages; in all other rankings there are documents.
     """
 
     collection: Collection
@@ -87,6 +96,7 @@ class Searched:
     untuned: Mapping[Mode, Run] = field(default_factory=dict)
     approximate: Mapping[Mode, Run] = field(default_factory=dict)
     approximate_ms: Mapping[str, Percentiles] = field(default_factory=dict)
+    passages: bool = False
 
 
 class Searcher:
@@ -102,10 +112,14 @@ class Searcher:
         self._collection = collection
         self._store = store
         self._asked = asked
-        self._made: dict[Request, Run] = {}
+        self._made: dict[tuple[Request, bool], Run] = {}
         total = len(collection.documents)
         self.filled: Filled = fill(
-            collection.documents, asked.embed, store, progress=lambda done: self._tell("documents", done, total)
+            collection.documents,
+            asked.embed,
+            store,
+            long_documents=asked.long_documents,
+            progress=lambda done: self._tell("documents", done, max(done, total)),
         )
         runtime = asked.embed.session.description  # bfloat16 ranks a little differently from float32
         about = (self.filled.digest, asked.embed.identity.fingerprint, runtime, asked.store)
@@ -121,24 +135,34 @@ class Searcher:
         return encode(self._asked.query_embed, self._collection.queries)
 
     def rank(self, name: str, request: Request) -> Run:
-        """The ranking of every query by one request; the same request under another name is not asked for again."""
+        """The ranking of documents for every query by one request."""
+        return self._rank(name, request, passages=self._asked.passages)
+
+    def _rank(self, name: str, request: Request, *, passages: bool) -> Run:
+        """The same request under another name is not asked for again."""
 
         def make() -> Run:
-            if request in self._made:
-                return self._made[request]
+            if (request, passages) in self._made:
+                return self._made[request, passages]
             total = len(self.queries)
-            return search(self._store, self.queries, request, progress=lambda done: self._tell(name, done, total))
+            return search(
+                self._store,
+                self.queries,
+                request,
+                passages=passages,
+                progress=lambda done: self._tell(name, done, total),
+            )
 
-        run = self._made[request] = self._run(name, request, make, self._collection.queries)
+        run = self._made[request, passages] = self._run(name, request, make, self._collection.queries)
         return run
 
     def probe(self, mode: Mode, parts: Sequence[Part]) -> dict[Part, Run]:
-        """The raw scores of the candidates of a weighted mode."""
+        """The raw scores of the candidates of a weighted mode; these are passages where documents were split."""
         return {part: self._probe(mode, part) for part in parts}
 
     def _probe(self, mode: Mode, part: Part) -> Run:
         requests = self._asked.protocol.probes(mode, part)
-        runs = [self.rank(f"{mode}.{part}.{source}", request) for source, request in requests.items()]
+        runs = [self._rank(f"{mode}.{part}.{source}", request, passages=False) for source, request in requests.items()]
         return {query: {name: score for run in runs for name, score in run[query].items()} for query in runs[0]}
 
     def bm25(self) -> Run:
@@ -172,7 +196,8 @@ class Searcher:
 
         def make() -> Run:
             self._tell(f"{mode} approximate", 0, 1)
-            return search(store, [(query, one) for query, one in self.queries if query in sample], request)
+            queries = [(query, one) for query, one in self.queries if query in sample]
+            return search(store, queries, request, passages=self._asked.passages)
 
         run = self._run(name, request, make, [query for query in self._collection.queries if query in sample])
         return run, self._latency(name, request, lambda: time_search(store, self.queries, request))
@@ -235,7 +260,15 @@ def evaluate_collection(collection: Collection, asked: Asked) -> Searched:
         if asked.untuned is not None:
             weighted: list[Mode] = [mode for mode in asked.modes if mode in WEIGHTED]
             untuned = {mode: searcher.rank(f"{mode}.untuned", asked.untuned.request(mode)) for mode in weighted}
-        searched = Searched(collection, searcher.filled.documents, runs, probes, searcher.cost(), untuned)
+        searched = Searched(
+            collection,
+            searcher.filled.documents,
+            runs,
+            probes,
+            searcher.cost(),
+            untuned,
+            passages=asked.passages,
+        )
         if asked.approximate:
             store.optimize()
     if not asked.approximate:

@@ -90,7 +90,7 @@ class Cost:
     """What a collection cost.
 
     Attributes:
-        documents: documents encoded and stored in this run; 0 if all were there.
+        documents: documents (passages, where those were split) encoded and stored in this run; 0 if all were there.
         reused: documents that the store already held unchanged.
         rejected: documents that could not be stored, and so are never found.
         tokens: tokens encoded.

@@ -36,6 +36,7 @@ from m3_vdb.evaluation.search import query_encoder
 from m3_vdb.evaluation.summary import summarise
 from m3_vdb.evaluation.tuning import Tuned, check_dev, tune_weights
 from m3_vdb.evaluation.workspace import file_name
+from m3_vdb.long_documents import REFUSE, LongDocuments
 from m3_vdb.stores import VectorStore, open_store
 
 PLACE: Final = "{collection}"
@@ -54,6 +55,7 @@ def evaluate(
     bm25: bool = False,
     dev: Sequence[Collection] = (),
     approximate: bool = False,
+    long_documents: LongDocuments = REFUSE,
     out: Path | None = None,
     command: str = "",
     progress: Progress = lambda *_: None,
@@ -72,6 +74,8 @@ def evaluate(
         bm25: measure BM25 on the same documents, and compare with it.
         dev: the same collections with other queries: the weights of "all" and "dense_sparse" are tuned on them first.
         approximate: also measure what the engine's approximate search costs.
+        long_documents: what becomes of documents with more tokens than the store takes rows; where they are split, a
+            document has the score of its best passage.
         out: folder for TREC run files, ``results.json`` and what a later call needs to go on where this one stopped.
         command: the command line, for the record.
         progress: told what is going on.
@@ -105,6 +109,7 @@ def evaluate(
             approximate=approximate,
             out=folder,
             progress=progress,
+            long_documents=long_documents,
         )
         if dev:
             protocol, tuned = tune_weights(dev, asked)
@@ -120,7 +125,8 @@ def evaluate(
         environment={**describe_environment(), "runtime": embed.session.description},
         model=_describe_model(embed),
         store=asked.store,
-        protocol=protocol.describe(embed.max_length),
+        protocol=protocol.describe(embed.max_length)
+        | ({} if long_documents == REFUSE else {"long documents": long_documents.describe()}),
         measures=tuple(measures),
         systems=tuple(systems),
         baseline=baseline,

@@ -14,8 +14,9 @@ import numpy as np
 from m3_vdb.embedding_function import M3EmbeddingFunction
 from m3_vdb.evaluation.collection import Query
 from m3_vdb.evaluation.metrics import Run, ordered
-from m3_vdb.evaluation.protocol import Request
+from m3_vdb.evaluation.protocol import DEPTH, Request
 from m3_vdb.evaluation.results import Percentiles
+from m3_vdb.passages import best_passages, document_id, group_hits
 from m3_vdb.stores.base import VectorStore
 from m3_vdb.types import M3Embedding
 
@@ -57,18 +58,23 @@ def search(
     queries: Sequence[tuple[str, M3Embedding]],
     request: Request,
     *,
+    passages: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, dict[str, float]]:
-    """One request a query: query id → document id → score."""
+    """One request a query: query id → document id → score.
+
+    Args:
+        store: what is asked.
+        queries: (id, embedding) of each.
+        request: for every query.
+        passages: the store holds passages, and documents are wanted, each with the score of its best passage: the
+            first ``DEPTH``, for which as many passages are asked for as it takes (``HybridIndex.query`` does that too).
+        progress: told how many queries are done.
+    """
     run: dict[str, dict[str, float]] = {}
     for done, (name, query) in enumerate(queries, start=1):
-        ranking = store.rank(
-            query,
-            weights=request.weights,
-            limit=request.limit,
-            candidates=request.candidates,
-            source=request.source,
-        )
+        rank = partial(store.rank, query, weights=request.weights, candidates=request.candidates, source=request.source)
+        ranking = _documents(rank) if passages else rank(limit=request.limit)
         run[name] = {intern(document): score for document, score in ranking}  # an id comes back with every query
         if progress is not None:
             progress(done)
@@ -81,14 +87,14 @@ def time_encoding(embed: M3EmbeddingFunction, queries: Mapping[str, Query]) -> P
 
 
 def time_search(store: VectorStore, queries: Sequence[tuple[str, M3Embedding]], request: Request) -> Percentiles:
-    """Latency of one request for the first ``SHOWN`` hits with their texts."""
-    ask = partial(
-        store.query,
-        weights=request.weights,
-        limit=SHOWN,
-        candidates=request.candidates,
-        source=request.source,
-    )
+    """Latency of the first ``SHOWN`` documents with their texts, got as ``HybridIndex.query`` gets them."""
+
+    def ask(query: M3Embedding) -> object:
+        find = partial(
+            store.query, query, weights=request.weights, candidates=request.candidates, source=request.source
+        )
+        return group_hits(lambda limit: find(limit=limit), SHOWN)
+
     return _timed([partial(ask, query) for _, query in queries[:TIMED]])
 
 
@@ -99,6 +105,11 @@ def overlap(exact: Run, approximate: Run) -> float:
         best, found = (dict(ordered(hits)[:SHOWN]).keys() for hits in (scores, approximate[name]))
         shares.append(len(best & found) / len(best) if best else 1.0)
     return float(np.mean(shares)) if shares else 1.0
+
+
+def _documents(rank: Callable[..., list[tuple[str, float]]]) -> list[tuple[str, float]]:
+    best = best_passages(lambda limit: rank(limit=limit), lambda found: document_id(found[0]), DEPTH)
+    return [(document_id(passage), score) for passage, score in best]
 
 
 def _timed(calls: Sequence[Callable[[], object]]) -> Percentiles:

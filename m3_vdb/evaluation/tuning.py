@@ -71,5 +71,6 @@ def _pools(dev: Sequence[Collection], asked: Asked) -> dict[Mode, Pool]:
         with asked.opener(collection.name, True) as store:
             searcher = Searcher(collection, store, asked)
             for mode, found in pools.items():
-                found.append(Pool.of([(collection, searcher.probe(mode, WEIGHTED[mode]))]))
+                probes = searcher.probe(mode, WEIGHTED[mode])
+                found.append(Pool.of([(collection, probes)], passages=asked.passages))
     return {mode: Pool.join(found) for mode, found in pools.items()}

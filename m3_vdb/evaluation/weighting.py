@@ -19,6 +19,7 @@ from m3_vdb.evaluation.metrics import Run, ideal_dcg, ndcg
 from m3_vdb.evaluation.protocol import PARTS, Mode, Part
 from m3_vdb.evaluation.results import Curve
 from m3_vdb.fusion import Weights
+from m3_vdb.passages import document_id
 from m3_vdb.types import FloatArray
 
 STEPS: Final = (0.0, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
@@ -34,47 +35,69 @@ class Parts:
     Attributes:
         queries: their ids.
         scores: float32 [3, Q, k] in the order of ``PARTS``; −∞ in the first where a query has fewer candidates, then 0.
-        gains: float32 [Q, k], grade of each candidate.
+        gains: float32 [Q, k], grade of each candidate; of passages the first of a document has it.
         ideal: float64 [Q], ``ideal_dcg``.
+        firsts: intp [Q, k], of each candidate the first one of the same document; None if each is a document.
     """
 
     queries: tuple[str, ...]
     scores: FloatArray
     gains: FloatArray
     ideal: NDArray[np.float64]
+    firsts: NDArray[np.intp] | None = None
 
     def ndcg(self, weights: Weights) -> NDArray[np.float64]:
         """nDCG@10 of every query, ranked by these weights: float64 [Q]."""
         return ndcg(self.fused(weights), self.gains, self.ideal)
 
     def fused(self, weights: Weights) -> FloatArray:
-        """s_hybrid of every candidate: float32 [Q, k], −∞ where there is none."""
+        """s_hybrid of every candidate: float32 [Q, k], −∞ where there is none.
+
+        The best passage of a document stands in the place of its first one, the others are −∞.
+        """
         missing = np.isneginf(self.scores[0])
         total = np.einsum("p,pqk->qk", np.array(astuple(weights), np.float32), np.where(missing, 0, self.scores))
-        return np.where(missing, -np.inf, total).astype(np.float32)
+        fused = np.where(missing, -np.inf, total).astype(np.float32)
+        if self.firsts is None:
+            return fused
+        best = np.full_like(fused, -np.inf)
+        np.maximum.at(best, (np.arange(len(fused))[:, None], self.firsts), fused)
+        return best
 
 
-def gather(probes: Mapping[Part, Run], qrels: Qrels) -> Parts:
+def gather(probes: Mapping[Part, Run], qrels: Qrels, *, passages: bool = False) -> Parts:
     """Parts from one ranking a score, each of all candidates; a part that is missing counts 0 everywhere.
 
-    Candidates stand in descending order of their ids: equal scores then rank as in every other figure (``metrics``).
+    Candidates stand in descending order of their documents' ids: equal scores then rank as in every other figure
+    (``metrics``).
+
+    Args:
+        probes: score → query → candidate → value.
+        qrels: grades of documents.
+        passages: the candidates are passages (``m3_vdb.passages``).
     """
+    document_of = document_id if passages else str
     queries = tuple(qrels)
     held = next(iter(probes.values()))
     width = max((len(held.get(query, {})) for query in queries), default=0)
     scores = np.zeros((len(PARTS), len(queries), max(width, 1)), dtype=np.float32)
     scores[0] = -np.inf
     gains = np.zeros(scores.shape[1:], dtype=np.float32)
+    firsts = np.tile(np.arange(gains.shape[1]), (len(queries), 1))
     for q, query in enumerate(queries):
         # An approximate search may give one request a candidate that it denies the next: only those known to all count.
         known = [name for name in held.get(query, {}) if all(name in run.get(query, {}) for run in probes.values())]
-        names = sorted(known, reverse=True)
+        names = sorted(known, key=document_of, reverse=True)
+        documents = [document_of(name) for name in names]
         scores[0, q, : len(names)] = 0
         for p, part in enumerate(PARTS):
             if part in probes:
                 scores[p, q, : len(names)] = [probes[part][query][name] for name in names]
-        gains[q, : len(names)] = [max(qrels[query].get(name, 0), 0) for name in names]
-    return Parts(queries, scores, gains, np.array([ideal_dcg(qrels[query].values()) for query in queries]))
+        place = {document: i for i, document in reversed([*enumerate(documents)])}
+        firsts[q, : len(names)] = [place[document] for document in documents]
+        gains[q, [*place.values()]] = [max(qrels[query].get(document, 0), 0) for document in place]
+    ideal = np.array([ideal_dcg(qrels[query].values()) for query in queries])
+    return Parts(queries, scores, gains, ideal, firsts if passages else None)
 
 
 def fusion_error(run: Run, probes: Mapping[Part, Run], weights: Weights) -> float | None:
@@ -105,11 +128,11 @@ class Pool:
     groups: tuple[tuple[NDArray[np.intp], ...], ...]
 
     @classmethod
-    def of(cls, found: Iterable[tuple[Collection, Mapping[Part, Run]]]) -> Pool:
-        """From collections with the rankings of their probes."""
+    def of(cls, found: Iterable[tuple[Collection, Mapping[Part, Run]]], *, passages: bool = False) -> Pool:
+        """From collections with the rankings of their probes, which hold documents or ``passages``."""
         parts, groups = [], []
         for collection, probes in found:
-            one = gather(probes, collection.qrels)
+            one = gather(probes, collection.qrels, passages=passages)
             row = {query: i for i, query in enumerate(one.queries)}
             languages = [[row[q] for q in names if q in row] for names in collection.by_language().values()]
             parts.append(one)
