@@ -160,6 +160,14 @@ def quantize_blocks(
     return packed, codes.reshape(vocabulary, -1), codebook
 
 
+def dequantize_blocks(
+    packed: NDArray[np.uint8], codes: NDArray[np.uint8], codebook: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """The table that ``quantize_blocks`` stored, value = (level − 8) · scale: float32 [V, d]."""
+    levels = np.concatenate([packed & 15, packed >> 4], axis=1).astype(np.float32) - 8
+    return levels * np.repeat(codebook[codes], BLOCK, axis=1)
+
+
 def _codebook(scales: NDArray[np.float32]) -> NDArray[np.float32]:
     """256 scales, half of each sign, spaced evenly in the logarithm over the scales that occur.
 

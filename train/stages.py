@@ -13,7 +13,14 @@ from jsonargparse import ArgumentError, ArgumentParser
 from rich.console import Console
 
 from train import commands
-from train.config import AverageConfig, FinetuneConfig, ImportBaseConfig, PretrainConfig, ProjectConfig
+from train.config import (
+    AverageConfig,
+    FinetuneConfig,
+    ImportBaseConfig,
+    ImportBundleConfig,
+    PretrainConfig,
+    ProjectConfig,
+)
 from train.data.config import SelectConfig
 from train.recipe.config import RecipeConfig
 from train.retrieval.config import EvaluateConfig, MineConfig, TopicsConfig
@@ -30,6 +37,7 @@ STAGES: Final[Mapping[str, tuple[type, Callable[[Any, Console], object]]]] = {
     "topics": (TopicsConfig, commands.topics),
     "evaluate": (EvaluateConfig, commands.evaluate),
     "import-base": (ImportBaseConfig, commands.import_base),
+    "import-bundle": (ImportBundleConfig, commands.import_bundle),
     "extend": (ExtendConfig, commands.extend),
     "average": (AverageConfig, commands.average),
     "project": (ProjectConfig, commands.project),

@@ -11,15 +11,16 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from onnx_export.graph import IR_VERSION, OPSET, GraphBuilder
-from onnx_export.weights import BLOCK, EMBEDDING, Int8Weights, quantize_blocks, quantize_int8
+from onnx_export.weights import (
+    BLOCK,
+    EMBEDDING,
+    Int8Weights,
+    dequantize_blocks,
+    quantize_blocks,
+    quantize_int8,
+)
 
 FEW = settings(max_examples=40, deadline=None, derandomize=True)
-
-
-def unpack(packed: np.ndarray, codes: np.ndarray, codebook: np.ndarray) -> np.ndarray:
-    """The definition: value = (level − 8) · scale, low nibbles first."""
-    levels = np.concatenate([packed & 15, packed >> 4], axis=1).astype(np.float32) - 8
-    return levels * np.repeat(codebook[codes], BLOCK, axis=1)
 
 
 def random_table(seed: int, *, spread: float) -> np.ndarray:
@@ -56,7 +57,7 @@ def test_a_4_bit_block_by_hand():
     assert packed[0, :3].tolist() == [0 | (0 << 4), 15 | (9 << 4), 9 | (8 << 4)]
     assert set(packed[0, 3:].tolist()) == {8 | (8 << 4)}
     assert codebook[codes[0]].tolist() == [0.5, -1.0]
-    np.testing.assert_array_equal(unpack(packed, codes, codebook), row[None])
+    np.testing.assert_array_equal(dequantize_blocks(packed, codes, codebook), row[None])
 
 
 @FEW
@@ -82,7 +83,7 @@ def test_a_random_table_is_off_by_one_level_and_the_rounding_of_its_scale(seed, 
     table = random_table(seed, spread=spread)
     parts = quantize_blocks(table)
     peaks = np.abs(table.reshape(-1, BLOCK)).max(axis=1, keepdims=True)
-    error = np.abs(unpack(*parts) - table).reshape(-1, BLOCK)
+    error = np.abs(dequantize_blocks(*parts) - table).reshape(-1, BLOCK)
     peaks = np.maximum(peaks, peaks.max() / 256)  # smaller blocks are stored with the scale of such a block
     half_step = (peaks.max() / peaks.min()) ** (0.5 / 127) - 1  # of 128 logarithmic steps a sign
     # a level is peak / 8; the side opposite to the peak ends one level early (15 stands for +7)
@@ -94,7 +95,7 @@ def test_a_random_table_is_off_by_one_level_and_the_rounding_of_its_scale(seed, 
 def test_zero_blocks_stay_zero(table):
     zero = ~table.any(axis=1)
     assert zero.any()
-    found = unpack(*quantize_blocks(table))
+    found = dequantize_blocks(*quantize_blocks(table))
     assert np.isfinite(found).all()
     assert not found[zero].any()
 
@@ -124,4 +125,4 @@ def test_the_graph_unpacks_rows_as_numpy_does():
     ids = np.array([[0, 1, 19], [7, 7, 3]])
     (rows,) = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"input_ids": ids})
     assert rows.shape == (2, 3, 64)
-    np.testing.assert_array_equal(rows, unpack(*quantize_blocks(table))[ids])
+    np.testing.assert_array_equal(rows, dequantize_blocks(*quantize_blocks(table))[ids])

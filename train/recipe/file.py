@@ -22,6 +22,7 @@ from train.stages import STAGES, from_options
 Result: TypeAlias = Literal["a checkpoint", "rows", "of no use to other steps"]
 RESULTS: Final[Mapping[str, tuple[str, Result]]] = {
     "import-base": ("checkpoint", "a checkpoint"),
+    "import-bundle": ("checkpoint", "a checkpoint"),
     "extend": ("checkpoint", "a checkpoint"),
     "retromae": ("run", "a checkpoint"),
     "pretrain": ("run", "a checkpoint"),

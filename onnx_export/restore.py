@@ -1,0 +1,103 @@
+"""Graph → weights: the way back of ``graph.build_graph``, for whoever has a bundle and no checkpoint.
+
+What a precision has rounded stays rounded: the weights are those that the graph computes with. Token types were added
+to the positions, so theirs are 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from m3_vdb.errors import BundleError
+from onnx_export.graph import PADDING_ID
+from onnx_export.weights import EMBEDDING, Weights, dequantize_blocks
+
+LINEAR: Final = {"attention.output": "attention.output.dense", "intermediate": "intermediate.dense"} | {
+    "output": "output.dense"
+}
+"""Matrices of a layer: name in the graph → name in a checkpoint. Query, key and value are one."""
+NORMS: Final = ("attention.output.LayerNorm", "output.LayerNorm")
+
+
+def restore(graph: onnx.ModelProto, *, max_length: int) -> Weights:
+    """The weights that a graph of ours computes with.
+
+    Args:
+        graph: with its weights, of any precision.
+        max_length: tokens of a text; a table of fewer positions repeats.
+
+    Raises:
+        BundleError: ``build_graph`` did not make it.
+    """
+    stored = {one.name: one for one in graph.graph.initializer}
+    try:
+        return _restore(graph.graph, {name: numpy_helper.to_array(one) for name, one in stored.items()}, max_length)
+    except (KeyError, StopIteration) as error:
+        raise BundleError(
+            f"the graph has no {error}: only bundles that python -m onnx_export made can be turned back"
+        ) from error
+
+
+def _restore(graph: onnx.GraphProto, stored: Mapping[str, NDArray[Any]], max_length: int) -> Weights:
+    heads, k = _heads(graph, stored)
+    positions = _float32(stored["positions"])
+    repeated = np.resize(positions, (max_length, positions.shape[1]))
+    tensors = {
+        EMBEDDING: _words(stored),
+        "embeddings.position_embeddings.weight": np.pad(repeated, ((PADDING_ID + 1, 0), (0, 0))),
+        "embeddings.token_type_embeddings.weight": np.zeros_like(positions[:1]),
+        **_named(stored, "embeddings.LayerNorm"),
+    }
+    layers = sum(name.endswith(".qkv.bias") for name in stored)
+    for prefix in (f"encoder.layer.{layer}." for layer in range(layers)):
+        weight, bias = _matrix(stored, f"{prefix}qkv.weight"), _float32(stored[f"{prefix}qkv.bias"])
+        weights, biases = np.split(weight, 3), np.split(bias, 3)
+        for name, scale, w, b in zip(("query", "key", "value"), (k**0.5, 1, 1), weights, biases, strict=True):
+            tensors[f"{prefix}attention.self.{name}.weight"] = (w * scale).astype(np.float32)
+            tensors[f"{prefix}attention.self.{name}.bias"] = (b * scale).astype(np.float32)
+        for short, name in LINEAR.items():
+            tensors[f"{prefix}{name}.weight"] = _matrix(stored, f"{prefix}{short}.weight")
+            tensors[f"{prefix}{name}.bias"] = _float32(stored[f"{prefix}{short}.bias"])
+        for name in NORMS:
+            tensors |= _named(stored, f"{prefix}{name}")
+    for head in ("sparse", "colbert"):
+        tensors[f"{head}_linear.weight"] = _float32(stored[f"{head}.weight"]).T.copy()
+        tensors[f"{head}_linear.bias"] = _float32(stored[f"{head}.bias"])
+    norm = next(node for node in graph.node if node.op_type == "LayerNormalization")
+    epsilon = next(helper.get_attribute_value(one) for one in norm.attribute if one.name == "epsilon")
+    return Weights(tensors, layers, heads, float(epsilon))
+
+
+def _heads(graph: onnx.GraphProto, stored: Mapping[str, NDArray[Any]]) -> tuple[int, int]:
+    """(attention heads, width of one), from the shape [0, 0, 3, h, k] that query, key and value are brought to."""
+    shapes = (stored[node.input[1]] for node in graph.node if node.op_type == "Reshape" and node.input[1] in stored)
+    *_, heads, width = next(shape for shape in shapes if len(shape) == 5).tolist()
+    return heads, width
+
+
+def _words(stored: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+    if "words" in stored:
+        return _float32(stored["words"])
+    return dequantize_blocks(stored["words.packed"], stored["words.codes"], stored["words.scales"])
+
+
+def _matrix(stored: Mapping[str, NDArray[Any]], name: str) -> NDArray[np.float32]:
+    """A matrix in torch's layout [out, in]."""
+    if name in stored:
+        return np.ascontiguousarray(_float32(stored[name]).T)
+    return np.ascontiguousarray((_float32(stored[f"{name}.int8"]) * stored[f"{name}.scale"]).T)
+
+
+def _named(stored: Mapping[str, NDArray[Any]], name: str) -> dict[str, NDArray[np.float32]]:
+    return {f"{name}.{part}": _float32(stored[f"{name}.{part}"]) for part in ("weight", "bias")}
+
+
+def _float32(value: NDArray[Any]) -> NDArray[np.float32]:
+    wide: NDArray[np.float32] = value.astype(np.float32)
+    return wide
