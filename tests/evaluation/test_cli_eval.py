@@ -135,6 +135,29 @@ def test_options_reach_the_evaluation(help_pages: Path, tmp_path: Path, toy_mode
     ]
 
 
+def test_documents_are_split_pooled_or_cut_as_an_ingest_does_it(help_pages: Path, tmp_path: Path):
+    def evaluated(name: str, *options: object) -> Evaluation:
+        out = tmp_path / name
+        done = m3_vdb("eval", help_pages, "--store", "memory://", "--modes", "multi_vector", *options, "--out", out)
+        assert done.exit_code == 0, done.output
+        return Evaluation.load(out / "results.json")
+
+    whole = evaluated("whole")
+    assert "long documents" not in whole.protocol
+    n = whole.groups[0].documents
+    split = evaluated("split", "--max-length", 24, "--long-documents", "split", "--overlap", 4)
+    assert split.protocol["long documents"] == "split, overlap 4"
+    assert split.costs["help"].documents > n == split.groups[0].documents
+    assert split.costs["help"].truncated == 0
+    for options, words in (
+        (("--long-documents", "pool", "--max-rows", 8), "pool, max rows 8"),
+        (("--pool-factor", 2.5), "error, pool factor 2.5"),
+    ):
+        found = evaluated(words, *options)
+        assert (found.protocol["long documents"], found.costs["help"].documents) == (words, n)
+        assert found.mean != whole.mean
+
+
 def test_weights_are_tuned_on_another_split(tmp_path: Path):
     parts = collection(n=6, queries=slice(4)), collection(n=6, queries=slice(4, None))
     folder = write(tmp_path / "help", *parts, splits=("test", "train"))
@@ -193,6 +216,7 @@ ERRORS = {
     "approximate": (("--approximate",), "memory:// has no approximate search"),
     "store": (("--store", "mongodb://x"), "'mongodb://x' names no store"),
     "tuning": (("--tune-weights",), "dev.tsv"),
+    "plan": (("--long-documents", "cut"), "long documents: plan 'cut'; expected one of error, truncate, pool, split"),
     "queries": (("--max-queries", "0"), "max_queries=0: at least 1"),
 }
 
