@@ -6,6 +6,7 @@ and options after it override it. ``--print_config`` shows what results.
 
 from __future__ import annotations
 
+import os
 import sys
 
 from jsonargparse import ArgumentError
@@ -18,6 +19,8 @@ from train.stages import STAGES, from_namespace, make_parser, with_brackets
 
 def main() -> None:
     """Run a stage; a known error is one line, with exit code 2 for options and 1 for everything else."""
+    # Before transformers is imported: its bars of loading and saving weights come between our lines.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     console = Console(stderr=True)
     parser = make_parser()
     if len(sys.argv) == 1:

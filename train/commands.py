@@ -62,12 +62,9 @@ def finetune(config: FinetuneConfig, console: Console) -> Outcome:
 
 
 def _train(run: Callable[..., Outcome], config: RunConfig, console: Console) -> Outcome:
-    import transformers
-
     from train.engine.card import write_card
     from train.engine.distributed import rank
 
-    transformers.utils.logging.disable_progress_bar()
     if rank():
         console = Console(stderr=True, quiet=True)
 

@@ -128,10 +128,6 @@ def _run_step(step: Step, stamp: Stamp, folder: Path, place: Callable[[str], Pat
     if step.stage not in TRAINING or not any(out.glob("step-*")):
         _remove(out)  # what an interruption left
     write_stamp(stamp, folder)
-    if step.stage not in ("select", "export"):
-        import transformers
-
-        transformers.utils.logging.disable_progress_bar()  # of loading and saving weights, between our lines
     settings = step.settings(out, lambda value: str(place(value)))
     result = step.out
     if step.stage in TRAINING:
