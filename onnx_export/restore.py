@@ -18,10 +18,8 @@ from m3_vdb.errors import BundleError
 from onnx_export.graph import PADDING_ID
 from onnx_export.weights import EMBEDDING, Weights, dequantize_blocks
 
-LINEAR: Final = {"attention.output": "attention.output.dense", "intermediate": "intermediate.dense"} | {
-    "output": "output.dense"
-}
-"""Matrices of a layer: name in the graph → name in a checkpoint. Query, key and value are one."""
+LINEAR: Final = ("attention.output", "intermediate", "output")
+"""Matrices of a layer; a checkpoint puts ".dense" after these names. Query, key and value are one."""
 NORMS: Final = ("attention.output.LayerNorm", "output.LayerNorm")
 
 
@@ -40,7 +38,7 @@ def restore(graph: onnx.ModelProto, *, max_length: int) -> Weights:
         return _restore(graph.graph, {name: numpy_helper.to_array(one) for name, one in stored.items()}, max_length)
     except (KeyError, StopIteration) as error:
         raise BundleError(
-            f"the graph has no {error}: only bundles that python -m onnx_export made can be turned back"
+            f"the graph has no {str(error) or 'attention layer'}: only bundles that python -m onnx_export made can be turned back"
         ) from error
 
 
@@ -61,9 +59,9 @@ def _restore(graph: onnx.GraphProto, stored: Mapping[str, NDArray[Any]], max_len
         for name, scale, w, b in zip(("query", "key", "value"), (k**0.5, 1, 1), weights, biases, strict=True):
             tensors[f"{prefix}attention.self.{name}.weight"] = (w * scale).astype(np.float32)
             tensors[f"{prefix}attention.self.{name}.bias"] = (b * scale).astype(np.float32)
-        for short, name in LINEAR.items():
-            tensors[f"{prefix}{name}.weight"] = _matrix(stored, f"{prefix}{short}.weight")
-            tensors[f"{prefix}{name}.bias"] = _float32(stored[f"{prefix}{short}.bias"])
+        for name in LINEAR:
+            tensors[f"{prefix}{name}.dense.weight"] = _matrix(stored, f"{prefix}{name}.weight")
+            tensors[f"{prefix}{name}.dense.bias"] = _float32(stored[f"{prefix}{name}.bias"])
         for name in NORMS:
             tensors |= _named(stored, f"{prefix}{name}")
     for head in ("sparse", "colbert"):
