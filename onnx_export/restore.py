@@ -37,8 +37,9 @@ def restore(graph: onnx.ModelProto, *, max_length: int) -> Weights:
     try:
         return _restore(graph.graph, {name: numpy_helper.to_array(one) for name, one in stored.items()}, max_length)
     except (KeyError, StopIteration) as error:
+        missing = str(error) or "attention layer"
         raise BundleError(
-            f"the graph has no {str(error) or 'attention layer'}: only bundles that python -m onnx_export made can be turned back"
+            f"the graph has no {missing}: only bundles that python -m onnx_export made can be turned back"
         ) from error
 
 
