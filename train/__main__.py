@@ -30,6 +30,10 @@ def main() -> None:
         parsed = parser.parse_args(with_brackets(sys.argv[1:]))
         settings, run = STAGES[parsed.stage]
         run(from_namespace(settings, parser.instantiate(parsed)[parsed.stage]), console)
+        if "torch" in sys.modules:  # what ran without it had no peers, and need not load it now
+            from train.engine.distributed import leave_processes
+
+            leave_processes()
     except ArgumentError as error:
         say(console, f"error: {' '.join(str(error).split())}", style="red")
         raise SystemExit(2) from None

@@ -16,7 +16,7 @@ from train.config import Batching, FinetuneConfig, Objective, Phase
 from train.contrastive.draw import Draw
 from train.contrastive.task import ContrastiveTask
 from train.data.store import Lengths, RowStore
-from train.engine.distributed import rank, sum_over_processes, world_size
+from train.engine.distributed import leave_processes, rank, sum_over_processes, world_size
 from train.engine.open import start_processes
 from train.engine.processes import gradient_sync
 from train.model import M3Model
@@ -91,4 +91,4 @@ if __name__ == "__main__":
     found = collect(Path(checkpoint), Path(rows), parallel, memories)
     if rank() == 0:
         save_file(found, out)
-    torch.distributed.destroy_process_group()
+    leave_processes()
