@@ -32,6 +32,7 @@ from m3_vdb.evaluation import (
 from m3_vdb.evaluation.measuring import Progress
 from m3_vdb.evaluation.readers import LAYOUTS
 from m3_vdb.evaluation.report import write_report
+from m3_vdb.evaluation.report.numbers import counted
 from m3_vdb.evaluation.run import RESULTS
 from m3_vdb.evaluation.splits import thin_splits
 from m3_vdb.fusion import PRESETS, Weights
@@ -210,7 +211,7 @@ def eval_command(
         )
     _show(found)
     if rejected := sum(cost.rejected for cost in found.costs.values()):
-        err.print(f"{rejected:,} documents could not be stored, so no search finds them", style="red")
+        err.print(f"{counted(rejected, 'document')} could not be stored and cannot be found", style="red")
     html, markdown = write_report([found], folder)
     err.print(f"{html}, {markdown}, {folder / RESULTS}", markup=False, soft_wrap=True)
 

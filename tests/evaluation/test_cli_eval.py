@@ -201,7 +201,7 @@ def test_documents_that_were_lost_are_told(help_pages: Path, tmp_path: Path, mon
     monkeypatch.setattr(MemoryStore, "upsert", picky)
     done = m3_vdb("eval", help_pages, "--store", "memory://", "--modes", "dense", "--out", tmp_path / "out")
     assert done.exit_code == 0
-    assert "1 documents could not be stored, so no search finds them" in done.stderr
+    assert "1 document could not be stored and cannot be found" in done.stderr
 
 
 ERRORS = {
