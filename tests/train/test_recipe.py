@@ -66,10 +66,15 @@ steps:
     last: 8
     negatives: 3
     ratio: null
+  about:
+    stage: topics
+    model: $first
+    data: $rows
+    passages: 4
   tuned:
     stage: finetune
     model: $first
-    data: [$mined, $data/rows.jsonl]
+    data: [$mined, $about]
     group_size: 3
     save_every: 2{RUN}
     phases:
