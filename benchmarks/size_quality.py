@@ -8,13 +8,13 @@ Documents are encoded once. The last line is one JSON object.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice, product
 from pathlib import Path
 from statistics import fmean
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any, Final, get_args
+from typing import Annotated, Final, TypeAlias, get_args
 
 import numpy as np
 import typer
@@ -34,6 +34,7 @@ from m3_vdb.types import FloatArray
 MODES: Final[tuple[Mode, ...]] = ("multi_vector", "all")
 MEASURE: Final = "nDCG@10"
 BYTES: Final[dict[Storage, int]] = {"exact": 4, "half": 2, "quarter": 1}
+Turn: TypeAlias = Callable[[M3Embeddings], M3Embeddings]
 BLOCK: Final = 256
 """Documents that are encoded together."""
 
@@ -62,7 +63,7 @@ def narrowed(embeddings: M3Embeddings, width: int) -> M3Embeddings:
     return replace(embeddings, multi_vector=rows / np.linalg.norm(rows, axis=1, keepdims=True))
 
 
-def rotation(embed: M3EmbeddingFunction, rows: Path | None, *, sample: int = 400) -> Callable[[M3Embeddings], Any]:
+def rotation(embed: M3EmbeddingFunction, rows: Path | None, *, sample: int = 400) -> Turn:
     """What puts the directions of most variance first: those of training passages, or none.
 
     A head that ``python -m train project`` made has them in that order already.
@@ -78,15 +79,18 @@ def rotation(embed: M3EmbeddingFunction, rows: Path | None, *, sample: int = 400
     found = embed.encode_documents(texts, dense=False, sparse=False).multi_vector
     assert found is not None
     basis: FloatArray = principal_directions(torch.from_numpy(found), found.shape[1]).numpy()
-    return lambda embeddings: replace(embeddings, multi_vector=embeddings.multi_vector @ basis.T)
+
+    def turned(embeddings: M3Embeddings) -> M3Embeddings:
+        assert embeddings.multi_vector is not None
+        return replace(embeddings, multi_vector=embeddings.multi_vector @ basis.T)
+
+    return turned
 
 
 class Encoded:
     """The documents and queries of a collection, encoded."""
 
-    def __init__(
-        self, collection: Collection, embed: M3EmbeddingFunction, rotated: Callable[[M3Embeddings], Any]
-    ) -> None:
+    def __init__(self, collection: Collection, embed: M3EmbeddingFunction, rotated: Turn) -> None:
         self.collection = collection
         self._identity = embed.identity
         self._documents = list(collection.documents)
@@ -156,11 +160,6 @@ def main(
             {**asdict(form), **line, "each": {e.collection.name: f for e, f in zip(encoded, found, strict=True)}}
         )
     typer.echo(json.dumps({"measure": MEASURE, "split": split, "documents": documents, "curve": curve}))
-
-
-def rounded(figures: Mapping[str, float]) -> dict[str, float]:
-    """To four digits, which is more than they are worth."""
-    return {name: round(value, 4) for name, value in figures.items()}
 
 
 def forms_of(widths: Sequence[int], factors: Sequence[float], storages: Sequence[str], *, cut: bool) -> list[Form]:

@@ -1,6 +1,6 @@
 """Questions in several languages, also across languages, to the collection that ``make demo`` has just filled.
 
-``python examples/demo.py STORE``: every question is one request; dense, sparse and multi-vector scores are fused
+``python examples/demo.py [STORE]``: every question is one request; dense, sparse and multi-vector scores are fused
 inside the database.
 """
 
@@ -22,11 +22,12 @@ QUESTIONS = [
     ("French → Hindi", "Toute personne a droit à l'éducation", {"lang": "hi"}),
 ]
 
+store = sys.argv[1] if len(sys.argv) > 1 else "build/demo.qdrant"
 embed = M3EmbeddingFunction()
 table = Table(
     "question", "score", "dense", "sparse", "multi", "best document", title="score = dense + 0.3·sparse + multi"
 )
-with HybridIndex(embed, open_store(sys.argv[1], identity=embed.identity, create=False)) as index:
+with HybridIndex(embed, open_store(store, identity=embed.identity, create=False)) as index:
     for language, question, condition in QUESTIONS:
         hit = index.query(question, limit=1, filter=condition, explain=True)[0]
         assert hit.parts is not None
