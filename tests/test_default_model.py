@@ -63,6 +63,19 @@ def test_a_title_finds_its_page_by_its_text_alone(embed: M3EmbeddingFunction, as
     assert np.mean(1 / np.array(ranks)) > (FLOORS[found_in] if asked_in == found_in else ACROSS[asked_in, found_in])
 
 
+@pytest.mark.parametrize("lang", ["ar", "bn", "fa", "he", "hi", "sw", "th"])
+def test_an_article_finds_its_english_text(embed: M3EmbeddingFunction, lang: str) -> None:
+    """The languages of the fixture that have no help pages: 30 articles of human rights; measured .967 to 1."""
+    rows = [json.loads(line) for line in CORPUS.read_text(encoding="utf-8").splitlines()]
+    articles = {row["id"]: row["text"] for row in rows}
+    numbers = [f"{number:02}" for number in range(1, 31)]
+    with HybridIndex(embed, open_store("memory://", identity=embed.identity)) as index:
+        index.add(Document(number, articles[f"udhr/en/{number}"]) for number in numbers)
+        asked = [index.query(articles[f"udhr/{lang}/{number}"], limit=30) for number in numbers]
+    ranks = [[hit.document.id for hit in hits].index(number) + 1 for number, hits in zip(numbers, asked, strict=True)]
+    assert np.mean(1 / np.array(ranks)) > 0.9  # chance is .13
+
+
 def test_the_corpus_of_the_demo_is_stored_without_a_rejection(embed: M3EmbeddingFunction, tmp_path: Path) -> None:
     items = [item for item in read_jsonl(CORPUS) if isinstance(item, Document)][::12]
     with open_store(str(tmp_path / "demo.qdrant"), identity=embed.identity) as store:
