@@ -16,6 +16,8 @@ id, title, text and payload, and once for the collection the identity of the mod
   cannot be stored raises ``DocumentError`` with its index, before anything of the batch is written.
 - **Payloads** come back as the JSON values they were; of a float, 15 digits are certain.
 - **Threads.** Calls may come from several threads.
+- **Processes.** A store is used in the process that opened it. In a forked child every method raises ``StoreError``
+  and ``close`` does nothing; an open store cannot be pickled. A worker opens its own.
 """
 
 from __future__ import annotations
@@ -25,9 +27,10 @@ from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import TypeVar
 
-from m3_vdb.errors import ConfigError
+from m3_vdb.errors import ConfigError, StoreError
 from m3_vdb.fusion import Weights
 from m3_vdb.stores._checks import check_search
+from m3_vdb.stores._process import ProcessBound
 from m3_vdb.stores.identity import ModelIdentity
 from m3_vdb.stores.search import DEFAULT_CANDIDATES, DEFAULT_WEIGHTS, Fusion, Search, Source
 from m3_vdb.types import Document, Filter, Hit, M3Embedding, M3Embeddings
@@ -35,8 +38,12 @@ from m3_vdb.types import Document, Filter, Hit, M3Embedding, M3Embeddings
 Store = TypeVar("Store", bound="VectorStore")
 
 
-class VectorStore(ABC):
-    """One open collection. A context manager; complete after construction."""
+class VectorStore(ProcessBound, ABC):
+    """One open collection. A context manager; complete after construction.
+
+    The methods that all callers use are here and check what is common to all stores; a store defines those that they
+    call, of the same name with an underscore.
+    """
 
     @property
     @abstractmethod
@@ -53,7 +60,6 @@ class VectorStore(ABC):
         """Multi-vector rows that a document may have here, for a plan for longer ones; None for any number."""
         return None
 
-    @abstractmethod
     def upsert(self, documents: Sequence[Document], embeddings: M3Embeddings) -> None:
         """Store documents with their vectors, replacing documents of the same id.
 
@@ -65,6 +71,8 @@ class VectorStore(ABC):
             DocumentError: a document or its vectors cannot be stored; nothing was written.
             ConfigError: documents and embeddings do not belong together, or a part is missing; nothing was written.
         """
+        self._check_process()
+        self._upsert(documents, embeddings)
 
     def query(
         self,
@@ -99,6 +107,7 @@ class VectorStore(ABC):
         Raises:
             ConfigError: an argument is out of range, or the query lacks a part or does not fit the collection.
         """
+        self._check_process()
         search = Search(
             weights=weights,
             limit=limit,
@@ -127,6 +136,7 @@ class VectorStore(ABC):
         Raises:
             ConfigError: as ``query``.
         """
+        self._check_process()
         search = Search(weights=weights, limit=limit, candidates=candidates, source=source, filter=filter)
         return self._rank(query, check_search(query, search, identity=self.identity))
 
@@ -149,31 +159,64 @@ class VectorStore(ABC):
         """
         if batch < 1:
             raise ConfigError(f"batch={batch}: expected at least 1 document at a time")
-        return self._scroll(batch)
+        self._check_process()
+        return self._checked(self._scroll(batch))
 
-    @abstractmethod
     def get(self, ids: Sequence[str]) -> list[Document]:
         """The documents with these ids that exist, in the order of ``ids``."""
+        self._check_process()
+        return self._get(ids)
 
-    @abstractmethod
     def delete(self, ids: Sequence[str]) -> None:
         """Remove documents; unknown ids are ignored."""
+        self._check_process()
+        self._delete(ids)
 
-    @abstractmethod
     def count(self) -> int:
         """Documents in the collection, exact."""
+        self._check_process()
+        return self._count()
 
-    @abstractmethod
     def optimize(self) -> None:
         """Build the engine's indexes now and wait for them; changes no score. A store without indexes does nothing."""
+        self._check_process()
+        self._optimize()
 
-    @abstractmethod
     def disk_bytes(self) -> int | None:
         """Bytes that the collection takes on disk; None if the store cannot say."""
+        self._check_process()
+        return self._disk_bytes()
 
-    @abstractmethod
     def close(self) -> None:
         """Write everything out and free the connection or files; a second call does nothing."""
+        if self._is_ours:
+            self._close()
+
+    @property
+    @abstractmethod
+    def _where(self) -> str:
+        """The collection, in words, for messages."""
+
+    @abstractmethod
+    def _upsert(self, documents: Sequence[Document], embeddings: M3Embeddings) -> None: ...
+
+    @abstractmethod
+    def _get(self, ids: Sequence[str]) -> list[Document]: ...
+
+    @abstractmethod
+    def _delete(self, ids: Sequence[str]) -> None: ...
+
+    @abstractmethod
+    def _count(self) -> int: ...
+
+    @abstractmethod
+    def _optimize(self) -> None: ...
+
+    @abstractmethod
+    def _disk_bytes(self) -> int | None: ...
+
+    @abstractmethod
+    def _close(self) -> None: ...
 
     @abstractmethod
     def _query(self, query: M3Embedding, search: Search, *, explain: bool) -> list[Hit]:
@@ -186,6 +229,22 @@ class VectorStore(ABC):
     def _scroll(self, batch: int) -> Iterator[tuple[list[Document], M3Embeddings]]:
         """``scroll`` with checked arguments."""
         raise NotImplementedError(f"{type(self).__name__} cannot be read as a whole")
+
+    def _check_process(self) -> None:
+        """Refuse to work in a forked child, before a mutex is touched that a thread of the parent may have held.
+
+        Raises:
+            StoreError: another process opened the store.
+        """
+        if not self._is_ours:
+            raise StoreError(f"the {self._where} was opened in process {self._process}: open it in the worker")
+
+    def _checked(
+        self, batches: Iterator[tuple[list[Document], M3Embeddings]]
+    ) -> Iterator[tuple[list[Document], M3Embeddings]]:
+        for batch in batches:
+            yield batch
+            self._check_process()
 
     def __enter__(self: Store) -> Store:
         return self

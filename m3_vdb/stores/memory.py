@@ -58,6 +58,7 @@ class MemoryStore(VectorStore):
     """
 
     def __init__(self, identity: ModelIdentity) -> None:
+        super().__init__()
         self._identity = identity
         self._rows: dict[str, _Row] | None = {}
         self._tables: _Tables | None = None  # made by the first query after a change
@@ -68,39 +69,43 @@ class MemoryStore(VectorStore):
         """The model whose vectors the store holds."""
         return self._identity
 
-    def upsert(self, documents: Sequence[Document], embeddings: M3Embeddings) -> None:
+    @property
+    def _where(self) -> str:
+        return "store in memory"
+
+    def _upsert(self, documents: Sequence[Document], embeddings: M3Embeddings) -> None:
         """Store documents with their vectors; see ``VectorStore.upsert``."""
         points = make_points(documents, embeddings, identity=self._identity, max_floats=None)
         with self._lock:
             self._open_rows().update((point.payload["id"], _row(point)) for point in points)
             self._tables = None
 
-    def get(self, ids: Sequence[str]) -> list[Document]:
+    def _get(self, ids: Sequence[str]) -> list[Document]:
         """The documents with these ids that exist, in the order of ``ids``."""
         with self._lock:
             rows = self._open_rows()
             return [rows[i].document for i in ids if i in rows]
 
-    def delete(self, ids: Sequence[str]) -> None:
+    def _delete(self, ids: Sequence[str]) -> None:
         """Remove documents; unknown ids are ignored."""
         with self._lock:
             for i in ids:
                 self._open_rows().pop(i, None)
             self._tables = None
 
-    def count(self) -> int:
+    def _count(self) -> int:
         """Documents in the store."""
         with self._lock:
             return len(self._open_rows())
 
-    def optimize(self) -> None:
+    def _optimize(self) -> None:
         """Nothing to do: there is no index."""
 
-    def disk_bytes(self) -> int | None:
+    def _disk_bytes(self) -> int | None:
         """None: nothing is on disk."""
         return None
 
-    def close(self) -> None:
+    def _close(self) -> None:
         """Free the memory; a second call does nothing."""
         with self._lock:
             self._rows = None

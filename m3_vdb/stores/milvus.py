@@ -87,6 +87,7 @@ class MilvusStore(VectorStore):
         path: Path | None = None,
         on_close: Callable[[], None] | None = None,
     ) -> None:
+        super().__init__(path)
         self._open: MilvusClient | None = client
         self._collection = collection
         self._timeout = timeout
@@ -130,7 +131,7 @@ class MilvusStore(VectorStore):
     def _where(self) -> str:
         return f"Milvus collection {self._collection!r}" if self._path is None else f"collection in {self._path}"
 
-    def upsert(self, documents: Sequence[Document], embeddings: M3Embeddings) -> None:
+    def _upsert(self, documents: Sequence[Document], embeddings: M3Embeddings) -> None:
         """Store documents with their vectors, in requests of bounded size; see ``VectorStore.upsert``."""
         opened, requests = self._opened, self._requests()
         points = make_points(documents, embeddings, identity=self.identity, max_floats=None)
@@ -144,7 +145,7 @@ class MilvusStore(VectorStore):
             for batch in batches(rows, max_bytes=MAX_REQUEST_BYTES):
                 requests.client.upsert(self._collection, batch, timeout=self._timeout)
 
-    def get(self, ids: Sequence[str]) -> list[Document]:
+    def _get(self, ids: Sequence[str]) -> list[Document]:
         """The documents with these ids that exist, in the order of ``ids``."""
         requests = self._requests()
         keys = list(dict.fromkeys(point_id(i) for i in ids))
@@ -153,7 +154,7 @@ class MilvusStore(VectorStore):
         found = {document.id: document for document in map(read_document, rows.values())}
         return [found[i] for i in ids if i in found]
 
-    def delete(self, ids: Sequence[str]) -> None:
+    def _delete(self, ids: Sequence[str]) -> None:
         """Remove documents; unknown ids are ignored."""
         client = self._requests().client
         keys = [point_id(i) for i in ids]
@@ -161,14 +162,14 @@ class MilvusStore(VectorStore):
             for start in range(0, len(keys), _KEYS_PER_DELETE):
                 client.delete(self._collection, ids=keys[start : start + _KEYS_PER_DELETE], timeout=self._timeout)
 
-    def count(self) -> int:
+    def _count(self) -> int:
         """Documents in the collection, exact."""
         client = self._requests().client
         with mapped_errors(self._where):
             rows = client.query(self._collection, output_fields=["count(*)"], timeout=self._timeout)
         return int(rows[0]["count(*)"])
 
-    def optimize(self) -> None:
+    def _optimize(self) -> None:
         """Write what was given into segments and wait until they are indexed.
 
         Worth doing after an ingest: milvus-lite indexes what it has not written yet anew for every query.
@@ -182,14 +183,14 @@ class MilvusStore(VectorStore):
                 ):
                     time.sleep(_POLL_SECONDS)
 
-    def disk_bytes(self) -> int | None:
+    def _disk_bytes(self) -> int | None:
         """Bytes that the files of milvus-lite take on disk; None for a server, which does not say."""
         self._requests()
         if self._path is None:
             return None
         return sum(file.stat().st_blocks * 512 for file in self._path.rglob("*") if file.is_file())
 
-    def close(self) -> None:
+    def _close(self) -> None:
         """Close the connection; a second call does nothing. Every upsert has been written already."""
         client, self._open = self._open, None
         if client is not None:

@@ -74,6 +74,7 @@ class QdrantStore(VectorStore):
         exact: bool = False,
         options: CollectionOptions = DEFAULT_OPTIONS,
     ) -> None:
+        super().__init__()
         self._client = client
         self._collection = collection
         self._exact = exact
@@ -123,7 +124,7 @@ class QdrantStore(VectorStore):
     def _where(self) -> str:
         return f"Qdrant collection {self._collection!r}"
 
-    def upsert(self, documents: Sequence[Document], embeddings: M3Embeddings) -> None:
+    def _upsert(self, documents: Sequence[Document], embeddings: M3Embeddings) -> None:
         """Store documents with their vectors, in requests of bounded size; see ``VectorStore.upsert``."""
         points = make_points(
             documents,
@@ -136,7 +137,7 @@ class QdrantStore(VectorStore):
             for batch in batches(points, max_bytes=MAX_REQUEST_BYTES, max_points=self._capabilities.max_upsert):
                 self._client.upsert(self._collection, [to_point(point) for point in batch], wait=True)
 
-    def get(self, ids: Sequence[str]) -> list[Document]:
+    def _get(self, ids: Sequence[str]) -> list[Document]:
         """The documents with these ids that exist, in the order of ``ids``."""
         if not ids:
             return []
@@ -145,7 +146,7 @@ class QdrantStore(VectorStore):
         found = {document.id: document for document in (read_document(record.payload) for record in records)}
         return [found[i] for i in ids if i in found]
 
-    def delete(self, ids: Sequence[str]) -> None:
+    def _delete(self, ids: Sequence[str]) -> None:
         """Remove documents; unknown ids are ignored."""
         if not ids:
             return
@@ -153,22 +154,22 @@ class QdrantStore(VectorStore):
         with mapped_errors(self._where):
             self._client.delete(self._collection, selector, wait=True)
 
-    def count(self) -> int:
+    def _count(self) -> int:
         """Documents in the collection, exact."""
         with mapped_errors(self._where):
             return self._client.count(self._collection, exact=True).count
 
-    def optimize(self) -> None:
+    def _optimize(self) -> None:
         """Wait until the server has indexed what it was given; it decides itself what to index."""
         with mapped_errors(self._where):
             while self._client.get_collection(self._collection).status != models.CollectionStatus.GREEN:
                 time.sleep(_POLL_SECONDS)
 
-    def disk_bytes(self) -> int | None:
+    def _disk_bytes(self) -> int | None:
         """None: a server does not say."""
         return None
 
-    def close(self) -> None:
+    def _close(self) -> None:
         """Close the connection; a second call does nothing. Every upsert has been written already."""
         self._client.close()
 

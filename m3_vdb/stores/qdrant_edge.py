@@ -75,6 +75,7 @@ class QdrantEdgeStore(VectorStore):
     ) -> None:
         options.require_only(*OPTIONS, where="a collection in a folder")
         self._folder = Path(folder)
+        super().__init__(self._folder)
         self._exact = exact
         self._unflushed = 0
         self._mutex = threading.RLock()
@@ -111,7 +112,7 @@ class QdrantEdgeStore(VectorStore):
     def _where(self) -> str:
         return f"collection in {self._folder}"
 
-    def upsert(self, documents: Sequence[Document], embeddings: M3Embeddings) -> None:
+    def _upsert(self, documents: Sequence[Document], embeddings: M3Embeddings) -> None:
         """Store documents with their vectors; see ``VectorStore.upsert``."""
         points = make_points(
             documents,
@@ -128,24 +129,24 @@ class QdrantEdgeStore(VectorStore):
                     shard.flush()
                     self._unflushed = 0
 
-    def get(self, ids: Sequence[str]) -> list[Document]:
+    def _get(self, ids: Sequence[str]) -> list[Document]:
         """The documents with these ids that exist, in the order of ``ids``."""
         with self._engine() as shard:
             records = shard.retrieve([point_id(i) for i in ids], with_payload=True, with_vector=False)
         found = {document.id: document for document in (read_document(record.payload) for record in records)}
         return [found[i] for i in ids if i in found]
 
-    def delete(self, ids: Sequence[str]) -> None:
+    def _delete(self, ids: Sequence[str]) -> None:
         """Remove documents; unknown ids are ignored."""
         with self._engine() as shard:
             shard.update(edge.UpdateOperation.delete_points([point_id(i) for i in ids]))
 
-    def count(self) -> int:
+    def _count(self) -> int:
         """Documents in the collection, exact."""
         with self._engine() as shard:
             return shard.count(edge.CountRequest(exact=True))
 
-    def optimize(self) -> None:
+    def _optimize(self) -> None:
         """Build the HNSW graph and drop what was deleted; blocks for seconds to minutes.
 
         Never done on its own: up to some ten thousand documents a full scan of the dense vectors takes milliseconds.
@@ -154,13 +155,13 @@ class QdrantEdgeStore(VectorStore):
         with self._engine() as shard:
             shard.optimize()
 
-    def disk_bytes(self) -> int | None:
+    def _disk_bytes(self) -> int | None:
         """Bytes that the folder's files take on disk, the write-ahead log included."""
         with self._engine() as shard:
             shard.flush()
             return sum(path.stat().st_blocks * 512 for path in self._folder.rglob("*") if path.is_file())
 
-    def close(self) -> None:
+    def _close(self) -> None:
         """Write everything out and let the folder go; a second call does nothing."""
         with self._mutex:
             shard, self._shard = self._shard, None
