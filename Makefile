@@ -2,12 +2,17 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+UV := build/uv/bin/uv
 STORE := build/demo.qdrant
 COMPOSE := docker compose --project-name m3-vdb-test
 CORPUS := tests/fixtures/multilingual.jsonl
+LOCK := requirements.lock
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Constraints fix versions and bring no package by themselves: torch keeps its CPU build where pip finds one.
+export PIP_CONSTRAINT := $(LOCK)
+export PIP_BUILD_CONSTRAINT := $(LOCK)
 
-.PHONY: demo test test-servers check collections clean
+.PHONY: demo test test-servers check lock collections clean
 
 demo: $(VENV)/.demo
 	rm -rf $(STORE)
@@ -32,6 +37,11 @@ check: $(VENV)/.check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+# The newest version of everything that pyproject.toml allows, for every Python and platform.
+lock: $(UV)
+	$(UV) pip compile --quiet --no-cache --universal --upgrade --python-version 3.10 --all-extras --group make \
+	  --no-annotate --custom-compile-command 'make lock' --output-file $(LOCK) pyproject.toml
+
 # Three multilingual retrieval tasks from Debian packages; needs apt-get, dpkg and npm, no root.
 collections: $(VENV)/.test
 	$(BIN)/python -m benchmarks.debian
@@ -45,14 +55,17 @@ $(BIN)/python:
 	  $(PYTHON) -m pip install --quiet --target build/virtualenv virtualenv && \
 	  PYTHONPATH=build/virtualenv $(PYTHON) -m virtualenv $(VENV); }
 
-$(VENV)/.demo: $(BIN)/python pyproject.toml
+$(VENV)/.demo: $(BIN)/python pyproject.toml $(LOCK)
 	$(BIN)/python -m pip install --quiet --editable '.[qdrant]'
 	touch $@
 
-$(VENV)/.test: $(BIN)/python pyproject.toml
+$(VENV)/.test: $(BIN)/python pyproject.toml $(LOCK)
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	touch $@ $(VENV)/.demo
 
-$(VENV)/.check: $(BIN)/python pyproject.toml
+$(VENV)/.check: $(BIN)/python pyproject.toml $(LOCK)
 	$(BIN)/python -m pip install --quiet --editable '.[check]'
 	touch $@ $(VENV)/.test
+
+$(UV): $(BIN)/python
+	$(BIN)/python -m pip install --quiet --target build/uv uv

@@ -7,7 +7,6 @@ are left out, since they are sentences of the help, of held-out pages as well.
 import io
 import re
 from collections.abc import Iterable, Iterator
-from typing import cast
 
 from babel.messages.mofile import read_mo
 
@@ -44,8 +43,9 @@ def messages(files: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, Translat
         if not match:
             continue
         for message in read_mo(io.BytesIO(content)):
-            # read_mo leaves the context as it is in the file.
-            context = cast("bytes", message.context or b"").decode()
+            context: str | bytes = message.context or ""
+            if isinstance(context, bytes):  # read_mo decodes it since Babel 2.19
+                context = context.decode()
             if not message.id or _HELP in context or not isinstance(message.id, str):
                 continue  # the header, the help's, or one that has a plural
             text, english = plain(str(message.string)), plain(message.id)
