@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from m3_vdb.errors import ConfigError, DocumentError
 from m3_vdb.stores.identity import ModelIdentity
+from m3_vdb.stores.options import IndexType
 from m3_vdb.stores.search import FUSIONS, SOURCES, Search
 from m3_vdb.types import Document, M3Embedding, M3Embeddings, OffsetArray, Payload
 
@@ -62,22 +63,40 @@ def _check_document(i: int, document: Document) -> Document:
     return Document(id=document.id, text=document.text, title=document.title, payload=payload)
 
 
-def check_integers(documents: Sequence[Document], names: Collection[str]) -> None:
-    """Check that fields with an index of integers hold no other numbers: a range would not find these.
+def check_types(documents: Sequence[Document], types: Mapping[str, IndexType]) -> None:
+    """Check that indexed fields hold what their index finds: a filter would never find anything else.
+
+    Args:
+        documents: checked by ``check_documents``.
+        types: payload field → what it holds; null and a missing field are always allowed.
 
     Raises:
-        DocumentError: one does.
+        DocumentError: a field holds something else; the message names it, the value and the type.
     """
     for i, document in enumerate(documents):
-        for name in names:
+        for name, kind in types.items():
             value = document.payload.get(name)
-            wrong = next((v for v in (value if isinstance(value, list) else [value]) if isinstance(v, float)), None)
+            elements = value if isinstance(value, list) else [value]
+            wrong = next((v for v in elements if v is not None and not _is_of(v, kind)), None)
             if wrong is not None:
                 raise DocumentError(
-                    f"document {i} ({document.id!r}): payload field {name!r} holds {wrong}, and this collection "
-                    f"indexes it as integers, whose ranges find no floats: store an integer, or index it as float",
+                    f"document {i} ({document.id!r}): payload field {name!r} holds {json.dumps(wrong)}, and this "
+                    f"collection indexes it as {kind}, so no filter would find it: store {_TYPES[kind][1]}",
                     index=i,
                 )
+
+
+_TYPES: Final[dict[IndexType, tuple[tuple[type, ...], str]]] = {
+    "keyword": ((str,), "a text"),
+    "integer": ((int,), "an integer"),
+    "float": ((int, float), "a number"),
+    "bool": ((bool,), "true or false"),
+}
+"""Index → the JSON values that it finds, and the same in words."""
+
+
+def _is_of(value: object, kind: IndexType) -> bool:
+    return isinstance(value, _TYPES[kind][0]) and (kind == "bool" or not isinstance(value, bool))
 
 
 def _is_utf8(text: str) -> bool:

@@ -10,10 +10,10 @@ from typing import Final
 import qdrant_edge as edge
 
 from m3_vdb.errors import CollectionMismatchError
-from m3_vdb.stores._edge_schema import edge_config, index_operations
+from m3_vdb.stores._edge_schema import INDEXES, edge_config, index_operations
 from m3_vdb.stores._points import field_name
 from m3_vdb.stores.identity import ModelIdentity
-from m3_vdb.stores.options import CollectionOptions
+from m3_vdb.stores.options import CollectionOptions, IndexType
 
 _SHARD: Final = "shard"
 _CONFIG: Final = "edge_config.json"
@@ -75,13 +75,13 @@ def _check_config(shard: Path) -> None:
             raise CollectionMismatchError(f"{shard.parent}: {name or 'every vector'} is {fault}")
 
 
-def make_indexes(shard: edge.EdgeShard, options: CollectionOptions, *, create: bool) -> frozenset[str]:
-    """Make the payload indexes that are missing; the fields that are indexed as integers."""
-    names = {field_name(path): index.data_type for path, index in shard.info().payload_schema.items()}
-    present = frozenset(name for name in names if name is not None)
-    integers = {name for name in present if names[name] == edge.PayloadSchemaType.Integer}
+def make_indexes(shard: edge.EdgeShard, options: CollectionOptions, *, create: bool) -> dict[str, IndexType]:
+    """Make the payload indexes that are missing; all indexed fields with what they hold."""
+    kinds = {engine: kind for kind, engine in INDEXES.items()}
+    names = {field_name(path): kinds.get(index.data_type) for path, index in shard.info().payload_schema.items()}
+    present = {name: kind for name, kind in names.items() if name is not None and kind is not None}
     if create:
-        for operation in index_operations(options, present):
+        for operation in index_operations(options, names.keys()):
             shard.update(operation)
-        integers |= {n for n, kind in options.payload_indexes.items() if kind == "integer" and n not in present}
-    return frozenset(integers)
+        return {**options.payload_indexes, **present}
+    return present

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, Final
 
 import qdrant_edge as edge
@@ -19,12 +20,13 @@ _DATATYPES: Final[dict[Storage, Any]] = {
     "half": edge.VectorStorageDatatype.Turbo16,
     "quarter": edge.VectorStorageDatatype.Turbo8,
 }
-_INDEXES: Final[dict[IndexType, Any]] = {
+INDEXES: Final[dict[IndexType, Any]] = {
     "keyword": edge.PayloadSchemaType.Keyword,
     "integer": edge.PayloadSchemaType.Integer,
     "float": edge.PayloadSchemaType.Float,
     "bool": edge.PayloadSchemaType.Bool,
 }
+"""What the engine calls the types of indexes."""
 
 
 def edge_config(identity: ModelIdentity, options: CollectionOptions) -> edge.EdgeConfig:
@@ -48,12 +50,12 @@ def edge_config(identity: ModelIdentity, options: CollectionOptions) -> edge.Edg
     )
 
 
-def index_operations(options: CollectionOptions, present: frozenset[str]) -> list[edge.UpdateOperation]:
+def index_operations(options: CollectionOptions, present: Collection[str | None]) -> list[edge.UpdateOperation]:
     """What makes the payload indexes that are asked for and not there."""
     return [
         edge.UpdateOperation.create_field_index(
             field_path(name),
-            edge.KeywordIndexParams(is_tenant=True) if name == options.tenant else _INDEXES[kind],
+            edge.KeywordIndexParams(is_tenant=True) if name == options.tenant else INDEXES[kind],
         )
         for name, kind in options.payload_indexes.items()
         if name not in present

@@ -20,11 +20,13 @@ from m3_vdb.stores._milvus_schema import (
     create_indexes,
     field_types,
     has_struct,
+    indexes_property,
     is_half,
     stored_identity,
+    stored_indexes,
 )
 from m3_vdb.stores.identity import ModelIdentity, open_identity
-from m3_vdb.stores.options import CollectionOptions
+from m3_vdb.stores.options import CollectionOptions, IndexType
 from m3_vdb.stores.search import DENSE, MULTI_VECTOR, SPARSE
 
 _OPTIONS: Final = ("storage", "indexes", "shard_number")
@@ -70,6 +72,7 @@ class Opened:
         struct: token rows are in an array of structs.
         half: token rows are float16.
         flat: the dense vector is searched by a full scan.
+        types: payload fields that were declared with an index → what they hold.
     """
 
     identity: ModelIdentity
@@ -77,6 +80,7 @@ class Opened:
     struct: bool
     half: bool
     flat: bool
+    types: Mapping[str, IndexType]
 
     @property
     def scores_rows(self) -> bool:
@@ -130,6 +134,10 @@ def open_collection(
             f"{where} was made with HNSW, and Milvus scans in full only where a collection was made with exact=True: "
             f"leave exact out (a large ef finds better candidates), or ingest into a new collection"
         )
+    types = stored_indexes(found)
+    if may_create and not options.indexes.keys() <= types.keys():
+        types = {**options.indexes, **types}
+        client.alter_collection_properties(collection, indexes_property(types), timeout=timeout)
     client.load_collection(collection, timeout=max(timeout, _LOAD_SECONDS))
     return Opened(
         identity=stored,
@@ -137,6 +145,7 @@ def open_collection(
         struct=has_struct(found),
         half=is_half(found),
         flat=flat,
+        types=types,
     )
 
 

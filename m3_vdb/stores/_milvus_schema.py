@@ -21,12 +21,13 @@ from m3_vdb.stores._milvus_rows import (
     TOKENS,
 )
 from m3_vdb.stores.identity import ModelIdentity
-from m3_vdb.stores.options import CollectionOptions
+from m3_vdb.stores.options import CollectionOptions, IndexType
 from m3_vdb.stores.search import DENSE, MULTI_VECTOR, SPARSE
 
 IDENTITY_PROPERTY: Final = "m3"
 ENGINE_PROPERTY: Final = "m3.engine"
 HALF_PROPERTY: Final = "m3.half"
+_INDEXES_PROPERTY: Final = "m3.indexes"
 STRUCT_VECTOR: Final = f"{MULTI_VECTOR}[{ROW}]"
 """Path of the token vectors in the array of structs."""
 _HNSW: Final = {"M": 16, "efConstruction": 200}
@@ -99,7 +100,12 @@ def create(
     client.create_collection(
         collection,
         schema=schema,
-        properties={IDENTITY_PROPERTY: metadata, HALF_PROPERTY: str(half), **facts.as_property()},
+        properties={
+            IDENTITY_PROPERTY: metadata,
+            HALF_PROPERTY: str(half),
+            **facts.as_property(),
+            **indexes_property(options.indexes),
+        },
         num_shards=options.shard_number or 1,
         consistency_level="Strong",  # a query sees every upsert that was answered before it
         timeout=timeout,
@@ -149,6 +155,17 @@ def create_indexes(
 def field_types(description: Mapping[str, Any]) -> dict[str, Any]:
     """Name → what ``describe_collection`` says of the field."""
     return {field["name"]: field for field in description["fields"]}
+
+
+def indexes_property(indexes: Mapping[str, IndexType]) -> dict[str, str]:
+    """The fields that were declared with an index; Milvus makes none for them, but what they hold is remembered."""
+    return {_INDEXES_PROPERTY: json.dumps(dict(indexes))}
+
+
+def stored_indexes(description: Mapping[str, Any]) -> dict[str, IndexType]:
+    """The inverse of ``indexes_property``; empty for a collection that remembers none."""
+    text = description.get("properties", {}).get(_INDEXES_PROPERTY)
+    return dict(json.loads(text)) if text else {}
 
 
 def is_half(description: Mapping[str, Any]) -> bool:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 
-from m3_vdb.stores._checks import check_documents, check_embeddings, check_integers
+from m3_vdb.stores._checks import check_documents, check_embeddings, check_types
 from m3_vdb.stores.identity import ModelIdentity
+from m3_vdb.stores.options import IndexType
 from m3_vdb.stores.search import DENSE, MULTI_VECTOR, SPARSE
 from m3_vdb.types import Document, FloatArray, M3Embedding, M3Embeddings, SparseVector
 
@@ -87,7 +88,7 @@ def make_points(
     *,
     identity: ModelIdentity,
     max_floats: int | None,
-    integer_fields: Collection[str] = (),
+    types: Mapping[str, IndexType],
 ) -> list[Point]:
     """Check a whole batch and pair documents with their vectors; of an id that occurs twice, the last one stays.
 
@@ -96,14 +97,14 @@ def make_points(
         embeddings: n embeddings.
         identity: the model of the collection.
         max_floats: a multi-vector must hold fewer numbers than this; None for no limit.
-        integer_fields: payload fields with an index of integers.
+        types: payload fields with an index → what they hold.
 
     Raises:
         ConfigError: documents and embeddings do not belong together.
         DocumentError: a document cannot be stored.
     """
     checked = check_documents(documents)
-    check_integers(checked, integer_fields)
+    check_types(checked, types)
     check_embeddings(embeddings, n=len(checked), identity=identity, max_floats=max_floats)
     last = {document.id: i for i, document in enumerate(checked)}
     return [_make_point(checked[i], embeddings, i) for i in last.values()]

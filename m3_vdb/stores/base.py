@@ -23,7 +23,7 @@ id, title, text and payload, and once for the collection the identity of the mod
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TypeVar
 
@@ -32,6 +32,7 @@ from m3_vdb.fusion import Weights
 from m3_vdb.stores._checks import check_search
 from m3_vdb.stores._process import ProcessBound
 from m3_vdb.stores.identity import ModelIdentity
+from m3_vdb.stores.options import IndexType
 from m3_vdb.stores.search import DEFAULT_CANDIDATES, DEFAULT_WEIGHTS, Fusion, Search, Source
 from m3_vdb.types import Document, Filter, Hit, M3Embedding, M3Embeddings
 
@@ -59,6 +60,11 @@ class VectorStore(ProcessBound, ABC):
     def max_rows(self) -> int | None:
         """Multi-vector rows that a document may have here, for a plan for longer ones; None for any number."""
         return None
+
+    @property
+    def field_types(self) -> Mapping[str, IndexType]:
+        """Payload fields that were declared with an index → what they hold; documents may hold nothing else there."""
+        return {}
 
     def upsert(self, documents: Sequence[Document], embeddings: M3Embeddings) -> None:
         """Store documents with their vectors, replacing documents of the same id.

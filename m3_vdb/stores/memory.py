@@ -75,7 +75,7 @@ class MemoryStore(VectorStore):
 
     def _upsert(self, documents: Sequence[Document], embeddings: M3Embeddings) -> None:
         """Store documents with their vectors; see ``VectorStore.upsert``."""
-        points = make_points(documents, embeddings, identity=self._identity, max_floats=None)
+        points = make_points(documents, embeddings, identity=self._identity, max_floats=None, types=self.field_types)
         with self._lock:
             self._open_rows().update((point.payload["id"], _row(point)) for point in points)
             self._tables = None

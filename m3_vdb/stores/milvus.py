@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Final
@@ -38,7 +38,7 @@ from m3_vdb.stores._plan import make_plan
 from m3_vdb.stores._points import make_points, pack, point_id
 from m3_vdb.stores.base import VectorStore
 from m3_vdb.stores.identity import ModelIdentity
-from m3_vdb.stores.options import DEFAULT_OPTIONS, CollectionOptions
+from m3_vdb.stores.options import DEFAULT_OPTIONS, CollectionOptions, IndexType
 from m3_vdb.stores.search import DENSE, MULTI_VECTOR, SPARSE, Search
 from m3_vdb.types import Document, Hit, M3Embedding, M3Embeddings, Payload, Scores
 
@@ -128,13 +128,18 @@ class MilvusStore(VectorStore):
         return MAX_ELEMENTS if self._opened.struct and not self._opened.facts.is_lite else None
 
     @property
+    def field_types(self) -> Mapping[str, IndexType]:
+        """Payload fields that were declared with an index → what they hold; Milvus filters all fields equally well."""
+        return self._opened.types
+
+    @property
     def _where(self) -> str:
         return f"Milvus collection {self._collection!r}" if self._path is None else f"collection in {self._path}"
 
     def _upsert(self, documents: Sequence[Document], embeddings: M3Embeddings) -> None:
         """Store documents with their vectors, in requests of bounded size; see ``VectorStore.upsert``."""
         opened, requests = self._opened, self._requests()
-        points = make_points(documents, embeddings, identity=self.identity, max_floats=None)
+        points = make_points(documents, embeddings, identity=self.identity, max_floats=None, types=self.field_types)
         if not opened.facts.is_lite:
             check_limits(documents, embeddings, struct=opened.struct)
         rows = (  # made batch by batch: they are as large as the vectors

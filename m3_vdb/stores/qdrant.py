@@ -8,7 +8,7 @@ the three (``_plan.py``). Where the server does not allow that, other forms give
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from qdrant_client import QdrantClient, models
@@ -37,7 +37,7 @@ from m3_vdb.stores._qdrant_schema import (
 from m3_vdb.stores._qdrant_search import Found, Searcher
 from m3_vdb.stores.base import VectorStore
 from m3_vdb.stores.identity import ModelIdentity, open_identity
-from m3_vdb.stores.options import DEFAULT_OPTIONS, CollectionOptions
+from m3_vdb.stores.options import DEFAULT_OPTIONS, INDEX_TYPES, CollectionOptions, IndexType
 from m3_vdb.stores.search import DENSE, MULTI_VECTOR, SPARSE, Search
 from m3_vdb.types import Document, Hit, M3Embedding, M3Embeddings
 
@@ -96,8 +96,6 @@ class QdrantStore(VectorStore):
             self._capabilities = read_capabilities(info, version=version, width=width)
         if exact and not self._capabilities.may_be_exact:
             raise ConfigError(f"{self._where} forbids exact search (strict mode): open it with exact=False")
-        kinds = self._capabilities.indexes.items()
-        self._integer_fields = frozenset(name for name, kind in kinds if kind == "integer")
 
     @property
     def capabilities(self) -> QdrantCapabilities:
@@ -121,6 +119,11 @@ class QdrantStore(VectorStore):
         return (self._capabilities.max_floats - 1) // self._identity.multi_vector_dim
 
     @property
+    def field_types(self) -> Mapping[str, IndexType]:
+        """Payload fields with an index → what they hold."""
+        return {name: kind for name, kind in self._capabilities.indexes.items() if kind in INDEX_TYPES}
+
+    @property
     def _where(self) -> str:
         return f"Qdrant collection {self._collection!r}"
 
@@ -131,7 +134,7 @@ class QdrantStore(VectorStore):
             embeddings,
             identity=self._identity,
             max_floats=self._capabilities.max_floats,
-            integer_fields=self._integer_fields,
+            types=self.field_types,
         )
         with mapped_errors(self._where):
             for batch in batches(points, max_bytes=MAX_REQUEST_BYTES, max_points=self._capabilities.max_upsert):

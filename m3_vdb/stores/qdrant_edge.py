@@ -33,7 +33,7 @@ from m3_vdb.stores._points import (
 )
 from m3_vdb.stores.base import VectorStore
 from m3_vdb.stores.identity import ModelIdentity, open_identity
-from m3_vdb.stores.options import DEFAULT_OPTIONS, CollectionOptions
+from m3_vdb.stores.options import DEFAULT_OPTIONS, CollectionOptions, IndexType
 from m3_vdb.stores.search import DENSE, MULTI_VECTOR, SPARSE, Search
 from m3_vdb.types import Document, Hit, M3Embedding, M3Embeddings
 
@@ -97,7 +97,7 @@ class QdrantEdgeStore(VectorStore):
             self._identity = open_identity(identity, metadata, where=self._where)
             with _mapped_errors(self._where):
                 self._shard = load(self._folder, self._identity, options)
-                self._integer_fields = make_indexes(self._shard, options, create=create)
+                self._field_types = make_indexes(self._shard, options, create=create)
         except BaseException:
             lock.release()
             raise
@@ -107,6 +107,11 @@ class QdrantEdgeStore(VectorStore):
     def identity(self) -> ModelIdentity:
         """The model whose vectors the collection holds."""
         return self._identity
+
+    @property
+    def field_types(self) -> Mapping[str, IndexType]:
+        """Payload fields with an index → what they hold."""
+        return self._field_types
 
     @property
     def _where(self) -> str:
@@ -119,7 +124,7 @@ class QdrantEdgeStore(VectorStore):
             embeddings,
             identity=self._identity,
             max_floats=None,
-            integer_fields=self._integer_fields,
+            types=self._field_types,
         )
         with self._engine() as shard:
             for batch in batches(points, max_bytes=MAX_UPDATE_BYTES):

@@ -70,7 +70,7 @@ def test_create_then_ingest_then_search_by_a_range(tmp_path, tiny_bundle):
     assert "0 documents" in made.stderr
     assert m3_vdb("ingest", corpus, "--store", store, "--model", tiny_bundle).exit_code == 0
     with open_store(str(store), identity=None, create=False) as opened:
-        assert opened._integer_fields == {"year"}
+        assert opened.field_types == {"year": "integer"}
         assert opened._shard.info().payload_schema
     found = m3_vdb(
         "search", "text", "--store", store, "--model", tiny_bundle, "--json", "--limit", "9",
