@@ -1,20 +1,40 @@
-"""A store's folder on disk: who holds it (``m3.lock``) and which model made it (``m3.json``).
+"""A store's folder on disk: who holds it (``m3.lock``), which model made it (``m3.json``), what the system says of it.
 
 The lock is the operating system's and goes when its process does, however that ends; the file stays and means nothing.
 """
 
 from __future__ import annotations
 
+import errno
+import gc
 import json
 import os
+import re
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, TypeVar
 
 from m3_vdb.errors import CollectionMismatchError, StoreError
+from m3_vdb.stores._process import is_open_here
 
 IDENTITY_FILE: Final = "m3.json"
 _LOCK_FILE: Final = "m3.lock"
+_READ_ONLY: Final = "even to read a collection its engine must write there: make the folder writable, or copy it"
+_FULL: Final = "the disk is full: make room there, then repeat what failed"
+_ADVICE: Final = {
+    errno.EROFS: _READ_ONLY,
+    errno.EACCES: _READ_ONLY,
+    errno.EPERM: _READ_ONLY,
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+    errno.ENOENT: "files of the collection are missing: restore the folder, or delete it and ingest again",
+}
+_SYSTEM_ERROR: Final = re.compile(r"\(os error (\d+)\)|\[Errno (\d+)\]")
+"""How Rust and Python write the system's error into their messages."""
+
+Result = TypeVar("Result")
 
 if sys.platform == "win32":
     import msvcrt
@@ -47,22 +67,90 @@ class FolderLock:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._file: IO[bytes] | None = (folder / _LOCK_FILE).open("ab")
-        try:
-            _lock(self._file)
-        except OSError:
-            self._file.close()
-            raise StoreError(
-                f"{folder} is open already, in this process or another one, and one at a time may use it: close that "
-                f"one first, or serve the collection from a Qdrant server"
-            ) from None
+        self._file = hold(lambda: _locked(folder / _LOCK_FILE), folder, _LOCK_FILE, server="Qdrant", busy=_Busy)
 
     def release(self) -> None:
         """Let the folder go; a second call does nothing."""
-        if self._file is not None:
+        if not self._file.closed:
             _unlock(self._file)
             self._file.close()
-            self._file = None
+
+
+class _Busy(Exception):  # noqa: N818 - seen by hold() alone
+    pass
+
+
+def _locked(path: Path) -> IO[bytes]:
+    file = path.open("ab")
+    try:
+        _lock(file)
+    except OSError:
+        file.close()
+        raise _Busy from None
+    return file
+
+
+def hold(take: Callable[[], Result], folder: Path, lock_file: str, *, server: str, busy: type[Exception]) -> Result:
+    """Take a folder that one store at a time may have open.
+
+    Args:
+        take: takes it.
+        folder: for the message.
+        lock_file: in it, the file that is locked.
+        server: what serves several processes, for the message.
+        busy: raised by ``take`` if the folder is taken.
+
+    Raises:
+        StoreError: another store has it open.
+    """
+    try:
+        return take()
+    except busy:
+        gc.collect()  # a store that nobody can reach any more, in the frames of an exception say, closes now
+    try:
+        return take()
+    except busy:
+        process = os.getpid() if is_open_here(folder) else _locker(folder / lock_file)
+        if process == os.getpid():
+            words = "in this process: close that store, or `del` whatever refers to it"
+        else:
+            words = f"in {'another process' if process is None else f'process {process}'}: close it there"
+        raise StoreError(
+            f"{folder} is open already {words}; one at a time may use it, and a {server} server serves many"
+        ) from None
+
+
+def _locker(path: Path) -> int | None:
+    """The process that holds a lock on a file, where the system tells."""
+    with suppress(OSError, ValueError):
+        found = path.stat()
+        name = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
+        for line in Path("/proc/locks").read_text(encoding="ascii").splitlines():
+            fields = line.split()
+            if fields[1] == "FLOCK" and fields[5] == name:
+                return int(fields[4]) or None  # 0: a process of another container
+    return None
+
+
+@contextmanager
+def mapped_os_errors(where: str) -> Iterator[None]:
+    """Work on files; ``where`` names the collection in messages.
+
+    Raises:
+        StoreError: the system refused.
+    """
+    try:
+        yield
+    except OSError as error:
+        named = f": {error.filename}" if error.filename else ""
+        raise StoreError(f"{where}: {error.strerror or error}{named}{advice(str(error))}") from error
+
+
+def advice(words: str) -> str:
+    """What to do about the system's error that an engine's message holds, to be added to it; "" if it holds none."""
+    found = _SYSTEM_ERROR.search(words)
+    known = _ADVICE.get(int(found[1] or found[2])) if found else None
+    return f"; {known}" if known else ""
 
 
 def read_metadata(folder: Path) -> dict[str, Any] | None:

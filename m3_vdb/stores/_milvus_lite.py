@@ -7,6 +7,7 @@ system has such sockets, and stopped when the store is closed.
 
 from __future__ import annotations
 
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -15,7 +16,9 @@ from milvus_lite.adapter.grpc.server import start_server_in_thread
 from milvus_lite.exceptions import DataDirLockedError, MilvusLiteError
 
 from m3_vdb.errors import CollectionMismatchError, StoreError
+from m3_vdb.stores._folder import hold, mapped_os_errors
 
+_LOCK_FILE = "LOCK"
 _STOP_SECONDS = 5.0
 
 
@@ -39,32 +42,35 @@ class LiteServer:
                 f"{path} is a file; milvus-lite 3 keeps a database in a folder and cannot read those of version 2: "
                 f"ingest into a new one"
             )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Removed at the end of the process, too, if nobody closes the store.
-        self._socket = tempfile.TemporaryDirectory(prefix="m3-") if sys.platform != "win32" else None
+        self._socket = tempfile.mkdtemp(prefix="m3-") if sys.platform != "win32" else None
         # milvus-lite binds "HOST:PORT"; gRPC reads "unix:PATH" with any characters in the path, a colon too.
-        host = f"unix:{self._socket.name}/milvus" if self._socket else "127.0.0.1"
+        host = f"unix:{self._socket}/milvus" if self._socket else "127.0.0.1"
         try:
-            self._server, self._database, port = start_server_in_thread(str(path), host=host, port=0)
-        except DataDirLockedError:
+            with mapped_os_errors(f"collection in {path}"):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._server, self._database, port = hold(
+                    lambda: start_server_in_thread(str(path), host=host, port=0),
+                    path,
+                    _LOCK_FILE,
+                    server="Milvus",
+                    busy=DataDirLockedError,
+                )
+        except BaseException as error:
             self._remove_socket()
-            raise StoreError(
-                f"{path} is open already, in this process or another one, and one at a time may use it: close that "
-                f"one first, or serve the collection from a Milvus server"
-            ) from None
-        except MilvusLiteError as error:
-            self._remove_socket()
-            raise StoreError(f"{path} cannot be opened: {error}") from error
+            if isinstance(error, MilvusLiteError):
+                raise StoreError(f"{path} cannot be opened: {error}") from error
+            raise
         self.uri = f"{host}:0" if self._socket else f"http://127.0.0.1:{port}"
 
     def stop(self) -> None:
         """Write everything out and let the database go; a second call does nothing."""
         if self._server is not None:
-            self._server.stop(grace=_STOP_SECONDS).wait()
+            # Not without end: the garbage collector may call this in a thread of the server's own.
+            self._server.stop(grace=_STOP_SECONDS).wait(2 * _STOP_SECONDS)
             self._database.close()
             self._server = None
             self._remove_socket()
 
     def _remove_socket(self) -> None:
         if self._socket is not None:
-            self._socket.cleanup()
+            shutil.rmtree(self._socket, ignore_errors=True)

@@ -20,21 +20,33 @@ _OPENED: Final[weakref.WeakSet[ProcessBound]] = weakref.WeakSet()
 
 
 class ProcessBound:
-    """What only the process that made it may use; a forked child leaves it alone.
+    """What only the process that made it may use; a forked child leaves it alone."""
 
-    Args:
-        folder: where it has files open.
-    """
-
-    def __init__(self, folder: Path | None = None) -> None:
+    def __init__(self) -> None:
         self._process = os.getpid()
-        self._open_folder = folder and folder.resolve()
+        self._open_folder: Path | None = None
         _OPENED.add(self)
 
     @property
     def _is_ours(self) -> bool:
         """Whether this process made it."""
         return os.getpid() == self._process
+
+    def _own(self, free: Callable[[], object], *, folder: Path | None = None) -> None:
+        """Have something freed by ``_free``, or when nothing refers to this object any more, or at the end.
+
+        Args:
+            free: called once, and in this process only; must not refer to this object.
+            folder: where files are open until then.
+        """
+        self._kept = free  # so that what a child keeps of this object keeps the rest
+        self._free_now = weakref.finalize(self, _free_here, self._process, free)
+        self._open_folder = folder and folder.resolve()
+
+    def _free(self) -> None:
+        """Free what is owned; a second call does nothing."""
+        self._open_folder = None
+        self._free_now()
 
     def __reduce__(self) -> NoReturn:
         raise StoreError(
@@ -43,20 +55,15 @@ class ProcessBound:
         )
 
 
-def free_once(owner: object, free: Callable[..., None], *args: object) -> Callable[[], object]:
-    """A function that frees what ``owner`` holds; also called when nothing refers to the owner, and at the end.
-
-    Args:
-        owner: must not be reachable from the arguments that follow.
-        free: called once, and in this process only.
-        args: of ``free``.
-    """
-    return weakref.finalize(owner, _free_here, os.getpid(), free, args)
+def is_open_here(folder: Path) -> bool:
+    """Whether this process has a folder open."""
+    real = folder.resolve()
+    return any(one._open_folder == real for one in list(_OPENED))
 
 
-def _free_here(process: int, free: Callable[..., None], args: tuple[object, ...]) -> None:
+def _free_here(process: int, free: Callable[[], object]) -> None:
     if os.getpid() == process:
-        free(*args)
+        free()
 
 
 def _leave_to_parent() -> None:
@@ -66,6 +73,7 @@ def _leave_to_parent() -> None:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(one))  # so no destructor of a client or engine ever runs here
         if one._open_folder is not None:
             folders.append(one._open_folder)
+            one._open_folder = None
     descriptors = Path("/proc/self/fd")
     if not folders or not descriptors.is_dir():
         return

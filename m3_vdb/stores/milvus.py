@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -87,12 +88,11 @@ class MilvusStore(VectorStore):
         path: Path | None = None,
         on_close: Callable[[], None] | None = None,
     ) -> None:
-        super().__init__(path)
+        super().__init__()
         self._open: MilvusClient | None = client
         self._collection = collection
         self._timeout = timeout
         self._path = path
-        self._on_close = on_close
         # milvus-lite has no lock of its own for writers; a server has.
         self._writing: AbstractContextManager[Any] = nullcontext() if path is None else threading.Lock()
         with mapped_errors(self._where):
@@ -106,6 +106,7 @@ class MilvusStore(VectorStore):
                 timeout=timeout,
                 where=self._where,
             )
+        self._own(partial(_free, client, on_close), folder=path)
 
     @property
     def identity(self) -> ModelIdentity:
@@ -197,11 +198,8 @@ class MilvusStore(VectorStore):
 
     def _close(self) -> None:
         """Close the connection; a second call does nothing. Every upsert has been written already."""
-        client, self._open = self._open, None
-        if client is not None:
-            client.close()
-            if self._on_close is not None:
-                self._on_close()
+        self._open = None
+        self._free()
 
     def _query(self, query: M3Embedding, search: Search, *, explain: bool) -> list[Hit]:
         best, parts = self._search(query, search, explain=explain)
@@ -262,6 +260,12 @@ class MilvusStore(VectorStore):
         return Requests(
             self._open, self._collection, flat=self._opened.flat, half=self._opened.half, timeout=self._timeout
         )
+
+
+def _free(client: MilvusClient, on_close: Callable[[], None] | None) -> None:
+    client.close()
+    if on_close is not None:
+        on_close()
 
 
 def _filterable(payload: Payload) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +19,7 @@ from m3_vdb.errors import CollectionNotFoundError, M3Error, StoreError, StoreReq
 from m3_vdb.stores._edge_folder import claim, load, make_indexes
 from m3_vdb.stores._edge_requests import fused, part_requests, to_point
 from m3_vdb.stores._edge_schema import OPTIONS
-from m3_vdb.stores._folder import FolderLock, read_metadata, write_metadata
+from m3_vdb.stores._folder import FolderLock, advice, mapped_os_errors, read_metadata, write_metadata
 from m3_vdb.stores._plan import Plan, fuse_answers, make_plan, vectors_to_score
 from m3_vdb.stores._points import (
     ID_FIELD,
@@ -74,19 +74,18 @@ class QdrantEdgeStore(VectorStore):
         options: CollectionOptions = DEFAULT_OPTIONS,
     ) -> None:
         options.require_only(*OPTIONS, where="a collection in a folder")
+        super().__init__()
         self._folder = Path(folder)
-        super().__init__(self._folder)
         self._exact = exact
         self._unflushed = 0
         self._mutex = threading.RLock()
-        self._shard: edge.EdgeShard | None = None
-        metadata = read_metadata(self._folder)
-        if metadata is None:
-            if identity is None or not create:
-                raise CollectionNotFoundError(f"there is no {self._where}: check the name, or ingest into it first")
-            claim(self._folder, where=self._where)
-        lock = FolderLock(self._folder)
-        try:
+        with _mapped_errors(self._where), ExitStack() as opened:
+            metadata = read_metadata(self._folder)
+            if metadata is None:
+                if identity is None or not create:
+                    raise CollectionNotFoundError(f"there is no {self._where}: check the name, or ingest into it first")
+                claim(self._folder, where=self._where)
+            opened.callback(FolderLock(self._folder).release)
             if metadata is None:
                 # Once more, now that nobody else can be writing it.
                 metadata = read_metadata(self._folder)
@@ -95,13 +94,12 @@ class QdrantEdgeStore(VectorStore):
                 metadata = identity.as_metadata()
                 write_metadata(self._folder, metadata)
             self._identity = open_identity(identity, metadata, where=self._where)
-            with _mapped_errors(self._where):
-                self._shard = load(self._folder, self._identity, options)
-                self._field_types = make_indexes(self._shard, options, create=create)
-        except BaseException:
-            lock.release()
-            raise
-        self._lock = lock
+            shard = load(self._folder, self._identity, options)
+            opened.callback(shard.close)
+            opened.callback(shard.flush)
+            self._field_types = make_indexes(shard, options, create=create)
+            self._shard: edge.EdgeShard | None = shard
+            self._own(opened.pop_all().close, folder=self._folder)
 
     @property
     def identity(self) -> ModelIdentity:
@@ -169,15 +167,9 @@ class QdrantEdgeStore(VectorStore):
     def _close(self) -> None:
         """Write everything out and let the folder go; a second call does nothing."""
         with self._mutex:
-            shard, self._shard = self._shard, None
-            if shard is None:
-                return
-            try:
-                with _mapped_errors(self._where):
-                    shard.flush()
-                    shard.close()
-            finally:
-                self._lock.release()
+            self._shard = None
+            with _mapped_errors(self._where):
+                self._free()
 
     def _query(self, query: M3Embedding, search: Search, *, explain: bool) -> list[Hit]:
         plan = make_plan(query, search)
@@ -240,13 +232,15 @@ def _mapped_errors(where: str) -> Iterator[None]:
 
     Raises:
         StoreRequestError: the engine refused, or panicked; its own words are in the message.
+        StoreError: the system refused.
     """
     try:
-        yield
+        with mapped_os_errors(where):
+            yield
     except M3Error:
         raise
     except Exception as error:  # the engine raises plain Exception, so nothing narrower can be caught
-        raise StoreRequestError(f"{where}: the engine refused: {error}") from error
+        raise StoreRequestError(f"{where}: the engine refused: {error}{advice(str(error))}") from error
     except BaseException as error:
         if type(error).__name__ != "PanicException":  # a Rust panic; it has no importable class
             raise
