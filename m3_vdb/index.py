@@ -7,10 +7,17 @@ from itertools import islice
 from types import TracebackType
 from typing import Protocol
 
-from m3_vdb.errors import ConfigError
+from m3_vdb.errors import ConfigError, DocumentError
 from m3_vdb.fusion import Weights
-from m3_vdb.long_documents import REFUSE, LongDocuments
-from m3_vdb.passages import group_hits, make_splitter, outdated_ids, stored_ids, whole_documents
+from m3_vdb.long_documents import REFUSE, LongDocuments, text_encoding
+from m3_vdb.passages import (
+    group_hits,
+    make_splitter,
+    outdated_passages,
+    replaced_fault,
+    stored_ids,
+    whole_documents,
+)
 from m3_vdb.stores._checks import check_documents
 from m3_vdb.stores.base import VectorStore
 from m3_vdb.stores.identity import ModelIdentity
@@ -57,6 +64,7 @@ class HybridIndex:
         self._embed = embed
         self._store = store
         self._plan = long_documents
+        self._encoding = text_encoding(embed)
         self._splitter = make_splitter(embed, long_documents, store.max_rows)
         self.long_count = 0
 
@@ -79,7 +87,7 @@ class HybridIndex:
         remaining = iter(documents)
         added = 0
         while batch := list(islice(remaining, batch_size)):
-            passages = self._split(batch)
+            passages = self._split(check_documents(batch))
             for start in range(0, len(passages), batch_size):
                 self._add(passages[start : start + batch_size])
             added += len(batch)
@@ -90,17 +98,23 @@ class HybridIndex:
         if self._splitter is None:
             return batch
         parts = [self._splitter.split(document, index=i) for i, document in enumerate(batch)]
+        others = {passage.id: (i, passage) for i, part in enumerate(parts) for passage in part[1:]}
+        for stored in self._store.get(list(others)) if others else ():
+            i, passage = others[stored.id]
+            if fault := replaced_fault(stored, passage):
+                raise DocumentError(f"document {i}: {fault}", index=i)
         self.long_count += sum(len(part) > 1 for part in parts)
         return [passage for part in parts for passage in part]
 
     def _add(self, batch: list[Document]) -> None:
         embeddings = self._embed.encode_documents([document.content for document in batch])
         embeddings, long = self._plan.fit(batch, embeddings, self._store.max_rows)
-        known = {document.id: document for document in check_documents(batch)}
-        outdated = [one for old in self._store.get(list(known)) for one in outdated_ids(old, known[old.id])]
+        documents = [self._plan.marked(one, self._store.max_rows, text=self._encoding) for one in batch]
+        known = {document.id: document for document in documents}
+        outdated = outdated_passages(self._store, self._store.get(list(known)), known)
         if outdated:  # before the first passage is replaced, which says how many there are
-            self._store.delete(outdated)
-        self._store.upsert(batch, embeddings)
+            self._store.delete([name for names in outdated.values() for name in names])
+        self._store.upsert(documents, embeddings)
         self.long_count += int(long.sum())
 
     def query(

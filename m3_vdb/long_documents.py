@@ -11,12 +11,13 @@ With ``truncate`` and ``pool`` the dense and lexical parts stay those of the who
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Final, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from m3_vdb.embedding_function import M3EmbeddingFunction
 from m3_vdb.errors import ConfigError, DocumentError
 from m3_vdb.token_pooling import row_counts, rows_to_keep, with_rows
 from m3_vdb.types import Document, M3Embeddings
@@ -66,16 +67,23 @@ class LongDocuments:
         names = [one.name for one in fields(self) if getattr(self, one.name) != getattr(default, one.name)]
         return ", ".join([self.plan, *(f"{name.replace('_', ' ')} {getattr(self, name):g}" for name in names)])
 
-    def encoding(self, document: Document, store_rows: int | None) -> str:
-        """A mark of what is done to a document, "" for nothing; another mark means that it has to be encoded again.
+    def marked(self, document: Document, store_rows: int | None, *, text: str) -> Document:
+        """The document with how it is encoded, whoever stores it; another ``encoding`` means to encode it again.
 
         Known before anything is tokenized: a document with fewer characters than rows is not too long.
+
+        Args:
+            document: what will be stored.
+            store_rows: rows that the store takes.
+            text: how texts are encoded (``text_encoding``).
         """
         limit = self.limit(store_rows)
-        marks = [] if self.pool_factor == 1 else [f"pool_factor={self.pool_factor:g}"]
+        marks = [text] if text else []
+        if self.pool_factor != 1:
+            marks.append(f"pool_factor={self.pool_factor:g}")
         if self.plan in ("truncate", "pool") and limit is not None and len(document.content) > limit:
             marks.append(f"{self.plan}={limit}")
-        return ",".join(marks)
+        return replace(document, encoding=",".join(marks))
 
     def fit(
         self, documents: Sequence[Document], embeddings: M3Embeddings, store_rows: int | None
@@ -112,6 +120,13 @@ class LongDocuments:
                 index=i,
             )
         return with_rows(embeddings, rows_to_keep(counts, max_rows=limit), pool=self.plan == "pool"), long
+
+
+def text_encoding(embed: object) -> str:
+    """How an embedding function encodes texts, "" for the model's own way: what its identity does not say."""
+    if not isinstance(embed, M3EmbeddingFunction) or embed.max_length == embed.bundle.max_length:
+        return ""
+    return f"max_length={embed.max_length}"
 
 
 REFUSE: Final = LongDocuments()

@@ -1,9 +1,10 @@
 """Long documents in passages: cutting, and putting together what a store returns.
 
 A passage is stored like any document, with three vectors of its own. The first one has the document's id, the others
-``<id>¶2``, ``<id>¶3``, …; each has the title, the payload, its part of the text, and in the payload under
-``m3_passage`` where it belongs. So a store needs to know nothing about passages, filters work on each of them, and
-reading finds out by itself whether a collection has any.
+``<id>¶2``, ``<id>¶3``, …, which no document may have; each has the title, the payload, its part of the text, and in
+``Document.passage`` where it belongs. So a store needs to know nothing about passages, filters work on each of them,
+and reading finds out by itself whether a collection has any. What belongs to a document is what says so itself, never
+what merely has such an id.
 
 A search finds passages. A document's score is that of its best passage among the candidates, so ``candidates`` counts
 passages; more are asked for until there are enough documents or nothing more is found. Texts are cut at white space
@@ -12,7 +13,6 @@ where there is some in the second half of a passage, and nothing of them is lost
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final, TypeVar
@@ -22,14 +22,12 @@ import numpy as np
 from m3_vdb.embedding_function import M3EmbeddingFunction
 from m3_vdb.errors import ConfigError, DocumentError
 from m3_vdb.long_documents import LongDocuments
+from m3_vdb.marks import passage_id
 from m3_vdb.stores.base import VectorStore
 from m3_vdb.tokenizer import WORD_BOUNDARIES, Tokenizer, text_room
 from m3_vdb.types import Document, Hit, OffsetArray, Passage
 
 T = TypeVar("T")
-PASSAGE_FIELD: Final = "m3_passage"
-"""Field of a payload that says which part of which document this is."""
-_RESERVED: Final = re.compile(r"¶\d+\Z")
 _MORE: Final = 4
 """So many times more passages are asked for where they belong to too few documents."""
 _LEAST: Final = 8
@@ -67,14 +65,10 @@ class Splitter:
 
         Raises:
             TextError: its text cannot be tokenized.
-            DocumentError: its id is one that passages have, or its title takes more than half of a passage.
+            DocumentError: its title takes more than half of a passage.
         """
-        if _RESERVED.search(document.id):
-            raise DocumentError(
-                f"document {index}: the id {document.id!r} ends like that of a passage (¶ and a number), which the "
-                f"plan split keeps for itself: use another id",
-                index=index,
-            )
+        if document.passage is not None and document.passage.of > 1:  # of a collection that is copied
+            return [document]
         if int(self._tokenizer.count([document.content])[0]) <= self._max_tokens:
             return [document]
         room = self._max_tokens - 2
@@ -88,7 +82,12 @@ class Splitter:
             )
         spans = self._cut(document.text, room)
         return [
-            _passage(document, Passage(document.id, number, len(spans), start, stop))
+            replace(
+                document,
+                id=passage_id(document.id, number),
+                text=document.text[start:stop],
+                passage=Passage(document.id, number, len(spans), start, stop),
+            )
             for number, (start, stop) in enumerate(spans, start=1)
         ]
 
@@ -166,33 +165,40 @@ def make_splitter(embed: object, plan: LongDocuments, store_rows: int | None) ->
     return Splitter(embed.tokenizer, max_tokens=tokens, overlap=plan.overlap)
 
 
-def read_passage(document: Document) -> Passage | None:
-    """Which passage a stored document is, None if it is whole."""
-    fields = document.payload.get(PASSAGE_FIELD) if isinstance(document.payload, Mapping) else None
-    return Passage(**fields) if isinstance(fields, Mapping) else None
+def outdated_passages(
+    store: VectorStore, stored: Iterable[Document], documents: Mapping[str, Document]
+) -> dict[str, list[str]]:
+    """Id → passages that a stored document has and its new version has not: to be deleted before that one is stored.
+
+    Args:
+        store: asked whether they are really its passages.
+        stored: what the store has under ids of ``documents``.
+        documents: id → what will be stored there: a whole document, or a passage.
+    """
+    outdated: dict[str, list[str]] = {}
+    for before in stored:
+        after = documents[before.id].passage
+        of = 1 if after is None else after.of
+        names = [name for number, name in enumerate(_others(before), start=2) if number > of]
+        if names and (held := [one.id for one in _held(store, names, before.id)]):
+            outdated[before.id] = held
+    return outdated
 
 
-def passage_ids(document_id: str, numbers: Iterable[int]) -> list[str]:
-    """The ids under which passages are stored, numbered from 1."""
-    return [document_id if number == 1 else f"{document_id}¶{number}" for number in numbers]
-
-
-def document_id(stored_id: str) -> str:
-    """The id of the document that a passage stored under this id belongs to, in a collection whose ids are all ours."""
-    return _RESERVED.sub("", stored_id)
-
-
-def outdated_ids(stored: Document, document: Document) -> list[str]:
-    """Passages that a stored document has and its new version has not: to be deleted before that one is stored.
+def replaced_fault(stored: Document, document: Document) -> str | None:
+    """Why a passage may not be stored where there is a document of another one's id already, None if it may.
 
     Args:
         stored: what the store has under the id of ``document``.
-        document: what will be stored there: whole, or a passage.
+        document: what will be stored there.
     """
-    before, after = read_passage(stored), read_passage(document)
-    if before is None or before.number > 1:
-        return []
-    return passage_ids(document.id, range((1 if after is None else after.of) + 1, before.of + 1))
+    after = document.passage
+    if after is None or after.number == 1 or _belongs(stored, after.document):
+        return None
+    return (
+        f"its passage {after.number} would replace the document {stored.id!r}, which was stored when such ids were "
+        f"allowed: store that one under another id and delete it, or give {after.document!r} another id"
+    )
 
 
 def group_hits(search: Callable[[int], list[Hit]], wanted: int) -> list[Hit]:
@@ -227,55 +233,56 @@ def best_passages(search: Callable[[int], Sequence[T]], document_of: Callable[[T
 
 def whole_documents(store: VectorStore, ids: Sequence[str]) -> list[Document]:
     """Stored documents, put together from their passages, in the order of ``ids``; unknown ids are left out."""
-    found = store.get(ids)
-    others = store.get([name for document in found for name in _others(document)])
-    parts: dict[str, list[tuple[Passage, Document]]] = {}
-    for document in others:
-        passage = read_passage(document)
-        if passage is not None:
-            parts.setdefault(passage.document, []).append((passage, document))
-    return [_joined(document, parts.get(document.id, [])) for document in found]
+    found = _documents(store, ids)
+    names = [name for document in found for name in _others(document)]
+    others = {document.id: document for document in store.get(names)} if names else {}
+    return [_joined(one, [others[name] for name in _others(one) if name in others]) for one in found]
 
 
 def stored_ids(store: VectorStore, ids: Sequence[str]) -> list[str]:
-    """These ids and those of all further passages of their documents."""
-    return [*(name for document in store.get(ids) for name in _others(document)), *ids]
+    """The ids of all passages of these documents, the first of each after its others."""
+    found = _documents(store, ids)
+    others = [one.id for first in found for one in _held(store, _others(first), first.id)]
+    return [*others, *(document.id for document in found)]
+
+
+def _documents(store: VectorStore, ids: Sequence[str]) -> list[Document]:
+    """What is stored under ids of documents: whole, or the first passage; a further passage is not a document."""
+    return [one for one in store.get(ids) if one.passage is None or one.passage.number == 1]
 
 
 def _others(first: Document) -> list[str]:
-    passage = read_passage(first)
-    return [] if passage is None else passage_ids(passage.document, range(2, passage.of + 1))
+    """The ids of a document's further passages."""
+    passage = first.passage
+    if passage is None or passage.number > 1:
+        return []
+    return [passage_id(first.id, number) for number in range(2, passage.of + 1)]
 
 
-def _passage(document: Document, passage: Passage) -> Document:
-    fields = {name: getattr(passage, name) for name in ("document", "number", "of", "start", "stop")}
-    return Document(
-        id=passage_ids(document.id, [passage.number])[0],
-        text=document.text[passage.start : passage.stop],
-        title=document.title,
-        payload={**document.payload, PASSAGE_FIELD: fields},
-    )
+def _held(store: VectorStore, names: list[str], document_id: str) -> list[Document]:
+    """Passages of a document among what is stored under these ids."""
+    return [one for one in (store.get(names) if names else []) if _belongs(one, document_id)]
 
 
-def _plain(document: Document, name: str, text: str) -> Document:
-    payload = {key: value for key, value in document.payload.items() if key != PASSAGE_FIELD}
-    return Document(id=name, text=text, title=document.title, payload=payload)
+def _belongs(stored: Document, document_id: str) -> bool:
+    return stored.passage is not None and stored.passage.document == document_id
 
 
 def _of_document(hit: Hit) -> Hit:
-    passage = read_passage(hit.document)
+    passage = hit.document.passage
     if passage is None:
         return hit
-    return replace(hit, document=_plain(hit.document, passage.document, hit.document.text), passage=passage)
+    document = replace(hit.document, id=passage.document, passage=None)
+    return replace(hit, document=document, passage=passage if passage.of > 1 else None)
 
 
-def _joined(first: Document, others: Sequence[tuple[Passage, Document]]) -> Document:
+def _joined(first: Document, others: Sequence[Document]) -> Document:
     """The whole document; a passage that is not there (its ingest has not come so far) leaves a gap."""
-    passage = read_passage(first)
-    if passage is None:
-        return first
     text, end = "", 0
-    for part, document in sorted([(passage, first), *others], key=lambda pair: pair[0].number):
+    for document in [first, *others]:
+        part = document.passage
+        if part is None or part.document != first.id:  # another document of this id, from before such were refused
+            continue
         text += document.text[max(0, end - part.start) :]
         end = part.stop
-    return _plain(first, first.id, text)
+    return first if first.passage is None else replace(first, text=text, passage=None)

@@ -196,13 +196,18 @@ class Document:
         id: the user's own string, unique in a collection, kept as it is.
         text: the text that was encoded and is shown with a hit.
         title: put before the text when encoding (title, line break, text, as in the paper's evaluation).
-        payload: any further JSON fields; usable in filters.
+        payload: any further JSON fields; usable in filters. Every name is yours: m3-vdb keeps nothing here.
+        passage: set by m3-vdb in what a store returns: the part of a long document that this is, None for a whole one.
+        encoding: set by m3-vdb: how the text was encoded, where that is not the model's own way (``max_length=128``).
+            Like ``passage`` it does not count when documents are compared.
     """
 
     id: str
     text: str
     title: str = ""
     payload: Payload = field(default_factory=dict)
+    passage: Passage | None = field(default=None, kw_only=True, compare=False)
+    encoding: str = field(default="", kw_only=True, compare=False)
 
     @property
     def content(self) -> str:

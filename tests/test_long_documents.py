@@ -14,7 +14,7 @@ from m3_vdb.errors import ConfigError, DocumentError
 from m3_vdb.fusion import Weights
 from m3_vdb.ingest import ingest
 from m3_vdb.long_documents import PLANS, LongDocuments
-from m3_vdb.passages import PASSAGE_FIELD, Splitter, read_passage
+from m3_vdb.passages import Splitter
 from m3_vdb.scoring import hybrid_score, score
 from m3_vdb.stores import MemoryStore, open_store, transfer
 from m3_vdb.token_pooling import pool_rows
@@ -223,7 +223,7 @@ def test_passages_are_short_and_lose_nothing(tokenizer, text, max_tokens, overla
         return
     end = 0
     for number, passage in enumerate(passages, start=1):
-        part = read_passage(passage)
+        part = passage.passage
         assert (part.document, part.number, part.of) == ("d", number, len(passages))
         assert passage.id == ("d" if number == 1 else f"d¶{number}")
         assert passage.text == text[part.start : part.stop]
@@ -248,12 +248,9 @@ def test_passages_end_between_words_and_share_some(tokenizer):
             for word in passage.text.split()] == text.split()  # fmt: skip
 
 
-@pytest.mark.parametrize(("document", "words"), [
-    (Document("d¶2", "a"), "another id"), (Document("d", "text " * 90, long_text(30, 1)), "shorten the title"),
-])  # fmt: skip
-def test_documents_that_cannot_be_split(tokenizer, document, words):
-    with pytest.raises(DocumentError, match=words):
-        Splitter(tokenizer, max_tokens=32).split(document)
+def test_a_title_that_leaves_no_room(tokenizer):
+    with pytest.raises(DocumentError, match="shorten the title"):
+        Splitter(tokenizer, max_tokens=32).split(Document("d", "text " * 90, long_text(30, 1)))
 
 
 def test_passages_out_of_range(tokenizer, embed):
@@ -293,7 +290,8 @@ def test_hits_are_documents_with_the_score_of_their_best_passage(opened, embed):
                 assert (hit.score, hit.document.text) == (pytest.approx(best[hit.document.id][0], rel=1e-4),
                                                           best[hit.document.id][1])  # fmt: skip
                 assert hit.parts is not None
-                assert PASSAGE_FIELD not in hit.document.payload
+                assert hit.document.passage is None
+                assert hit.document.payload.keys() == {"kind", "n"}
                 assert (hit.passage is not None) == hit.document.id.startswith("long")
         assert {hit.document.id for hit in index.query(query, filter={"kind": "long", "n": [1, 2]})} == {
             "long1",
@@ -311,12 +309,12 @@ def test_get_replace_and_delete_whole_documents(opened, embed):
         index.add(documents)
         everything = index.count()
         assert index.get(["long3", "no", "short1", "long0"]) == [documents[3], documents[6], documents[0]]
-        passages = read_passage(opened.get(["long3"])[0]).of
+        passages = opened.get(["long3"])[0].passage.of
         assert passages > 4
         index.add([Document("long3", "short now")])
         assert index.count() == everything - passages + 1
         assert index.get(["long3"]) == [Document("long3", "short now")]
-        passages = read_passage(opened.get(["long4"])[0]).of
+        passages = opened.get(["long4"])[0].passage.of
         index.delete(["long4", "long3", "no"])
         assert index.count() == everything - read_passage_count(documents[3], embed) - passages
         assert index.get(["long4"]) == []
@@ -336,10 +334,10 @@ def test_ingest_splits_skips_what_is_unchanged_and_removes_what_is_left_over(ope
     again = ingest(documents, embed, opened, long_documents=SPLIT)
     assert (again.documents, again.unchanged) == (0, passages)
 
-    last = read_passage(opened.get(["long4"])[0]).of
+    last = opened.get(["long4"])[0].passage.of
     shorter = Document("long4", documents[4].text[:700], payload={"kind": "long", "n": 4})
     report = ingest([shorter], embed, opened, long_documents=SPLIT)
-    left = read_passage(opened.get(["long4"])[0]).of
+    left = opened.get(["long4"])[0].passage.of
     assert 1 < left < last
     assert opened.count() == passages - last + left
     assert HybridIndex(embed, opened).get(["long4"]) == [shorter]
@@ -367,7 +365,7 @@ def test_a_passage_that_is_missing_is_a_gap_and_no_error(embed):
     document = Document("d", long_text(200, 1))
     with HybridIndex(embed, store := MemoryStore(embed.identity), long_documents=SPLIT) as index:
         index.add([document])
-        part = read_passage(store.get(["d¶2"])[0])
+        part = store.get(["d¶2"])[0].passage
         store.delete(["d¶2"])
         assert index.get(["d"])[0].text == document.text[: part.start] + document.text[part.stop :]
 

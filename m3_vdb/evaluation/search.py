@@ -16,7 +16,8 @@ from m3_vdb.evaluation.collection import Query
 from m3_vdb.evaluation.metrics import Run, ordered
 from m3_vdb.evaluation.protocol import DEPTH, Request
 from m3_vdb.evaluation.results import Percentiles
-from m3_vdb.passages import best_passages, document_id, group_hits
+from m3_vdb.marks import document_id
+from m3_vdb.passages import best_passages, group_hits
 from m3_vdb.stores.base import VectorStore
 from m3_vdb.types import M3Embedding
 

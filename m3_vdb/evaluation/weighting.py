@@ -19,7 +19,7 @@ from m3_vdb.evaluation.metrics import Run, ideal_dcg, ndcg
 from m3_vdb.evaluation.protocol import PARTS, Mode, Part
 from m3_vdb.evaluation.results import Curve
 from m3_vdb.fusion import Weights
-from m3_vdb.passages import document_id
+from m3_vdb.marks import document_id
 from m3_vdb.types import FloatArray
 
 STEPS: Final = (0.0, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)

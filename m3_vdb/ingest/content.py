@@ -4,36 +4,32 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict
 from hashlib import blake2b
-from typing import Any, Final
+from typing import Any
 
 from m3_vdb.ingest.rows import Rejected, Row
+from m3_vdb.marks import ENCODING_FIELD, PASSAGE_FIELD
 from m3_vdb.types import Document
-
-ENCODING_FIELD: Final = "m3_encoding"
-"""Field of a payload that says how a document was encoded, where that is not as the model does it by itself."""
-
-
-def marked(document: Document, encoding: str) -> Document:
-    """The document as it is stored: with its encoding, or without one that another run left in its payload."""
-    try:
-        present = document.payload.get(ENCODING_FIELD)
-    except AttributeError:  # no mapping: the store says so
-        return document
-    if present == (encoding or None):
-        return document
-    payload = {name: value for name, value in document.payload.items() if name != ENCODING_FIELD}
-    return replace(document, payload=payload | ({ENCODING_FIELD: encoding} if encoding else {}))
 
 
 def content_hash(document: Document) -> bytes:
-    """16 bytes of title, text and payload. Floats count with 15 digits, which is what every store keeps."""
+    """16 bytes of title, text, payload and marks. Floats count with 15 digits, which is what every store keeps."""
+    # Hashed as version 0.1.0 kept them, as fields of the payload, so that its checkpoints are known again.
+    marks: dict[str, object] = {}
+    if document.passage is not None:
+        marks[PASSAGE_FIELD] = asdict(document.passage)
+    if document.encoding:
+        marks[ENCODING_FIELD] = document.encoding
     try:
-        payload = json.dumps(_canonical(document.payload), sort_keys=True, separators=(",", ":"))
+        fields = _canonical(document.payload)
+        payload = [_json({**fields, **marks})]
+        theirs = {name: fields[name] for name in (PASSAGE_FIELD, ENCODING_FIELD) if name in fields}
+        if theirs:  # fields of the user's that are called so
+            payload.append(_json(theirs))
     except (TypeError, ValueError, RecursionError):  # not JSON: no store takes it, and the store says so
-        payload = f"\0{type(document.payload).__name__}"
-    return _hash(document.title, document.text, payload)
+        payload = [f"\0{type(document.payload).__name__}"]
+    return _hash(document.title, document.text, *payload)
 
 
 def row_hash(item: Document | Row | Rejected) -> bytes:
@@ -53,6 +49,10 @@ def _hash(*parts: object) -> bytes:
     texts = [part.encode("utf-8", "surrogatepass") if isinstance(part, str) else repr(part).encode() for part in parts]
     lengths = ",".join(str(len(text)) for text in texts).encode()
     return blake2b(b"\0".join([lengths, *texts]), digest_size=16).digest()
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
 def _canonical(value: Any) -> Any:  # noqa: ANN401 - a JSON value

@@ -25,12 +25,6 @@ class Encoder:
         self._ours = embed if isinstance(embed, M3EmbeddingFunction) else None
         self._identity = embed.identity
 
-    @property
-    def encoding(self) -> str:
-        """How texts are encoded, where that is not as the model does it by itself."""
-        ours = self._ours
-        return "" if ours is None or ours.max_length == ours.bundle.max_length else f"max_length={ours.max_length}"
-
     def cost(self, item: Item) -> int:
         """Bytes that an item may take, vectors included, from above."""
         if isinstance(item, Rejected):

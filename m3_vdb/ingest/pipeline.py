@@ -26,7 +26,7 @@ from m3_vdb.ingest.retry import Retry
 from m3_vdb.ingest.run import Run
 from m3_vdb.ingest.settle import AHEAD, Settler
 from m3_vdb.ingest.splitting import split_rows
-from m3_vdb.long_documents import REFUSE, LongDocuments
+from m3_vdb.long_documents import REFUSE, LongDocuments, text_encoding
 from m3_vdb.passages import make_splitter
 from m3_vdb.stores.base import VectorStore
 
@@ -68,8 +68,8 @@ def ingest(
         progress: called after each batch, in the caller's thread.
         skip_unchanged: leave out documents that the store holds already, with the same title, text, payload and
             encoding (the model is the collection's).
-        encoding: a mark in the payload of what was not encoded in the model's own way; None marks a smaller
-            ``max_length``, "" marks nothing.
+        encoding: how texts are encoded, kept as ``Document.encoding``; None says it where that is not the model's own
+            way (a smaller ``max_length``), "" never does.
         strict: end the run at the first row that cannot be stored.
         rejected: file for such rows (JSON lines); a file from before is replaced, unless the run is resumed.
         checkpoint: file that says how far the run is; removed when the corpus is done.
@@ -101,7 +101,7 @@ def ingest(
         raise ConfigError(f"upload_workers must be at least 1, got {uploaders}")
     writers, uploaders = uploaders, uploaders if engine is None or not store.is_server else 1
     encoder = Encoder(embed)
-    encoding = encoder.encoding if encoding is None else encoding
+    encoding = text_encoding(embed) if encoding is None else encoding
     known = {"model": embed.identity.fingerprint, "encoding": encoding, **(ties or {})}
     if long_documents != REFUSE:
         known["long documents"] = repr(long_documents)

@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from m3_vdb.errors import ConfigError, DocumentError
 from m3_vdb.ingest import rows as kinds
 from m3_vdb.ingest.batch import Batch, Item, Waiting
-from m3_vdb.ingest.content import chained, content_hash, marked, row_hash
+from m3_vdb.ingest.content import chained, content_hash, row_hash
 from m3_vdb.ingest.ledger import Ledger
 from m3_vdb.ingest.retry import Patience
 from m3_vdb.ingest.rows import Rejected, Row, reject, words
 from m3_vdb.long_documents import REFUSE, LongDocuments
-from m3_vdb.passages import outdated_ids
+from m3_vdb.passages import outdated_passages, replaced_fault
 from m3_vdb.stores import VectorStore, check_documents
 from m3_vdb.types import Document
 
@@ -112,8 +112,7 @@ class Preparer:
         given = item.document if isinstance(item, Row) else item
         try:
             document = check_documents([given])[0]
-            marks = (self._encoding, self._long_documents.encoding(document, self._store.max_rows))
-            document = marked(document, ",".join(mark for mark in marks if mark))
+            document = self._long_documents.marked(document, self._store.max_rows, text=self._encoding)
         except DocumentError as error:
             batch.rejected.append((place, reject(item, kinds.NOT_STORABLE, words(error))))
         else:
@@ -130,12 +129,17 @@ class Preparer:
         """With what the store holds: drop what is unchanged, and note passages that will be left over."""
         waiting = {row.document.id: row.document for row in batch.waiting}
         found = self._patience.call(lambda: self._store.get(list(waiting))) if waiting else []
-        outdated = {document.id: outdated_ids(document, waiting[document.id]) for document in found}
-        batch.outdated = {one: passages for one, passages in outdated.items() if passages}
+        stored = {document.id: document for document in found}
+        for index in reversed(range(len(batch.waiting))):
+            new = batch.waiting[index].document
+            fault = new.id in stored and replaced_fault(stored[new.id], new)
+            if fault:
+                batch.drop(index, kinds.NOT_STORABLE, fault)
+        batch.outdated = self._patience.call(lambda: outdated_passages(self._store, found, waiting))
         if not self._skip_unchanged:
             return
-        stored = {document.id: content_hash(document) for document in found}
-        fresh = [row for row in batch.waiting if stored.get(row.document.id) != content_hash(row.document)]
+        hashes = {document.id: content_hash(document) for document in found}
+        fresh = [row for row in batch.waiting if hashes.get(row.document.id) != content_hash(row.document)]
         kept = {row.place for row in fresh}
         batch.unchanged = [row.document.id for row in batch.waiting if row.place not in kept]
         batch.waiting = fresh

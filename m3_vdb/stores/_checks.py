@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m3_vdb.errors import ConfigError, DocumentError
+from m3_vdb.marks import id_fault
 from m3_vdb.stores.identity import ModelIdentity
 from m3_vdb.stores.options import IndexType
 from m3_vdb.stores.search import FUSIONS, SOURCES, Search
@@ -40,7 +41,8 @@ def check_documents(documents: Sequence[Document]) -> list[Document]:
         n documents, in the same order.
 
     Raises:
-        DocumentError: an id is empty, a string cannot be written as UTF-8, or a payload is not JSON.
+        DocumentError: an id is empty or ends like a passage's (¶ and a number), a string cannot be written as UTF-8,
+            or a payload is not JSON.
     """
     return [_check_document(i, document) for i, document in enumerate(documents)]
 
@@ -56,11 +58,13 @@ def _check_document(i: int, document: Document) -> Document:
             )
     if not document.id:
         raise DocumentError(f"document {i}: the id is empty; give every document its own non-empty string", index=i)
+    reserved = id_fault(document)
+    if reserved:
+        raise DocumentError(f"document {i}: {reserved}", index=i)
     fault = _json_fault(document.payload)
     if fault:
         raise DocumentError(f"document {i} ({document.id!r}): payload {fault}", index=i)
-    payload = json.loads(json.dumps(dict(document.payload)))
-    return Document(id=document.id, text=document.text, title=document.title, payload=payload)
+    return replace(document, payload=json.loads(json.dumps(dict(document.payload))))
 
 
 def check_types(documents: Sequence[Document], types: Mapping[str, IndexType]) -> None:

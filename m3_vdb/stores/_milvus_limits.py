@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from m3_vdb.errors import DocumentError
+from m3_vdb.marks import MARKS_FIELD, to_json
 from m3_vdb.stores._milvus_filters import numbers, terms
 from m3_vdb.stores._milvus_rows import ID, MAX_ELEMENTS, MAX_TEXT_BYTES
 from m3_vdb.types import Document, M3Embeddings
@@ -42,7 +43,7 @@ def _faults(document: Document, rows: int) -> Iterator[str]:
     size = len(json.dumps(payload, ensure_ascii=False).encode())
     if size > MAX_TEXT_BYTES:
         yield f"its payload has {size:,} bytes as JSON, and a Milvus server takes {MAX_TEXT_BYTES:,}"
-    found, size = len(terms(payload)), len(json.dumps(numbers(payload)))
+    found, size = len(terms(payload)), len(json.dumps({**numbers(payload), MARKS_FIELD: to_json(document)}))
     if found > MAX_ELEMENTS or size > MAX_TEXT_BYTES:
         yield (
             f"its payload has {found:,} different values on its top level, and m3-vdb can index {MAX_ELEMENTS:,} of "

@@ -1,7 +1,8 @@
 """A document as a row of a Milvus collection, and back; batches by bytes.
 
 A row has the user's ``id``, ``title``, ``text`` and ``payload`` in fields of their own, so no name in a payload can
-meet one of ours. The primary key is a UUID made from the id, as in Qdrant: ids may be of any length.
+meet one of ours. The primary key is a UUID made from the id, as in Qdrant: ids may be of any length. Our own marks
+(``m3_vdb.marks``) lie among the hashed names of ``numbers``, an object of ours that collections of every version have.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from m3_vdb.marks import MARKS_FIELD, read_document
 from m3_vdb.stores._points import Point
 from m3_vdb.stores.search import DENSE, MULTI_VECTOR, SPARSE
 from m3_vdb.types import Document, FloatArray, IntArray, M3Embedding, SparseVector
@@ -23,7 +25,7 @@ ID: Final = "id"
 PAYLOAD: Final = "payload"
 TERMS: Final = "terms"
 NUMBERS: Final = "numbers"
-DOCUMENT_FIELDS: Final = (ID, "title", "text", PAYLOAD)
+DOCUMENT_FIELDS: Final = (ID, "title", "text", PAYLOAD, NUMBERS)
 TOKENS: Final = "tokens"
 """Token rows as base64 text, on engines that have no arrays of structs."""
 ROW: Final = "row"
@@ -39,12 +41,15 @@ SENTINEL: Final = {0: 1e-12}
 weight of M3; queries leave it out, so it is never matched."""
 
 
-def to_row(point: Point, filterable: Mapping[str, Any], *, struct: bool, half: bool) -> dict[str, Any]:
+def to_row(
+    point: Point, terms: Sequence[str], numbers: Mapping[str, Any], *, struct: bool, half: bool
+) -> dict[str, Any]:
     """A checked document as pymilvus wants it.
 
     Args:
         point: the document with its vectors.
-        filterable: the fields that filters look at.
+        terms: what filters look at, of its payload.
+        numbers: the same.
         struct: the token rows go into an array of structs, not into ``tokens``.
         half: the token rows become float16.
     """
@@ -55,7 +60,8 @@ def to_row(point: Point, filterable: Mapping[str, Any], *, struct: bool, half: b
         "title": point.payload["title"],
         "text": point.payload["text"],
         PAYLOAD: point.payload["payload"],
-        **filterable,
+        TERMS: list(terms),
+        NUMBERS: {**numbers, MARKS_FIELD: point.payload[MARKS_FIELD]},
         DENSE: point.dense,
         SPARSE: point.sparse.as_dict() or SENTINEL,
         **({MULTI_VECTOR: [{ROW: row} for row in rows]} if struct else {TOKENS: _pack(rows)}),
@@ -73,13 +79,14 @@ def _unpack(pieces: Sequence[str], width: int) -> FloatArray:
     return numbers.reshape(-1, width).astype(np.float32)
 
 
-def read_document(row: Mapping[str, Any]) -> Document:
+def read_row(row: Mapping[str, Any]) -> Document:
     """The document of a row.
 
     Raises:
         KeyError: the row was not written by m3-vdb.
     """
-    return Document(id=row[ID], text=row["text"], title=row["title"], payload=row[PAYLOAD])
+    marks = row[NUMBERS].get(MARKS_FIELD)
+    return read_document(row[ID], text=row["text"], title=row["title"], payload=row[PAYLOAD], marks=marks)
 
 
 def vector_fields(*, struct: bool) -> tuple[str, str, str]:

@@ -1,7 +1,8 @@
 """What the two Qdrant stores share: point ids, the layout of a point's payload, batches by bytes.
 
-A point's payload is ``{"id": …, "title": …, "text": …, "payload": {…}}``. The user's fields live under ``payload``
-alone, so no name of theirs can meet one of ours, and a filter on ``lang`` is a condition on ``payload."lang"``.
+A point's payload is ``{"id": …, "title": …, "text": …, "payload": {…}, "m3": {…}}``. The user's fields live under
+``payload`` alone, so no name of theirs can meet one of ours, and a filter on ``lang`` is a condition on
+``payload."lang"``. ``m3`` has our own marks (``m3_vdb.marks``).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from m3_vdb.marks import MARKS_FIELD, read_document, to_json
 from m3_vdb.stores._checks import check_documents, check_embeddings, check_types
 from m3_vdb.stores.identity import ModelIdentity
 from m3_vdb.stores.options import IndexType
@@ -116,7 +118,13 @@ def _make_point(document: Document, embeddings: M3Embeddings, i: int) -> Point:
     assert embedding.dense is not None
     assert embedding.sparse is not None
     assert embedding.multi_vector is not None
-    payload = {"id": document.id, "title": document.title, "text": document.text, "payload": dict(document.payload)}
+    payload = {
+        "id": document.id,
+        "title": document.title,
+        "text": document.text,
+        "payload": dict(document.payload),
+        MARKS_FIELD: to_json(document),
+    }
     floats = embedding.dense.size + 2 * embedding.sparse.ids.size + embedding.multi_vector.size
     return Point(
         id=point_id(document.id),
@@ -145,14 +153,20 @@ def batches(points: Sequence[Point], *, max_bytes: int, max_points: int | None =
         yield batch
 
 
-def read_document(payload: Mapping[str, Any] | None) -> Document:
+def read_point(payload: Mapping[str, Any] | None) -> Document:
     """The document that a point's payload holds.
 
     Raises:
         KeyError: the point was not written by m3-vdb.
     """
     fields = payload or {}
-    return Document(id=fields["id"], text=fields["text"], title=fields["title"], payload=fields["payload"])
+    return read_document(
+        fields["id"],
+        text=fields["text"],
+        title=fields["title"],
+        payload=fields["payload"],
+        marks=fields.get(MARKS_FIELD),
+    )
 
 
 def read_id(payload: Mapping[str, Any] | None) -> str:

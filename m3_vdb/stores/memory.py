@@ -18,7 +18,7 @@ from m3_vdb.filters import matches, parse_filter
 from m3_vdb.scoring import dense_scores, lexical_scores, score
 from m3_vdb.stores._fuse import fuse
 from m3_vdb.stores._plan import LEAVES
-from m3_vdb.stores._points import Point, make_points, pack, read_document
+from m3_vdb.stores._points import Point, make_points, pack, read_point
 from m3_vdb.stores.base import VectorStore
 from m3_vdb.stores.identity import ModelIdentity
 from m3_vdb.stores.search import DENSE, SPARSE, Search
@@ -172,6 +172,6 @@ def _row(point: Point) -> _Row:
     # Copies: the caller's packed arrays are views that a later batch may overwrite.
     sparse = type(point.sparse)(point.sparse.ids.copy(), point.sparse.weights.copy())
     return _Row(
-        document=read_document(point.payload),
+        document=read_point(point.payload),
         embedding=M3Embedding(point.dense.copy(), sparse, point.multi_vector.copy()),
     )

@@ -26,11 +26,9 @@ from m3_vdb.stores._milvus_requests import Requests
 from m3_vdb.stores._milvus_rows import (
     DOCUMENT_FIELDS,
     MAX_ELEMENTS,
-    NUMBERS,
-    TERMS,
     batches,
-    read_document,
     read_embedding,
+    read_row,
     to_row,
     vector_fields,
 )
@@ -41,7 +39,7 @@ from m3_vdb.stores.base import VectorStore
 from m3_vdb.stores.identity import ModelIdentity
 from m3_vdb.stores.options import DEFAULT_OPTIONS, CollectionOptions, IndexType
 from m3_vdb.stores.search import DENSE, MULTI_VECTOR, SPARSE, Search
-from m3_vdb.types import Document, Hit, M3Embedding, M3Embeddings, Payload, Scores
+from m3_vdb.types import Document, Hit, M3Embedding, M3Embeddings, Scores
 
 __all__ = ["MilvusCapabilities", "MilvusStore"]
 
@@ -144,7 +142,13 @@ class MilvusStore(VectorStore):
         if not opened.facts.is_lite:
             check_limits(documents, embeddings, struct=opened.struct)
         rows = (  # made batch by batch: they are as large as the vectors
-            to_row(point, _filterable(point.payload["payload"]), struct=opened.struct, half=opened.half)
+            to_row(
+                point,
+                terms(point.payload["payload"]),
+                numbers(point.payload["payload"]),
+                struct=opened.struct,
+                half=opened.half,
+            )
             for point in points
         )
         with mapped_errors(self._where), self._writing:
@@ -157,7 +161,7 @@ class MilvusStore(VectorStore):
         keys = list(dict.fromkeys(point_id(i) for i in ids))
         with mapped_errors(self._where):
             rows = requests.rows(keys, DOCUMENT_FIELDS)
-        found = {document.id: document for document in map(read_document, rows.values())}
+        found = {document.id: document for document in map(read_row, rows.values())}
         return [found[i] for i in ids if i in found]
 
     def _delete(self, ids: Sequence[str]) -> None:
@@ -205,7 +209,7 @@ class MilvusStore(VectorStore):
         best, parts = self._search(query, search, explain=explain)
         with mapped_errors(self._where):
             rows = self._requests().rows([key for key, _, _ in best], DOCUMENT_FIELDS)
-        return [Hit(read_document(rows[key]), score, parts.get(key)) for key, _, score in best if key in rows]
+        return [Hit(read_row(rows[key]), score, parts.get(key)) for key, _, score in best if key in rows]
 
     def _rank(self, query: M3Embedding, search: Search) -> list[tuple[str, float]]:
         return [(name, score) for _, name, score in self._search(query, search, explain=False)[0]]
@@ -220,7 +224,7 @@ class MilvusStore(VectorStore):
                 with mapped_errors(self._where):
                     rows = list(self._requests().rows(keys[start : start + batch], fields).values())
                 if rows:
-                    yield [read_document(row) for row in rows], pack([read_embedding(row, width) for row in rows])
+                    yield [read_row(row) for row in rows], pack([read_embedding(row, width) for row in rows])
 
     def _search(
         self, query: M3Embedding, search: Search, *, explain: bool
@@ -266,8 +270,3 @@ def _free(client: MilvusClient, on_close: Callable[[], None] | None) -> None:
     client.close()
     if on_close is not None:
         on_close()
-
-
-def _filterable(payload: Payload) -> dict[str, Any]:
-    """What a row carries for filters."""
-    return {TERMS: terms(payload), NUMBERS: numbers(payload)}

@@ -20,9 +20,9 @@ from m3_vdb.stores._points import (
     make_points,
     pack,
     point_id,
-    read_document,
     read_embedding,
     read_id,
+    read_point,
 )
 from m3_vdb.stores._qdrant_errors import mapped_errors
 from m3_vdb.stores._qdrant_requests import to_point
@@ -146,7 +146,7 @@ class QdrantStore(VectorStore):
             return []
         with mapped_errors(self._where):
             records = self._client.retrieve(self._collection, [point_id(i) for i in ids], with_payload=True)
-        found = {document.id: document for document in (read_document(record.payload) for record in records)}
+        found = {document.id: document for document in (read_point(record.payload) for record in records)}
         return [found[i] for i in ids if i in found]
 
     def _delete(self, ids: Sequence[str]) -> None:
@@ -178,7 +178,7 @@ class QdrantStore(VectorStore):
 
     def _query(self, query: M3Embedding, search: Search, *, explain: bool) -> list[Hit]:
         found = self._search(query, search, explain=explain, payload=True)
-        return [Hit(read_document(hit.payload), hit.score, hit.parts) for hit in found]
+        return [Hit(read_point(hit.payload), hit.score, hit.parts) for hit in found]
 
     def _rank(self, query: M3Embedding, search: Search) -> list[tuple[str, float]]:
         found = self._search(query, search, explain=False, payload=[ID_FIELD])
@@ -201,7 +201,7 @@ class QdrantStore(VectorStore):
                     with_vectors=[DENSE, SPARSE, MULTI_VECTOR],
                 )
             if records:
-                documents = [read_document(record.payload) for record in records]
+                documents = [read_point(record.payload) for record in records]
                 yield documents, pack([read_embedding(record.vector) for record in records])
             if offset is None:
                 return

@@ -27,9 +27,9 @@ from m3_vdb.stores._points import (
     make_points,
     pack,
     point_id,
-    read_document,
     read_embedding,
     read_id,
+    read_point,
 )
 from m3_vdb.stores.base import VectorStore
 from m3_vdb.stores.identity import ModelIdentity, open_identity
@@ -136,7 +136,7 @@ class QdrantEdgeStore(VectorStore):
         """The documents with these ids that exist, in the order of ``ids``."""
         with self._engine() as shard:
             records = shard.retrieve([point_id(i) for i in ids], with_payload=True, with_vector=False)
-        found = {document.id: document for document in (read_document(record.payload) for record in records)}
+        found = {document.id: document for document in (read_point(record.payload) for record in records)}
         return [found[i] for i in ids if i in found]
 
     def _delete(self, ids: Sequence[str]) -> None:
@@ -174,7 +174,7 @@ class QdrantEdgeStore(VectorStore):
     def _query(self, query: M3Embedding, search: Search, *, explain: bool) -> list[Hit]:
         plan = make_plan(query, search)
         if not explain:
-            return [Hit(read_document(point.payload), point.score) for point in self._fused(query, plan, search, True)]
+            return [Hit(read_point(point.payload), point.score) for point in self._fused(query, plan, search, True)]
         if not plan.branches:
             return []
         names = vectors_to_score(query, plan, explain=True)
@@ -184,7 +184,7 @@ class QdrantEdgeStore(VectorStore):
             answers = {name: {str(point.id): point.score for point in points} for name, points in scored}
             best = fuse_answers(query, answers, search)
             payloads = self._payloads(shard, [name for name, _, _ in best])
-        return [Hit(read_document(payloads[name]), total, parts) for name, total, parts in best]
+        return [Hit(read_point(payloads[name]), total, parts) for name, total, parts in best]
 
     def _rank(self, query: M3Embedding, search: Search) -> list[tuple[str, float]]:
         points = self._fused(query, make_plan(query, search), search, [ID_FIELD])
@@ -212,7 +212,7 @@ class QdrantEdgeStore(VectorStore):
             with self._engine() as shard:
                 records, offset = shard.scroll(request)
             if records:
-                documents = [read_document(record.payload) for record in records]
+                documents = [read_point(record.payload) for record in records]
                 yield documents, pack([read_embedding(record.vector) for record in records])
             if offset is None:
                 return

@@ -1,14 +1,16 @@
 """Collections on the move: into a Parquet file, out of one, from store to store. Nothing is encoded again.
 
-A file has a row for each document: ``id``, ``title``, ``text``, ``payload`` (JSON), ``dense`` (d float32),
-``sparse_ids``, ``sparse_weights``, ``multi_vector`` (rows of m float32). The model's identity stands in the file's
-metadata under ``m3``, so a file only goes into a collection of the same model.
+A file has a row for each document: ``id``, ``title``, ``text``, ``payload`` (JSON), ``m3`` (JSON, our own marks: see
+``m3_vdb.marks``; files of version 0.1.0 lack it), ``dense`` (d float32), ``sparse_ids``, ``sparse_weights``,
+``multi_vector`` (rows of m float32). The model's identity stands in the file's metadata under ``m3``, so a file only
+goes into a collection of the same model.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 
 from m3_vdb.errors import CollectionMismatchError, MissingExtraError
 from m3_vdb.long_documents import REFUSE, LongDocuments
+from m3_vdb.marks import MARKS_FIELD, read_document, to_json
 from m3_vdb.stores.base import VectorStore
 from m3_vdb.stores.identity import ModelIdentity, open_identity
 from m3_vdb.types import Document, M3Embeddings
@@ -134,6 +137,7 @@ def _schema(identity: ModelIdentity) -> pa.Schema:
         "title": pa.string(),
         "text": pa.string(),
         "payload": pa.string(),
+        MARKS_FIELD: pa.string(),
         "dense": pa.list_(pa.float32(), identity.dense_dim),
         "sparse_ids": pa.list_(pa.int32()),
         "sparse_weights": pa.list_(pa.float32()),
@@ -154,6 +158,7 @@ def _to_rows(documents: list[Document], embeddings: M3Embeddings, identity: Mode
         pa.array([document.title for document in documents]),
         pa.array([document.text for document in documents]),
         pa.array([json.dumps(dict(document.payload), ensure_ascii=False) for document in documents]),
+        pa.array([json.dumps(to_json(document)) for document in documents]),
         pa.FixedSizeListArray.from_arrays(dense.ravel(), identity.dense_dim),
         pa.ListArray.from_arrays(offsets, pa.array(embeddings.sparse_ids)),
         pa.ListArray.from_arrays(offsets, pa.array(embeddings.sparse_weights)),
@@ -189,7 +194,12 @@ def _read(path: Path, identity: ModelIdentity, batch: int) -> Iterator[tuple[lis
 def _documents(rows: pa.RecordBatch) -> list[Document]:
     names = ("id", "title", "text", "payload")
     columns = (rows.column(name).to_pylist() for name in names)
-    return [Document(i, text, title, json.loads(payload)) for i, title, text, payload in zip(*columns, strict=True)]
+    marked = MARKS_FIELD in rows.schema.names
+    marks = map(json.loads, rows.column(MARKS_FIELD).to_pylist()) if marked else repeat(None, len(rows))
+    return [
+        read_document(i, text=text, title=title, payload=json.loads(payload), marks=mark)
+        for i, title, text, payload, mark in zip(*columns, marks, strict=True)
+    ]
 
 
 def _embeddings(rows: pa.RecordBatch, identity: ModelIdentity) -> M3Embeddings:

@@ -1,0 +1,111 @@
+"""What m3-vdb notes about a stored document, apart from the user's fields: which passage it is, how it was encoded.
+
+A ``Document`` carries these marks in ``passage`` and ``encoding``. Every store, and an exported file, keeps them as one
+JSON object of its own (``to_json``) beside the payload, so no field of the user's can meet one of ours, whatever its
+name, and no filter sees them. Version 0.1.0 kept them in the payload, under ``m3_passage`` and ``m3_encoding``; such
+rows have no object of ours, and what they have there counts as ours only if we could have written it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from m3_vdb.types import Document, Passage, Payload
+
+MARKS_FIELD: Final = "m3"
+"""Where a store keeps the object."""
+PASSAGE_FIELD: Final = "m3_passage"
+ENCODING_FIELD: Final = "m3_encoding"
+_RESERVED: Final = re.compile(r"¶[0-9]+\Z")
+_PASSAGE_KEYS: Final = ("document", "number", "of", "start", "stop")
+_OLD_ENCODING: Final = re.compile(r"((^|,)(max_length|pool_factor|truncate|pool)=[0-9.e+]+)+")
+
+
+def passage_id(document_id: str, number: int) -> str:
+    """The id under which a passage is stored, numbered from 1."""
+    return document_id if number == 1 else f"{document_id}¶{number}"
+
+
+def document_id(stored_id: str) -> str:
+    """The id of the document that a passage stored under this id belongs to, in a collection whose ids are all ours."""
+    return _RESERVED.sub("", stored_id)
+
+
+def id_fault(document: Document) -> str | None:
+    """Why a document may not have its id: it would be found, replaced or deleted as a passage of another one."""
+    passage: object = document.passage
+    if passage is None:
+        if not _RESERVED.search(document.id):
+            return None
+        return (
+            f"the id {document.id!r} ends like that of a passage (¶ and a number), which m3-vdb keeps for the parts of "
+            f"long documents: use another id"
+        )
+    if isinstance(passage, Passage) and _is_passage_of(passage, document.id):
+        return None
+    return f"passage={passage!r} does not belong to the id {document.id!r}; m3-vdb sets it itself: leave it out"
+
+
+def to_json(document: Document) -> dict[str, Any]:
+    """The marks of a document as a store keeps them: {} for none. The id of its document follows from its own."""
+    passage = document.passage
+    marks: dict[str, Any] = {}
+    if passage is not None:
+        marks["passage"] = [passage.number, passage.of, passage.start, passage.stop]
+    if document.encoding:
+        marks["encoding"] = document.encoding
+    return marks
+
+
+def read_document(id: str, *, text: str, title: str, payload: Payload, marks: object) -> Document:
+    """A stored document.
+
+    Args:
+        id: as stored.
+        text: as stored.
+        title: as stored.
+        payload: as stored.
+        marks: the object that ``to_json`` has made; None in what version 0.1.0 has written.
+    """
+    passage, encoding = None, ""
+    if isinstance(marks, Mapping):
+        encoding = marks.get("encoding", "")
+        if "passage" in marks:
+            number, of, start, stop = marks["passage"]
+            passage = Passage(_without_number(id, number), number, of, start, stop)
+    else:
+        payload, passage, encoding = _read_old(id, text, payload)
+    if passage is None and _RESERVED.search(id):
+        # Stored before such ids were refused. That it is whole is said, so that it can be copied.
+        passage = Passage(id, 1, 1, 0, len(text))
+    return Document(id, text, title, payload, passage=passage, encoding=encoding)
+
+
+def _read_old(id: str, text: str, payload: Payload) -> tuple[Payload, Passage | None, str]:
+    """What 0.1.0 has written: (the user's payload, passage, encoding)."""
+    passage, encoding = _old_passage(payload.get(PASSAGE_FIELD), id, text), payload.get(ENCODING_FIELD)
+    if not isinstance(encoding, str) or not _OLD_ENCODING.fullmatch(encoding):
+        encoding = ""
+    ours = {PASSAGE_FIELD} if passage is not None else set()
+    ours |= {ENCODING_FIELD} if encoding else set()
+    return {name: value for name, value in payload.items() if name not in ours}, passage, encoding
+
+
+def _old_passage(fields: object, id: str, text: str) -> Passage | None:
+    if not isinstance(fields, Mapping) or fields.keys() != set(_PASSAGE_KEYS):
+        return None
+    document, *numbers = (fields[key] for key in _PASSAGE_KEYS)
+    if not isinstance(document, str) or not all(type(number) is int for number in numbers):
+        return None
+    passage = Passage(document, *numbers)
+    return passage if _is_passage_of(passage, id) and passage.stop - passage.start == len(text) else None
+
+
+def _is_passage_of(passage: Passage, id: str) -> bool:
+    return 1 <= passage.number <= passage.of and passage_id(passage.document, passage.number) == id
+
+
+def _without_number(id: str, number: int) -> str:
+    return id if number == 1 else id.removesuffix(f"¶{number}")
