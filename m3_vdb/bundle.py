@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from m3_vdb.errors import BundleError, ConfigError
+from m3_vdb.inputs import read_path
 from m3_vdb.stores.identity import ModelIdentity
 
 FORMAT: Final = 1
@@ -108,7 +110,7 @@ class Bundle:
         return ModelIdentity(self.name, self.fingerprint, self.dense_dim, self.multi_vector_dim)
 
 
-def find_bundle(model: str | Path | None = None) -> Bundle:
+def find_bundle(model: str | os.PathLike[str] | None = None) -> Bundle:
     """Open a bundle by path or name.
 
     Args:
@@ -117,12 +119,14 @@ def find_bundle(model: str | Path | None = None) -> Bundle:
 
     Raises:
         BundleError: nothing is found there, or it is damaged.
+        ConfigError: it is neither a name nor a path.
     """
     models = Path(__file__).parent / "models"
     if model is None:  # the one that ships, whatever lies in the working directory
         return Bundle.open(models / DEFAULT_MODEL)
-    if Path(model).is_dir():
-        return Bundle.open(Path(model))
+    path = read_path("model", model)
+    if path.is_dir():
+        return Bundle.open(path)
     built_in = models / str(model)
     if "/" not in str(model) and built_in.is_dir():
         return Bundle.open(built_in)

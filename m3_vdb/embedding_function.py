@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from types import TracebackType
 from typing import Final, Literal
 
@@ -16,6 +16,7 @@ from m3_vdb import packing, pooling
 from m3_vdb.bundle import MODEL as MODEL_FILE
 from m3_vdb.bundle import TOKENIZER, Bundle, find_bundle
 from m3_vdb.errors import ConfigError, ModelOutputError, TruncationError
+from m3_vdb.inputs import whole_number
 from m3_vdb.session import Session, open_session
 from m3_vdb.stores.identity import ModelIdentity
 from m3_vdb.tokenizer import TokenBatch, Tokenizer, text_room
@@ -50,7 +51,7 @@ class M3EmbeddingFunction:
 
     def __init__(
         self,
-        model: str | Path | None = None,
+        model: str | os.PathLike[str] | None = None,
         *,
         runtime: str = "auto",
         device: str = "auto",
@@ -63,15 +64,17 @@ class M3EmbeddingFunction:
     ) -> None:
         self.bundle: Bundle = find_bundle(model)
         limit = self.bundle.max_length
-        self.max_length: int = limit if max_length is None else max_length
-        if not 3 <= self.max_length <= limit:
-            raise ConfigError(f"max_length={max_length}: {self.bundle.name} takes 3 … {limit} tokens")
-        if batch_tokens < 1:
-            raise ConfigError(f"batch_tokens={batch_tokens}: at least 1")
+        self.max_length: int = whole_number(
+            "max_length",
+            limit if max_length is None else max_length,
+            least=3,
+            most=limit,
+            expected=f"{self.bundle.name} takes 3 … {limit} tokens",
+        )
         if on_truncate not in ON_TRUNCATE:
             raise ConfigError(f"on_truncate={on_truncate!r}: expected one of {', '.join(ON_TRUNCATE)}")
         self.on_truncate: OnTruncate = on_truncate
-        self.batch_tokens: int = batch_tokens
+        self.batch_tokens: int = whole_number("batch_tokens", batch_tokens, least=1)
         self.mcls_every: int | None = mcls_every
         self._room: int = text_room(self.max_length, mcls_every)
         if mcls_every is not None:
@@ -98,7 +101,7 @@ class M3EmbeddingFunction:
             return identity
         return replace(identity, fingerprint=f"{identity.fingerprint}+mcls{self.mcls_every}")
 
-    def token_count(self, texts: Sequence[str]) -> IntArray:
+    def token_count(self, texts: Iterable[str]) -> IntArray:
         """Tokens of each whole text before any truncation, ``<s>`` and ``</s>`` included, inserted ones not: int32 [n].
 
         Raises:
@@ -107,12 +110,13 @@ class M3EmbeddingFunction:
         return self.tokenizer.count(texts)
 
     def encode_documents(
-        self, texts: Sequence[str], *, dense: bool = True, sparse: bool = True, multi_vector: bool = True
+        self, texts: Iterable[str], *, dense: bool = True, sparse: bool = True, multi_vector: bool = True
     ) -> M3Embeddings:
         """Encode texts to be searched.
 
         Args:
-            texts: n strings. [] gives an empty result; "" is a text (``<s></s>``) without lexical weights.
+            texts: n strings, any iterable (list, generator, column of a table, open file, …), taken once in its own order.
+                [] gives an empty result; "" is a text (``<s></s>``) without lexical weights.
             dense: compute the dense vectors.
             sparse: compute the lexical weights.
             multi_vector: compute the multi-vectors.
@@ -129,7 +133,7 @@ class M3EmbeddingFunction:
         return self._checked_encode(texts, dense, sparse, multi_vector)
 
     def encode_queries(
-        self, texts: Sequence[str], *, dense: bool = True, sparse: bool = True, multi_vector: bool = True
+        self, texts: Iterable[str], *, dense: bool = True, sparse: bool = True, multi_vector: bool = True
     ) -> M3Embeddings:
         """Encode queries. M3 has no instruction or prefix: the same as ``encode_documents``."""
         return self._checked_encode(texts, dense, sparse, multi_vector)
@@ -155,7 +159,7 @@ class M3EmbeddingFunction:
         """
         return self._encode(tokens, _outputs(dense, sparse, multi_vector))
 
-    def __call__(self, texts: Sequence[str]) -> M3Embeddings:
+    def __call__(self, texts: Iterable[str]) -> M3Embeddings:
         """All three parts of each text; ``encode_documents`` under the name that pymilvus.model users know."""
         return self._checked_encode(texts, True, True, True)
 
@@ -170,7 +174,7 @@ class M3EmbeddingFunction:
     ) -> None:
         self.close()
 
-    def _checked_encode(self, texts: Sequence[str], dense: bool, sparse: bool, multi_vector: bool) -> M3Embeddings:
+    def _checked_encode(self, texts: Iterable[str], dense: bool, sparse: bool, multi_vector: bool) -> M3Embeddings:
         """Called by every public name directly, so that a warning points at the line of the caller."""
         outputs = _outputs(dense, sparse, multi_vector)
         tokens = self.tokenizer.encode(texts, max_length=self.max_length, mcls_every=self.mcls_every)

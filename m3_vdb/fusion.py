@@ -8,10 +8,15 @@ and never of normalised scores (M3-Embedding, arXiv 2402.03216v4, section 3.2). 
 from __future__ import annotations
 
 import math
-from dataclasses import astuple, dataclass
-from typing import Final
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, fields
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from m3_vdb.errors import ConfigError
+from m3_vdb.inputs import as_real
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +29,7 @@ class Weights:
         multi_vector: weight of the multi-vector score.
 
     Raises:
-        ConfigError: a weight is negative or not finite, or all three are 0.
+        ConfigError: a weight is negative or not a finite number, or all three are 0.
     """
 
     dense: float = 1.0
@@ -32,26 +37,52 @@ class Weights:
     multi_vector: float = 1.0
 
     def __post_init__(self) -> None:
-        values = astuple(self)
+        given = astuple(self)
+        values = [as_real(value) for value in given]
         if not all(math.isfinite(value) and value >= 0 for value in values) or not any(values):
-            raise ConfigError(f"weights must be finite, at least 0 and not all 0; got {values}")
+            raise ConfigError(f"weights must be finite numbers, at least 0 and not all 0; got {given}")
+        for part, value in zip(fields(self), values, strict=True):
+            object.__setattr__(self, part.name, value)
 
     @classmethod
-    def parse(cls, text: str) -> Weights:
-        """Read a preset's name or three numbers, ``"1,0.3,1"``.
+    def parse(cls, value: WeightsLike) -> Weights:
+        """Weights from any form in which they are given.
+
+        Args:
+            value: weights; a preset's name; or three numbers, dense, sparse and multi-vector: a tuple, list or array, a
+                dict with the three names, or text such as ``"1,0.3,1"``.
 
         Raises:
-            ConfigError: neither a preset nor three numbers.
+            ConfigError: anything else.
         """
-        if text in PRESETS:
-            return PRESETS[text]
-        try:
-            dense, sparse, multi_vector = (float(part) for part in text.split(","))
-        except ValueError:
-            raise ConfigError(
-                f"weights {text!r}: expected three numbers such as 1,0.3,1 or one of {', '.join(PRESETS)}"
-            ) from None
-        return cls(dense, sparse, multi_vector)
+        if isinstance(value, Weights):
+            return value
+        parts: object = value
+        if isinstance(value, str):
+            if value.strip() in PRESETS:
+                return PRESETS[value.strip()]
+            parts = _numbers(value.split(","))
+        names = [part.name for part in fields(cls)]
+        if isinstance(value, Mapping) and set(value) == set(names):
+            parts = [value[name] for name in names]
+        if isinstance(parts, (Sequence, np.ndarray)) and not isinstance(parts, (str, bytes)) and len(parts) == len(names):
+            return cls(*parts)
+        raise ConfigError(
+            f"weights={value!r}: expected three numbers (dense, sparse, multi_vector) such as 1,0.3,1, or one of "
+            f"{', '.join(PRESETS)}"
+        )
+
+
+WeightsLike: TypeAlias = Weights | str | Sequence[float] | Mapping[str, float] | NDArray[np.floating[Any]]
+"""What ``Weights.parse`` takes."""
+
+
+def _numbers(parts: Sequence[str]) -> list[float]:
+    """Numbers that are written as text; none if one is something else."""
+    try:
+        return [float(part) for part in parts]
+    except ValueError:
+        return []
 
 
 PRESETS: Final[dict[str, Weights]] = {

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m3_vdb.errors import BundleError, ConfigError, M3Error, MissingExtraError
+from m3_vdb.inputs import whole_number
 from m3_vdb.types import FloatArray
 
 RUNTIMES: Final = ("auto", "onnxruntime", "openvino")
@@ -171,8 +172,14 @@ def open_session(model: Path, *, runtime: str = "auto", device: str = "auto", th
         MissingExtraError: the runtime is not installed.
         BundleError: the file cannot be loaded.
     """
-    if runtime not in RUNTIMES or device not in DEVICES:
-        raise ConfigError(f"runtime={runtime!r}, device={device!r}: expected one of {RUNTIMES} and one of {DEVICES}")
+    if runtime not in RUNTIMES:
+        raise ConfigError(f"runtime={runtime!r}: expected one of {', '.join(RUNTIMES)}")
+    if device not in DEVICES:
+        raise ConfigError(
+            f"device={device!r}: expected one of {', '.join(DEVICES)} (of several GPUs, CUDA_VISIBLE_DEVICES says which)"
+        )
+    if threads is not None:
+        threads = whole_number("threads", threads, least=1, expected="expected a whole number, at least 1, or None")
     if runtime == "openvino" and device == "cuda":
         raise ConfigError("runtime='openvino' runs on CPUs: use runtime='onnxruntime' with device='cuda'")
     if runtime == "openvino":

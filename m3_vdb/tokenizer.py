@@ -10,7 +10,7 @@ be told from text, since no text gives their id. Shapes: n texts, T tokens of al
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -19,7 +19,8 @@ import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
-from m3_vdb.errors import BundleError, ConfigError, TextError
+from m3_vdb.errors import BundleError, ConfigError
+from m3_vdb.inputs import read_text, read_texts, whole_number
 from m3_vdb.types import IntArray, OffsetArray
 
 CLS, PAD, SEP, UNK = 0, 1, 2, 3
@@ -118,11 +119,11 @@ class Tokenizer:
         piece: str | None = self._tokenizer.id_to_token(token_id)
         return piece
 
-    def encode(self, texts: Sequence[str], *, max_length: int, mcls_every: int | None = None) -> TokenBatch:
+    def encode(self, texts: Iterable[str], *, max_length: int, mcls_every: int | None = None) -> TokenBatch:
         """Tokenize texts; each becomes ``<s> … </s>`` of at most ``max_length`` tokens.
 
         Args:
-            texts: n strings; "" is ``<s></s>``.
+            texts: n strings, any iterable; "" is ``<s></s>``.
             max_length: tokens kept of a text, every ``<s>`` and ``</s>`` included, at least 3. A text that is longer
                 keeps the longest prefix of its tokens with which everything fits.
             mcls_every: put one more ``<s>`` before every further so many tokens of the text
@@ -133,7 +134,7 @@ class Tokenizer:
             ConfigError: ``max_length`` is too small to keep a token of the text, or ``mcls_every`` is below 1.
         """
         inner = text_room(max_length, mcls_every) - 2
-        rows = self._encode_inner(texts, inner)
+        rows = self._encode_inner(read_texts(texts), inner)
         truncated = np.array([len(row) > inner for row in rows], dtype=np.bool_)
         rows = [row[:inner] for row in rows]
         if mcls_every is not None:
@@ -146,14 +147,13 @@ class Tokenizer:
         ids[offsets[1:] - 1] = SEP
         return TokenBatch(ids, offsets, truncated)
 
-    def count(self, texts: Sequence[str]) -> IntArray:
+    def count(self, texts: Iterable[str]) -> IntArray:
         """Tokens of each whole text, ``<s>`` and ``</s>`` included: int32 [n].
 
         Raises:
             TextError: as ``encode``.
         """
-        check_texts(texts)
-        return np.array([len(row) + 2 for row in self._ids(texts)], dtype=np.int32)
+        return np.array([len(row) + 2 for row in self._ids(read_texts(texts))], dtype=np.int32)
 
     def spans(self, text: str) -> NDArray[np.int64]:
         """Where the tokens of a whole text come from, specials left out: int64 [T, 2], (start, stop) in characters.
@@ -161,17 +161,15 @@ class Tokenizer:
         Raises:
             TextError: as ``encode``.
         """
-        check_texts([text])
-        offsets = self._tokenizer.encode(text, add_special_tokens=False).offsets
+        offsets = self._tokenizer.encode(read_text(text), add_special_tokens=False).offsets
         return np.array(offsets, dtype=np.int64).reshape(-1, 2)
 
-    def _encode_inner(self, texts: Sequence[str], inner: int) -> list[list[int]]:
+    def _encode_inner(self, texts: list[str], inner: int) -> list[list[int]]:
         """Ids without specials, of more than ``inner`` tokens wherever the text has more.
 
         The first ``inner`` ids are exactly those of the whole text: only whole words are left out. Where the whole
         words at the beginning do not fill the length, the whole text is tokenized (a second for 10⁶ characters).
         """
-        check_texts(texts)
         heads = [_whole_words(text, (inner + 1) * CHARACTERS_PER_TOKEN) for text in texts]
         rows = self._ids(heads)
         short = [i for i, row in enumerate(rows) if len(row) <= inner and len(heads[i]) < len(texts[i])]
@@ -179,36 +177,13 @@ class Tokenizer:
             rows[i] = row
         return rows
 
-    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
-        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+    def _ids(self, texts: list[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
     def _reads_control_pieces(self) -> bool:
         ids = self._tokenizer.encode("<s> <pad></s> <mask>", add_special_tokens=False).ids
         pieces = {self._tokenizer.id_to_token(token_id) for token_id in ids}
         return bool(pieces & set(CONTROL_PIECES) - {"<unk>"}) or bool(set(ids) & {CLS, PAD, SEP})
-
-
-def check_texts(texts: Sequence[str]) -> None:
-    """Refuse what is not text.
-
-    Raises:
-        TextError: an item is not a string or cannot be encoded as UTF-8; or ``texts`` itself is one string.
-    """
-    if isinstance(texts, (str, bytes)):
-        raise TextError("expected a list of strings, got one string: pass [text]", index=0)
-    for index, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise TextError(f"item {index} is {type(text).__name__}, expected str", index=index)
-        if not text.isascii():
-            try:
-                text.encode()
-            except UnicodeEncodeError as error:
-                raise TextError(
-                    f"item {index} holds a lone surrogate at character {error.start}, which is not valid Unicode: "
-                    f"decode the source with the right encoding, or clean it with "
-                    f"text.encode('utf-8', 'replace').decode()",
-                    index=index,
-                ) from None
 
 
 def text_room(max_length: int, mcls_every: int | None = None) -> int:
@@ -219,12 +194,12 @@ def text_room(max_length: int, mcls_every: int | None = None) -> int:
     Raises:
         ConfigError: ``max_length`` is below 3 or ``mcls_every`` below 1.
     """
-    if max_length < 3:
-        raise ConfigError(f"max_length={max_length}: at least 3 (<s>, one token, </s>)")
+    max_length = whole_number("max_length", max_length, least=3, expected="at least 3 (<s>, one token, </s>)")
     if mcls_every is None:
         return max_length
-    if isinstance(mcls_every, bool) or mcls_every < 1:
-        raise ConfigError(f"mcls_every={mcls_every!r}: a number of tokens, {MCLS_EVERY} in the paper")
+    mcls_every = whole_number(
+        "mcls_every", mcls_every, least=1, expected=f"a number of tokens, {MCLS_EVERY} in the paper"
+    )
     # Without </s> a text is blocks of one <s> and mcls_every tokens; a last <s> without a token is not written.
     blocks, rest = divmod(max_length - 1, mcls_every + 1)
     return blocks * mcls_every + max(rest - 1, 0) + 2

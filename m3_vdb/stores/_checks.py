@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m3_vdb.errors import ConfigError, DocumentError
+from m3_vdb.inputs import plain_value, read_documents, surrogate
 from m3_vdb.marks import id_fault
 from m3_vdb.stores.identity import ModelIdentity
 from m3_vdb.stores.options import IndexType
@@ -29,30 +30,31 @@ _INT_RANGE: Final = range(-(2**63), 2**63)
 """Integers that a Qdrant payload keeps exactly; beyond, they silently become floats."""
 
 
-def check_documents(documents: Sequence[Document]) -> list[Document]:
+def check_documents(documents: Iterable[Document | Mapping[str, Any]]) -> list[Document]:
     """Documents as a store may keep them: checked, with a payload that is a copy of plain JSON values.
 
     Every store calls it in ``upsert``. Whoever wants to know before he encodes calls it too (``m3_vdb.stores`` has it).
 
     Args:
-        documents: n documents; not changed.
+        documents: n documents, or mappings with their fields; not changed.
 
     Returns:
         n documents, in the same order.
 
     Raises:
-        DocumentError: an id is empty or ends like a passage's (¶ and a number), a string cannot be written as UTF-8,
-            or a payload is not JSON.
+        DocumentError: an item is not a document, an id is empty or ends like a passage's (¶ and a number), a string
+            cannot be written as UTF-8, or a payload is not JSON.
+        ConfigError: ``documents`` is one document, or nothing that holds documents.
     """
-    return [_check_document(i, document) for i, document in enumerate(documents)]
+    return [_check_document(i, document) for i, document in enumerate(read_documents(documents))]
 
 
 def _check_document(i: int, document: Document) -> Document:
     for name in ("id", "title", "text"):
         value: object = getattr(document, name)
         if not isinstance(value, str):
-            raise DocumentError(f"document {i}: {name} must be a str, got {type(value).__name__}", index=i)
-        if not _is_utf8(value):
+            raise DocumentError(f"document {i}: {name} must be a str, got {_not_text(name, value)}", index=i)
+        if surrogate(value) is not None:
             raise DocumentError(
                 f"document {i}: {name} has lone surrogates, which UTF-8 cannot hold: {value!r}", index=i
             )
@@ -61,10 +63,21 @@ def _check_document(i: int, document: Document) -> Document:
     reserved = id_fault(document)
     if reserved:
         raise DocumentError(f"document {i}: {reserved}", index=i)
-    fault = _json_fault(document.payload)
-    if fault:
-        raise DocumentError(f"document {i} ({document.id!r}): payload {fault}", index=i)
-    return replace(document, payload=json.loads(json.dumps(dict(document.payload))))
+    try:
+        payload = _plain_payload(document.payload)
+    except ValueError as error:
+        raise DocumentError(f"document {i} ({document.id!r}): payload {error}", index=i) from None
+    return replace(document, payload=payload)
+
+
+def _not_text(name: str, value: object) -> str:
+    """A value that is not text, with the mistake that is probably behind it."""
+    got = "None" if value is None else f"{type(value).__name__} {value!r}"
+    if name == "title" and isinstance(value, Mapping):
+        return f"{got}: pass payload={value!r}"
+    if name == "id" and value is not None:
+        return f"{got}: pass str({value!r})"
+    return got
 
 
 def check_types(documents: Sequence[Document], types: Mapping[str, IndexType]) -> None:
@@ -103,47 +116,43 @@ def _is_of(value: object, kind: IndexType) -> bool:
     return isinstance(value, _TYPES[kind][0]) and (kind == "bool" or not isinstance(value, bool))
 
 
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
+def _plain_payload(payload: Payload) -> dict[str, Any]:
+    """A payload as a JSON object that every store keeps as it is.
 
-
-def _json_fault(payload: Payload) -> str | None:
-    """Why a payload is not a JSON object that every store keeps as it is, or None if it is one."""
+    Raises:
+        ValueError: it is none; the message says why.
+    """
     # The type says Mapping, but a user's dict often comes from somewhere untyped.
-    root: object = payload
-    try:
-        root = dict(payload)
-    except (TypeError, ValueError):
-        return f"must be a mapping of field names to JSON values, got {type(root).__name__}"
-    return _value_fault(root, depth=1)
+    given: object = payload
+    if not isinstance(given, Mapping):
+        raise ValueError(f"must be a mapping of field names to JSON values, got {type(given).__name__}")
+    return dict(json.loads(json.dumps(_plain_object(given, depth=1))))  # of subclasses the plain values
 
 
-def _value_fault(value: object, *, depth: int) -> str | None:  # noqa: PLR0911 - one return for each kind of JSON value
+def _plain_object(fields: Mapping[Any, Any], *, depth: int) -> dict[str, Any]:
+    wrong = next((key for key in fields if not isinstance(key, str)), None)
+    if wrong is not None:
+        raise ValueError(f"has the field name {wrong!r}; names must be str")
+    return {_plain(key, depth=depth): _plain(value, depth=depth + 1) for key, value in fields.items()}
+
+
+def _plain(given: object, *, depth: int) -> Any:  # noqa: ANN401 - a JSON value
     if depth > MAX_PAYLOAD_DEPTH:
-        return f"is nested more than {MAX_PAYLOAD_DEPTH} deep (or contains itself); flatten it"
-    if value is None or isinstance(value, bool):
-        return None
-    if isinstance(value, str):
-        return None if _is_utf8(value) else f"holds text that UTF-8 cannot hold: {value!r}"
-    if isinstance(value, int):
-        return None if int(value) in _INT_RANGE else f"holds {value}, beyond 64-bit integers; store it as text"
-    if isinstance(value, float):
-        return None if np.isfinite(value) else f"holds {value}, which JSON cannot; leave the field out or use null"
-    if isinstance(value, dict):
-        wrong = next((key for key in value if not isinstance(key, str)), None)
-        if wrong is not None:
-            return f"has the field name {wrong!r}; names must be str"
-        children: list[object] = [*value.keys(), *value.values()]
-    elif isinstance(value, (list, tuple)):
-        children = list(value)
-    else:
-        return f"holds a {type(value).__name__}, which is not JSON; convert it to plain Python values"
-    faults = (_value_fault(child, depth=depth + 1) for child in children)
-    return next((fault for fault in faults if fault), None)
+        raise ValueError(f"is nested more than {MAX_PAYLOAD_DEPTH} deep (or contains itself); flatten it")
+    value = plain_value(given)
+    if isinstance(value, Mapping):
+        return _plain_object(value, depth=depth)
+    if isinstance(value, (list, tuple)):
+        return [_plain(one, depth=depth + 1) for one in value]
+    if isinstance(value, str) and surrogate(value) is not None:
+        raise ValueError(f"holds text that UTF-8 cannot hold: {value!r}")
+    if isinstance(value, int) and int(value) not in _INT_RANGE:
+        raise ValueError(f"holds {value}, beyond 64-bit integers; store it as text")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"holds {value}, which JSON cannot; leave the field out or use null")
+    if value is None or isinstance(value, (str, int, float)):
+        return value
+    raise ValueError(f"holds a {type(value).__name__}, which is not JSON; convert it to plain Python values")
 
 
 def check_embeddings(embeddings: M3Embeddings, *, n: int, identity: ModelIdentity, max_floats: int | None) -> None:
@@ -159,6 +168,8 @@ def check_embeddings(embeddings: M3Embeddings, *, n: int, identity: ModelIdentit
         ConfigError: the batch as a whole is unusable: a part is missing, or the packing contradicts itself.
         DocumentError: one document's vectors cannot be stored; ``index`` names it.
     """
+    if not isinstance(embeddings, M3Embeddings):
+        raise ConfigError(f"embeddings: expected M3Embeddings, got {type(embeddings).__name__}")
     if len(embeddings) != n:
         raise ConfigError(f"{n} documents but {len(embeddings)} embeddings: give one embedding for each document")
     if n == 0:
@@ -219,10 +230,13 @@ def check_search(query: M3Embedding, search: Search, *, identity: ModelIdentity)
     """Check a query and its search; the search with as many candidates as it needs.
 
     Raises:
-        ConfigError: a number is out of range, source or fusion are unknown, a part is missing, of another width than
-            the collection's, or not finite.
+        ConfigError: source or fusion are unknown, or a part is missing, of another width than the collection's, or not
+            finite.
     """
-    _check_numbers(search)
+    if not isinstance(query, M3Embedding):
+        raise ConfigError(
+            f"query: expected the M3Embedding of one text, embed.encode_queries([text])[0], got {type(query).__name__}"
+        )
     if search.source not in SOURCES:
         raise ConfigError(f"source={search.source!r}: expected one of {', '.join(SOURCES)}")
     if search.fusion not in FUSIONS:
@@ -244,19 +258,6 @@ def check_search(query: M3Embedding, search: Search, *, identity: ModelIdentity)
     except (ConfigError, DocumentError) as error:
         raise ConfigError(f"the query cannot be used: {str(error).removeprefix('document 0: ')}") from None
     return replace(search, candidates=max(search.offset + search.limit, search.candidates))
-
-
-def _check_numbers(search: Search) -> None:
-    if search.limit < 1 or search.candidates < 1:
-        raise ConfigError(
-            f"limit and candidates must be at least 1; got limit={search.limit}, candidates={search.candidates}"
-        )
-    if search.offset < 0:
-        raise ConfigError(f"offset={search.offset}: expected 0 or more hits to skip")
-    if search.ef is not None and search.ef < 1:
-        raise ConfigError(f"ef={search.ef}: expected 1 or more, or None for the engine's own")
-    if search.score_threshold is not None and not math.isfinite(search.score_threshold):
-        raise ConfigError(f"score_threshold={search.score_threshold}: expected a finite number or None")
 
 
 def _missing(part: str) -> ConfigError:

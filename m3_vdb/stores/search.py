@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias, get_args
 
 from m3_vdb.fusion import Weights
+from m3_vdb.inputs import real_number, whole_number
 from m3_vdb.types import Filter
 
 DEFAULT_CANDIDATES: Final = 200
@@ -41,6 +42,9 @@ class Search:
         ef: effort of an approximate dense search (HNSW's ef); None takes the engine's own.
         score_threshold: drop hits with a fused score below it.
         filter: payload conditions (``m3_vdb.filters``).
+
+    Raises:
+        ConfigError: the weights are none, or a number is out of range or of another type.
     """
 
     weights: Weights = DEFAULT_WEIGHTS
@@ -52,3 +56,17 @@ class Search:
     ef: int | None = None
     score_threshold: float | None = None
     filter: Filter | None = None
+
+    def __post_init__(self) -> None:
+        read: dict[str, object] = {
+            "weights": Weights.parse(self.weights),
+            "limit": whole_number("limit", self.limit, least=1),
+            "offset": whole_number("offset", self.offset, least=0),
+            "candidates": whole_number("candidates", self.candidates, least=1),
+        }
+        if self.ef is not None:
+            read["ef"] = whole_number("ef", self.ef, least=1)
+        if self.score_threshold is not None:
+            read["score_threshold"] = real_number("score_threshold", self.score_threshold)
+        for name, value in read.items():
+            object.__setattr__(self, name, value)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from m3_vdb.errors import ConfigError, DocumentError, TextError
-from m3_vdb.tokenizer import check_texts
+from m3_vdb.inputs import read_texts
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -90,7 +90,7 @@ def strings(fields: Mapping[str, Any], key: str, where: str, index: int) -> tupl
 def check_strings(texts: list[str], where: str, index: int) -> None:
     """Refuse lone surrogates where file and line are still known; ``DocumentError`` names them."""
     try:
-        check_texts(texts)
+        read_texts(texts)
     except TextError as error:
         raise DocumentError(f"{where}: {error}", index=index) from None
 
