@@ -115,8 +115,8 @@ class M3EmbeddingFunction:
         """Encode texts to be searched.
 
         Args:
-            texts: n strings, any iterable (list, generator, column of a table, open file, …), taken once in its own order.
-                [] gives an empty result; "" is a text (``<s></s>``) without lexical weights.
+            texts: n strings: any iterable (list, generator, column of a table, open file, …), taken once, in its own
+                order. [] gives an empty result; "" is a text (``<s></s>``) without lexical weights.
             dense: compute the dense vectors.
             sparse: compute the lexical weights.
             multi_vector: compute the multi-vectors.

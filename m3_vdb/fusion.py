@@ -65,7 +65,7 @@ class Weights:
         names = [part.name for part in fields(cls)]
         if isinstance(value, Mapping) and set(value) == set(names):
             parts = [value[name] for name in names]
-        if isinstance(parts, (Sequence, np.ndarray)) and not isinstance(parts, (str, bytes)) and len(parts) == len(names):
+        if isinstance(parts, (tuple, list, np.ndarray)) and len(parts) == len(names):
             return cls(*parts)
         raise ConfigError(
             f"weights={value!r}: expected three numbers (dense, sparse, multi_vector) such as 1,0.3,1, or one of "

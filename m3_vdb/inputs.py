@@ -1,8 +1,8 @@
-"""What comes in: texts, ids, documents, numbers and paths, read here for the Python API, the stores and the command line.
+"""What comes in: texts, ids, documents, numbers and paths, read here for the Python API, stores and the command line.
 
-- **Many** texts, ids, documents or paths are any iterable: list, tuple, generator, open file, column of a table, … It is
-  taken once, in its own order, so n texts give n embeddings. One string where many are expected would be read letter by
-  letter; it is refused, like a mapping or a whole table, of which nobody could say what the items are.
+- **Many** texts, ids, documents or paths are any iterable: list, tuple, set, generator, open file, column of a table, …
+  It is taken once, in its own order, so n texts give n embeddings. One string where many are expected would be read
+  letter by letter; it is refused, like a mapping or a whole table, of which nobody could say what the items are.
 - **One item** that is unusable raises an ``InputError`` whose ``index`` names it.
 - **Numbers** are whole ones of any kind (``numpy.int64`` too), or real ones; never text, and never True.
 - **Paths** are strings or ``os.PathLike``.
@@ -19,13 +19,15 @@ import operator
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 
-from m3_vdb.errors import ConfigError, DocumentError, TextError
+from m3_vdb.errors import ConfigError, DocumentError, StoreUrlError, TextError
 from m3_vdb.types import Document
 
+DocumentLike: TypeAlias = Document | Mapping[str, Any]
+"""A document, or a dict with its fields (``read_document``)."""
 _SHOWN: Final = 60
 """Characters of a value that a message repeats."""
 _DOCUMENT: Final = "Document, or a dict with id and text (title and payload may be missing)"
@@ -97,7 +99,7 @@ def _id(item: object, index: int) -> str:
     return str.__str__(item)
 
 
-def read_documents(documents: Iterable[Document | Mapping[str, Any]]) -> Iterator[Document]:
+def read_documents(documents: Iterable[DocumentLike]) -> Iterator[Document]:
     """Documents one by one, in the order in which they come.
 
     Args:
@@ -120,7 +122,7 @@ def many_documents(documents: Iterable[Any]) -> Iterator[Any]:
     return _many(documents, "documents", single="document", column="df.to_dict('records')")
 
 
-def read_document(item: Document | Mapping[str, Any], index: int = 0) -> Document:
+def read_document(item: DocumentLike, index: int = 0) -> Document:
     """A document. Its id, texts and payload are checked where it is stored (``check_documents``).
 
     Args:
@@ -219,6 +221,18 @@ def read_path(name: str, path: str | os.PathLike[str]) -> Path:
     if not isinstance(text, str) or not text:
         raise ConfigError(f"{name}={_value(path)}: expected a path, as str or os.PathLike")
     return Path(text).expanduser() if text == "~" or text.startswith("~/") else Path(text)
+
+
+def read_location(url: str | os.PathLike[str]) -> str:
+    """The URL or path of a store as text.
+
+    Raises:
+        StoreUrlError: it is neither a string nor a path.
+    """
+    text = os.fspath(url) if isinstance(url, os.PathLike) else url
+    if not isinstance(text, str):
+        raise StoreUrlError(f"expected the URL or path of a store, as str or os.PathLike, got {_shown(url)}")
+    return text
 
 
 def read_paths(name: str, paths: Iterable[str | os.PathLike[str]]) -> list[Path]:

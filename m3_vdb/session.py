@@ -172,11 +172,10 @@ def open_session(model: Path, *, runtime: str = "auto", device: str = "auto", th
         MissingExtraError: the runtime is not installed.
         BundleError: the file cannot be loaded.
     """
-    if runtime not in RUNTIMES:
-        raise ConfigError(f"runtime={runtime!r}: expected one of {', '.join(RUNTIMES)}")
-    if device not in DEVICES:
+    if runtime not in RUNTIMES or device not in DEVICES:
         raise ConfigError(
-            f"device={device!r}: expected one of {', '.join(DEVICES)} (of several GPUs, CUDA_VISIBLE_DEVICES says which)"
+            f"runtime={runtime!r}, device={device!r}: expected one of {RUNTIMES} and one of {DEVICES} "
+            f"(CUDA_VISIBLE_DEVICES says which of several GPUs)"
         )
     if threads is not None:
         threads = whole_number("threads", threads, least=1, expected="expected a whole number, at least 1, or None")

@@ -19,7 +19,7 @@ import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
-from m3_vdb.errors import BundleError, ConfigError
+from m3_vdb.errors import BundleError
 from m3_vdb.inputs import read_text, read_texts, whole_number
 from m3_vdb.types import IntArray, OffsetArray
 

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
-from m3_vdb.errors import CollectionNotFoundError, MissingExtraError, StoreUrlError
+from m3_vdb.errors import CollectionNotFoundError, ConfigError, MissingExtraError, StoreUrlError
+from m3_vdb.inputs import read_location
 from m3_vdb.stores._checks import check_documents
 from m3_vdb.stores._folder import IDENTITY_FILE
 from m3_vdb.stores.base import VectorStore
-from m3_vdb.stores.identity import ModelIdentity
+from m3_vdb.stores.identity import Identified, ModelIdentity, read_identity
 from m3_vdb.stores.memory import MemoryStore
 from m3_vdb.stores.options import DEFAULT_OPTIONS, CollectionOptions
 from m3_vdb.stores.search import DEFAULT_CANDIDATES, DEFAULT_WEIGHTS
@@ -44,9 +45,9 @@ _FORMS: Final = (
 
 
 def open_store(
-    url: str,
+    url: str | os.PathLike[str],
     *,
-    identity: ModelIdentity | None,
+    identity: ModelIdentity | Identified | None,
     create: bool = True,
     exact: bool | None = None,
     options: CollectionOptions = DEFAULT_OPTIONS,
@@ -62,7 +63,8 @@ def open_store(
             ``./notes.milvus.db`` for milvus-lite); or a server (``qdrant://host:6333/collection``, ``qdrant+https://…``,
             ``http(s)://…``, or ``milvus://host:19530/collection``, ``milvus+https://…``, with a Milvus database as
             ``milvus://host:19530/database/collection``).
-        identity: the model at hand; None opens an existing collection whatever its model.
+        identity: the model at hand, or the embedding function that has it; None opens an existing collection whatever
+            its model.
         create: make the collection if there is none.
         exact: pick candidates by a full scan (True), by HNSW where there is one (False), or as is natural (None): a
             folder by full scan, a server by HNSW. Milvus decides this when a collection is made.
@@ -76,10 +78,13 @@ def open_store(
         StoreUrlError: the URL has none of these forms.
         CollectionNotFoundError: no such collection, and none may be made.
         CollectionMismatchError: the collection belongs to another model.
-        ConfigError: an option that the store does not have.
+        ConfigError: an option that the store does not have, or an argument of another type.
         MissingExtraError: the store's packages are not installed.
         StoreConnectionError: the server did not answer.
     """
+    url, identity = read_location(url), read_identity(identity)
+    if not isinstance(options, CollectionOptions):
+        raise ConfigError(f"options={options!r}: expected CollectionOptions(…)")
     if url == "memory://":
         if identity is None or not create:
             raise CollectionNotFoundError("memory:// holds no collection until one is made: give a model's identity")

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m3_vdb.errors import ConfigError, DocumentError
-from m3_vdb.inputs import plain_value, read_documents, surrogate
+from m3_vdb.inputs import DocumentLike, plain_value, read_documents, surrogate
 from m3_vdb.marks import id_fault
 from m3_vdb.stores.identity import ModelIdentity
 from m3_vdb.stores.options import IndexType
@@ -30,7 +30,7 @@ _INT_RANGE: Final = range(-(2**63), 2**63)
 """Integers that a Qdrant payload keeps exactly; beyond, they silently become floats."""
 
 
-def check_documents(documents: Iterable[Document | Mapping[str, Any]]) -> list[Document]:
+def check_documents(documents: Iterable[DocumentLike]) -> list[Document]:
     """Documents as a store may keep them: checked, with a payload that is a copy of plain JSON values.
 
     Every store calls it in ``upsert``. Whoever wants to know before he encodes calls it too (``m3_vdb.stores`` has it).

@@ -23,12 +23,13 @@ id, title, text and payload, and once for the collection the identity of the mod
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TypeVar
 
-from m3_vdb.errors import ConfigError, StoreError
-from m3_vdb.fusion import Weights
+from m3_vdb.errors import StoreError
+from m3_vdb.fusion import Weights, WeightsLike
+from m3_vdb.inputs import DocumentLike, read_documents, read_ids, whole_number
 from m3_vdb.stores._checks import check_search
 from m3_vdb.stores._process import ProcessBound
 from m3_vdb.stores.identity import ModelIdentity
@@ -66,11 +67,11 @@ class VectorStore(ProcessBound, ABC):
         """Payload fields that were declared with an index → what they hold; documents may hold nothing else there."""
         return {}
 
-    def upsert(self, documents: Sequence[Document], embeddings: M3Embeddings) -> None:
+    def upsert(self, documents: Iterable[DocumentLike], embeddings: M3Embeddings) -> None:
         """Store documents with their vectors, replacing documents of the same id.
 
         Args:
-            documents: n documents; if an id occurs twice, the last one wins.
+            documents: n documents, or dicts with id, text, title and payload; if an id occurs twice, the last one wins.
             embeddings: n embeddings with all three parts, in the same order.
 
         Raises:
@@ -78,13 +79,13 @@ class VectorStore(ProcessBound, ABC):
             ConfigError: documents and embeddings do not belong together, or a part is missing; nothing was written.
         """
         self._check_process()
-        self._upsert(documents, embeddings)
+        self._upsert(list(read_documents(documents)), embeddings)
 
     def query(
         self,
         query: M3Embedding,
         *,
-        weights: Weights = DEFAULT_WEIGHTS,
+        weights: WeightsLike = DEFAULT_WEIGHTS,
         limit: int = 10,
         offset: int = 0,
         candidates: int = DEFAULT_CANDIDATES,
@@ -99,8 +100,8 @@ class VectorStore(ProcessBound, ABC):
 
         Args:
             query: all three parts of the query.
-            weights: see ``Search``, like all that follow but the last.
-            limit: hits to return.
+            weights: weights, a preset's name, or three numbers (``Weights.parse``).
+            limit: hits to return; see ``Search``, like all that follow but the last.
             offset: hits to skip before them.
             candidates: documents taken from a list and scored.
             source: the list or lists that they are taken from.
@@ -115,7 +116,7 @@ class VectorStore(ProcessBound, ABC):
         """
         self._check_process()
         search = Search(
-            weights=weights,
+            weights=Weights.parse(weights),
             limit=limit,
             offset=offset,
             candidates=candidates,
@@ -131,7 +132,7 @@ class VectorStore(ProcessBound, ABC):
         self,
         query: M3Embedding,
         *,
-        weights: Weights = DEFAULT_WEIGHTS,
+        weights: WeightsLike = DEFAULT_WEIGHTS,
         limit: int = 10,
         candidates: int = DEFAULT_CANDIDATES,
         source: Source = "dense",
@@ -143,7 +144,9 @@ class VectorStore(ProcessBound, ABC):
             ConfigError: as ``query``.
         """
         self._check_process()
-        search = Search(weights=weights, limit=limit, candidates=candidates, source=source, filter=filter)
+        search = Search(
+            weights=Weights.parse(weights), limit=limit, candidates=candidates, source=source, filter=filter
+        )
         return self._rank(query, check_search(query, search, identity=self.identity))
 
     def scroll(self, *, batch: int = 256) -> Iterator[tuple[list[Document], M3Embeddings]]:
@@ -163,20 +166,29 @@ class VectorStore(ProcessBound, ABC):
         Raises:
             ConfigError: ``batch`` is below 1.
         """
-        if batch < 1:
-            raise ConfigError(f"batch={batch}: expected at least 1 document at a time")
+        batch = whole_number("batch", batch, least=1)
         self._check_process()
         return self._checked(self._scroll(batch))
 
-    def get(self, ids: Sequence[str]) -> list[Document]:
-        """The documents with these ids that exist, in the order of ``ids``."""
-        self._check_process()
-        return self._get(ids)
+    def get(self, ids: Iterable[str]) -> list[Document]:
+        """The documents with these ids that exist, in the order of ``ids``.
 
-    def delete(self, ids: Sequence[str]) -> None:
-        """Remove documents; unknown ids are ignored."""
+        Raises:
+            ConfigError: ``ids`` is one string, or nothing that holds ids.
+            DocumentError: an id is not a string.
+        """
         self._check_process()
-        self._delete(ids)
+        return self._get(read_ids(ids))
+
+    def delete(self, ids: Iterable[str]) -> None:
+        """Remove documents; unknown ids are ignored.
+
+        Raises:
+            ConfigError: ``ids`` is one string, or nothing that holds ids; nothing was deleted.
+            DocumentError: an id is not a string; nothing was deleted.
+        """
+        self._check_process()
+        self._delete(read_ids(ids))
 
     def count(self) -> int:
         """Documents in the collection, exact."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
-from m3_vdb.errors import CollectionMismatchError
+from m3_vdb.errors import CollectionMismatchError, ConfigError
 
 LAYOUT: Final = 1
 """Version of what is stored: names of the vectors, layout of the payload. A reader refuses one it does not know."""
@@ -67,6 +67,29 @@ class ModelIdentity:
                 f"(fingerprint {self.fingerprint}, dims {self.dense_dim}/{self.multi_vector_dim}): "
                 f"use that model, or ingest into a new collection"
             )
+
+
+class Identified(Protocol):
+    """What has an identity: an embedding function, an open store."""
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """The model behind it."""
+        ...
+
+
+def read_identity(given: ModelIdentity | Identified | None) -> ModelIdentity | None:
+    """An identity from what was given for one: itself, or the embedding function that has it.
+
+    Raises:
+        ConfigError: it is anything else.
+    """
+    found = getattr(given, "identity", given)
+    if found is None or isinstance(found, ModelIdentity):
+        return found
+    raise ConfigError(
+        f"identity={given!r}: expected the identity of a model, as embed.identity, or None to open any collection"
+    )
 
 
 def open_identity(given: ModelIdentity | None, metadata: Mapping[str, Any] | None, *, where: str) -> ModelIdentity:

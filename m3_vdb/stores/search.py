@@ -44,7 +44,7 @@ class Search:
         filter: payload conditions (``m3_vdb.filters``).
 
     Raises:
-        ConfigError: the weights are none, or a number is out of range or of another type.
+        ConfigError: a number is out of range or of another type.
     """
 
     weights: Weights = DEFAULT_WEIGHTS
@@ -59,7 +59,6 @@ class Search:
 
     def __post_init__(self) -> None:
         read: dict[str, object] = {
-            "weights": Weights.parse(self.weights),
             "limit": whole_number("limit", self.limit, least=1),
             "offset": whole_number("offset", self.offset, least=0),
             "candidates": whole_number("candidates", self.candidates, least=1),
