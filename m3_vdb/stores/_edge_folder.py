@@ -11,6 +11,7 @@ import qdrant_edge as edge
 
 from m3_vdb.errors import CollectionMismatchError
 from m3_vdb.stores._edge_schema import INDEXES, edge_config, index_operations
+from m3_vdb.stores._folder import OUR_FILES
 from m3_vdb.stores._points import field_name
 from m3_vdb.stores.identity import ModelIdentity
 from m3_vdb.stores.options import CollectionOptions, IndexType
@@ -29,7 +30,7 @@ def claim(folder: Path, *, where: str) -> None:
     if folder.exists() and not folder.is_dir():
         raise CollectionMismatchError(f"{folder} is a file; a collection needs a folder of its own")
     folder.mkdir(parents=True, exist_ok=True)
-    foreign = [entry.name for entry in folder.iterdir() if not entry.name.startswith("m3.")]
+    foreign = {entry.name for entry in folder.iterdir()} - OUR_FILES
     if foreign:
         raise CollectionMismatchError(
             f"{folder} has no m3.json but holds {', '.join(sorted(foreign)[:3])}, so it is no {where}: give an empty "

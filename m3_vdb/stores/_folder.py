@@ -21,6 +21,8 @@ from m3_vdb.stores._process import is_open_here
 
 IDENTITY_FILE: Final = "m3.json"
 _LOCK_FILE: Final = "m3.lock"
+_UNFINISHED: Final = f"{IDENTITY_FILE}.tmp"
+OUR_FILES: Final = frozenset({IDENTITY_FILE, _LOCK_FILE, _UNFINISHED})
 _READ_ONLY: Final = "even to read a collection its engine must write there: make the folder writable, or copy it"
 _FULL: Final = "the disk is full: make room there, then repeat what failed"
 _ADVICE: Final = {
@@ -170,7 +172,7 @@ def read_metadata(folder: Path) -> dict[str, Any] | None:
 
 def write_metadata(folder: Path, metadata: dict[str, Any]) -> None:
     """Write ``m3.json`` whole or not at all."""
-    temporary = folder / f"{IDENTITY_FILE}.tmp"
+    temporary = folder / _UNFINISHED
     with temporary.open("w", encoding="utf-8") as file:
         json.dump(metadata, file, indent=2)
         file.flush()

@@ -72,9 +72,9 @@ def open_file(
         CollectionNotFoundError: there is none, and none may be made.
         StoreError: the file is open already.
     """
-    from m3_vdb.stores._milvus_lite import LiteServer  # noqa: PLC0415 - a server of Milvus needs no milvus-lite
+    from m3_vdb.stores._milvus_lite import LiteServer, is_database  # noqa: PLC0415 - no need of it on a server
 
-    if not path.exists() and (identity is None or not create):
+    if not path.is_file() and not is_database(path) and (identity is None or not create):
         raise CollectionNotFoundError(f"there is no collection in {path}: check the name, or ingest into it first")
     lite = LiteServer(path)
     try:

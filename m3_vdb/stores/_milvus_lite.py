@@ -19,7 +19,14 @@ from m3_vdb.errors import CollectionMismatchError, StoreError
 from m3_vdb.stores._folder import hold, mapped_os_errors
 
 _LOCK_FILE = "LOCK"
+_DATA = "collections"
+_FILES = {_LOCK_FILE, _DATA, "databases", ".database-staging"}
 _STOP_SECONDS = 5.0
+
+
+def is_database(path: Path) -> bool:
+    """Whether milvus-lite has made this folder."""
+    return (path / _DATA).is_dir()
 
 
 class LiteServer:
@@ -41,6 +48,11 @@ class LiteServer:
             raise CollectionMismatchError(
                 f"{path} is a file; milvus-lite 3 keeps a database in a folder and cannot read those of version 2: "
                 f"ingest into a new one"
+            )
+        foreign = {entry.name for entry in path.iterdir()} - _FILES if path.is_dir() and not is_database(path) else None
+        if foreign:
+            raise CollectionMismatchError(
+                f"{path} is not a database of milvus-lite and holds {', '.join(sorted(foreign)[:3])}: name a new one"
             )
         self._socket = tempfile.mkdtemp(prefix="m3-") if sys.platform != "win32" else None
         # milvus-lite binds "HOST:PORT"; gRPC reads "unix:PATH" with any characters in the path, a colon too.

@@ -85,6 +85,8 @@ class QdrantEdgeStore(VectorStore):
                 if identity is None or not create:
                     raise CollectionNotFoundError(f"there is no {self._where}: check the name, or ingest into it first")
                 claim(self._folder, where=self._where)
+            else:
+                open_identity(identity, metadata, where=self._where)  # nothing is left in a folder that is not ours
             opened.callback(FolderLock(self._folder).release)
             if metadata is None:
                 # Once more, now that nobody else can be writing it.
