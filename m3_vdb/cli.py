@@ -8,7 +8,6 @@ from dataclasses import asdict
 from typing import Annotated, Any, Final, cast
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -17,8 +16,9 @@ from m3_vdb.cli_backfill import backfill_command
 from m3_vdb.cli_eval import eval_command, report_command
 from m3_vdb.cli_ingest import ingest_command
 from m3_vdb.cli_options import GrpcOption, MclsOption, ModelOption, RuntimeOption, StoreOption
+from m3_vdb.cli_output import EXIT_CODES, Commands, exit_codes, out, printable, say, write_json
 from m3_vdb.embedding_function import M3EmbeddingFunction
-from m3_vdb.errors import CollectionNotFoundError, ConfigError, M3Error
+from m3_vdb.errors import CollectionNotFoundError, ConfigError
 from m3_vdb.fusion import PRESETS, Weights
 from m3_vdb.index import HybridIndex
 from m3_vdb.stores import CollectionOptions, open_store
@@ -30,9 +30,9 @@ _OPERATORS: Final = {"=": "$in", "!=": "$nin", ">": "$gt", ">=": "$gte", "<": "$
 _CONDITION: Final = re.compile(r"(?P<field>[^=<>!]+)(?P<operator>!=|[<>]=?|=)(?P<value>.*)", re.DOTALL)
 """A field whose name has one of these characters can be filtered by JSON."""
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-out = Console()
-err = Console(stderr=True, highlight=False)
+app = typer.Typer(
+    cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, epilog=EXIT_CODES
+)
 
 
 def _version(show: bool) -> None:
@@ -76,11 +76,11 @@ def search_command(
         hits = index.query(query, limit=limit, weights=fusion, filter=condition, explain=True)
     if as_json:
         for hit in hits:
-            out.print_json(json.dumps(_as_dict(hit), ensure_ascii=False), indent=None)
+            write_json(_as_dict(hit))
     elif hits:
         out.print(_table(hits, fusion))
     else:
-        err.print("no hits")
+        say("no hits")
 
 
 @app.command("create")
@@ -107,7 +107,7 @@ def create_command(
     )
     identity = M3EmbeddingFunction(model).identity
     with open_store(store, identity=identity, options=options) as opened:
-        err.print(f"{store}: {opened.count():,} documents, model {identity.name}", markup=False, soft_wrap=True)
+        say(f"{store}: {opened.count():,} documents, model {identity.name}")
 
 
 @app.command("info")
@@ -120,7 +120,6 @@ def info_command(
     """Show the model, the runtime that serves it, and a collection."""
     embed = M3EmbeddingFunction(model, runtime=runtime, mcls_every=mcls_every)
     bundle = embed.bundle
-    table = Table(show_header=False, box=None)
     rows = {
         "model": f"{bundle.name} ({bundle.precision}), fingerprint {bundle.fingerprint}",
         "vectors": ", ".join(f"{name} {width:,}" for name, width in embed.dim.items()),
@@ -137,8 +136,7 @@ def info_command(
         except CollectionNotFoundError as error:
             rows["collection"] = str(error)
     for name, value in rows.items():
-        table.add_row(name, Text(value))
-    out.print(table)
+        say(f"{name:16}{value}", console=out)  # a path is one word: whole, also where it is longer than the window
 
 
 app.command("ingest")(ingest_command)
@@ -148,12 +146,9 @@ app.command("report")(report_command)
 
 
 def main() -> None:
-    """Run the command line; a known error is one line and exit code 1."""
-    try:
+    """Run the command line."""
+    with exit_codes():
         app()
-    except (M3Error, OSError) as error:
-        err.print(Text(f"error: {error}", style="red"), soft_wrap=True)
-        raise SystemExit(1) from None
 
 
 def parse_conditions(texts: list[str]) -> Filter | None:
@@ -212,21 +207,27 @@ def _index(text: str) -> tuple[str, IndexType]:
 
 def _table(hits: list[Hit], weights: Weights) -> Table:
     table = Table(show_lines=True)
-    table.add_column("#", justify="right")
-    table.add_column("score", justify="right", style="bold")
+    table.add_column("#", justify="right", no_wrap=True)
+    table.add_column("score", justify="right", style="bold", no_wrap=True)
     for name, weight in (("dense", weights.dense), ("sparse", weights.sparse), ("multi", weights.multi_vector)):
-        table.add_column(f"{name}\n×{weight:g}", justify="right")
-    table.add_column("document", ratio=1)
+        table.add_column(f"{name}\n×{weight:g}", justify="right", no_wrap=True)
+    # Scripts without blanks (Chinese, Thai) are one word, which would be cut after the first line.
+    table.add_column("document", ratio=1, overflow="fold")
     for rank, hit in enumerate(hits, start=1):
         parts = hit.parts
         numbers = (parts.dense, parts.sparse, parts.multi_vector) if parts else (0.0, 0.0, 0.0)
-        text = " ".join(hit.document.text.split())
+        title, text, name = (_one_line(part) for part in (hit.document.title, hit.document.text, hit.document.id))
         shown = text if len(text) <= TEXT_SHOWN else text[:TEXT_SHOWN].rstrip() + "…"
-        cell = Text.assemble((hit.document.title, "bold"), "\n" * bool(hit.document.title), shown)
+        cell = Text.assemble((title, "bold"), "\n" * bool(title), shown)
         part = f", passage {hit.passage.number} of {hit.passage.of}" if hit.passage else ""
-        cell.append(f"\n{hit.document.id}{part}", style="dim")
+        cell.append(f"\n{name}{part}", style="dim")
         table.add_row(str(rank), f"{hit.score:.3f}", *(f"{number:.3f}" for number in numbers), cell)
     return table
+
+
+def _one_line(text: str) -> str:
+    """What a cell shows: escaped before it is measured and wrapped."""
+    return printable(" ".join(text.split()))
 
 
 def _as_dict(hit: Hit) -> dict[str, object]:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, cast
 
 import typer
 
 from m3_vdb.cli_ingest import (
-    EXIT_INTERRUPTED,
-    EXIT_REJECTED,
     check_outputs,
-    err,
     how_to_resume,
-    out,
     shown,
     stopping,
     store_name,
@@ -39,6 +34,7 @@ from m3_vdb.cli_options import (
     TextFieldOption,
     TitleFieldOption,
 )
+from m3_vdb.cli_output import EXIT_INTERRUPTED, EXIT_REJECTED, say, write_json
 from m3_vdb.embedding_function import M3EmbeddingFunction
 from m3_vdb.ingest import Retry, SourceCollection, SourceFields, backfill
 from m3_vdb.ingest.collections import check_apart
@@ -106,8 +102,8 @@ def backfill_command(
     end = f"{store} now holds {held:,}, {source} {points.total_bytes:,}; {embed.session.description}"
     summarize(report, letters, end, embed.max_length, plan.plan)
     if report.interrupted:
-        err.print(f"stopped; {how_to_resume(state)}", markup=False, soft_wrap=True)
+        say(f"stopped; {how_to_resume(state)}")
     if as_json:
-        out.print_json(json.dumps(report.as_dict() | {"held": held, "store": store, "source": source}), indent=None)
+        write_json(report.as_dict() | {"held": held, "store": store, "source": source})
     if report.interrupted or report.rejected_count:
         raise typer.Exit(EXIT_INTERRUPTED if report.interrupted else EXIT_REJECTED)

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Annotated, Final, cast, get_args
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
-from rich.text import Text
 
 from m3_vdb.cli_options import LongDocumentsOption, MaxRowsOption, OverlapOption, PoolFactorOption
+from m3_vdb.cli_output import err, out, printable, say
 from m3_vdb.embedding_function import M3EmbeddingFunction
 from m3_vdb.errors import ConfigError
 from m3_vdb.evaluation import (
@@ -43,9 +42,6 @@ COLLECTIONS: Final = "Collections"
 MODEL: Final = "Model"
 _DENSE_SPARSE_PRESETS: Final = " or ".join(name for name, weights in PRESETS.items() if not weights.multi_vector)
 _ALL_PRESETS: Final = " or ".join(name for name, weights in PRESETS.items() if weights.multi_vector)
-
-out = Console()
-err = Console(stderr=True, highlight=False)
 
 
 def eval_command(
@@ -211,9 +207,9 @@ def eval_command(
         )
     _show(found)
     if rejected := sum(cost.rejected for cost in found.costs.values()):
-        err.print(f"{counted(rejected, 'document')} could not be stored and cannot be found", style="red")
+        say(f"{counted(rejected, 'document')} could not be stored and cannot be found", style="red")
     html, markdown = write_report([found], folder)
-    err.print(f"{html}, {markdown}, {folder / RESULTS}", markup=False, soft_wrap=True)
+    say(f"{html}, {markdown}, {folder / RESULTS}")
 
 
 def report_command(
@@ -227,7 +223,7 @@ def report_command(
     """Draw one report from several evaluations."""
     paths = [path / RESULTS if path.is_dir() else path for path in results]
     html, markdown = write_report([Evaluation.load(path) for path in paths], folder)
-    err.print(f"{html}, {markdown}", markup=False, soft_wrap=True)
+    say(f"{html}, {markdown}")
 
 
 def _name(place: str) -> str:
@@ -271,15 +267,15 @@ def _bars() -> Iterator[Progress]:
 def _show(found: Evaluation) -> None:
     """The headline measure, a line a group."""
     headline = found.measures[0]
-    table = Table(title=Text(f"{found.task}: {headline}"), title_justify="left")
-    table.add_column("")
+    table = Table(title=printable(f"{found.task}: {headline}"), title_justify="left")
+    table.add_column("", overflow="fold")
     table.add_column("docs", justify="right")
     table.add_column("queries", justify="right")
     for system in found.systems:
         table.add_column(system.replace("_", "\n"), justify="right")  # fits 80 columns
     for group in found.groups:
         values = [f"{group.figures[system][headline].value:.3f}" for system in found.systems]
-        table.add_row(Text(group.label), f"{group.documents:,}", f"{group.queries:,}", *values)
+        table.add_row(printable(group.label), f"{group.documents:,}", f"{group.queries:,}", *values)
     if len(found.groups) > 1:
         table.add_section()
         means = [f"{found.mean[system][headline].value:.3f}" for system in found.systems]

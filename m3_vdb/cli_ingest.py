@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import signal
 import threading
@@ -14,7 +13,6 @@ from types import FrameType
 from typing import Annotated, Final, cast
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.text import Text
@@ -40,6 +38,7 @@ from m3_vdb.cli_options import (
     TextFieldOption,
     TitleFieldOption,
 )
+from m3_vdb.cli_output import EXIT_INTERRUPTED, EXIT_REJECTED, err, write_json
 from m3_vdb.cli_ray import ENGINES, Elsewhere, make_engine
 from m3_vdb.embedding_function import M3EmbeddingFunction
 from m3_vdb.errors import ConfigError, EngineError, StoreError
@@ -51,9 +50,6 @@ from m3_vdb.stores import open_store
 REJECTED_SHOWN: Final = 10
 LINE_SECONDS: Final = 10.0
 """Time between two lines of progress where there is no terminal."""
-EXIT_REJECTED: Final = 3
-"""Exit code of an ingest that stored what it could but rejected some rows."""
-EXIT_INTERRUPTED: Final = 130
 _SIDES: Final = {
     "encoder": "the encoder is the bottleneck",
     "input": "reading and preparing is the bottleneck",
@@ -66,9 +62,6 @@ _DONE: Final[dict[Plan, str]] = {
     "pool": "the rows of their multi-vectors were pooled",
     "split": "each is stored in passages, which count as documents here",
 }
-
-out = Console()
-err = Console(stderr=True, highlight=False)
 
 
 def ingest_command(
@@ -179,7 +172,7 @@ def ingest_command(
     if report.interrupted:
         err.print(f"stopped; {how_to_resume(state)}", markup=False, soft_wrap=True)
     if as_json:
-        out.print_json(json.dumps(report.as_dict() | {"held": held, "store": store}), indent=None)
+        write_json(report.as_dict() | {"held": held, "store": store})
     if report.interrupted or report.rejected_count:
         raise typer.Exit(EXIT_INTERRUPTED if report.interrupted else EXIT_REJECTED)
 

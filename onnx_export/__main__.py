@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from m3_vdb.errors import M3Error
+from m3_vdb.cli_output import EXIT_CODES, exit_codes, say
 
-console = Console(stderr=True)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
+@app.command(epilog=EXIT_CODES)
 def export_command(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint in BGE-M3 layout.")],
     out: Annotated[Path, typer.Argument(help="Bundle directory to create.")],
@@ -20,23 +20,15 @@ def export_command(
     name: Annotated[str | None, typer.Option(help="The model's name. Default: the directory's.")] = None,
 ) -> None:
     """Export an M3 checkpoint to a verified ONNX bundle with three outputs."""
-    from onnx_export.export import export  # torch takes seconds to import; --help should not
+    with exit_codes():
+        from onnx_export.export import export  # torch takes seconds to import; --help should not
 
-    try:
         bundle, errors = export(checkpoint, out, precision=precision, name=name)
-    except M3Error as error:
-        _say(f"error: {error}", style="red")
-        raise SystemExit(1) from None
-    size = sum(file.stat().st_size for file in bundle.path.iterdir()) / 2**20
-    _say(f"{bundle.path}: {bundle.name}, {precision}, {size:.1f} MiB, fingerprint {bundle.fingerprint}")
-    for key, value in errors.as_dict().items():
-        _say(f"  {key:20} {value}")
-
-
-def _say(text: str, *, style: str | None = None) -> None:
-    """One line, however long; brackets are text and no markup."""
-    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+        size = sum(file.stat().st_size for file in bundle.path.iterdir()) / 2**20
+        say(f"{bundle.path}: {bundle.name}, {precision}, {size:.1f} MiB, fingerprint {bundle.fingerprint}")
+        for key, value in errors.as_dict().items():
+            say(f"  {key:20} {value}")
 
 
 if __name__ == "__main__":
-    typer.run(export_command)
+    app()

@@ -10,36 +10,32 @@ import os
 import sys
 
 from jsonargparse import ArgumentError
-from rich.console import Console
 
-from m3_vdb.errors import M3Error
-from train.commands import say
+from m3_vdb.cli_output import EXIT_USAGE, err, exit_codes, say
 from train.stages import STAGES, from_namespace, make_parser, with_brackets
 
 
 def main() -> None:
-    """Run a stage; a known error is one line, with exit code 2 for options and 1 for everything else."""
+    """Run a stage; exit codes are those of every command, and 2 for options that are unknown or of the wrong type."""
     # Before transformers is imported: its bars of loading and saving weights come between our lines.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    console = Console(stderr=True)
     parser = make_parser()
     if len(sys.argv) == 1:
         parser.print_help()
-        raise SystemExit(2)
-    try:
-        parsed = parser.parse_args(with_brackets(sys.argv[1:]))
-        settings, run = STAGES[parsed.stage]
-        run(from_namespace(settings, parser.instantiate(parsed)[parsed.stage]), console)
+        raise SystemExit(EXIT_USAGE)
+    with exit_codes():
+        try:
+            parsed = parser.parse_args(with_brackets(sys.argv[1:]))
+            settings, run = STAGES[parsed.stage]
+            chosen = from_namespace(settings, parser.instantiate(parsed)[parsed.stage])
+        except ArgumentError as error:
+            say(f"error: {' '.join(str(error).split())}", style="red")
+            raise SystemExit(EXIT_USAGE) from None
+        run(chosen, err)
         if "torch" in sys.modules:  # what ran without it had no peers, and need not load it now
             from train.engine.distributed import leave_processes
 
             leave_processes()
-    except ArgumentError as error:
-        say(console, f"error: {' '.join(str(error).split())}", style="red")
-        raise SystemExit(2) from None
-    except M3Error as error:
-        say(console, f"error: {error}", style="red")
-        raise SystemExit(1) from None
 
 
 if __name__ == "__main__":
