@@ -7,7 +7,6 @@ tokenizer, travels into every collection, so that vectors of two models never mi
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,13 +15,22 @@ from typing import Any, Final
 
 from m3_vdb.errors import BundleError, ConfigError
 from m3_vdb.inputs import read_path
+from m3_vdb.model_files import AGAIN, brief, check_file, damaged, read_json, read_text_file
 from m3_vdb.stores.identity import ModelIdentity
+from m3_vdb.tokenizer import TOKENIZER, Tokenizer
 
 FORMAT: Final = 1
-MODEL, TOKENIZER, CONFIG, CHECKSUMS = "model.onnx", "tokenizer.json", "m3_config.json", "SHA256SUMS"
+MODEL, CONFIG, CHECKSUMS = "model.onnx", "m3_config.json", "SHA256SUMS"
 DEFAULT_MODEL: Final = "m3-small"
 """The model that ships with the wheel."""
-CONFIG_FIELDS: Final = ("name", "precision", "dense_dim", "multi_vector_dim", "vocab_size", "max_length")
+CONFIG_FIELDS: Final[Mapping[str, type]] = {
+    "name": str,
+    "precision": str,
+    "dense_dim": int,
+    "multi_vector_dim": int,
+    "vocab_size": int,
+    "max_length": int,
+}
 HASH_LIMIT: Final = 256 * 2**20
 """Bundles up to this many bytes are hashed whenever they are opened (0.1 s); larger ones by ``verify`` alone."""
 
@@ -61,7 +69,10 @@ class Bundle:
             BundleError: a file is missing or damaged, or the format is unknown.
         """
         if not (path / CONFIG).is_file():
-            raise BundleError(f"{path} is no model bundle (no {CONFIG}): make one with python -m onnx_export")
+            made_of = path if (path / "config.json").is_file() else "CHECKPOINT"
+            raise BundleError(
+                f"{path} is not a model bundle (no {CONFIG}): make one with python -m onnx_export {made_of} FOLDER"
+            )
         sums = _read_checksums(path)
         config = _read_config(path)
         bundle = cls(
@@ -73,6 +84,8 @@ class Bundle:
         missing = [name for name in sums if not (path / name).is_file()]
         if missing:
             raise BundleError(f"{path} lacks {', '.join(missing)}: copy the whole bundle")
+        for name in sums:
+            check_file(path / name)
         if sum((path / name).stat().st_size for name in sums) <= HASH_LIMIT:
             bundle.verify()
         return bundle
@@ -86,6 +99,20 @@ class Bundle:
         for name, expected in _read_checksums(self.path).items():
             if sha256(self.path / name) != expected:
                 raise BundleError(f"{self.path / name} is damaged (SHA-256 differs): copy or export the bundle again")
+
+    def read_tokenizer(self) -> Tokenizer:
+        """The tokenizer of the bundle.
+
+        Raises:
+            BundleError: it is damaged, or has ids that the model has not.
+        """
+        tokenizer = Tokenizer.from_file(self.path / TOKENIZER)
+        if tokenizer.vocab_size > self.vocab_size:
+            raise BundleError(
+                f"{self.path / TOKENIZER} has {tokenizer.vocab_size:,} ids, the model {self.vocab_size:,}: "
+                f"they belong to two models, export the bundle again"
+            )
+        return tokenizer
 
     @property
     def mcls(self) -> bool:
@@ -159,37 +186,37 @@ def sha256(path: Path) -> str:
 
 
 def _read_checksums(path: Path) -> dict[str, str]:
-    try:
-        lines = (path / CHECKSUMS).read_text(encoding="utf-8").splitlines()
-    except OSError:
-        raise BundleError(f"{path} lacks {CHECKSUMS}: copy the whole bundle") from None
-    except UnicodeDecodeError:
-        lines = []
-    sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    if not (path / CHECKSUMS).is_file():
+        raise BundleError(f"{path} lacks {CHECKSUMS}: copy the whole bundle")
+    lines = (line.partition("  ") for line in read_text_file(path / CHECKSUMS).splitlines())
+    sums = {name: digest for digest, _, name in lines}
     if not {MODEL, TOKENIZER, CONFIG} <= sums.keys():
-        raise BundleError(f"{path / CHECKSUMS} is damaged or incomplete: copy or export the bundle again")
+        raise BundleError(f"{path / CHECKSUMS} is damaged or incomplete: {AGAIN}")
     return sums
 
 
 def _read_config(path: Path) -> dict[str, Any]:
     """``m3_config.json`` with every field that ``Bundle`` needs."""
-    try:
-        config: dict[str, Any] = dict(json.loads((path / CONFIG).read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise BundleError(f"{path / CONFIG} is damaged ({error}): copy or export the bundle again") from None
-    if config.get("format") != FORMAT:
-        raise BundleError(f"{path} has bundle format {config.get('format')}, this version reads {FORMAT}: export again")
-    lacking = [key for key in CONFIG_FIELDS if key not in config]
-    if lacking:
-        raise BundleError(f"{path / CONFIG} lacks {', '.join(lacking)}: copy or export the bundle again")
+    config = read_json(path / CONFIG)
+    if (found := config.get("format")) != FORMAT:
+        newer = isinstance(found, int) and found > FORMAT
+        remedy = "it was made by a newer m3-vdb: pip install -U m3-vdb" if newer else "export the model again"
+        raise BundleError(f"{path} has bundle format {found}, this version reads {FORMAT}: {remedy}")
+    for field, kind in CONFIG_FIELDS.items():
+        if field not in config:
+            raise BundleError(f"{path / CONFIG} lacks {field}: {AGAIN}")
+        if type(config[field]) is not kind or (kind is int and config[field] < 1):
+            raise damaged(path / CONFIG, f"{field} is {config[field]!r}")
     return config
 
 
 def _download(model: str) -> Path:
     from huggingface_hub import snapshot_download  # noqa: PLC0415 - a second, and only for hub ids
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError  # noqa: PLC0415
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError  # noqa: PLC0415
 
     try:
         return Path(snapshot_download(model, allow_patterns=[f"{MODEL}*", TOKENIZER, CONFIG, CHECKSUMS]))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise BundleError(f"{model} is no directory here and could not be fetched from the hub: {error}") from error
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise BundleError(
+            f"{model} is no directory here and could not be fetched from the hub: {brief(error)}"
+        ) from error

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from m3_vdb import packing, pooling
 from m3_vdb.bundle import MODEL as MODEL_FILE
-from m3_vdb.bundle import TOKENIZER, Bundle, find_bundle
+from m3_vdb.bundle import Bundle, find_bundle
 from m3_vdb.errors import ConfigError, ModelOutputError, TruncationError
 from m3_vdb.inputs import whole_number
 from m3_vdb.session import Session, open_session
@@ -79,7 +79,7 @@ class M3EmbeddingFunction:
         self._room: int = text_room(self.max_length, mcls_every)
         if mcls_every is not None:
             self.bundle.require_mcls()
-        self.tokenizer: Tokenizer = Tokenizer.from_file(self.bundle.path / TOKENIZER)
+        self.tokenizer: Tokenizer = self.bundle.read_tokenizer()
         self.session: Session = session or open_session(
             self.bundle.path / MODEL_FILE, runtime=runtime, device=device, threads=threads
         )

@@ -3,14 +3,15 @@
 A thin, thread-safe layer over the ``tokenizers`` library. It adds what M3 needs and the library leaves to luck: text
 that spells ``<s>``, ``</s>``, ``<pad>`` or ``<mask>`` stays plain text (a pad id inside a text would shift every
 position after it), truncation is reported, bad items are named by index, and a million characters cost no more than
-the tokens that are kept. For MCLS (docs/numerics.md) further ``<s>`` are put between the tokens of long texts; they can
-be told from text, since no text gives their id. Shapes: n texts, T tokens of all texts.
+the tokens that are kept. Every other text has the ids that Hugging Face's tokenizer gives it, added tokens included;
+a tokenizer that cannot have them is refused. For MCLS (docs/numerics.md) further ``<s>`` are put between the tokens of
+long texts; they can be told from text, since no text gives their id. Shapes: n texts, T tokens of all texts.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -21,19 +22,29 @@ from numpy.typing import NDArray
 
 from m3_vdb.errors import BundleError
 from m3_vdb.inputs import read_text, read_texts, whole_number
+from m3_vdb.model_files import brief, read_text_file
 from m3_vdb.types import IntArray, OffsetArray
 
+TOKENIZER: Final = "tokenizer.json"
 CLS, PAD, SEP, UNK = 0, 1, 2, 3
 """Ids of ``<s>``, ``<pad>``, ``</s>`` and ``<unk>`` in every XLM-RoBERTa vocabulary."""
 SPECIAL_IDS: Final = (CLS, PAD, SEP, UNK)
 CONTROL_PIECES: Final = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 MCLS_EVERY: Final = 256
 """Tokens of the text between two ``<s>`` in the paper's MCLS (appendix B.2)."""
+HIDING: Final = "\0"
+"""What is put before a control piece in the vocabulary, so that no text spells it: for a text, NUL is ``STAND_IN``."""
+HIDDEN_PIECES: Final = {piece: HIDING + piece for piece in CONTROL_PIECES if piece != "<unk>"}
+STAND_IN: Final = "\U0010fffd"
+"""A character of private use: like NUL, one that no vocabulary has."""
 # No piece of an XLM-R vocabulary is longer than 16 characters, so this many characters hold at least one token, and
 # more than enough to fill a length unless the text is mostly white space (then the whole text is tokenized).
 CHARACTERS_PER_TOKEN: Final = 24
 # White space that every XLM-R normaliser keeps as a boundary between words (nmt_nfkc deletes some of str.isspace()).
 WORD_BOUNDARIES: Final = (" ", "\n", "\u3000")
+# Steps of a normaliser that read one character (with its marks) at a time, so that none reaches beyond white space.
+LOCAL_NORMALIZERS: Final = frozenset({"Precompiled", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "Nmt", "StripAccents"})
+SQUEEZED_BLANKS: Final = {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,33 +88,49 @@ class Tokenizer:
     """An XLM-RoBERTa tokenizer that can be shared between threads.
 
     Args:
-        data: the content of a ``tokenizer.json``.
+        data: the content of a ``tokenizer.json``: Hugging Face's, or that of a bundle.
+        name: the file's name in messages.
 
     Raises:
-        BundleError: the content is no tokenizer, or no XLM-RoBERTa one.
+        BundleError: the content is damaged, or a tokenizer whose ids cannot be those of Hugging Face's.
     """
 
-    def __init__(self, data: str) -> None:
+    def __init__(self, data: str, *, name: str = TOKENIZER) -> None:
+        self._nul = HIDING
         try:
-            self._tokenizer = tokenizers.Tokenizer.from_str(data)
-            if self._reads_control_pieces():
+            given = self._tokenizer = tokenizers.Tokenizer.from_str(data)
+            given.no_truncation()
+            given.no_padding()
+            if self._reads_control_pieces(HIDDEN_PIECES):
                 self._tokenizer = tokenizers.Tokenizer.from_str(plain_text_only(data))
         except Exception as error:  # the library raises bare Exception
-            raise BundleError(f"tokenizer.json cannot be read ({error}): export or download the model again") from error
-        if self._reads_control_pieces():
-            raise BundleError("tokenizer.json turns '<s>' in a text into a control token: is it an XLM-RoBERTa one?")
+            raise BundleError(
+                f"{name} cannot be read as a tokenizer ({brief(error)}): export or download the model again"
+            ) from error
+        if self._reads_control_pieces(HIDDEN_PIECES.values()):
+            self._nul = STAND_IN
+        if self._reads_control_pieces([*HIDDEN_PIECES, *HIDDEN_PIECES.values()]):
+            raise BundleError(f"{name} turns '<s>' in a text into a control token: is it an XLM-RoBERTa one?")
+        _require_layout(given, name)
+        moved = [
+            token.content
+            for token_id, token in given.get_added_tokens_decoder().items()
+            if token.content not in CONTROL_PIECES and self._tokenizer.token_to_id(token.content) != token_id
+        ]
+        if moved:
+            raise BundleError(
+                f"{name}: {moved[0]!r} comes before a control token that the vocabulary lacks: add {moved[0]!r} last"
+            )
+        self._words_apart = _words_apart(self._tokenizer)
 
     @classmethod
     def from_file(cls, path: Path) -> Tokenizer:
         """Read a ``tokenizer.json``.
 
         Raises:
-            BundleError: the file is missing or no XLM-RoBERTa tokenizer.
+            BundleError: the file is missing or damaged, or as ``Tokenizer``.
         """
-        try:
-            return cls(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise BundleError(f"{path} cannot be read: {error}") from error
+        return cls(read_text_file(path), name=str(path))
 
     @property
     def vocab_size(self) -> int:
@@ -161,7 +188,8 @@ class Tokenizer:
         Raises:
             TextError: as ``encode``.
         """
-        offsets = self._tokenizer.encode(read_text(text), add_special_tokens=False).offsets
+        plain = read_text(text).replace(HIDING, self._nul)
+        offsets = self._tokenizer.encode(plain, add_special_tokens=False).offsets
         return np.array(offsets, dtype=np.int64).reshape(-1, 2)
 
     def _encode_inner(self, texts: list[str], inner: int) -> list[list[int]]:
@@ -170,7 +198,8 @@ class Tokenizer:
         The first ``inner`` ids are exactly those of the whole text: only whole words are left out. Where the whole
         words at the beginning do not fill the length, the whole text is tokenized (a second for 10⁶ characters).
         """
-        heads = [_whole_words(text, (inner + 1) * CHARACTERS_PER_TOKEN) for text in texts]
+        window = (inner + 1) * CHARACTERS_PER_TOKEN
+        heads = [_whole_words(text, window) for text in texts] if self._words_apart else texts
         rows = self._ids(heads)
         short = [i for i, row in enumerate(rows) if len(row) <= inner and len(heads[i]) < len(texts[i])]
         for i, row in zip(short, self._ids([texts[i] for i in short]), strict=True):
@@ -178,12 +207,57 @@ class Tokenizer:
         return rows
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
-        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+        spelled = [text.replace(HIDING, self._nul) for text in texts]
+        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(spelled, add_special_tokens=False)]
 
-    def _reads_control_pieces(self) -> bool:
-        ids = self._tokenizer.encode("<s> <pad></s> <mask>", add_special_tokens=False).ids
-        pieces = {self._tokenizer.id_to_token(token_id) for token_id in ids}
-        return bool(pieces & set(CONTROL_PIECES) - {"<unk>"}) or bool(set(ids) & {CLS, PAD, SEP})
+    def _reads_control_pieces(self, spelled: Iterable[str]) -> bool:
+        """Whether a text with one of these has a control token."""
+        pieces = [*HIDDEN_PIECES, *HIDDEN_PIECES.values()]
+        control = {CLS, PAD, SEP, *map(self._tokenizer.token_to_id, pieces)}
+        texts = [text for piece in spelled for text in (piece, f"a{piece}b", f"a {piece} b")]
+        return any(control.intersection(ids) for ids in self._ids(texts))
+
+
+def _require_layout(given: tokenizers.Tokenizer, name: str) -> None:
+    """Refuse a tokenizer that puts something else around a text than ``<s>`` and ``</s>``, or has other ids for them.
+
+    Raises:
+        BundleError: so it is.
+    """
+    pieces = [(given.id_to_token(token_id) or "").removeprefix(HIDING) for token_id in SPECIAL_IDS]
+    if tuple(pieces) != CONTROL_PIECES[: len(SPECIAL_IDS)]:
+        raise BundleError(
+            f"{name} has {', '.join(map(repr, pieces))} as ids 0 … 3, expected <s>, <pad>, </s>, <unk>: "
+            f"give the tokenizer of an XLM-RoBERTa model"
+        )
+    if given.post_processor is not None:
+        inner, whole = (given.encode("a", add_special_tokens=around).ids for around in (False, True))
+        if whole != [CLS, *inner, SEP]:
+            raise BundleError(f"{name} puts other tokens around a text than <s> and </s>: give that of an M3 model")
+
+
+def _words_apart(tokenizer: tokenizers.Tokenizer) -> bool:
+    """Whether the tokens of a text up to white space are the same whatever comes after it."""
+    splitters = _steps(tokenizer.pre_tokenizer, "pretokenizers")
+    if not splitters or splitters[0]["type"] != "WhitespaceSplit":
+        return False
+    normalizer = tokenizer.normalizer
+    if any(
+        step["type"] not in LOCAL_NORMALIZERS and step != SQUEEZED_BLANKS for step in _steps(normalizer, "normalizers")
+    ):
+        return False
+    added = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
+    matched = [*added, *(normalizer.normalize_str(text) for text in added if normalizer)]
+    return all(text.split() == [text] for text in matched)  # "New York" reaches over white space
+
+
+def _steps(component: Any, parts: str) -> list[dict[str, Any]]:  # noqa: ANN401 - any normaliser or pre-tokenizer
+    """A normaliser or pre-tokenizer as the list of its steps, in JSON's form."""
+
+    def flat(step: dict[str, Any]) -> list[dict[str, Any]]:
+        return [one for part in step[parts] for one in flat(part)] if parts in step else [step]
+
+    return flat(json.loads(component.__getstate__())) if component else []
 
 
 def text_room(max_length: int, mcls_every: int | None = None) -> int:
@@ -228,14 +302,30 @@ def _whole_words(text: str, window: int) -> str:
 def plain_text_only(data: str) -> str:
     """Rewrite a ``tokenizer.json`` so that no text can produce a control token.
 
-    ``<s>``, ``<pad>``, ``</s>`` and ``<mask>`` are both added tokens and Unigram pieces, and either way match in user
-    text. Added tokens go, and the pieces keep their ids under a name with a NUL, which the normaliser removes from
-    every text. Template, truncation and padding go too: ``Tokenizer.encode`` does their work without shared state.
+    ``<s>``, ``<pad>``, ``</s>`` and ``<mask>`` are both added tokens and pieces of the vocabulary, and either way match
+    in user text. As added tokens they go, and the pieces keep their ids under a name that no text spells. All other
+    added tokens stay: they are words. Template, truncation and padding go too: ``Tokenizer.encode`` does their work
+    without shared state.
     """
     tree: dict[str, Any] = json.loads(data)
-    tree.update(added_tokens=[], truncation=None, padding=None, post_processor=None)
-    vocab: list[list[Any]] = tree["model"]["vocab"]
-    for entry in vocab:
-        if entry[0] in CONTROL_PIECES and entry[0] != "<unk>":
-            entry[0] = f"\0{entry[0]}"
+    tree.update(truncation=None, padding=None, post_processor=None)
+    model, added = tree["model"], tree.get("added_tokens") or []
+    tree["added_tokens"] = [token for token in added if token["content"] not in CONTROL_PIECES]
+    rename_pieces(model, HIDDEN_PIECES)
+    # A control token that the vocabulary lacks becomes a piece of it, so that the ids after it do not move.
+    for token in sorted(added, key=lambda token: int(token["id"])):
+        piece = HIDDEN_PIECES.get(token["content"])
+        if isinstance(model["vocab"], dict):
+            if piece is not None:
+                model["vocab"].setdefault(piece, token["id"])
+        elif piece is not None and token["id"] == len(model["vocab"]):
+            model["vocab"].append([piece, 0.0])
     return json.dumps(tree, ensure_ascii=False, separators=(",", ":"))
+
+
+def rename_pieces(model: dict[str, Any], names: Mapping[str, str]) -> None:
+    """Give pieces of a ``tokenizer.json``'s vocabulary other names; ids stay."""
+    if isinstance(model["vocab"], dict):  # BPE, WordPiece, WordLevel
+        model["vocab"] = {names.get(piece, piece): token_id for piece, token_id in model["vocab"].items()}
+    else:
+        model["vocab"] = [[names.get(piece, piece), score] for piece, score in model["vocab"]]

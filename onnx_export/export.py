@@ -10,13 +10,14 @@ from typing import Any, Final
 
 import onnx
 
-from m3_vdb.bundle import CONFIG, FORMAT, MODEL, TOKENIZER, Bundle, write_checksums
+from m3_vdb.bundle import CONFIG, FORMAT, MODEL, Bundle, write_checksums
 from m3_vdb.embedding_function import M3EmbeddingFunction
 from m3_vdb.errors import ConfigError
-from m3_vdb.tokenizer import Tokenizer
+from m3_vdb.tokenizer import TOKENIZER, Tokenizer
 from onnx_export.graph import OPSET, build_graph
-from onnx_export.verify import Errors, measure, measure_mcls, require_close, verification_texts
+from onnx_export.verify import Errors, measure, measure_mcls, require_close, require_same_ids, verification_texts
 from onnx_export.weights import SCHEMES, Weights
+from train.checkpoint_files import read_tokenizer
 from train.model import M3Model
 
 EXTERNAL_FROM: Final = 1_900_000_000
@@ -36,7 +37,7 @@ def export(checkpoint: Path, out: Path, *, precision: str = "fp32", name: str | 
         The bundle and its measured errors without MCLS; ``m3_config.json`` holds both.
 
     Raises:
-        BundleError: the checkpoint is incomplete.
+        BundleError: the checkpoint is incomplete, damaged or of another kind of model.
         ConfigError: an unknown precision, or ``out`` exists.
         VerificationError: the graph does not compute what the checkpoint computes; nothing is written.
     """
@@ -45,7 +46,7 @@ def export(checkpoint: Path, out: Path, *, precision: str = "fp32", name: str | 
     if out.exists():
         raise ConfigError(f"{out} exists: bundles are never overwritten, give a new directory")
     model = M3Model.load(checkpoint, attention="sdpa")
-    tokenizer = Tokenizer.from_file(checkpoint / TOKENIZER)
+    tokenizer = Tokenizer(read_tokenizer(checkpoint))
     partial = out.parent / f".{out.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -56,6 +57,7 @@ def export(checkpoint: Path, out: Path, *, precision: str = "fp32", name: str | 
         _write_config(partial, config)
         # onnxruntime, so that the error is the graph's and not that of a runtime's bfloat16
         function = M3EmbeddingFunction(partial, runtime="onnxruntime", device="cpu", on_truncate="ignore")
+        require_same_ids(function.tokenizer, checkpoint / TOKENIZER)
         errors = measure(function, model, verification_texts(function))
         mcls_errors = measure_mcls(function, model)
         for measured in (errors, mcls_errors):

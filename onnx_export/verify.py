@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Final
 
 import numpy as np
+import tokenizers
 import torch
 from numpy.typing import NDArray
 
 from m3_vdb import pooling
 from m3_vdb.embedding_function import M3EmbeddingFunction
 from m3_vdb.errors import M3Error
-from m3_vdb.tokenizer import CLS
+from m3_vdb.tokenizer import CLS, CONTROL_PIECES, Tokenizer
 from m3_vdb.types import FloatArray, SparseVector
 from train.model import M3Model
 
@@ -26,6 +28,8 @@ FLOAT32_TOLERANCE: Final = 1e-5
 what moves a ranking."""
 NEAR_ZERO: Final = 1e-5
 """A lexical weight this small may be positive on one side and 0 on the other; such flips are counted, not refused."""
+MORE_THAN_ALL: Final = 10**6
+"""Tokens, more than a text of the verification has."""
 LOWEST_COSINE: Final = 0.98
 """Below this a reduced-precision export is broken and not merely rounded."""
 TEXTS: Final = (
@@ -168,6 +172,31 @@ def require_close(errors: Errors, *, precision: str) -> None:
         raise VerificationError(
             f"the {precision} graph differs from the checkpoint: {errors.as_dict()}; nothing written"
         )
+
+
+def require_same_ids(tokenizer: Tokenizer, original: Path) -> None:
+    """Refuse a bundle whose tokenizer gives other ids than Hugging Face's does, control tokens in texts aside.
+
+    Args:
+        tokenizer: the bundle's.
+        original: ``tokenizer.json`` of the checkpoint; its added tokens are tried in every place.
+
+    Raises:
+        VerificationError: a text has other ids.
+    """
+    theirs = tokenizers.Tokenizer.from_file(str(original))
+    theirs.no_truncation()
+    theirs.no_padding()
+    added = [token.content for token in theirs.get_added_tokens_decoder().values()]
+    texts = [*TEXTS, PARAGRAPH]
+    for word in added:
+        texts += [word, f"the {word} search", f"the  {word}  search", f"a{word}b", word.lower(), word.upper(), word * 2]
+    texts = [text for text in texts if not any(piece in text.lower() for piece in CONTROL_PIECES)]
+    ours = tokenizer.encode(texts, max_length=MORE_THAN_ALL)
+    for i, (text, expected) in enumerate(zip(texts, theirs.encode_batch(texts, add_special_tokens=False), strict=True)):
+        ids = ours.ids[ours.offsets[i] + 1 : ours.offsets[i + 1] - 1].tolist()
+        if ids != expected.ids:
+            raise VerificationError(f"the tokenizer reads {text!r} as {ids}, Hugging Face's as {expected.ids}")
 
 
 def _compare_sparse(served: SparseVector, expected: SparseVector) -> tuple[float, NDArray[np.float32]]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from m3_vdb.errors import ConfigError
-from train.engine.open import read_tokenizer
+from train.checkpoint_files import read_tokenizer
 from train.model import M3Model
 
 

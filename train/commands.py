@@ -169,7 +169,7 @@ def import_bundle(config: ImportBundleConfig, console: Console) -> None:
 
 def extend(config: ExtendConfig, console: Console) -> None:
     """More positions."""
-    from train.engine.open import read_tokenizer
+    from train.checkpoint_files import read_tokenizer
     from train.model import M3Model
     from train.retromae.positions import extend_positions
 
@@ -193,8 +193,8 @@ def project(config: ProjectConfig, console: Console) -> None:
     import random
 
     from m3_vdb.tokenizer import Tokenizer
+    from train.checkpoint_files import read_tokenizer
     from train.data.rows import read_rows
-    from train.engine.open import read_tokenizer
     from train.model import M3Model
     from train.project import project as run
 

@@ -108,16 +108,22 @@ def tokenizer_json(pieces: Sequence[str], scores: NDArray[np.float32]) -> str:
             "byte_fallback": False,
         },
     }
-    with_control_tokens(tree, pieces)
+    with_control_tokens(tree)
     return json.dumps(tree, ensure_ascii=False, separators=(",", ":"))
 
 
-def with_control_tokens(tree: dict[str, Any], pieces: Sequence[str]) -> None:
-    """Give a ``tokenizer.json`` its control tokens and the template ``<s> … </s>``, as Hugging Face has them."""
+def with_control_tokens(tree: dict[str, Any]) -> None:
+    """Give a ``tokenizer.json`` its control tokens and the template ``<s> … </s>``, as Hugging Face has them.
+
+    Added tokens that are there stay.
+    """
+    vocab = tree["model"]["vocab"]
+    ids = vocab if isinstance(vocab, dict) else {piece: i for i, (piece, _) in enumerate(vocab)}
     template = [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
     template.append({"SpecialToken": {"id": "</s>", "type_id": 0}})
     specials = {piece: {"id": piece, "ids": [i], "tokens": [piece]} for i, piece in ((CLS, "<s>"), (SEP, "</s>"))}
-    tree["added_tokens"] = [_added_token(i, piece) for i, piece in enumerate(pieces) if piece in CONTROL_PIECES]
+    control = [_added_token(ids[piece], piece) for piece in CONTROL_PIECES if piece in ids]
+    tree["added_tokens"] = sorted([*control, *tree["added_tokens"]], key=lambda token: int(token["id"]))
     tree["post_processor"] = {
         "type": "TemplateProcessing",
         "single": template,

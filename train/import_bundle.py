@@ -15,8 +15,9 @@ import onnx
 import torch
 from transformers import XLMRobertaConfig, XLMRobertaModel
 
-from m3_vdb.bundle import MODEL, TOKENIZER, find_bundle
-from m3_vdb.tokenizer import CLS, CONTROL_PIECES, PAD, SEP
+from m3_vdb.bundle import MODEL, find_bundle
+from m3_vdb.model_files import check_file, damaged
+from m3_vdb.tokenizer import CLS, HIDDEN_PIECES, PAD, SEP, rename_pieces
 from onnx_export.restore import restore
 from onnx_export.weights import EMBEDDING
 from train.import_base import with_control_tokens
@@ -34,7 +35,7 @@ def import_bundle(bundle: str | Path | None, out: Path) -> M3Model:
         BundleError: there is no such bundle, it is damaged, or its graph is not one of ours.
     """
     found = find_bundle(bundle)
-    weights = restore(onnx.load(str(found.path / MODEL)), max_length=found.max_length)
+    weights = restore(_load(found.path / MODEL), max_length=found.max_length)
     config = XLMRobertaConfig(
         vocab_size=len(weights[EMBEDDING]),
         hidden_size=weights.dim,
@@ -54,15 +55,21 @@ def import_bundle(bundle: str | Path | None, out: Path) -> M3Model:
         for name, value in weights.tensors.items()
     }
     model.load_state_dict(state)
-    model.save(out, tokenizer_json=restore_tokenizer((found.path / TOKENIZER).read_text(encoding="utf-8")))
+    model.save(out, tokenizer_json=restore_tokenizer(found.read_tokenizer().to_json()))
     return model.eval()
+
+
+def _load(path: Path) -> onnx.ModelProto:
+    check_file(path)
+    try:
+        return onnx.load(str(path))
+    except Exception as error:  # of protobuf, or of onnx where the file of large weights is missing
+        raise damaged(path, error) from error
 
 
 def restore_tokenizer(data: str) -> str:
     """Hugging Face's ``tokenizer.json`` from a bundle's (the way back of ``m3_vdb.tokenizer.plain_text_only``)."""
     tree: dict[str, Any] = json.loads(data)
-    hidden = {f"\0{piece}": piece for piece in CONTROL_PIECES}
-    for entry in tree["model"]["vocab"]:
-        entry[0] = hidden.get(entry[0], entry[0])
-    with_control_tokens(tree, [piece for piece, _ in tree["model"]["vocab"]])
+    rename_pieces(tree["model"], {hidden: piece for piece, hidden in HIDDEN_PIECES.items()})
+    with_control_tokens(tree)
     return json.dumps(tree, ensure_ascii=False, separators=(",", ":"))

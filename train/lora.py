@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Final
 
 from peft import LoraConfig, inject_adapter_in_model
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from m3_vdb.errors import ConfigError
+from train.checkpoint_files import read_tensors
 from train.config import LoRA
 from train.model import M3Model
 
@@ -56,4 +57,4 @@ def save_adapter(path: Path, state: Mapping[str, Tensor]) -> None:
 
 def load_adapter(path: Path, model: M3Model) -> None:
     """Put back what ``save_adapter`` wrote."""
-    model.load_state_dict(load_file(path / ADAPTER_FILE), strict=False)
+    model.load_state_dict(read_tensors(path / ADAPTER_FILE), strict=False)

@@ -16,12 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
-from transformers import XLMRobertaConfig, XLMRobertaModel
+from transformers import XLMRobertaModel
 
-from m3_vdb.errors import BundleError
+from train import checkpoint_files
+from train.checkpoint_files import COLBERT_FILE, SPARSE_FILE
 
-SPARSE_FILE: Final = "sparse_linear.pt"
-COLBERT_FILE: Final = "colbert_linear.pt"
 POSITION_OFFSET: Final = 2
 """Position rows below padding id + 1 = 2 are never used, so a text may have ``max_position_embeddings − 2`` tokens."""
 
@@ -97,15 +96,12 @@ class M3Model(nn.Module):
             attention: transformers' attention implementation; "eager" trains fastest on CPUs (docs/log.md).
 
         Raises:
-            BundleError: a file is missing or of the wrong shape. Heads are never made up.
+            BundleError: a file is missing, damaged or of another model. Weights are never made up.
         """
-        for name in ("config.json", SPARSE_FILE, COLBERT_FILE):
-            if not (path / name).is_file():
-                raise BundleError(f"{path} has no {name}: expected an M3 checkpoint in BGE-M3 layout")
-        config = XLMRobertaConfig.from_pretrained(path)
-        encoder = _load_encoder(path, config, attention)
-        colbert = _load_head(path / COLBERT_FILE, width=config.hidden_size)
-        sparse = _load_head(path / SPARSE_FILE, width=config.hidden_size, rows=1)
+        encoder = checkpoint_files.read_encoder(path, attention=attention)
+        width = encoder.config.hidden_size
+        colbert = checkpoint_files.read_head(path / COLBERT_FILE, width=width)
+        sparse = checkpoint_files.read_head(path / SPARSE_FILE, width=width, rows=1)
         model = cls(encoder, colbert_dim=colbert["weight"].shape[0])
         model.colbert_linear.load_state_dict(colbert)
         model.sparse_linear.load_state_dict(sparse)
@@ -125,42 +121,14 @@ class M3Model(nn.Module):
         for name, tensor in whole.items():
             part, rest = name.split(".", 1)
             parts[part][rest] = tensor.detach()
-        self.encoder.save_pretrained(path, state_dict=parts["encoder"])
+        with checkpoint_files.quiet():
+            self.encoder.save_pretrained(path, state_dict=parts["encoder"])
         torch.save(parts["sparse_linear"], path / SPARSE_FILE)
         torch.save(parts["colbert_linear"], path / COLBERT_FILE)
         (path / "tokenizer.json").write_text(tokenizer_json, encoding="utf-8")
         for name, content in _companion_files(self.max_length, self.dim).items():
             (path / name).parent.mkdir(exist_ok=True)
             (path / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def _load_encoder(path: Path, config: XLMRobertaConfig, attention: str) -> XLMRobertaModel:
-    """The encoder, whole: transformers would fill missing tensors with random numbers and only warn."""
-    try:
-        loaded: Any = XLMRobertaModel.from_pretrained(
-            path,
-            config=config,
-            dtype=torch.float32,
-            attn_implementation=attention,
-            add_pooling_layer=False,
-            output_loading_info=True,
-        )
-    except (OSError, RuntimeError) as error:
-        raise BundleError(f"{path} has no readable encoder (model.safetensors): {error}") from error
-    encoder: XLMRobertaModel = loaded[0]
-    if missing := sorted(loaded[1]["missing_keys"]):
-        raise BundleError(f"the encoder in {path} lacks {', '.join(missing)}: is it an XLM-RoBERTa checkpoint?")
-    return encoder
-
-
-def _load_head(path: Path, *, width: int, rows: int | None = None) -> dict[str, Tensor]:
-    state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    good = set(shapes) == {"weight", "bias"} and shapes["weight"] == (*shapes["bias"], width)
-    if not good or rows not in (None, shapes["weight"][0]):
-        n = rows or "*"
-        raise BundleError(f"{path} holds {shapes}, expected weight [{n}, {width}] and bias [{n}]")
-    return {name: tensor.float() for name, tensor in state.items()}
 
 
 def _companion_files(max_length: int, dim: int) -> dict[str, Any]:

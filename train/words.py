@@ -26,16 +26,20 @@ def word_starts(tokenizer_json: str) -> NDArray[np.bool_]:
         tokenizer_json: content of Hugging Face's ``tokenizer.json`` with a Unigram vocabulary, as XLM-R has.
 
     Returns:
-        bool [V], True where the piece of that id begins with "▁"; control pieces are False.
+        bool [V], True where the piece of that id begins with "▁" or is a token that was added; control pieces are
+        False.
 
     Raises:
         ConfigError: there is no Unigram vocabulary in it.
     """
     try:
-        vocabulary: Any = json.loads(tokenizer_json)["model"]["vocab"]
+        tree: Any = json.loads(tokenizer_json)
+        vocabulary = tree["model"]["vocab"]
         if not isinstance(vocabulary, list):  # BPE and WordPiece keep a mapping
             raise TypeError(f"model.vocab is a {type(vocabulary).__name__}")
-        return np.array([piece.startswith(WORD_START) for piece, _ in vocabulary], dtype=np.bool_)
+        starts = np.array([piece.startswith(WORD_START) for piece, _ in vocabulary], dtype=np.bool_)
+        added = sum(token["id"] >= len(vocabulary) for token in tree["added_tokens"])
+        return np.pad(starts, (0, added), constant_values=True)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(
             f"the tokenizer has no readable Unigram vocabulary ({error!r}): give the tokenizer.json of an XLM-R model"

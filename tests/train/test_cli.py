@@ -149,7 +149,11 @@ def test_synthesize_makes_rows_offline(tmp_path):
         (["finetune", "--model", "m", "--data", "d"], 2, "out"),
         (["finetune", "--model", "m", "--data", "d", "--out", "o", "--group_size", "x"], 2, "group_size"),
         (["finetune", "--model", "m", "--data", "d", "--out", "o", "--group_size", "0"], 1, "group_size=0"),
-        (["finetune", "--model", "missing", "--data", "d", "--out", "o"], 1, "missing has no readable tokenizer.json"),
+        (
+            ["finetune", "--model", "missing", "--data", "d", "--out", "o"],
+            1,
+            "missing does not exist: expected the folder of a checkpoint",
+        ),
     ],
 )
 def test_an_error_is_one_line(tmp_path, arguments, code, message):

@@ -15,10 +15,11 @@ import torch
 from m3_vdb.errors import ConfigError, DocumentError
 from tests.train._runs import TOPICS, tensors
 from tests.train.test_resume import Killed
+from train.checkpoint_files import read_tokenizer
 from train.config import Batching, Objective, Phase, PretrainConfig
 from train.contrastive.stages import pretrain
 from train.data.store import Lengths, RowStore
-from train.engine.open import read_tokenizer, start_processes
+from train.engine.open import start_processes
 from train.model import M3Model
 from train.retromae.config import RetroMAEConfig, RetroMAESettings
 from train.retromae.masking import MaskedBatch

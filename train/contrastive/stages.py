@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from train.checkpoint_files import read_tokenizer
 from train.config import ContrastiveConfig, FinetuneConfig, Phase, PretrainConfig
 from train.contrastive.draw import Draw
 from train.contrastive.hooks import refresh_hook, rows_before, watch_hook
@@ -14,7 +15,7 @@ from train.contrastive.task import ContrastiveTask
 from train.data.store import Lengths, RowStore
 from train.engine.fit import fastest_micro_tokens
 from train.engine.loop import Loop, Outcome, Report, open_run
-from train.engine.open import note_rejected, pick_attention, read_tokenizer, start_processes
+from train.engine.open import note_rejected, pick_attention, start_processes
 from train.model import M3Model
 from train.words import word_starts
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from m3_vdb.errors import BundleError
 from train.config import RunConfig
 from train.data.store import RowStore
 from train.engine.processes import Processes
@@ -24,20 +23,6 @@ def start_processes(config: RunConfig) -> Processes:
         trackers=config.trackers,
         out=config.out,
     )
-
-
-def read_tokenizer(model: Path) -> str:
-    """Content of the checkpoint's ``tokenizer.json``.
-
-    Raises:
-        BundleError: there is none.
-    """
-    try:
-        return (model / "tokenizer.json").read_text(encoding="utf-8")
-    except OSError as error:
-        raise BundleError(
-            f"{model} has no readable tokenizer.json ({error.strerror}): expected a checkpoint"
-        ) from error
 
 
 def pick_attention(config: RunConfig, longest: int, processes: Processes) -> str:

@@ -14,6 +14,7 @@ from m3_vdb.evaluation.protocol import Part
 from m3_vdb.packing import DEFAULT_BATCH_TOKENS
 from m3_vdb.tokenizer import Tokenizer
 from m3_vdb.types import M3Embeddings
+from train.checkpoint_files import read_tokenizer
 from train.model import M3Model
 from train.retrieval.encode import encode
 from train.retrieval.options import Dtype
@@ -84,7 +85,7 @@ def load(checkpoint: Path, *, device: str) -> tuple[M3Model, Tokenizer]:
         ConfigError: there is no such device.
     """
     model = M3Model.load(checkpoint, attention=ATTENTION)
-    tokenizer = Tokenizer.from_file(checkpoint / "tokenizer.json")
+    tokenizer = Tokenizer(read_tokenizer(checkpoint))
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:

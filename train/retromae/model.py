@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Final
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
@@ -21,6 +20,7 @@ from transformers import XLMRobertaConfig, XLMRobertaModel
 
 from m3_vdb.errors import BundleError
 from m3_vdb.tokenizer import PAD
+from train.checkpoint_files import read_tensors
 from train.retromae.masking import IGNORED, MaskedBatch, is_content, visibility
 
 DECODER_FILE: Final = "retromae_decoder.safetensors"
@@ -180,10 +180,7 @@ class RetroMAE(nn.Module):
             BundleError: the file is missing, damaged, or of another size of model.
         """
         file = path / DECODER_FILE
-        try:
-            state = load_file(file)
-        except (OSError, SafetensorError) as error:
-            raise BundleError(f"{file} cannot be read ({error}): give a checkpoint of the RetroMAE stage") from error
+        state = read_tensors(file)
         found = {name: tuple(tensor.shape) for name, tensor in state.items()}
         expected = {name: tuple(tensor.shape) for name, tensor in self._own_state().items()}
         if wrong := sorted(name for name in found | expected if found.get(name) != expected.get(name)):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from train.checkpoint_files import read_tokenizer
 from train.data.store import Lengths, RowStore
 from train.engine.loop import Loop, Outcome, Report, open_run
-from train.engine.open import note_rejected, pick_attention, read_tokenizer, start_processes
+from train.engine.open import note_rejected, pick_attention, start_processes
 from train.model import M3Model
 from train.retromae.config import RetroMAEConfig
 from train.retromae.positions import extend_positions
