@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import re
+from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Annotated, Any, Final, cast
+from typing import Annotated, cast
 
 import typer
 from rich.table import Table
@@ -19,16 +19,15 @@ from m3_vdb.cli_options import GrpcOption, MclsOption, ModelOption, RuntimeOptio
 from m3_vdb.cli_output import EXIT_CODES, Commands, exit_codes, out, printable, say, write_json
 from m3_vdb.embedding_function import M3EmbeddingFunction
 from m3_vdb.errors import CollectionNotFoundError, ConfigError
+from m3_vdb.filters import field_values, fields, parse_conditions, parse_filter
 from m3_vdb.fusion import PRESETS, Weights
 from m3_vdb.index import HybridIndex
-from m3_vdb.stores import CollectionOptions, open_store
+from m3_vdb.stores import DEFAULT_CANDIDATES, CollectionOptions, open_store
 from m3_vdb.stores.options import INDEX_TYPES, STORAGES, IndexType, Storage
-from m3_vdb.types import Filter, Hit, Scalar
+from m3_vdb.types import Filter, Hit
 
 TEXT_SHOWN = 200
-_OPERATORS: Final = {"=": "$in", "!=": "$nin", ">": "$gt", ">=": "$gte", "<": "$lt", "<=": "$lte"}
-_CONDITION: Final = re.compile(r"(?P<field>[^=<>!]+)(?P<operator>!=|[<>]=?|=)(?P<value>.*)", re.DOTALL)
-"""A field whose name has one of these characters can be filtered by JSON."""
+VALUE_SHOWN = 40
 
 app = typer.Typer(
     cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, epilog=EXIT_CODES
@@ -61,8 +60,8 @@ def search_command(
         list[str] | None,
         typer.Option(
             "--filter",
-            help='FIELD=VALUE, FIELD!=VALUE, FIELD>=NUMBER, … or JSON: {"title": {"$exists": true}}, {"$or": […]}; '
-            "may be repeated, and all must hold.",
+            help='FIELD=VALUE, FIELD=["de", "fr"], FIELD!=VALUE, FIELD>=NUMBER (or 2024-01-31), OBJECT.FIELD=VALUE, … '
+            'or JSON: {"title": {"$exists": true}}, {"$or": […]}; may be repeated, and all must hold.',
         ),
     ] = None,
     grpc: GrpcOption = False,
@@ -73,14 +72,15 @@ def search_command(
     embed = M3EmbeddingFunction(model, runtime=runtime, mcls_every=mcls_every)
     condition = parse_conditions(where or [])
     with HybridIndex(embed, open_store(store, identity=embed.identity, create=False, prefer_grpc=grpc)) as index:
-        hits = index.query(query, limit=limit, weights=fusion, filter=condition, explain=True)
+        most = max(limit, DEFAULT_CANDIDATES)
+        hits = index.query(query, limit=limit, weights=fusion, candidates=most, filter=condition, explain=True)
+        if not hits:
+            say("; ".join(["no hits", *_reasons(index, query, condition)]))
     if as_json:
         for hit in hits:
             write_json(_as_dict(hit))
     elif hits:
         out.print(_table(hits, fusion))
-    else:
-        say("no hits")
 
 
 @app.command("create")
@@ -151,50 +151,18 @@ def main() -> None:
         app()
 
 
-def parse_conditions(texts: list[str]) -> Filter | None:
-    """Conditions of the command line, which must all hold, as one filter.
-
-    Args:
-        texts: FIELD=VALUE (of a repeated field any), FIELD!=VALUE, FIELD>NUMBER, >=, <, <=, or a filter as JSON. A
-            value that is a JSON number, true or false is one; anything else is text, and "2004" in quotes too.
-
-    Raises:
-        ConfigError: a condition has none of these forms.
-    """
-    conditions: dict[str, dict[str, Any]] = {}
-    filters: list[Filter] = []
-    for text in texts:
-        if text.lstrip().startswith("{"):
-            filters.append(_json_filter(text))
-            continue
-        parts = _CONDITION.fullmatch(text)
-        if parts is None:
-            raise ConfigError(f"--filter {text!r}: expected FIELD=VALUE, FIELD!=VALUE, FIELD>=NUMBER or a JSON object")
-        operator, value = _OPERATORS[parts["operator"]], _value(parts["value"])
-        on_field = conditions.setdefault(parts["field"], {})
-        if operator in ("$in", "$nin"):
-            on_field.setdefault(operator, []).append(value)
-        elif operator in on_field:
-            raise ConfigError(f"--filter {text!r}: {parts['field']} has a bound {parts['operator']} already")
+def _reasons(index: HybridIndex, query: str, condition: Filter | None) -> Iterator[str]:
+    """What the fields of a filter hold that found nothing, or that no document has them."""
+    for field in sorted(fields(parse_filter(condition))):
+        holders = index.query(query, limit=3, filter={field: {"$exists": True}})
+        values = [value for hit in holders for value in field_values(hit.document.payload, field)]
+        if values:
+            shown = dict.fromkeys(json.dumps(value, ensure_ascii=False)[:VALUE_SHOWN] for value in values)
+            yield f"the field {field!r} holds {', '.join(shown)}, …"
         else:
-            on_field[operator] = value
-    filters += [conditions] if conditions else []
-    return filters[0] if len(filters) == 1 else {"$and": filters} if filters else None
-
-
-def _json_filter(text: str) -> Filter:
-    try:
-        return dict(json.loads(text))
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"--filter {text!r}: not JSON: {error}") from None
-
-
-def _value(text: str) -> Scalar:
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError:
-        return text
-    return value if isinstance(value, (str, int, float)) else text
+            names = sorted({name for hit in index.query(query, limit=20) for name in hit.document.payload})
+            known = f" (fields: {', '.join(map(repr, names))}, …)" if names else ""
+            yield f"no document has the field {field!r}{known}"
 
 
 def _index(text: str) -> tuple[str, IndexType]:

@@ -141,11 +141,12 @@ class HybridIndex:
         if offset < 0 or limit < 1:
             raise ConfigError(f"limit={limit}, offset={offset}: expected at least 1 hit, and 0 or more to skip")
 
-        def search(count: int) -> list[Hit]:
+        def search(start: int, count: int) -> list[Hit]:
             return self._store.query(
                 query,
                 weights=weights,
                 limit=count,
+                offset=start,
                 candidates=candidates,
                 source=source,
                 fusion=fusion,
@@ -155,7 +156,7 @@ class HybridIndex:
                 explain=explain,
             )
 
-        return group_hits(search, offset + limit)[offset:]
+        return group_hits(search, offset + limit, most=max(limit, candidates))[offset:]
 
     def get(self, ids: Sequence[str]) -> list[Document]:
         """The documents with these ids that exist, whole, in the order of ``ids``."""

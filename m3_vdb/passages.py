@@ -7,15 +7,15 @@ and reading finds out by itself whether a collection has any. What belongs to a 
 what merely has such an id.
 
 A search finds passages. A document's score is that of its best passage among the candidates, so ``candidates`` counts
-passages; more are asked for until there are enough documents or nothing more is found. Texts are cut at white space
-where there is some in the second half of a passage, and nothing of them is lost.
+passages; page after page of them is asked for until there are enough documents or no more candidates. Texts are cut
+at white space where there is some in the second half of a passage, and nothing of them is lost.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Final, TypeVar
+from typing import Final
 
 import numpy as np
 
@@ -27,9 +27,6 @@ from m3_vdb.stores.base import VectorStore
 from m3_vdb.tokenizer import WORD_BOUNDARIES, Tokenizer, text_room
 from m3_vdb.types import Document, Hit, OffsetArray, Passage
 
-T = TypeVar("T")
-_MORE: Final = 4
-"""So many times more passages are asked for where they belong to too few documents."""
 _LEAST: Final = 8
 """Tokens of text that a passage must have room for."""
 
@@ -201,34 +198,23 @@ def replaced_fault(stored: Document, document: Document) -> str | None:
     )
 
 
-def group_hits(search: Callable[[int], list[Hit]], wanted: int) -> list[Hit]:
+def group_hits(search: Callable[[int, int], list[Hit]], wanted: int, *, most: int) -> list[Hit]:
     """The best documents, each once with its best passage.
 
     Args:
-        search: gives so many of the best stored passages or documents, or all that are found.
+        search: gives the hits of a page, by (offset, limit): passages, or whole documents.
         wanted: documents.
+        most: hits of one page.
     """
-    best = best_passages(search, lambda hit: _of_document(hit).document.id, wanted)
-    return [_of_document(hit) for hit in best]
-
-
-def best_passages(search: Callable[[int], Sequence[T]], document_of: Callable[[T], str], wanted: int) -> list[T]:
-    """The best passage of each of the best documents.
-
-    Args:
-        search: gives so many of the best stored passages or documents, best first, or all that are found.
-        document_of: the document of what was found.
-        wanted: documents.
-    """
-    asked = wanted
+    best: dict[str, Hit] = {}
+    start, size = 0, min(wanted, most)
     while True:
-        found = search(asked)
-        best: dict[str, T] = {}
-        for one in found:
-            best.setdefault(document_of(one), one)
-        if len(best) >= wanted or len(found) < asked:
+        found = search(start, size)
+        for hit in map(_of_document, found):
+            best.setdefault(hit.document.id, hit)
+        if len(best) >= wanted or len(found) < size:
             return list(best.values())[:wanted]
-        asked *= _MORE
+        start, size = start + size, most
 
 
 def whole_documents(store: VectorStore, ids: Sequence[str]) -> list[Document]:

@@ -297,8 +297,10 @@ def test_hits_are_documents_with_the_score_of_their_best_passage(opened, embed):
             "long1",
             "long2",
         }
-        # One candidate is one passage: more are taken until there are enough documents.
-        assert len(index.query(query, limit=10, candidates=1)) == 10
+        # One candidate is one passage.
+        assert len(index.query(query, limit=1, candidates=1)) == 1
+        with pytest.raises(ConfigError, match=r"limit=10 hits of candidates=1, .*pass candidates=10"):
+            index.query(query, limit=10, candidates=1)
         with pytest.raises(ConfigError, match="limit=0"):
             index.query(query, limit=0)
 

@@ -17,7 +17,7 @@ from m3_vdb.evaluation.metrics import Run, ordered
 from m3_vdb.evaluation.protocol import DEPTH, Request
 from m3_vdb.evaluation.results import Percentiles
 from m3_vdb.marks import document_id
-from m3_vdb.passages import best_passages, group_hits
+from m3_vdb.passages import group_hits
 from m3_vdb.stores.base import VectorStore
 from m3_vdb.types import M3Embedding
 
@@ -29,6 +29,8 @@ WARM_UP: Final = 5
 """Requests before the clock is read: caches, and the runtime's first run."""
 SHOWN: Final = 10
 """Hits of a timed request: what a search page shows."""
+_MORE: Final = 4
+"""So many times more passages are asked for where they belong to too few documents."""
 
 
 def query_encoder(embed: M3EmbeddingFunction, *, max_length: int) -> M3EmbeddingFunction:
@@ -69,13 +71,16 @@ def search(
         queries: (id, embedding) of each.
         request: for every query.
         passages: the store holds passages, and documents are wanted, each with the score of its best passage: the
-            first ``DEPTH``, for which as many passages are asked for as it takes (``HybridIndex.query`` does that too).
+            first ``DEPTH``, for which as many passages are candidates as it takes.
         progress: told how many queries are done.
     """
     run: dict[str, dict[str, float]] = {}
     for done, (name, query) in enumerate(queries, start=1):
-        rank = partial(store.rank, query, weights=request.weights, candidates=request.candidates, source=request.source)
-        ranking = _documents(rank) if passages else rank(limit=request.limit)
+        rank = partial(store.rank, query, weights=request.weights, source=request.source)
+        if passages:
+            ranking = _documents(rank, request.candidates)
+        else:
+            ranking = rank(limit=request.limit, candidates=request.candidates)
         run[name] = {intern(document): score for document, score in ranking}  # an id comes back with every query
         if progress is not None:
             progress(done)
@@ -94,7 +99,7 @@ def time_search(store: VectorStore, queries: Sequence[tuple[str, M3Embedding]], 
         find = partial(
             store.query, query, weights=request.weights, candidates=request.candidates, source=request.source
         )
-        return group_hits(lambda limit: find(limit=limit), SHOWN)
+        return group_hits(lambda offset, limit: find(offset=offset, limit=limit), SHOWN, most=request.candidates)
 
     return _timed([partial(ask, query) for _, query in queries[:TIMED]])
 
@@ -108,9 +113,17 @@ def overlap(exact: Run, approximate: Run) -> float:
     return float(np.mean(shares)) if shares else 1.0
 
 
-def _documents(rank: Callable[..., list[tuple[str, float]]]) -> list[tuple[str, float]]:
-    best = best_passages(lambda limit: rank(limit=limit), lambda found: document_id(found[0]), DEPTH)
-    return [(document_id(passage), score) for passage, score in best]
+def _documents(rank: Callable[..., list[tuple[str, float]]], candidates: int) -> list[tuple[str, float]]:
+    """The first ``DEPTH`` documents with the score of their best passage; more candidates where they are too few."""
+    limit = DEPTH
+    while True:
+        ranking = rank(limit=limit, candidates=max(limit, candidates))
+        best: dict[str, float] = {}
+        for passage, score in ranking:
+            best.setdefault(document_id(passage), score)
+        if len(best) >= DEPTH or len(ranking) < limit:
+            return list(best.items())[:DEPTH]
+        limit *= _MORE
 
 
 def _timed(calls: Sequence[Callable[[], object]]) -> Percentiles:

@@ -10,13 +10,16 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from datetime import datetime
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from m3_vdb.errors import ConfigError, DocumentError
+from m3_vdb.filters import And, AnyOf, DateRange, Exists, Expression, Not, Or, Range, field_values
 from m3_vdb.inputs import DocumentLike, plain_value, read_documents, surrogate
 from m3_vdb.marks import id_fault
 from m3_vdb.stores.identity import ModelIdentity
@@ -92,8 +95,8 @@ def check_types(documents: Sequence[Document], types: Mapping[str, IndexType]) -
     """
     for i, document in enumerate(documents):
         for name, kind in types.items():
-            value = document.payload.get(name)
-            elements = value if isinstance(value, list) else [value]
+            values = field_values(document.payload, name)
+            elements = [element for value in values for element in (value if isinstance(value, list) else [value])]
             wrong = next((v for v in elements if v is not None and not _is_of(v, kind)), None)
             if wrong is not None:
                 raise DocumentError(
@@ -101,6 +104,59 @@ def check_types(documents: Sequence[Document], types: Mapping[str, IndexType]) -
                     f"collection indexes it as {kind}, so no filter would find it: store {_TYPES[kind][1]}",
                     index=i,
                 )
+
+
+def check_condition(condition: Expression | None, types: Mapping[str, IndexType]) -> Expression | None:
+    """A filter whose values are of the types that were declared for their fields.
+
+    Args:
+        condition: a filter that was read.
+        types: payload field → what it holds.
+
+    Returns:
+        The same filter; whole numbers for a field of floats as floats, which is how they are stored.
+
+    Raises:
+        ConfigError: a value is of another type, so no document could meet it.
+    """
+    if isinstance(condition, (And, Or)):
+        parts = (check_condition(part, types) for part in condition.parts)
+        return replace(condition, parts=tuple(part for part in parts if part is not None))
+    if isinstance(condition, Not):
+        inner = check_condition(condition.part, types)
+        return inner and Not(inner)
+    if condition is None or isinstance(condition, Exists) or condition.key not in types:
+        return condition
+    kind = types[condition.key]
+    is_number = kind in ("integer", "float")
+    for value in _compared(condition):
+        if not _is_of(value, "float" if is_number else kind):
+            raise ConfigError(
+                f"filter {condition.key!r}: this collection indexes the field as {kind}, and no document can hold "
+                f"{json.dumps(value)} there: write {_meant(value, kind)}"
+            )
+    if kind == "float" and isinstance(condition, AnyOf):
+        return replace(condition, integers=(), floats=(*condition.floats, *map(float, condition.integers)))
+    return condition
+
+
+def _compared(condition: AnyOf | Range | DateRange) -> list[Any]:
+    """The values that a condition compares with, dates as text."""
+    if isinstance(condition, AnyOf):
+        return [*condition.strings, *condition.integers, *condition.floats, *condition.booleans]
+    bounds = [bound for bound in (condition.gt, condition.gte, condition.lt, condition.lte) if bound is not None]
+    return [bound.isoformat() if isinstance(bound, datetime) else bound for bound in bounds]
+
+
+def _meant(value: object, kind: IndexType) -> str:
+    """What to write instead of a value of another type."""
+    if kind == "keyword":
+        return json.dumps(json.dumps(value))
+    with suppress(TypeError, ValueError):
+        read = json.loads(str(value).lower())
+        if _is_of(read, kind):
+            return json.dumps(read)
+    return _TYPES[kind][1]
 
 
 _TYPES: Final[dict[IndexType, tuple[tuple[type, ...], str]]] = {
@@ -226,8 +282,8 @@ def _check_multi_vector(embeddings: M3Embeddings, n: int, width: int, max_floats
         )
 
 
-def check_search(query: M3Embedding, search: Search, *, identity: ModelIdentity) -> Search:
-    """Check a query and its search; the search with as many candidates as it needs.
+def check_search(query: M3Embedding, search: Search, *, identity: ModelIdentity) -> None:
+    """Check a query and its search.
 
     Raises:
         ConfigError: source or fusion are unknown, or a part is missing, of another width than the collection's, or not
@@ -257,7 +313,6 @@ def check_search(query: M3Embedding, search: Search, *, identity: ModelIdentity)
         check_embeddings(one, n=1, identity=identity, max_floats=None)
     except (ConfigError, DocumentError) as error:
         raise ConfigError(f"the query cannot be used: {str(error).removeprefix('document 0: ')}") from None
-    return replace(search, candidates=max(search.offset + search.limit, search.candidates))
 
 
 def _missing(part: str) -> ConfigError:

@@ -5,21 +5,22 @@ Everything here is a pure function of checked values, built from the request cla
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import qdrant_edge as edge
 
-from m3_vdb.filters import And, AnyOf, Exists, Expression, Not, Or, Range, parse_filter
+from m3_vdb.filters import And, AnyOf, Condition, Exists, Expression, Not, Or, Range, field_steps
 from m3_vdb.stores._plan import Plan
-from m3_vdb.stores._points import Point, field_path
-from m3_vdb.stores.search import DENSE, MULTI_VECTOR, RRF_K, SPARSE, Search
+from m3_vdb.stores._points import ID_FIELD, Point, field_path
+from m3_vdb.stores.search import DENSE, MULTI_VECTOR, SPARSE, Search
 from m3_vdb.types import M3Embedding
 
 
 def leaves(query: M3Embedding, plan: Plan, search: Search, *, exact: bool) -> list[edge.Prefetch]:
     """The searches that find the candidates; the reasons stand in ``_qdrant_requests``."""
-    condition, vectors = to_filter(parse_filter(search.filter)), _vectors(query)
+    condition, vectors = to_filter(search.filter), _vectors(query)
     return [
         edge.Prefetch(
             query=edge.Query.Nearest(vectors[name], using=name),
@@ -31,8 +32,13 @@ def leaves(query: M3Embedding, plan: Plan, search: Search, *, exact: bool) -> li
     ]
 
 
+def among(ids: Sequence[str]) -> list[edge.Prefetch]:
+    """The leaf that names candidates which are known."""
+    return [edge.Prefetch(filter=edge.Filter(must=[edge.HasIdCondition(set(ids))]), limit=len(ids))]
+
+
 def fused(
-    query: M3Embedding, plan: Plan, search: Search, *, exact: bool, payload: bool | list[str]
+    query: M3Embedding, plan: Plan, search: Search, *, exact: bool, limit: int, offset: int, payload: bool | list[str]
 ) -> edge.QueryRequest:
     """The one request that returns the best documents by their fused score."""
     found, vectors = leaves(query, plan, search, exact=exact), _vectors(query)
@@ -50,8 +56,8 @@ def fused(
     return edge.QueryRequest(
         prefetches=branches,
         query=_fusion(plan, search),
-        limit=search.limit,
-        offset=search.offset,
+        limit=limit,
+        offset=offset,
         score_threshold=search.score_threshold,
         with_payload=payload,
         with_vector=False,
@@ -59,9 +65,7 @@ def fused(
 
 
 def _fusion(plan: Plan, search: Search) -> Any:  # noqa: ANN401 - the three share no base class
-    """What makes one score of the branches: a formula or a fusion."""
-    if search.fusion == "rrf":  # Qdrant counts ranks from 0
-        return edge.Fusion.Rrf(RRF_K + 1)
+    """What makes one score of the branches: a formula or a fusion, but never by ranks (``_qdrant_requests``)."""
     if search.fusion == "dbsf":
         return edge.Fusion.Dbsf()
     products = [
@@ -73,18 +77,26 @@ def _fusion(plan: Plan, search: Search) -> Any:  # noqa: ANN401 - the three shar
 
 
 def part_requests(
-    query: M3Embedding, plan: Plan, search: Search, names: tuple[str, ...], *, exact: bool
+    query: M3Embedding, found: list[edge.Prefetch], names: Sequence[str], *, leaf: str | None, limit: int
 ) -> list[edge.QueryRequest]:
-    """One request for each vector: the raw scores of all candidates by it."""
-    found, vectors = leaves(query, plan, search, exact=exact), _vectors(query)
+    """One request for each vector: the raw scores of all candidates by it.
+
+    Args:
+        query: all three parts.
+        found: the searches that find the candidates.
+        names: the vectors.
+        leaf: the vector whose score the only one of these searches gives itself.
+        limit: candidates that there may be.
+    """
+    vectors = _vectors(query)
     return [
         edge.QueryRequest(
-            query=found[0].query if plan.leaves == (name,) else edge.Query.Nearest(vectors[name], using=name),
-            prefetches=[] if plan.leaves == (name,) else found,
-            filter=found[0].filter if plan.leaves == (name,) else None,
-            params=found[0].params if plan.leaves == (name,) else _scoring(name),
-            limit=plan.branch_limit,
-            with_payload=False,
+            query=edge.Query.Nearest(vectors[name], using=name),
+            prefetches=[] if name == leaf else found,
+            filter=found[0].filter if name == leaf else None,
+            params=found[0].params if name == leaf else _scoring(name),
+            limit=limit,
+            with_payload=[ID_FIELD],
             with_vector=False,
         )
         for name in names
@@ -120,17 +132,26 @@ def _filter(expression: Expression) -> edge.Filter:
         return edge.Filter(should=[_filter(part) for part in expression.parts])
     if isinstance(expression, Not):
         return edge.Filter(must_not=[_filter(expression.part)])
-    if isinstance(expression, Exists):  # the engine calls missing, null and [] empty, and nothing else
-        return edge.Filter(must_not=[edge.IsEmptyCondition(field_path(expression.key))])
-    if isinstance(expression, Range):
-        bounds = edge.RangeFloat(gt=expression.gt, gte=expression.gte, lt=expression.lt, lte=expression.lte)
-        return edge.Filter(must=[edge.FieldCondition(field_path(expression.key), range=bounds)])
-    return _any_of(expression)
+    # A name with a dot has two readings, and is met by either.
+    readings = [_condition(field_path(*steps), expression) for steps in field_steps(expression.key)]
+    return readings[0] if len(readings) == 1 else edge.Filter(should=list(readings))
 
 
-def _any_of(condition: AnyOf) -> edge.Filter:
+def _condition(path: str, condition: Condition) -> edge.Filter:
+    """A condition on the field at a path."""
+    if isinstance(condition, Exists):  # the engine calls missing, null and [] empty, and nothing else
+        return edge.Filter(must_not=[edge.IsEmptyCondition(path)])
+    if isinstance(condition, AnyOf):
+        return _any_of(path, condition)
+    bounds: dict[str, Any] = {name: getattr(condition, name) for name in ("gt", "gte", "lt", "lte")}
+    if isinstance(condition, Range):
+        return edge.Filter(must=[edge.FieldCondition(path, range=edge.RangeFloat(**bounds))])
+    dates = {name: bound and bound.isoformat() for name, bound in bounds.items()}
+    return edge.Filter(must=[edge.FieldCondition(path, range=edge.RangeDateTime(**dates))])
+
+
+def _any_of(path: str, condition: AnyOf) -> edge.Filter:
     """One field equal to any of the values; the engine has one matcher for each type."""
-    path = field_path(condition.key)
     # np.bool_ is deliberate: qdrant-edge 0.9 reads a Python bool as the integer 0 or 1, which no stored bool equals.
     booleans: list[Any] = [np.bool_(b) for b in condition.booleans]
     matchers: list[Any] = [edge.MatchValue(b) for b in booleans]

@@ -5,9 +5,13 @@ takes true for 1), and a list is never met by an element. So a row carries two f
 
 - ``terms``: one short hash for each field and value, and one for each field that exists. Equality is to hold one of
   some terms; it needs no quoting of names and values, and an index of a server answers it.
-- ``numbers``: the smallest and the largest number of each field. A range holds for sure if one of the two lies in it,
-  and fails for sure if both lie on one side of it. Only a list with numbers on both sides stays open; such rows are
-  judged here, by their payload.
+- ``numbers``: the smallest and the largest number of each field, and date. A range holds for sure if one of the two
+  lies in it, and fails for sure if both lie on one side of it. Only a list with numbers on both sides stays open; such
+  rows are judged here, by their payload.
+
+Fields of objects are among them, under their names with dots, unless a payload has very many. Whether they are is a
+term too: rows that lack it, such as those of version 0.1, are judged here where a filter looks at such a field or at
+dates.
 """
 
 from __future__ import annotations
@@ -15,27 +19,50 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timezone
+from typing import Any, Final, TypeGuard
 
-from m3_vdb.filters import And, AnyOf, Exists, Expression, Not, Or, Range, matches
+from m3_vdb.filters import (
+    MAX_DEPTH,
+    And,
+    AnyOf,
+    Condition,
+    DateRange,
+    Exists,
+    Expression,
+    Not,
+    Or,
+    Range,
+    field_steps,
+    matches,
+    read_date,
+)
 from m3_vdb.stores._milvus_requests import Requests, among
-from m3_vdb.stores._milvus_rows import KEY, NUMBERS, PAYLOAD, TERMS
+from m3_vdb.stores._milvus_rows import KEY, MAX_ELEMENTS, NUMBERS, PAYLOAD, TERMS
 from m3_vdb.types import Payload
 
 _EXACT = 2**53
 """Integers up to here are floats of the same value; beyond, several are one float."""
+_FIELDS = 400
+"""With more, those of objects are left out: a JSON field of a server holds the numbers of about 1,000."""
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
 def terms(payload: Payload) -> list[str]:
     """What equality and existence look for, sorted and without repeats."""
-    found: set[str] = set()
-    for name, value in payload.items():
+    fields, is_whole = _fields(payload)
+    found = {_WHOLE} if is_whole else set()
+    for name, value in fields:
         if value is None or value == []:
             continue
         found.add(_term(name, "exists"))
         for element in value if isinstance(value, list) else [value]:
             if isinstance(element, (bool, int, float, str)):
                 found.add(_term(name, type(element).__name__, element))
+            if read_date(element) is not None:
+                found.add(_term(name, "date"))
             if _is_number(element):
                 found.add(_term(name, "number"))
                 if abs(element) > _EXACT:
@@ -44,20 +71,42 @@ def terms(payload: Payload) -> list[str]:
 
 
 def numbers(payload: Payload) -> dict[str, list[float]]:
-    """Hash of a field's name → [smallest, largest] of its numbers."""
+    """Hash of a field's name → [smallest, largest] of its numbers, and the same of its dates."""
     found: dict[str, list[float]] = {}
-    for name, value in payload.items():
-        values = [float(v) for v in (value if isinstance(value, list) else [value]) if _is_number(v)]
-        if values:
-            found[_term(name, "number")] = [min(values), max(values)]
+    for name, value in _fields(payload)[0]:
+        elements = value if isinstance(value, list) else [value]
+        moments = [moment for element in elements if (moment := read_date(element)) is not None]
+        values = {"number": [float(v) for v in elements if _is_number(v)], "date": [_seconds(m) for m in moments]}
+        # Of a name with a dot there may be two: a field of that name, and one of an object.
+        for kind, some in values.items():
+            both = some + found.get(_term(name, kind), [])
+            if both:
+                found[_term(name, kind)] = [min(both), max(both)]
     return found
+
+
+def _fields(payload: Payload) -> tuple[list[tuple[str, Any]], bool]:
+    """(name, value) of the fields that filters look at, and whether those of objects are among them."""
+    whole = list(_walk(payload, ""))
+    size = sum(2 + 3 * len(value) if isinstance(value, list) else 5 for _, value in whole)
+    is_whole = len(whole) <= _FIELDS and size <= MAX_ELEMENTS
+    return (whole if is_whole else list(payload.items())), is_whole
+
+
+def _walk(payload: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    """All fields, those of objects under their names with dots as far as a filter can name them."""
+    for name, value in payload.items():
+        yield prefix + name, value
+        if isinstance(value, Mapping) and name and "." not in name and prefix.count(".") < MAX_DEPTH - 1:
+            named = {key: one for key, one in value.items() if key and "." not in key}
+            yield from _walk(named, f"{prefix}{name}.")
 
 
 def condition(expression: Expression | None, requests: Requests) -> str:
     """A filter as a condition; asks for the rows that the engine cannot judge, if there may be some."""
     if expression is None:
         return ""
-    judged, unsure = _condition(expression), [_spans(part) for part in _two_sided(expression)]
+    judged, unsure = _condition(expression), [_unsure(part) for part in _open_to_doubt(expression)]
     if not unsure:
         return judged
     rows = requests.matching(" or ".join(unsure), [PAYLOAD])
@@ -76,10 +125,10 @@ def _condition(expression: Expression) -> str:
         return word.join(f"({_condition(part)})" for part in expression.parts)
     if isinstance(expression, Exists):
         return _holds([_term(expression.key, "exists")])
-    if isinstance(expression, Range):
+    if isinstance(expression, (Range, DateRange)):
         # The first term keeps every comparison to rows that have the number: none of them is ever "unknown".
         ends = " or ".join(f"({' and '.join(_bounds(expression, end))})" for end in (0, 1))
-        return f"{_holds([_term(expression.key, 'number')])} and ({ends})"
+        return f"{_has_number(expression)} and ({ends})"
     return _holds(_accepted(expression))
 
 
@@ -101,37 +150,72 @@ def _holds(accepted: Sequence[str]) -> str:
     return f"array_contains_any({TERMS}, {json.dumps(accepted)})"
 
 
-def _bounds(bounds: Range, end: int) -> list[str]:
+def _has_number(bounds: Range | DateRange) -> str:
+    return _holds([_term(bounds.key, _kind(bounds))])
+
+
+def _kind(bounds: Range | DateRange) -> str:
+    return "number" if isinstance(bounds, Range) else "date"
+
+
+def _bounds(bounds: Range | DateRange, end: int) -> list[str]:
     """What the smallest (0) or largest (1) number of a field must meet."""
-    number = f'{NUMBERS}["{_term(bounds.key, "number")}"][{end}]'
-    pairs = ((">", bounds.gt), (">=", bounds.gte), ("<", bounds.lt), ("<=", bounds.lte))
-    return [f"{number} {sign} {bound!r}" for sign, bound in pairs if bound is not None]
+    number = f'{NUMBERS}["{_term(bounds.key, _kind(bounds))}"][{end}]'
+    found = []
+    for sign, bound in ((">", bounds.gt), (">=", bounds.gte), ("<", bounds.lt), ("<=", bounds.lte)):
+        if bound is not None:
+            found.append(f"{number} {sign} {_seconds(bound) if isinstance(bound, datetime) else bound!r}")
+    return found
 
 
-def _spans(bounds: Range) -> str:
+def _unsure(condition: Condition) -> str:
+    """The rows that a condition cannot judge by their terms and numbers."""
+    found = []
+    if "." in condition.key or isinstance(condition, DateRange):
+        objects = {steps[0] for steps in field_steps(condition.key)}
+        found.append(f"{_holds([_term(name, 'exists') for name in sorted(objects)])} and not ({_holds([_WHOLE])})")
+    if _is_two_sided(condition):
+        found.append(_spans(condition))
+    return " or ".join(f"({one})" for one in found)
+
+
+def _spans(bounds: Range | DateRange) -> str:
     """The rows with numbers below and above a range, which may or may not have one within."""
-    low = Range(bounds.key, gt=bounds.gt, gte=bounds.gte)
-    high = Range(bounds.key, lt=bounds.lt, lte=bounds.lte)
+    low = replace(bounds, lt=None, lte=None)
+    high = replace(bounds, gt=None, gte=None)
     below, above = " and ".join(_bounds(low, 0)), " and ".join(_bounds(high, 1))
-    return f"({_holds([_term(bounds.key, 'number')])} and not ({below}) and not ({above}))"
+    return f"{_has_number(bounds)} and not ({below}) and not ({above})"
 
 
-def _two_sided(expression: Expression) -> list[Range]:
+def _open_to_doubt(expression: Expression) -> list[Condition]:
     if isinstance(expression, (And, Or)):
-        return [found for part in expression.parts for found in _two_sided(part)]
+        return [found for part in expression.parts for found in _open_to_doubt(part)]
     if isinstance(expression, Not):
-        return _two_sided(expression.part)
-    if not isinstance(expression, Range):
-        return []
-    is_low = expression.gt is not None or expression.gte is not None
-    is_high = expression.lt is not None or expression.lte is not None
-    return [expression] if is_low and is_high else []
+        return _open_to_doubt(expression.part)
+    is_new = "." in expression.key or isinstance(expression, DateRange)
+    return [expression] if is_new or _is_two_sided(expression) else []
+
+
+def _is_two_sided(condition: Condition) -> TypeGuard[Range | DateRange]:
+    if not isinstance(condition, (Range, DateRange)):
+        return False
+    is_low = condition.gt is not None or condition.gte is not None
+    return is_low and (condition.lt is not None or condition.lte is not None)
+
+
+def _seconds(moment: datetime) -> float:
+    """Exact to the microsecond for a hundred years to come; ``timestamp`` knows no negative ones on some systems."""
+    return (moment - _EPOCH).total_seconds()
 
 
 def _term(name: str, kind: str, value: object = None) -> str:
     """Sixteen characters for a field and a value: 80 bits, of which two values would have to agree in all."""
     text = json.dumps([name, kind, value + 0.0 if isinstance(value, float) else value])  # -0.0 is 0.0
     return base64.b32encode(hashlib.blake2b(text.encode(), digest_size=10).digest()).decode("ascii")
+
+
+_WHOLE: Final = _term("", "whole")
+"""What a row holds whose fields of objects, and dates, are among its terms and numbers."""
 
 
 def _is_number(value: object) -> bool:

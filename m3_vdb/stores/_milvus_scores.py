@@ -8,7 +8,7 @@ the same candidates, and a candidate that a list lacks is scored from its stored
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -42,15 +42,23 @@ class Scorer:
     raw: bool
     width: int
 
-    def totals(self, query: M3Embedding, search: Search, plan: Plan, keys: Sequence[str]) -> dict[str, float]:
-        """Key → fused score of every candidate that still exists."""
+    def totals(self, query: M3Embedding, search: Search, plan: Plan, names: Mapping[str, str]) -> dict[str, float]:
+        """Id → fused score of every candidate that still exists.
+
+        Args:
+            query: all three parts.
+            search: says how to fuse.
+            plan: of the search.
+            names: key → id of the candidates.
+        """
+        keys = list(names)
         wanted = {branch.vector for branch in plan.branches if branch.weight}
         if not self.raw or search.fusion != "exact" or (MULTI_VECTOR in wanted and not self.scores_rows):
-            return fused_parts(self.parts(query, keys, wanted), search)
+            return _fused(self.parts(query, keys, wanted), names, search)
         totals = self.requests.fused(query, plan.branches, keys)
         lost = self._lost(query, search, keys, totals)
-        sure = {key: total for key, total in totals.items() if key not in lost}
-        return {**sure, **fused_parts(self._stored(query, lost), search)}
+        sure = {names[key]: total for key, total in totals.items() if key not in lost}
+        return {**sure, **_fused(self._stored(query, lost), names, search)}
 
     def parts(self, query: M3Embedding, keys: Sequence[str], wanted: set[str]) -> dict[str, Scores]:
         """Key → raw scores; a part that is not wanted may be 0."""
@@ -93,7 +101,6 @@ class Scorer:
         return {key: score(query, read_embedding(row, self.width)) for key, row in rows.items()}
 
 
-def fused_parts(parts: dict[str, Scores], search: Search) -> dict[str, float]:
-    """Key → one score from its raw scores; see ``m3_vdb.stores._fuse``."""
-    keys = list(parts)
-    return {keys[i]: total for i, total in fuse(dict(enumerate(parts.values())), search).items()}
+def _fused(parts: Mapping[str, Scores], names: Mapping[str, str], search: Search) -> dict[str, float]:
+    """Id → one score from the raw scores of a key."""
+    return fuse({names[key]: scores for key, scores in parts.items()}, search)

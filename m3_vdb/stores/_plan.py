@@ -4,8 +4,8 @@
 each, exactly; the fused score is the weighted sum of the branches. The first branch knows every candidate, so a
 candidate that another branch lacks (no common token) counts as 0 there, which is its true score.
 
-The engine adds the branches in one request. Where the raw scores are asked for, or where the engine may not add, the
-branches are the requests of one batch, and ``fuse_answers`` adds them here, in float64, by the same rules.
+The engine adds the branches in one request. Where it may not add, and where ranks are added (of equal scores an engine
+ranks any first), the branches are the requests of one batch, and they are added here, in float64, by the same rules.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from m3_vdb.stores._fuse import fuse
 from m3_vdb.stores.search import DENSE, MULTI_VECTOR, SPARSE, Search, Source
 from m3_vdb.types import M3Embedding, Scores
 
@@ -92,28 +91,16 @@ def vectors_to_score(query: M3Embedding, plan: Plan, *, explain: bool) -> tuple[
     return tuple(name for name in wanted if name != SPARSE or len(query.sparse.ids))
 
 
-def fuse_answers(
-    query: M3Embedding, answers: Mapping[str, Mapping[str, float]], search: Search
-) -> list[tuple[str, float, Scores]]:
-    """The page of hits that a search asks for, from the answers of a batch.
+def read_parts(query: M3Embedding, answers: Mapping[str, Mapping[str, float]]) -> dict[str, Scores]:
+    """Candidate → raw scores, from the answers of a batch; 0 for a vector that was not asked for.
 
     Args:
         query: all three parts.
         answers: vector → candidate → the engine's score; of multi_vector a sum over the query's rows, not yet a mean.
-        search: says how to fuse, and which hits to return.
-
-    Returns:
-        (candidate, fused score, raw scores; 0 for a vector that was not asked for), best first.
     """
     assert query.multi_vector is not None
     rows = len(query.multi_vector)
     # Only the lexical answer may lack a candidate. Another gap is a document that came or went between two searches.
     known = set.intersection(*(set(scored) for name, scored in answers.items() if name != SPARSE or len(answers) == 1))
     dense, sparse, multi = (answers.get(name, {}) for name in (DENSE, SPARSE, MULTI_VECTOR))
-    parts = {i: Scores(dense.get(i, 0.0), sparse.get(i, 0.0), multi.get(i, 0.0) / rows) for i in sorted(known)}
-    names = list(parts)
-    fused = fuse(dict(enumerate(parts.values())), search)
-    lowest = search.score_threshold
-    kept = [(names[i], total) for i, total in fused.items() if lowest is None or total >= lowest]
-    kept.sort(key=lambda pair: -pair[1])
-    return [(name, total, parts[name]) for name, total in kept[search.offset : search.offset + search.limit]]
+    return {i: Scores(dense.get(i, 0.0), sparse.get(i, 0.0), multi.get(i, 0.0) / rows) for i in known}

@@ -68,9 +68,9 @@ def point_id(document_id: str) -> str:
     return str(uuid.uuid5(_NAMESPACE, document_id))
 
 
-def field_path(key: str) -> str:
+def field_path(*steps: str) -> str:
     """Where Qdrant finds a field of the user's payload, which is nested under ``payload``; quoted, a dot is no step."""
-    return f'payload."{key}"'
+    return "payload" + "".join(f'."{step}"' for step in steps)
 
 
 def field_name(path: str) -> str | None:

@@ -5,8 +5,9 @@ Everything here is a pure function of checked values, built from the request mod
 A search has one of four forms, by what the server is (``QdrantCapabilities``):
 
 - **One request**: branches over the leaves, added by a formula. The leaves stand in every branch.
-- **Batch**: a request for each branch, added by ``fuse_answers``. To explain a score, and where strict mode forbids
-  ``exact``: it then refuses a vector without HNSW in a prefetch, yet lets it re-score one.
+- **Batch**: a request for each branch, added here. For fusion by ranks, and where strict mode forbids ``exact``: it
+  then refuses a vector without HNSW in a prefetch, yet lets it re-score one. To explain a score too, but of the hits of
+  the page alone.
 - **Two steps**, of either form, on several shards: every shard answers a nested request by itself, with candidates of
   its own. So the leaves are searched first, and what they find, over all shards, becomes the only leaf.
 """
@@ -19,16 +20,16 @@ from typing import Any
 
 from qdrant_client import models
 
-from m3_vdb.filters import And, AnyOf, Exists, Expression, Not, Or, Range, parse_filter
+from m3_vdb.filters import And, AnyOf, Condition, Exists, Expression, Not, Or, Range, field_steps
 from m3_vdb.stores._plan import Plan
-from m3_vdb.stores._points import Point, field_path
-from m3_vdb.stores.search import DENSE, MULTI_VECTOR, RRF_K, SPARSE, Search
+from m3_vdb.stores._points import ID_FIELD, Point, field_path
+from m3_vdb.stores.search import DENSE, MULTI_VECTOR, SPARSE, Search
 from m3_vdb.types import M3Embedding
 
 
 def leaves(query: M3Embedding, plan: Plan, search: Search, *, exact: bool) -> list[models.Prefetch]:
     """The searches that find the candidates; ``exact`` is a full scan, not HNSW."""
-    condition, vectors = to_filter(parse_filter(search.filter)), _vectors(query)
+    condition, vectors = to_filter(search.filter), _vectors(query)
     # The filter is part of the leaf, so it restricts the candidates of every branch.
     return [
         models.Prefetch(
@@ -66,7 +67,7 @@ def among(plan: Plan, ids: Sequence[str]) -> tuple[Plan, list[models.Prefetch]]:
 
 
 def fused(plan: Plan, found: list[models.Prefetch], query: M3Embedding, search: Search) -> models.QueryRequest:
-    """The one request that returns the best documents by their fused score."""
+    """The one request that returns the best documents by their fused score; which of them, is for the caller to say."""
     vectors = _vectors(query)
     branches = [
         found[0]
@@ -83,8 +84,6 @@ def fused(plan: Plan, found: list[models.Prefetch], query: M3Embedding, search: 
     return models.QueryRequest(
         prefetch=branches,
         query=_fusion(plan, search),
-        limit=search.limit,
-        offset=search.offset or None,
         score_threshold=search.score_threshold,
         # On several shards, so that each is asked for all hits; it scans nothing, for there are only branches.
         params=None if plan.leaves else models.SearchParams(exact=True),
@@ -93,9 +92,7 @@ def fused(plan: Plan, found: list[models.Prefetch], query: M3Embedding, search: 
 
 
 def _fusion(plan: Plan, search: Search) -> models.Query:
-    """What makes one score of the branches."""
-    if search.fusion == "rrf":
-        return models.RrfQuery(rrf=models.Rrf(k=RRF_K + 1))  # Qdrant counts ranks from 0
+    """What makes one score of the branches; ranks are not the server's business."""
     if search.fusion == "dbsf":
         return models.FusionQuery(fusion=models.Fusion.DBSF)
     products = [models.MultExpression(mult=[branch.weight, f"$score[{i}]"]) for i, branch in enumerate(plan.branches)]
@@ -119,7 +116,7 @@ def part_requests(
                 filter=found[0].filter if is_leaf else None,
                 params=found[0].params if is_leaf else _scoring(name, may_be_exact=may_be_exact),
                 limit=plan.branch_limit,
-                with_payload=False,
+                with_payload=[ID_FIELD],
                 with_vector=False,
             )
         )
@@ -156,18 +153,24 @@ def _filter(expression: Expression) -> models.Filter:
         return models.Filter(should=[_filter(part) for part in expression.parts])
     if isinstance(expression, Not):
         return models.Filter(must_not=[_filter(expression.part)])
-    if isinstance(expression, Exists):  # Qdrant calls missing, null and [] empty, and nothing else
-        empty = models.IsEmptyCondition(is_empty=models.PayloadField(key=field_path(expression.key)))
-        return models.Filter(must_not=[empty])
-    if isinstance(expression, Range):
-        bounds = models.Range(gt=expression.gt, gte=expression.gte, lt=expression.lt, lte=expression.lte)
-        return models.Filter(must=[models.FieldCondition(key=field_path(expression.key), range=bounds)])
-    return _any_of(expression)
+    # A name with a dot has two readings, and is met by either.
+    readings = [_condition(field_path(*steps), expression) for steps in field_steps(expression.key)]
+    return readings[0] if len(readings) == 1 else models.Filter(should=list(readings))
 
 
-def _any_of(condition: AnyOf) -> models.Filter:
+def _condition(path: str, condition: Condition) -> models.Filter:
+    """A condition on the field at a path."""
+    if isinstance(condition, Exists):  # Qdrant calls missing, null and [] empty, and nothing else
+        return models.Filter(must_not=[models.IsEmptyCondition(is_empty=models.PayloadField(key=path))])
+    if isinstance(condition, AnyOf):
+        return _any_of(path, condition)
+    kind = models.Range if isinstance(condition, Range) else models.DatetimeRange
+    bounds = kind(gt=condition.gt, gte=condition.gte, lt=condition.lt, lte=condition.lte)  # type: ignore[arg-type]
+    return models.Filter(must=[models.FieldCondition(key=path, range=bounds)])
+
+
+def _any_of(path: str, condition: AnyOf) -> models.Filter:
     """One field equal to any of the values; Qdrant has one matcher for each type."""
-    path = field_path(condition.key)
     matchers: list[models.MatchValue | models.MatchAny] = [models.MatchValue(value=b) for b in condition.booleans]
     if condition.integers:
         matchers.append(models.MatchAny(any=list(condition.integers)))

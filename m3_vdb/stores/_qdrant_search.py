@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from qdrant_client import QdrantClient, models
 
 from m3_vdb.errors import ConfigError
-from m3_vdb.stores._plan import Plan, fuse_answers, make_plan, vectors_to_score
+from m3_vdb.stores._fuse import best_first, fuse
+from m3_vdb.stores._page import Found, read_page
+from m3_vdb.stores._plan import Plan, make_plan, read_parts, vectors_to_score
+from m3_vdb.stores._points import ID_FIELD, point_id, read_id
 from m3_vdb.stores._qdrant_requests import among, candidate_requests, fused, leaves, part_requests
 from m3_vdb.stores._qdrant_schema import QdrantCapabilities
 from m3_vdb.stores.search import Search
@@ -17,15 +20,6 @@ from m3_vdb.types import M3Embedding, Scores
 
 _UNDERSAMPLED: Final = 128
 """From this limit on, a server asks each of several shards for fewer hits than it might need."""
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A hit as the server gives it."""
-
-    payload: Mapping[str, Any]
-    score: float
-    parts: Scores | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +38,8 @@ class Searcher:
     can: QdrantCapabilities
     exact: bool
 
-    def search(self, query: M3Embedding, search: Search, *, explain: bool, payload: bool | list[str]) -> list[Found]:
-        """The hits, best first, with as much of their payload as is asked for.
+    def search(self, query: M3Embedding, search: Search, *, explain: bool, ids_only: bool) -> list[Found]:
+        """The hits, best first, with their payload or only with their ids.
 
         Raises:
             ConfigError: strict mode allows fewer candidates.
@@ -55,18 +49,18 @@ class Searcher:
             return []
         self._check_limit(plan)
         found = leaves(query, plan, search, exact=self.exact)
-        if self.can.shards == 1:
-            if explain or not self.can.may_be_exact:
-                return self._batch(query, search, [(plan, found)], plan, explain=explain, payload=payload)
-            return self._fused(query, search, plan, found, payload=payload)
-        ids = self._candidates(found)
-        if not ids:
+        ids = self._candidates(found) if self.can.shards > 1 else None
+        if ids == []:
             return []
-        if explain or not self.can.may_be_exact or search.fusion != "exact":
-            size = _UNDERSAMPLED - 1
-            rounds = [among(plan, ids[i : i + size]) for i in range(0, len(ids), size)]
-            return self._batch(query, search, rounds, plan, explain=explain, payload=payload)
-        return self._fused(query, search, *among(plan, ids), payload=payload)
+        # Ranks are added here, or equal scores would have any rank; and over several shards every fusion but a formula.
+        by_server = search.fusion == "exact" or (search.fusion == "dbsf" and ids is None)
+        if self.can.may_be_exact and by_server:
+            plan, found = (plan, found) if ids is None else among(plan, ids)
+            hits = self._fused(query, search, plan, found, ids_only=ids_only)
+            return self._explained(query, plan, hits) if explain and hits else hits
+        size = _UNDERSAMPLED - 1
+        parts = [(plan, found)] if ids is None else [among(plan, ids[i : i + size]) for i in range(0, len(ids), size)]
+        return self._batch(query, search, parts, plan, explain=explain, ids_only=ids_only)
 
     def _check_limit(self, plan: Plan) -> None:
         largest = self.can.max_limit
@@ -78,27 +72,30 @@ class Searcher:
             )
 
     def _fused(
-        self,
-        query: M3Embedding,
-        search: Search,
-        plan: Plan,
-        found: list[models.Prefetch],
-        *,
-        payload: bool | list[str],
+        self, query: M3Embedding, search: Search, plan: Plan, found: list[models.Prefetch], *, ids_only: bool
     ) -> list[Found]:
-        """One request, fused by the server."""
+        """A page fused by the server: one request, two more where equal scores lie across one of its edges."""
         one = fused(plan, found, query, search)
-        answer = self.client.query_points(
-            self.collection,
-            prefetch=one.prefetch,
-            query=one.query,
-            limit=search.limit,
-            offset=one.offset,
-            search_params=one.params,
-            score_threshold=one.score_threshold,
-            with_payload=payload,
-        )
-        return [Found(point.payload or {}, point.score) for point in answer.points]
+
+        def ask(offset: int, limit: int, only_ids: bool) -> list[Found]:
+            answer = self.client.query_points(
+                self.collection,
+                prefetch=one.prefetch,
+                query=one.query,
+                limit=limit,
+                offset=offset or None,
+                search_params=one.params,
+                score_threshold=one.score_threshold,
+                with_payload=[ID_FIELD] if only_ids else True,
+            )
+            return [Found(read_id(point.payload), point.score, point.payload or {}) for point in answer.points]
+
+        return read_page(search, plan.branch_limit, ask, None if ids_only else self._payloads)
+
+    def _explained(self, query: M3Embedding, plan: Plan, hits: list[Found]) -> list[Found]:
+        """The same hits with their raw scores, which are asked for of them alone."""
+        parts = self._parts(query, [among(plan, [point_id(hit.id) for hit in hits])], plan, explain=True)
+        return [replace(hit, parts=parts[hit.id]) for hit in hits if hit.id in parts]
 
     def _batch(
         self,
@@ -108,21 +105,32 @@ class Searcher:
         whole: Plan,
         *,
         explain: bool,
-        payload: bool | list[str],
+        ids_only: bool,
     ) -> list[Found]:
-        """A request for each vector and round, fused here; then the payload of the best."""
+        """All candidates by each vector, fused here; then the payload of the best."""
+        parts = self._parts(query, rounds, whole, explain=explain)
+        best = best_first(fuse(parts, search), search)
+        ids = [name for name, _ in best]
+        payloads = {name: {ID_FIELD: name} for name in ids} if ids_only else self._payloads(ids)
+        # A document that was deleted meanwhile has none.
+        return [
+            Found(name, total, payloads[name], parts[name] if explain else None)
+            for name, total in best
+            if name in payloads
+        ]
+
+    def _parts(
+        self, query: M3Embedding, rounds: list[tuple[Plan, list[models.Prefetch]]], whole: Plan, *, explain: bool
+    ) -> dict[str, Scores]:
+        """Id → raw scores, by a request for each vector and round."""
         names = vectors_to_score(query, whole, explain=explain)
         exact = self.can.may_be_exact
         parts = [part_requests(plan, found, query, names, may_be_exact=exact) for plan, found in rounds]
         requests = [request for part in parts for request in part]
         answers: dict[str, dict[str, float]] = {name: {} for name in names}
         for request, points in zip(requests, self._answers(requests), strict=True):
-            answers[str(request.using)].update((str(point.id), point.score) for point in points)
-        best = fuse_answers(query, answers, search)
-        payloads = self._payloads([name for name, _, _ in best], payload)
-        # A document that was deleted meanwhile has none.
-        hits = [(payloads[name], total, parts) for name, total, parts in best if name in payloads]
-        return [Found(kept, total, parts if explain else None) for kept, total, parts in hits]
+            answers[str(request.using)].update((read_id(point.payload), point.score) for point in points)
+        return read_parts(query, answers)
 
     def _candidates(self, found: list[models.Prefetch]) -> list[str]:
         """Points that the leaves find over all shards, each once."""
@@ -135,8 +143,8 @@ class Searcher:
         calls = [requests[i : i + size] for i in range(0, len(requests), size)]
         return [answer.points for call in calls for answer in self.client.query_batch_points(self.collection, call)]
 
-    def _payloads(self, ids: Sequence[str], payload: bool | list[str]) -> dict[str, Mapping[str, Any]]:
+    def _payloads(self, ids: Sequence[str]) -> dict[str, Mapping[str, Any]]:
         if not ids:
             return {}
-        records = self.client.retrieve(self.collection, list(ids), with_payload=payload)
-        return {str(record.id): record.payload or {} for record in records}
+        records = self.client.retrieve(self.collection, [point_id(name) for name in ids], with_payload=True)
+        return {read_id(record.payload): record.payload or {} for record in records}

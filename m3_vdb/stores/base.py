@@ -6,12 +6,13 @@ id, title, text and payload, and once for the collection the identity of the mod
 - **Scores.** ``query`` takes ``candidates`` documents from a search of the whole collection (``source``: the nearest by
   dense score, the best by lexical score, or both lists) and returns those with the highest *exact* M3 score
   (``m3_vdb.scoring``), fused by the engine in one request. A candidate without a common token has s_lex = 0; a
-  candidate is never scored by a part of the formula only. Ties are broken by no promise. ``rank`` is the same query
-  without the documents.
+  candidate is never scored by a part of the formula only. ``rank`` is the same query without the documents.
+- **Order.** By score, of equal scores by id. The candidates do not depend on the page, so pages of any size add up to
+  one list in which no document comes twice, explained or not; beyond the candidates it ends.
 - **Identity.** Opening a collection with a model whose identity differs raises ``CollectionMismatchError``.
 - **Ids** are the user's strings. ``upsert`` of a known id replaces the document with all its vectors.
 - **Filters** restrict the candidates *before* they are chosen, so ``limit`` hits come back if that many match. A
-  filter names top-level fields of the payload, literally; ``m3_vdb.filters`` is the definition.
+  filter names fields of the payload; ``m3_vdb.filters`` is the definition.
 - **Errors** of the client library are mapped to ``StoreConnectionError`` or ``StoreRequestError``; a document that
   cannot be stored raises ``DocumentError`` with its index, before anything of the batch is written.
 - **Payloads** come back as the JSON values they were; of a float, 15 digits are certain.
@@ -27,10 +28,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TypeVar
 
-from m3_vdb.errors import StoreError
+from m3_vdb.errors import ConfigError, StoreError
+from m3_vdb.filters import parse_filter
 from m3_vdb.fusion import Weights, WeightsLike
 from m3_vdb.inputs import DocumentLike, read_documents, read_ids, whole_number
-from m3_vdb.stores._checks import check_search
+from m3_vdb.stores._checks import check_condition, check_search
 from m3_vdb.stores._process import ProcessBound
 from m3_vdb.stores.identity import ModelIdentity
 from m3_vdb.stores.options import IndexType
@@ -101,9 +103,10 @@ class VectorStore(ProcessBound, ABC):
         Args:
             query: all three parts of the query.
             weights: weights, a preset's name, or three numbers (``Weights.parse``).
-            limit: hits to return; see ``Search``, like all that follow but the last.
+            limit: hits to return, of which fewer come where fewer documents match; see ``Search``, like all that follow
+                but the last.
             offset: hits to skip before them.
-            candidates: documents taken from a list and scored.
+            candidates: documents taken from a list and scored, whatever the page; beyond them pages are empty.
             source: the list or lists that they are taken from.
             fusion: how scores become one.
             ef: effort of an approximate dense search.
@@ -112,7 +115,8 @@ class VectorStore(ProcessBound, ABC):
             explain: also fill ``Hit.parts``.
 
         Raises:
-            ConfigError: an argument is out of range, or the query lacks a part or does not fit the collection.
+            ConfigError: an argument is out of range, the query lacks a part or does not fit the collection, or
+                ``limit`` is above ``candidates`` and more documents match.
         """
         self._check_process()
         search = Search(
@@ -124,9 +128,12 @@ class VectorStore(ProcessBound, ABC):
             fusion=fusion,
             ef=ef,
             score_threshold=score_threshold,
-            filter=filter,
+            filter=check_condition(parse_filter(filter), self.field_types),
         )
-        return self._query(query, check_search(query, search, identity=self.identity), explain=explain)
+        check_search(query, search, identity=self.identity)
+        hits = self._query(query, search, explain=explain)
+        self._check_candidates(query, search, len(hits))
+        return hits
 
     def rank(
         self,
@@ -144,10 +151,36 @@ class VectorStore(ProcessBound, ABC):
             ConfigError: as ``query``.
         """
         self._check_process()
+        condition = check_condition(parse_filter(filter), self.field_types)
         search = Search(
-            weights=Weights.parse(weights), limit=limit, candidates=candidates, source=source, filter=filter
+            weights=Weights.parse(weights), limit=limit, candidates=candidates, source=source, filter=condition
         )
-        return self._rank(query, check_search(query, search, identity=self.identity))
+        check_search(query, search, identity=self.identity)
+        ranking = self._rank(query, search)
+        self._check_candidates(query, search, len(ranking))
+        return ranking
+
+    def _check_candidates(self, query: M3Embedding, search: Search, found: int) -> None:
+        """Check that a limit above ``candidates`` got fewer hits only because there are no more documents.
+
+        Raises:
+            ConfigError: there are; the message says which ``candidates`` to pass.
+        """
+        if search.limit <= search.candidates or found >= search.limit:
+            return
+        known, is_sparse = max(found, search.candidates), search.source == "sparse"
+        one_more = Search(
+            weights=Weights(0, 1, 0) if is_sparse else Weights(1, 0, 0),
+            limit=known + 1,
+            candidates=known + 1,
+            source="sparse" if is_sparse else "dense",
+            filter=search.filter,
+        )
+        if len(self._rank(query, one_more)) > known:
+            raise ConfigError(
+                f"limit={search.limit} hits of candidates={search.candidates}, and more documents match: pass "
+                f"candidates={search.limit}, or a smaller limit"
+            )
 
     def scroll(self, *, batch: int = 256) -> Iterator[tuple[list[Document], M3Embeddings]]:
         """Everything that is stored, in batches: for export, and to move a collection without encoding again.

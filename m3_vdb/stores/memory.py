@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m3_vdb.errors import StoreError
-from m3_vdb.filters import matches, parse_filter
+from m3_vdb.filters import matches
 from m3_vdb.scoring import dense_scores, lexical_scores, score
-from m3_vdb.stores._fuse import fuse
+from m3_vdb.stores._fuse import best_first, fuse
 from m3_vdb.stores._plan import LEAVES
 from m3_vdb.stores._points import Point, make_points, pack, read_point
 from m3_vdb.stores.base import VectorStore
@@ -42,8 +42,9 @@ class _Row:
 
 @dataclass(frozen=True, slots=True)
 class _Tables:
-    """The rows' dense vectors, stacked, and their lexical weights, packed."""
+    """The rows in the order of their ids, their dense vectors, stacked, and their lexical weights, packed."""
 
+    rows: list[_Row]
     dense: FloatArray
     ids: IntArray
     weights: FloatArray
@@ -121,20 +122,18 @@ class MemoryStore(VectorStore):
     def _search(self, query: M3Embedding, search: Search) -> list[tuple[_Row, float, Scores]]:
         assert query.dense is not None  # check_search has refused it
         assert query.sparse is not None
-        expression = parse_filter(search.filter)
         with self._lock:
-            rows, tables = list(self._open_rows().values()), self._search_tables()
-        allowed = np.array([matches(row.document.payload, expression) for row in rows], dtype=np.bool_)
+            tables = self._search_tables()
+        rows = tables.rows
+        allowed = np.array([matches(row.document.payload, search.filter) for row in rows], dtype=np.bool_)
         found: set[int] = set()
         if DENSE in LEAVES[search.source]:
             found.update(_best(dense_scores(query.dense, tables.dense), allowed, search.candidates))
         if SPARSE in LEAVES[search.source]:
             lexical = lexical_scores(query.sparse, tables.ids, tables.weights, tables.offsets)
             found.update(_best(lexical, allowed & (lexical > 0), search.candidates))
-        parts = {i: score(query, rows[i].embedding) for i in sorted(found)}
-        ranked = sorted(fuse(parts, search).items(), key=lambda pair: -pair[1])
-        kept = [(i, s) for i, s in ranked if search.score_threshold is None or s >= search.score_threshold]
-        return [(rows[i], s, parts[i]) for i, s in kept[search.offset : search.offset + search.limit]]
+        parts = {i: score(query, rows[i].embedding) for i in found}
+        return [(rows[i], total, parts[i]) for i, total in best_first(fuse(parts, search), search)]
 
     def _scroll(self, batch: int) -> Iterator[tuple[list[Document], M3Embeddings]]:
         with self._lock:
@@ -150,10 +149,12 @@ class MemoryStore(VectorStore):
 
     def _search_tables(self) -> _Tables:
         if self._tables is None:
-            embeddings = [row.embedding for row in self._open_rows().values()]
+            rows = [row for _, row in sorted(self._open_rows().items())]
+            embeddings = [row.embedding for row in rows]
             dense = [embedding.dense for embedding in embeddings if embedding.dense is not None]
             sparse = [embedding.sparse for embedding in embeddings if embedding.sparse is not None]
             self._tables = _Tables(
+                rows=rows,
                 dense=np.stack(dense) if dense else np.zeros((0, self._identity.dense_dim), np.float32),
                 ids=np.concatenate([np.zeros(0, np.int32), *(part.ids for part in sparse)]),
                 weights=np.concatenate([np.zeros(0, np.float32), *(part.weights for part in sparse)]),
@@ -163,7 +164,7 @@ class MemoryStore(VectorStore):
 
 
 def _best(scores: FloatArray, allowed: NDArray[np.bool_], count: int) -> list[int]:
-    """The ``count`` rows with the highest scores among those allowed; of equal ones the first."""
+    """The ``count`` rows with the highest scores among those allowed; of equal ones the first, by id."""
     rows = np.flatnonzero(allowed)
     return [int(i) for i in rows[np.argsort(-scores[rows], kind="stable")[:count]]]
 

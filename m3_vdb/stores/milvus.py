@@ -17,7 +17,7 @@ from typing import Any, Final
 from pymilvus import MilvusClient
 
 from m3_vdb.errors import StoreError
-from m3_vdb.filters import parse_filter
+from m3_vdb.stores._fuse import best_first
 from m3_vdb.stores._milvus_errors import mapped_errors
 from m3_vdb.stores._milvus_filters import condition, numbers, terms
 from m3_vdb.stores._milvus_limits import check_limits
@@ -32,7 +32,7 @@ from m3_vdb.stores._milvus_rows import (
     to_row,
     vector_fields,
 )
-from m3_vdb.stores._milvus_scores import Scorer, fused_parts
+from m3_vdb.stores._milvus_scores import Scorer
 from m3_vdb.stores._plan import make_plan
 from m3_vdb.stores._points import make_points, pack, point_id
 from m3_vdb.stores.base import VectorStore
@@ -230,7 +230,7 @@ class MilvusStore(VectorStore):
         self, query: M3Embedding, search: Search, *, explain: bool
     ) -> tuple[list[tuple[str, str, float]], dict[str, Scores]]:
         """(key, user's id, score) of the hits, best first, and the parts of their scores if asked for."""
-        requests, plan, parsed = self._requests(), make_plan(query, search), parse_filter(search.filter)
+        requests, plan = self._requests(), make_plan(query, search)
         scorer = Scorer(
             requests,
             struct=self._opened.struct,
@@ -241,22 +241,18 @@ class MilvusStore(VectorStore):
         parts: dict[str, Scores] = {}
         with mapped_errors(self._where):
             names: dict[str, str] = {}
-            allowed = condition(parsed, requests)
+            allowed = condition(search.filter, requests)
             for vector in plan.leaves if plan.branches else ():
                 found = requests.search(query, vector, limit=plan.leaf_limit, condition=allowed, ef=search.ef)
                 names.update((key, name) for key, (name, _) in found.items())
             if not names:
                 return [], parts
-            if explain:
-                parts = scorer.parts(query, list(names), {DENSE, SPARSE, MULTI_VECTOR})
-                totals = fused_parts(parts, search)
-            else:
-                totals = scorer.totals(query, search, plan, list(names))
-        lowest = search.score_threshold
-        kept = [(key, total) for key, total in totals.items() if lowest is None or total >= lowest]
-        kept.sort(key=lambda pair: -pair[1])
-        page = kept[search.offset : search.offset + search.limit]
-        return [(key, names[key], total) for key, total in page], parts
+            totals = scorer.totals(query, search, plan, names)
+            keys = {name: key for key, name in names.items()}
+            best = [(keys[name], name, total) for name, total in best_first(totals, search)]
+            if explain and best:  # of the page alone, so that it has the same scores and order as without
+                parts = scorer.parts(query, [key for key, _, _ in best], {DENSE, SPARSE, MULTI_VECTOR})
+        return best, parts
 
     def _requests(self) -> Requests:
         if self._open is None:

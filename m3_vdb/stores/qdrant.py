@@ -14,14 +14,13 @@ from typing import Any, Final
 from qdrant_client import QdrantClient, models
 
 from m3_vdb.errors import CollectionNotFoundError, ConfigError, StoreRequestError
+from m3_vdb.stores._page import Found
 from m3_vdb.stores._points import (
-    ID_FIELD,
     batches,
     make_points,
     pack,
     point_id,
     read_embedding,
-    read_id,
     read_point,
 )
 from m3_vdb.stores._qdrant_errors import mapped_errors
@@ -34,7 +33,7 @@ from m3_vdb.stores._qdrant_schema import (
     create_indexes,
     read_capabilities,
 )
-from m3_vdb.stores._qdrant_search import Found, Searcher
+from m3_vdb.stores._qdrant_search import Searcher
 from m3_vdb.stores.base import VectorStore
 from m3_vdb.stores.identity import ModelIdentity, open_identity
 from m3_vdb.stores.options import DEFAULT_OPTIONS, INDEX_TYPES, CollectionOptions, IndexType
@@ -177,17 +176,16 @@ class QdrantStore(VectorStore):
         self._client.close()
 
     def _query(self, query: M3Embedding, search: Search, *, explain: bool) -> list[Hit]:
-        found = self._search(query, search, explain=explain, payload=True)
+        found = self._search(query, search, explain=explain, ids_only=False)
         return [Hit(read_point(hit.payload), hit.score, hit.parts) for hit in found]
 
     def _rank(self, query: M3Embedding, search: Search) -> list[tuple[str, float]]:
-        found = self._search(query, search, explain=False, payload=[ID_FIELD])
-        return [(read_id(hit.payload), hit.score) for hit in found]
+        return [(hit.id, hit.score) for hit in self._search(query, search, explain=False, ids_only=True)]
 
-    def _search(self, query: M3Embedding, search: Search, *, explain: bool, payload: bool | list[str]) -> list[Found]:
+    def _search(self, query: M3Embedding, search: Search, *, explain: bool, ids_only: bool) -> list[Found]:
         searcher = Searcher(self._client, self._collection, self._capabilities, self._exact)
         with mapped_errors(self._where):
-            return searcher.search(query, search, explain=explain, payload=payload)
+            return searcher.search(query, search, explain=explain, ids_only=ids_only)
 
     def _scroll(self, batch: int) -> Iterator[tuple[list[Document], M3Embeddings]]:
         offset: Any = None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,10 +18,12 @@ import qdrant_edge as edge
 
 from m3_vdb.errors import CollectionNotFoundError, M3Error, StoreError, StoreRequestError
 from m3_vdb.stores._edge_folder import claim, load, make_indexes
-from m3_vdb.stores._edge_requests import fused, part_requests, to_point
+from m3_vdb.stores._edge_requests import among, fused, leaves, part_requests, to_point
 from m3_vdb.stores._edge_schema import OPTIONS
 from m3_vdb.stores._folder import FolderLock, advice, mapped_os_errors, read_metadata, write_metadata
-from m3_vdb.stores._plan import Plan, fuse_answers, make_plan, vectors_to_score
+from m3_vdb.stores._fuse import best_first, fuse
+from m3_vdb.stores._page import Found, read_page
+from m3_vdb.stores._plan import Plan, make_plan, read_parts, vectors_to_score
 from m3_vdb.stores._points import (
     ID_FIELD,
     batches,
@@ -35,7 +38,7 @@ from m3_vdb.stores.base import VectorStore
 from m3_vdb.stores.identity import ModelIdentity, open_identity
 from m3_vdb.stores.options import DEFAULT_OPTIONS, CollectionOptions, IndexType
 from m3_vdb.stores.search import DENSE, MULTI_VECTOR, SPARSE, Search
-from m3_vdb.types import Document, Hit, M3Embedding, M3Embeddings
+from m3_vdb.types import Document, Hit, M3Embedding, M3Embeddings, Scores
 
 MAX_UPDATE_BYTES: Final = 16 * 1024 * 1024
 """Upserts are cut here (in JSON bytes, up to six times the stored size) so that a batch's Python lists stay small."""
@@ -174,36 +177,41 @@ class QdrantEdgeStore(VectorStore):
                 self._free()
 
     def _query(self, query: M3Embedding, search: Search, *, explain: bool) -> list[Hit]:
-        plan = make_plan(query, search)
-        if not explain:
-            return [Hit(read_point(point.payload), point.score) for point in self._fused(query, plan, search, True)]
-        if not plan.branches:
-            return []
-        names = vectors_to_score(query, plan, explain=True)
-        with self._engine() as shard:
-            request = edge.QueryBatchRequest(part_requests(query, plan, search, names, exact=self._exact))
-            scored = zip(names, shard.query_batch(request), strict=True)
-            answers = {name: {str(point.id): point.score for point in points} for name, points in scored}
-            best = fuse_answers(query, answers, search)
-            payloads = self._payloads(shard, [name for name, _, _ in best])
-        return [Hit(read_point(payloads[name]), total, parts) for name, total, parts in best]
+        found = self._search(query, search, explain=explain, ids_only=False)
+        return [Hit(read_point(hit.payload), hit.score, hit.parts) for hit in found]
 
     def _rank(self, query: M3Embedding, search: Search) -> list[tuple[str, float]]:
-        points = self._fused(query, make_plan(query, search), search, [ID_FIELD])
-        return [(read_id(point.payload), point.score) for point in points]
+        return [(hit.id, hit.score) for hit in self._search(query, search, explain=False, ids_only=True)]
 
-    def _fused(
-        self, query: M3Embedding, plan: Plan, search: Search, payload: bool | list[str]
-    ) -> list[edge.ScoredPoint]:
+    def _search(self, query: M3Embedding, search: Search, *, explain: bool, ids_only: bool) -> list[Found]:
+        """As on a server (``_qdrant_search``): the engine fuses all but ranks, and explains the hits of the page."""
+        plan = make_plan(query, search)
         if not plan.branches:
             return []
-        request = fused(query, plan, search, exact=self._exact, payload=payload)
-        with self._engine() as shard:
-            return shard.query(request)
+        with self._engine() as shard:  # of a search with several requests nobody sees half
 
-    def _payloads(self, shard: edge.EdgeShard, ids: Sequence[str]) -> dict[str, Mapping[str, Any]]:
-        records = shard.retrieve(list(ids), with_payload=True, with_vector=False)
-        return {str(record.id): record.payload or {} for record in records}
+            def payloads(ids: Sequence[str]) -> dict[str, Mapping[str, Any]]:
+                records = shard.retrieve([point_id(name) for name in ids], with_payload=True, with_vector=False)
+                return {read_id(record.payload): record.payload or {} for record in records}
+
+            def ask(offset: int, limit: int, only_ids: bool) -> list[Found]:
+                payload = [ID_FIELD] if only_ids else True
+                request = fused(query, plan, search, exact=self._exact, limit=limit, offset=offset, payload=payload)
+                return [Found(read_id(hit.payload), hit.score, hit.payload or {}) for hit in shard.query(request)]
+
+            if search.fusion != "rrf":
+                hits = read_page(search, plan.branch_limit, ask, None if ids_only else payloads)
+                if explain and hits:
+                    found = among([point_id(hit.id) for hit in hits])
+                    parts = _parts(shard, query, plan, found, leaf=None, limit=len(hits), explain=True)
+                    hits = [replace(hit, parts=parts[hit.id]) for hit in hits]
+                return hits
+            found = leaves(query, plan, search, exact=self._exact)
+            leaf = plan.leaves[0] if len(plan.leaves) == 1 else None
+            parts = _parts(shard, query, plan, found, leaf=leaf, limit=plan.branch_limit, explain=explain)
+            best = best_first(fuse(parts, search), search)
+            kept = {name: {ID_FIELD: name} for name, _ in best} if ids_only else payloads([name for name, _ in best])
+        return [Found(name, total, kept[name], parts[name] if explain else None) for name, total in best]
 
     def _scroll(self, batch: int) -> Iterator[tuple[list[Document], M3Embeddings]]:
         offset: edge.PointId | None = None
@@ -226,6 +234,28 @@ class QdrantEdgeStore(VectorStore):
             if self._shard is None:
                 raise StoreError(f"the {self._where} is closed; open it again")
             yield self._shard
+
+
+def _parts(
+    shard: edge.EdgeShard,
+    query: M3Embedding,
+    plan: Plan,
+    found: list[edge.Prefetch],
+    *,
+    leaf: str | None,
+    limit: int,
+    explain: bool,
+) -> dict[str, Scores]:
+    """Id → raw scores of the candidates; the arguments are those of ``part_requests``."""
+    names = vectors_to_score(query, plan, explain=explain)
+    batch = shard.query_batch(edge.QueryBatchRequest(part_requests(query, found, names, leaf=leaf, limit=limit)))
+    return read_parts(
+        query,
+        {
+            name: {read_id(point.payload): point.score for point in points}
+            for name, points in zip(names, batch, strict=True)
+        },
+    )
 
 
 @contextmanager

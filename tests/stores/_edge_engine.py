@@ -297,9 +297,11 @@ def _condition(c: Any) -> Any:  # noqa: PLR0911 - one return for each kind
         return edge.IsNullCondition(c.is_null.key)
     assert isinstance(c, models.FieldCondition), f"the stub does not know {c!r}"
     if c.range is not None:
-        return edge.FieldCondition(
-            c.key, range=edge.RangeFloat(gt=c.range.gt, gte=c.range.gte, lt=c.range.lt, lte=c.range.lte)
-        )
+        bounds = {name: getattr(c.range, name) for name in ("gt", "gte", "lt", "lte")}
+        if isinstance(c.range, models.DatetimeRange):
+            bounds = {name: bound and bound.isoformat() for name, bound in bounds.items()}
+        kind = edge.RangeDateTime if isinstance(c.range, models.DatetimeRange) else edge.RangeFloat
+        return edge.FieldCondition(c.key, range=kind(**bounds))
     if isinstance(c.match, models.MatchAny):
         return edge.FieldCondition(c.key, match=edge.MatchAny(list(c.match.any)))
     value = c.match.value

@@ -68,10 +68,11 @@ def test_offset_continues_where_the_last_page_ended(filled):
     assert store.query(query, limit=5, offset=DOCUMENTS) == []
 
 
-def test_candidates_reach_as_far_as_the_page(filled):
+def test_the_candidates_do_not_depend_on_the_page(filled):
     store, _ = filled
     query = make_queries(1)[0]
-    assert len(store.query(query, limit=5, offset=40, candidates=1)) == 5
+    assert store.query(query, limit=5, offset=40, candidates=5) == []
+    assert len(store.query(query, limit=5, offset=40, candidates=45)) == 5
 
 
 def test_score_threshold_keeps_what_reaches_it(filled):

@@ -14,16 +14,18 @@ from milvus_lite.search.filter.eval.python_backend import _eval_row
 
 from m3_vdb.filters import matches, parse_filter
 from m3_vdb.stores import open_store
-from m3_vdb.stores._milvus_filters import condition, numbers, terms
+from m3_vdb.stores._milvus_filters import _term, condition, numbers, terms
 from m3_vdb.types import Document
 from tests.stores._corpus import IDENTITY, make_embeddings, make_queries
 
-NAMES = ["a", "b", "c.d", "ü x", "t[0]"]
+NAMES = ["a", "b", "c.d", "ü x", "t[0]", "c", "c.d.e"]
 NUMBERS = [0, 1, 2, -1, 7, 2**53, 2**53 + 1, 2**63 - 1, -(2**63), 0.0, -0.0, 1.0, 2.5, -3.5, 1e22, 1e-300]
-SCALARS = [*NUMBERS, True, False, "de", "", "true", "1", 'a"b', "\\", "日本"]
+DATES = ["2024-01-31", "2024-01-31T12:00", "2024-02-01 00:00:00.000001", "1969-07-20T20:17:40Z"]
+SCALARS = [*NUMBERS, *DATES, True, False, "de", "", "true", "1", 'a"b', "\\", "日本"]
 number, scalar = st.sampled_from(NUMBERS), st.sampled_from(SCALARS)
 value = scalar | st.none() | st.lists(scalar | st.none() | st.just([1]) | st.just({"x": 1}), max_size=4)
-payload = st.dictionaries(st.sampled_from(NAMES), value | st.just({"x": 1}), max_size=4)
+inner = st.dictionaries(st.sampled_from(["d", "e", ""]), value | st.fixed_dictionaries({"e": value}), max_size=2)
+payload = st.dictionaries(st.sampled_from(NAMES), value | st.just({"x": 1}) | inner, max_size=4)
 test = (
     scalar
     | st.lists(scalar, max_size=3)
@@ -31,6 +33,8 @@ test = (
     | st.fixed_dictionaries({"$ne": scalar})
     | st.fixed_dictionaries({"$nin": st.lists(scalar, max_size=3)})
     | st.dictionaries(st.sampled_from(["$gt", "$gte", "$lt", "$lte"]), number, min_size=1)
+    | st.dictionaries(st.sampled_from(["$gt", "$gte", "$lt", "$lte"]), st.sampled_from(DATES), min_size=1)
+    | st.none()
 )
 leaf = st.dictionaries(st.sampled_from(NAMES), test, min_size=1, max_size=2)
 filters = st.recursive(
@@ -75,6 +79,34 @@ def test_a_condition_means_what_the_filter_means(payloads, filter):
     rows, expression = rows_of(payloads), parse_filter(filter)
     wanted = {f"k{i}" for i, p in enumerate(payloads) if matches(p, expression)}
     assert rows.meeting(condition(expression, rows)) == wanted
+
+
+@settings(max_examples=80, deadline=None)
+@given(payloads=st.lists(payload, min_size=1, max_size=12), filter=filters)
+def test_rows_that_know_neither_objects_nor_dates_are_judged_by_their_payload(payloads, filter):
+    """As version 0.1 wrote them: among new rows, and with terms and numbers of the top level alone."""
+    rows, expression = rows_of(payloads), parse_filter(filter)
+    for row in list(rows.rows.values())[::2]:
+        row["terms"], row["numbers"] = old_fields(row["payload"])
+    wanted = {f"k{i}" for i, p in enumerate(payloads) if matches(p, expression)}
+    assert rows.meeting(condition(expression, rows)) == wanted
+
+
+def old_fields(payload):
+    """Terms and numbers as version 0.1 made them."""
+    found, ends = set(), {}
+    for name, value in payload.items():
+        if value is None or value == []:
+            continue
+        found.add(_term(name, "exists"))
+        elements = value if isinstance(value, list) else [value]
+        numbers = [e for e in elements if isinstance(e, (int, float)) and not isinstance(e, bool)]
+        found |= {_term(name, type(e).__name__, e) for e in elements if isinstance(e, (bool, int, float, str))}
+        found |= {_term(name, "float", float(e)) for e in numbers if abs(e) > 2**53}
+        if numbers:
+            found.add(_term(name, "number"))
+            ends[_term(name, "number")] = [float(min(map(float, numbers))), float(max(map(float, numbers)))]
+    return sorted(found), ends
 
 
 def test_rows_are_asked_for_only_where_a_list_spans_a_range():

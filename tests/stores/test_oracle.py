@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from qdrant_client import models
 
+from m3_vdb.errors import ConfigError
 from m3_vdb.fusion import PRESETS, Weights
 from m3_vdb.scoring import hybrid_score
 from m3_vdb.stores import CollectionOptions, MemoryStore, ModelIdentity, open_store
@@ -61,9 +62,10 @@ def test_a_score_that_can_be_checked_by_eye():
     n=st.integers(1, 40),
     candidates=st.integers(1, 50),
     limit=st.integers(1, 50),
+    offset=st.integers(0, 9),
     w=st.tuples(*[st.sampled_from([0.0, 0.3, 1.0, 2.5])] * 3).filter(any),
 )
-def test_the_oracle_is_the_formula_over_the_dense_candidates(seed, n, candidates, limit, w):
+def test_the_oracle_is_the_formula_over_the_dense_candidates(seed, n, candidates, limit, offset, w):
     embeddings, query = make_embeddings(n, seed=seed, max_rows=9), make_queries(1, seed=seed + 1)[0]
     store = MemoryStore(IDENTITY)
     store.upsert(make_documents(n), embeddings)
@@ -77,9 +79,14 @@ def test_the_oracle_is_the_formula_over_the_dense_candidates(seed, n, candidates
             max(float(np.dot(q.astype(float), p.astype(float))) for p in e.multi_vector) for q in query.multi_vector
         ]
         scored.append((dense, w[0] * dense + w[1] * lexical + w[2] * sum(best) / len(best), f"d{i}"))
-    nearest = sorted(scored, reverse=True)[: max(candidates, limit)]
-    expected = sorted((total for _, total, _ in nearest), reverse=True)[:limit]
-    hits = store.query(query, weights=Weights(*w), limit=limit, candidates=candidates)
+    nearest = sorted(scored, reverse=True)[:candidates]
+    expected = sorted((total for _, total, _ in nearest), reverse=True)[offset : offset + limit]
+    asked = {"weights": Weights(*w), "limit": limit, "offset": offset, "candidates": candidates}
+    if limit > candidates and n > candidates:
+        with pytest.raises(ConfigError, match=f"pass candidates={limit}"):
+            store.query(query, **asked)
+        return
+    hits = store.query(query, **asked)
     assert [hit.score for hit in hits] == pytest.approx(expected, rel=1e-5, abs=1e-6)
     truth = {name: total for _, total, name in nearest}
     assert all(hit.score == pytest.approx(truth[hit.document.id], rel=1e-5, abs=1e-6) for hit in hits)

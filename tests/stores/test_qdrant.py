@@ -109,19 +109,38 @@ def test_options_reach_the_server_before_any_document(stub):
     assert made == ['payload."new"']  # what is missing, and only that
 
 
-def test_explain_is_one_batch_and_the_payload_of_the_winners(stub, store):
+def test_explain_is_the_same_request_and_one_batch_about_the_winners(stub, store):
     store.upsert(make_documents(60), make_embeddings(60))
     stub.bodies.clear()
     hits = store.query(make_queries(1)[0], limit=3, candidates=30, filter={"lang": "de"}, explain=True)
-    (_, batch_path, _, batch), (_, retrieve_path, _, retrieved) = stub.bodies
-    assert (batch_path, retrieve_path) == ("/collections/notes/points/query/batch", "/collections/notes/points")
-    dense, sparse, multi = batch["searches"]
-    assert not dense.get("prefetch")
-    assert dense["filter"] == multi["prefetch"][0]["filter"]
-    assert [request["using"] for request in (dense, sparse, multi)] == ["dense", "sparse", "multi_vector"]
-    assert not any(request.get("with_vector") or request.get("with_payload") for request in (dense, sparse, multi))
-    assert len(retrieved["ids"]) == len(hits) == 3
-    assert not retrieved.get("with_vector")
+    (_, query_path, _, fused), (_, batch_path, _, batch) = stub.bodies
+    assert (query_path, batch_path) == ("/collections/notes/points/query", "/collections/notes/points/query/batch")
+    assert [request["using"] for request in batch["searches"]] == ["dense", "sparse", "multi_vector"]
+    for request in batch["searches"]:
+        (leaf,) = request["prefetch"]
+        assert len(leaf["filter"]["must"][0]["has_id"]) == len(hits) == 3
+        assert (request["with_payload"], request["with_vector"]) == (["id"], False)
+    stub.bodies.clear()
+    assert store.query(make_queries(1)[0], limit=3, candidates=30, filter={"lang": "de"}) == [
+        dataclasses.replace(hit, parts=None) for hit in hits
+    ]
+    assert [body for *_, body in stub.bodies] == [fused]
+
+
+def test_equal_scores_at_the_edge_of_a_page_cost_two_requests_more(stub, store):
+    one = make_embeddings(1)
+    for i in range(8):
+        store.upsert([Document(f"d{i}", f"text {i}")], one)
+    stub.bodies.clear()
+    hits = store.query(make_queries(1)[0], limit=3, offset=2)
+    assert [(hit.document.id, hit.document.text) for hit in hits] == [(f"d{i}", f"text {i}") for i in (2, 3, 4)]
+    first, everything, payloads = [body for *_, body in stub.bodies]
+    assert (first["offset"], first["limit"], first["with_payload"]) == (1, 5, True)
+    assert (everything.get("offset"), everything["limit"], everything["with_payload"]) == (None, 200, ["id"])
+    assert len(payloads["ids"]) == 3
+    stub.bodies.clear()
+    assert len(store.query(make_queries(1)[0], limit=8)) == len(store.rank(make_queries(1)[0], limit=8)) == 8
+    assert len(stub.bodies) == 2  # no hit is cut off, so one request each
 
 
 def test_strict_mode_takes_the_batch_and_never_says_exact():
@@ -191,7 +210,7 @@ def test_one_request_carries_the_whole_query(stub, store):
     assert factors == [
         [0.2, "$score[0]"], [0.3, "$score[1]"], [pytest.approx(0.5 / len(query.multi_vector)), "$score[2]"],
     ]  # fmt: skip
-    assert body["limit"] == 3
+    assert body["limit"] == 4  # one more than asked for, to see whether it has the score of the last
     assert body["with_vector"] is False
 
 

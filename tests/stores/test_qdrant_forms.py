@@ -21,12 +21,12 @@ BATCH, QUERY, POINTS = "points/query/batch", "points/query", "points"
 FORMS = {  # shards, strict mode, what is asked for, the requests that this takes
     "one request": (1, None, {}, [QUERY]),
     "one request, two leaves": (1, None, {"source": "union"}, [QUERY]),
-    "a batch, to explain": (1, None, {"explain": True}, [BATCH, POINTS]),
+    "the same, then a batch to explain": (1, None, {"explain": True}, [QUERY, BATCH]),
     "a batch, in strict mode": (1, STRICT, {}, [BATCH, POINTS]),
     "batches of one, in strict mode": (1, NARROW, {"explain": True}, [BATCH] * 3 + [POINTS]),
     "two steps": (3, None, {}, [BATCH, QUERY]),
     "two steps, two leaves": (3, None, {"source": "union"}, [BATCH, QUERY]),
-    "two steps, to explain": (3, None, {"explain": True}, [BATCH, BATCH, POINTS]),
+    "two steps, to explain": (3, None, {"explain": True}, [BATCH, QUERY, BATCH]),
     "two steps, in strict mode": (3, STRICT, {"explain": True}, [BATCH, BATCH, POINTS]),
 }
 N, CANDIDATES = 240, 150

@@ -1,0 +1,224 @@
+"""The order of hits: by score, then by id; one list, whatever the page, and the same with and without explain.
+
+600 documents, 60 of them equal and among the best. One behaviour, every store.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from m3_vdb.errors import ConfigError
+from m3_vdb.fusion import Weights
+from m3_vdb.index import HybridIndex
+from m3_vdb.stores import MemoryStore, ModelIdentity
+from m3_vdb.stores._page import Found, read_page
+from m3_vdb.stores.search import Search
+from m3_vdb.types import Document, M3Embedding, M3Embeddings, Passage, SparseVector
+
+IDENTITY = ModelIdentity(name="small", fingerprint="f00d", dense_dim=8, multi_vector_dim=4)
+N, EQUAL = 600, 60
+
+
+def _unit(rows):
+    return (rows / np.linalg.norm(rows, axis=-1, keepdims=True)).astype(np.float32)
+
+
+RNG = np.random.default_rng(5)
+QUERY = M3Embedding(
+    _unit(RNG.normal(size=8)),
+    SparseVector(np.array([10, 12], np.int32), np.array([1.0, 0.5], np.float32)),
+    _unit(RNG.normal(size=(3, 4))),
+)
+
+
+def embeddings(n, equal):
+    """n texts of three tokens; every tenth of the first ``10 * equal`` has the same vectors, near to the query's."""
+    dense, rows = _unit(RNG.normal(size=(n, 8))), _unit(RNG.normal(size=(n, 2, 4)))
+    weights = RNG.uniform(0.1, 1, size=(n, 3)).astype(np.float32)
+    same = np.arange(n) % 10 == 0 if equal < n else np.ones(n, bool)
+    dense[same], rows[same], weights[same] = _unit(QUERY.dense + 0.5 * _unit(RNG.normal(size=8))), rows[0], weights[0]
+    return M3Embeddings(
+        token_counts=np.full(n, 3, np.int32),
+        truncated=np.zeros(n, np.bool_),
+        dense=dense,
+        sparse_ids=np.tile(np.array([10, 11, 12], np.int32), n),
+        sparse_weights=weights.ravel(),
+        sparse_offsets=np.arange(n + 1) * 3,
+        multi_vector=rows.reshape(-1, 4),
+        multi_vector_offsets=np.arange(n + 1) * 2,
+    )
+
+
+DOCUMENTS = [Document(f"d{i}", "t", payload={"even": i % 20 < 10}) for i in range(N)]
+SOME_EQUAL, ALL_EQUAL = embeddings(N, EQUAL), embeddings(N, N)
+SHUFFLED = np.random.default_rng(1).permutation(N)  # ids in no order, so that none is kept by chance
+
+
+def fill(store, packed):
+    parts = [packed[int(i)] for i in SHUFFLED]
+    store.upsert(
+        [DOCUMENTS[i] for i in SHUFFLED],
+        M3Embeddings(
+            packed.token_counts,
+            packed.truncated,
+            packed.dense[SHUFFLED],
+            packed.sparse_ids,
+            np.concatenate([part.sparse.weights for part in parts]),
+            packed.sparse_offsets,
+            np.concatenate([part.multi_vector for part in parts]),
+            packed.multi_vector_offsets,
+        ),
+    )
+
+
+def ranked(hits):
+    return [(hit.document.id, hit.score) for hit in hits]
+
+
+def paged(store, size, candidates, **args):
+    """All pages, until one is empty."""
+    hits, offset = [], 0
+    while page := store.query(QUERY, limit=size, offset=offset, candidates=candidates, **args):
+        hits += page
+        offset += size
+    return ranked(hits)
+
+
+@pytest.fixture
+def opened(backend):
+    with backend.open(IDENTITY) as store:
+        yield store
+
+
+def test_pages_of_every_size_are_one_list_explained_or_not(opened):
+    fill(opened, SOME_EQUAL)
+    oracle = MemoryStore(IDENTITY)
+    fill(oracle, SOME_EQUAL)
+    for args in (
+        {},
+        {"filter": {"even": True}},
+        {"fusion": "rrf"},
+        {"fusion": "dbsf"},
+        {"source": "union", "weights": Weights(0.2, 0.8, 0)},
+    ):
+        whole = paged(opened, 200, 200, **args)
+        assert whole == sorted(whole, key=lambda pair: (-pair[1], pair[0]))
+        assert len(dict(whole)) == len(whole) >= 200
+        assert len(dict(whole).keys() & {f"d{i}" for i in range(0, N, 10)}) >= EQUAL // 2, "equal ones are among them"
+        for size in (50, *(() if args else (7,))):
+            assert paged(opened, size, 200, **args) == whole, (args, size)
+        assert paged(opened, 50, 200, explain=True, **args) == whole, args
+        if "fusion" not in args:
+            assert opened.rank(QUERY, limit=200, candidates=200, **args) == whole[:200]
+        assert_same_order(whole, ranked(oracle.query(QUERY, limit=200, candidates=200, **args)))
+
+
+def assert_same_order(got, oracle):
+    """Stores agree wherever scores differ by more than 1e-6."""
+    place = {name: i for i, (name, _) in enumerate(got)}
+    for (first, high), (second, low) in pairwise(oracle):
+        if high == low or high - low > 1e-6:
+            assert place[first] < place[second]
+
+
+def test_more_equal_documents_than_candidates(opened):
+    fill(opened, ALL_EQUAL)
+    for args in ({}, {"fusion": "rrf"}, {"source": "sparse"}):
+        whole = paged(opened, 120, 120, **args)
+        assert len(dict(whole)) == 120
+        assert [name for name, _ in whole] == sorted(dict(whole))
+        for again in ({}, {"explain": True}):
+            assert paged(opened, 50, 120, **args, **again) == whole
+
+
+def test_a_page_that_starts_within_equal_scores_and_a_threshold(opened):
+    fill(opened, SOME_EQUAL)
+    whole = ranked(opened.query(QUERY, limit=200, candidates=200))
+    scores = [score for _, score in whole]
+    tied = max(set(scores), key=scores.count)
+    first, last = scores.index(tied), len(scores) - scores[::-1].index(tied)
+    for offset in (first - 1, first, first + 1, last - 1, last):
+        if offset >= 0:
+            assert ranked(opened.query(QUERY, limit=3, offset=offset)) == whole[offset : offset + 3]
+    assert ranked(opened.query(QUERY, limit=9, offset=last - 2, score_threshold=tied - 1e-6)) == whole[last - 2 : last]
+
+
+def test_beyond_the_candidates_there_is_nothing_or_the_number_to_pass(opened):
+    fill(opened, SOME_EQUAL)
+    assert len(opened.query(QUERY, limit=30, offset=90, candidates=100)) == 10
+    for offset in (100, 5000):
+        assert opened.query(QUERY, limit=10, offset=offset, candidates=100) == []
+    for ask in (opened.query, opened.rank):
+        with pytest.raises(ConfigError, match=r"limit=101 .*candidates=100.*pass candidates=101"):
+            ask(QUERY, limit=101, candidates=100)
+    assert len(opened.query(QUERY, limit=101, candidates=101)) == 101
+    few = {"even": True, "$not": {"even": False}}
+    assert len(opened.query(QUERY, limit=100_000, candidates=300, filter=few)) == 300  # all there are
+
+
+def test_few_documents_come_back_whole_whatever_the_limit(opened):
+    opened.upsert(DOCUMENTS[:17], embeddings(17, 2))
+    assert len(opened.query(QUERY, limit=100_000)) == len(opened.rank(QUERY, limit=100_000)) == 17
+    assert len(opened.query(QUERY, limit=100_000, candidates=17)) == 17
+
+
+class Embedder:
+    identity = IDENTITY
+
+    def encode_documents(self, texts):
+        raise NotImplementedError
+
+    def encode_queries(self, texts):
+        packed = embeddings(1, 0)
+        return [QUERY for _ in texts] or packed
+
+
+def test_pages_of_documents_that_were_split_are_one_list_too(opened):
+    """600 passages of 150 documents: found by their best passage, and paged over the same candidates."""
+    passages = []
+    for i, one in enumerate(DOCUMENTS):
+        name, number = f"d{i // 4}", i % 4 + 1
+        stored = name if number == 1 else f"{name}¶{number}"
+        passages.append(Document(stored, "t", payload=one.payload, passage=Passage(name, number, 4, 0, 1)))
+    opened.upsert(passages, SOME_EQUAL)
+    index = HybridIndex(Embedder(), opened)
+    whole = ranked(index.query("x", limit=150))
+    assert len(dict(whole)) == len(whole) > 60
+    for size in (20, 50):
+        hits = [hit for offset in range(0, 150, size) for hit in index.query("x", limit=size, offset=offset)]
+        assert ranked(hits) == whole
+    assert ranked(index.query("x", limit=40, offset=10, explain=True)) == whole[10:50]
+    with pytest.raises(ConfigError, match="pass candidates=10"):
+        index.query("x", limit=10, candidates=1)
+
+
+SCORES = st.lists(st.integers(0, 4).map(lambda i: i / 4), max_size=24)
+
+
+@given(SCORES, st.integers(0, 26), st.integers(1, 26), st.randoms(use_true_random=False), st.booleans())
+def test_a_page_is_cut_from_an_engine_that_orders_ties_at_random(scores, offset, limit, random, ids_only):
+    names = [f"{i:02}" for i in range(len(scores))]
+    random.shuffle(names)
+    hits, asked = list(zip(names, scores, strict=True)), []
+
+    def ask(start, count, only_ids):
+        asked.append((start, count))
+        random.shuffle(hits)
+        best = sorted(hits, key=lambda hit: -hit[1])[start : start + count]
+        return [Found(name, score, {} if only_ids else {"of": name}) for name, score in best]
+
+    def payloads(ids):
+        return {name: {"of": name} for name in ids}
+
+    page = read_page(Search(limit=limit, offset=offset), len(hits), ask, None if ids_only else payloads)
+    expected = sorted(hits, key=lambda hit: (-hit[1], hit[0]))[offset : offset + limit]
+    assert [(one.id, one.score) for one in page] == expected
+    assert all(one.payload == ({} if ids_only else {"of": one.id}) for one in page)
+    edges = sorted(scores, reverse=True)
+    cut = any(0 < at < len(edges) and edges[at - 1] == edges[at] for at in (offset, offset + limit))
+    assert len(asked) == (0 if offset >= len(hits) else 1 + cut)
