@@ -7,12 +7,13 @@ STORE := build/demo.qdrant
 COMPOSE := docker compose --project-name m3-vdb-test
 CORPUS := tests/fixtures/multilingual.jsonl
 LOCK := requirements.lock
+NO_DEPRECATIONS := -W error::DeprecationWarning -W error::PendingDeprecationWarning -W error::FutureWarning
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Constraints fix versions and bring no package by themselves: torch keeps its CPU build where pip finds one.
 export PIP_CONSTRAINT := $(LOCK)
 export PIP_BUILD_CONSTRAINT := $(LOCK)
 
-.PHONY: demo test test-servers check lock collections clean
+.PHONY: demo test test-newest test-oldest test-servers check lock collections clean
 
 demo: $(VENV)/.demo
 	rm -rf $(STORE)
@@ -23,7 +24,18 @@ demo: $(VENV)/.demo
 # pytest-xdist 3.8 would wait for ever after replacing it (its issue 1378).
 test: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
-	  --max-worker-restart 0
+	  --max-worker-restart 0 $(PYTEST_OPTIONS)
+
+# The suite with the newest version of everything but torch: what a dependency will take away fails.
+test-newest:
+	rm -rf build/newest
+	$(MAKE) test VENV=build/newest LOCK=/dev/null PYTEST_OPTIONS='$(NO_DEPRECATIONS)'
+
+# The suite with the lower bounds of pyproject.toml.
+test-oldest: $(UV)
+	$(UV) pip compile --quiet --no-cache --python $(PYTHON) --resolution lowest-direct --only-binary :all: --extra test \
+	  --group make --output-file build/oldest.lock pyproject.toml
+	$(MAKE) test VENV=build/oldest LOCK=build/oldest.lock
 
 # The contract of the stores on a Qdrant and a Milvus server of compose.yaml; needs Docker. What they stored goes with them.
 test-servers: $(VENV)/.test

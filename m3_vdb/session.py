@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from m3_vdb.errors import BundleError, ConfigError, M3Error, MissingExtraError
 from m3_vdb.inputs import whole_number
 from m3_vdb.types import FloatArray
+from m3_vdb.usage_data import no_usage_data
 
 RUNTIMES: Final = ("auto", "onnxruntime", "openvino")
 DEVICES: Final = ("auto", "cpu", "cuda")
@@ -65,7 +66,8 @@ class OnnxRuntimeSession:
     """
 
     def __init__(self, model: Path, *, device: str = "cpu", threads: int | None = None) -> None:
-        import onnxruntime  # noqa: PLC0415 - half a second that OpenVINO users need not wait
+        with no_usage_data():
+            import onnxruntime  # noqa: PLC0415 - half a second that OpenVINO users need not wait
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or 0
@@ -115,9 +117,9 @@ class OpenVinoSession:
     def __init__(self, model: Path, *, threads: int | None = None, bf16: bool | None = None) -> None:
         if find_spec("openvino") is None:
             raise MissingExtraError("runtime='openvino'", extra="openvino")
+        self._core = _openvino_core()
         import openvino  # noqa: PLC0415 - optional
 
-        self._core = _openvino_core()
         try:
             self._model = self._core.read_model(model)
         except RuntimeError as error:
@@ -191,7 +193,8 @@ def open_session(model: Path, *, runtime: str = "auto", device: str = "auto", th
 
 
 def _has_cuda() -> bool:
-    import onnxruntime  # noqa: PLC0415 - see OnnxRuntimeSession
+    with no_usage_data():
+        import onnxruntime  # noqa: PLC0415 - see OnnxRuntimeSession
 
     return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 
@@ -204,7 +207,8 @@ def _openvino_core() -> Any:  # noqa: ANN401 - openvino.Core, optional import
     freed in the order of their making leave the first one's, which is gone, and the next Ctrl-C is a segmentation fault
     (seen with OpenVINO 2026.4).
     """
-    import openvino  # noqa: PLC0415 - optional
+    with no_usage_data():
+        import openvino  # noqa: PLC0415 - optional
 
     return openvino.Core()
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from m3_vdb import stores
 from m3_vdb.errors import CollectionNotFoundError, MissingExtraError, StoreUrlError
+from m3_vdb.usage_data import no_usage_data
 
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
@@ -144,7 +145,8 @@ def _fields(description: Mapping[str, Any]) -> tuple[str, list[str]]:
 @contextmanager
 def qdrant_server(url: str, api_key: str | None, timeout: int) -> Iterator[Reader]:
     """A collection on a Qdrant server."""
-    from qdrant_client import QdrantClient  # noqa: PLC0415 - seconds to import; open_store has found it
+    with no_usage_data():
+        from qdrant_client import QdrantClient  # noqa: PLC0415 - seconds to import; open_store has found it
 
     server, collection = stores._server(url)
     key = api_key or os.environ.get(stores.API_KEY_VARIABLE)

@@ -6,13 +6,15 @@ import logging
 import os
 import secrets
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from types import FrameType
 from typing import Final
 
 from m3_vdb.errors import ConfigError, EngineError, MissingExtraError
+from m3_vdb.usage_data import variables
 
 ADDRESS_VARIABLE: Final = "RAY_ADDRESS"
 _LOGGERS: Final = ("ray", "ray.data")
@@ -35,11 +37,11 @@ def connected(address: str | None, *, cpus: int | None = None) -> Iterator[dict[
         import ray.data  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise MissingExtraError("engine ray", extra="ray") from error
-    with _quiet():
+    # Its processes would warn, on stderr, about what Ray Data does, which for its part describes the job to the cluster.
+    with _quiet(), variables(RAY_BACKEND_LOG_LEVEL="fatal", RAY_USAGE_STATS_ENABLED="0"):
         if ray.is_initialized():
             yield ray.cluster_resources()
             return
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else it warns, on stderr, about what Ray Data does
         where = address or os.environ.get(ADDRESS_VARIABLE)
         on_sigterm = signal.getsignal(signal.SIGTERM)
         try:
@@ -62,11 +64,17 @@ def _connect(address: str | None, cpus: int | None) -> None:
 
     try:
         if address is None:
-            _be_private()
-            ray.init("local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+            # No token is written into the home folder. It stays: Ray keeps the one that it saw first.
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+            with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+                # Without the dashboard, its process would still start, for usage data alone, and look for a cloud to
+                # report even where these are off. On a port that is taken it does not start, and Ray logs an error.
+                port = taken.getsockname()[1]
+                options = {"include_dashboard": False, "dashboard_host": "127.0.0.1", "dashboard_port": port}
+                ray.init("local", num_cpus=cpus, log_to_driver=False, logging_level=logging.CRITICAL, **options)
         else:
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+    except Exception as error:  # also what Ray raises as such: "The current node timed out during startup"
         raise EngineError(f"no Ray cluster at {address or 'this machine'}: {first_line(error)}") from error
 
 
@@ -102,15 +110,6 @@ def check_resources(there: Mapping[str, float], *, encoders: int, cpus: float, g
                 f"{needed:g} {name}s, and the cluster has {there.get(name, 0.0):g}: ask for fewer or smaller encoders, "
                 f"or add machines first"
             )
-
-
-def _be_private() -> None:
-    """Settings of a cluster that is begun here: nothing is reported, and no token is written into the home folder.
-
-    They stay for the life of the process: Ray keeps the token that it saw first.
-    """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from m3_vdb.stores.identity import Identified, ModelIdentity, read_identity
 from m3_vdb.stores.memory import MemoryStore
 from m3_vdb.stores.options import DEFAULT_OPTIONS, CollectionOptions
 from m3_vdb.stores.search import DEFAULT_CANDIDATES, DEFAULT_WEIGHTS
+from m3_vdb.usage_data import no_usage_data
 
 __all__ = [
     "DEFAULT_CANDIDATES",
@@ -123,7 +124,8 @@ def _open_server(
     options: CollectionOptions,
 ) -> VectorStore:
     try:
-        from qdrant_client import QdrantClient  # noqa: PLC0415 - seconds to import, and optional
+        with no_usage_data():  # it imports fastembed where that is installed, and fastembed imports onnxruntime
+            from qdrant_client import QdrantClient  # noqa: PLC0415 - seconds to import, and optional
 
         from m3_vdb.stores.qdrant import QdrantStore  # noqa: PLC0415
     except ModuleNotFoundError as error:
