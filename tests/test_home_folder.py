@@ -54,6 +54,7 @@ class Home:
             capture_output=True,
             text=True,
             timeout=200,
+            check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr
         assert not (self.folder.parent / "looked_up").exists()

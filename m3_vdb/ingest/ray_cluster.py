@@ -37,7 +37,7 @@ def connected(address: str | None, *, cpus: int | None = None) -> Iterator[dict[
         import ray.data  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise MissingExtraError("engine ray", extra="ray") from error
-    # Its processes would warn, on stderr, about what Ray Data does, which for its part describes the job to the cluster.
+    # Its processes would warn, on stderr, about what Ray Data does; Ray Data would describe the job to the cluster.
     with _quiet(), variables(RAY_BACKEND_LOG_LEVEL="fatal", RAY_USAGE_STATS_ENABLED="0"):
         if ray.is_initialized():
             yield ray.cluster_resources()
