@@ -34,7 +34,7 @@ from m3_vdb.evaluation.report import write_report
 from m3_vdb.evaluation.report.numbers import counted
 from m3_vdb.evaluation.run import RESULTS
 from m3_vdb.evaluation.splits import thin_splits
-from m3_vdb.fusion import PRESETS, Weights
+from m3_vdb.fusion import PRESETS
 from m3_vdb.long_documents import LongDocuments, Plan
 
 MEASURED: Final = "What is measured"
@@ -237,9 +237,9 @@ def _protocol(name: str, weights: str | None, dense_sparse: str | None) -> Proto
         raise ConfigError(f"--protocol {name}: expected one of {', '.join(PROTOCOLS)}")
     chosen = PROTOCOLS[name]
     if weights is not None:
-        chosen = chosen.with_weights("all", Weights.parse(weights))
+        chosen = chosen.with_weights("all", weights)
     if dense_sparse is not None:
-        chosen = chosen.with_weights("dense_sparse", Weights.parse(dense_sparse))
+        chosen = chosen.with_weights("dense_sparse", dense_sparse)
     return chosen
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from types import TracebackType
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from m3_vdb import packing, pooling
 from m3_vdb.bundle import MODEL as MODEL_FILE
 from m3_vdb.bundle import Bundle, find_bundle
-from m3_vdb.errors import ConfigError, ModelOutputError, TruncationError
-from m3_vdb.inputs import whole_number
+from m3_vdb.errors import BundleError, ConfigError, ModelOutputError, TruncationError
+from m3_vdb.inputs import read_path, whole_number
 from m3_vdb.session import Session, open_session
 from m3_vdb.stores.identity import ModelIdentity
 from m3_vdb.tokenizer import TokenBatch, Tokenizer, text_room
-from m3_vdb.types import FloatArray, IntArray, M3Embeddings
+from m3_vdb.types import IntArray, M3Embeddings
 
 OnTruncate = Literal["warn", "error", "ignore"]
 ON_TRUNCATE: Final = ("warn", "error", "ignore")
@@ -28,6 +28,8 @@ ON_TRUNCATE: Final = ("warn", "error", "ignore")
 
 class M3EmbeddingFunction:
     """Encodes texts with an M3 model; may be called from several threads.
+
+    It pickles as its model and options, so it can be handed to another process, which opens the model again.
 
     Args:
         model: a bundle's directory, a built-in name, a hub id, or None for the model that ships with m3-vdb.
@@ -63,6 +65,14 @@ class M3EmbeddingFunction:
         session: Session | None = None,
     ) -> None:
         self.bundle: Bundle = find_bundle(model)
+        in_folder = model is not None and read_path("model", model).is_dir()
+        self._opened_with: dict[str, Any] = {
+            "model": self.bundle.path.absolute() if in_folder else model,
+            "runtime": runtime,
+            "device": device,
+            "threads": threads,
+        }
+        self._own_session: bool = session is not None
         limit = self.bundle.max_length
         self.max_length: int = whole_number(
             "max_length",
@@ -157,7 +167,18 @@ class M3EmbeddingFunction:
             ModelOutputError: the model returned NaN or infinity for a text; ``index`` names it.
             ConfigError: no part was asked for.
         """
-        return self._encode(tokens, _outputs(dense, sparse, multi_vector))
+        return self._encode(tokens, _outputs(dense, sparse, multi_vector))[0]
+
+    def encode_usable(self, tokens: TokenBatch) -> tuple[M3Embeddings, NDArray[np.bool_]]:
+        """``encode_tokens`` for pipelines that set bad texts aside: one that the model fails on costs itself alone.
+
+        Args:
+            tokens: as ``encode_tokens``.
+
+        Returns:
+            All three parts of every text, and bool [n], True for texts whose vectors hold NaN or infinity.
+        """
+        return self._encode(tokens, _outputs(True, True, True), raising=False)
 
     def __call__(self, texts: Iterable[str]) -> M3Embeddings:
         """All three parts of each text; ``encode_documents`` under the name that pymilvus.model users know."""
@@ -179,7 +200,36 @@ class M3EmbeddingFunction:
         outputs = _outputs(dense, sparse, multi_vector)
         tokens = self.tokenizer.encode(texts, max_length=self.max_length, mcls_every=self.mcls_every)
         self._report_truncation(tokens)
-        return self._encode(tokens, outputs)
+        return self._encode(tokens, outputs)[0]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The model and the options: where it is unpickled, the model is opened again."""
+        if self._own_session:
+            raise ConfigError(
+                f"an embedding function with a session of its own ({type(self.session).__name__}) cannot be pickled: "
+                f"make it in the process that uses it"
+            )
+        options = ("max_length", "on_truncate", "batch_tokens", "mcls_every")
+        state = {**self._opened_with, **{name: getattr(self, name) for name in options}}
+        return {"options": state, "fingerprint": self.bundle.fingerprint}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        M3EmbeddingFunction.__init__(self, **state["options"])
+        if self.bundle.fingerprint != state["fingerprint"]:
+            raise BundleError(
+                f"{self.bundle.path} is another model here (fingerprint {self.bundle.fingerprint}) than where the "
+                f"embedding function was pickled ({state['fingerprint']}): copy that model here"
+            )
+
+    def __copy__(self) -> M3EmbeddingFunction:
+        """A function with options of its own that shares the open model."""
+        twin = type(self).__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        return twin
+
+    def __deepcopy__(self, memo: object) -> M3EmbeddingFunction:
+        """As ``__copy__``: a model is not copied."""
+        return self.__copy__()
 
     def _report_truncation(self, tokens: TokenBatch) -> None:
         if self.on_truncate == "ignore" or not tokens.truncated.any():
@@ -193,8 +243,12 @@ class M3EmbeddingFunction:
             stacklevel=4,
         )
 
-    def _encode(self, tokens: TokenBatch, outputs: list[str]) -> M3Embeddings:
+    def _encode(
+        self, tokens: TokenBatch, outputs: list[str], *, raising: bool = True
+    ) -> tuple[M3Embeddings, NDArray[np.bool_]]:
+        """Embeddings, and which texts the model failed on; ``raising`` ends at the first forward pass with one."""
         lengths = tokens.lengths
+        failed = np.zeros(len(tokens), np.bool_)
         batches = packing.pack(lengths, batch_tokens=self.batch_tokens)
         parts: dict[str, list[pooling.Packed]] = {name: [self._nothing(name)] for name in outputs}
         padded = 0
@@ -202,10 +256,13 @@ class M3EmbeddingFunction:
             input_ids, mask = tokens.padded(rows)
             padded += input_ids.size
             raw = self.session.run(outputs, input_ids, mask)
-            _check_finite(raw, lengths[rows], rows)
+            failed[rows] = pooling.not_finite(raw, lengths[rows])
+            if raising and failed.any():
+                index = int(failed.argmax())
+                raise not_finite_error(index, int(lengths[index]))
             for name, part in pooling.pool(raw, input_ids, lengths[rows]).items():
                 parts[name].append(part)
-        return pooling.assemble(tokens, batches, parts, padded_tokens=padded)
+        return pooling.assemble(tokens, batches, parts, padded_tokens=padded), failed
 
     def _nothing(self, name: str) -> pooling.Packed:
         """No texts of this output: gives an empty result its width."""
@@ -222,12 +279,10 @@ def _outputs(dense: bool, sparse: bool, multi_vector: bool) -> list[str]:
     return outputs
 
 
-def _check_finite(raw: Mapping[str, FloatArray], lengths: IntArray, rows: NDArray[np.intp]) -> None:
-    bad = pooling.first_not_finite(raw, lengths)
-    if bad is not None:
-        index = int(rows[bad])
-        raise ModelOutputError(
-            f"the model returned NaN or infinity for item {index} ({lengths[bad]} tokens): leave the text out, or use "
-            f"a bundle of higher precision",
-            index=index,
-        )
+def not_finite_error(index: int, tokens: int) -> ModelOutputError:
+    """The error about a text of so many tokens that the model fails on."""
+    return ModelOutputError(
+        f"the model returned NaN or infinity for item {index} ({tokens} tokens): leave the text out, or use a bundle "
+        f"of higher precision",
+        index=index,
+    )

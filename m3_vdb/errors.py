@@ -4,14 +4,15 @@ A message says what was given, what was expected and what to do next. Errors of 
 to these in one place each (session, stores); anything else that escapes is a bug.
 
     M3Error
-    ├── InputError (ValueError)         one text or document is unusable; ``index`` names it
-    │   ├── TextError                   not a string, or not encodable as UTF-8
-    │   ├── TruncationError             longer than the maximum, and ``on_truncate="error"``
-    │   └── DocumentError               a document that a store cannot hold
+    ├── ItemError                       one item of many is to blame; ``index`` names it
+    │   ├── InputError (ValueError)     a text or document is unusable
+    │   │   ├── TextError               not a string, or not encodable as UTF-8
+    │   │   ├── TruncationError         longer than the maximum, and ``on_truncate="error"``
+    │   │   └── DocumentError           a document that a store cannot hold, or an id that is none
+    │   └── ModelOutputError            the model returned NaN or infinity for a text
     ├── ConfigError (ValueError)        an argument or option out of range
     ├── MissingExtraError (ImportError) an optional package is needed; the message is the install command
     ├── BundleError                     a model on disk is missing, incomplete or damaged
-    ├── ModelOutputError                the model returned NaN or infinity; ``index`` names the text
     ├── EngineError                     a cluster, or a worker of it, failed
     └── StoreError
         ├── StoreUrlError (ValueError)  the store URL cannot be understood
@@ -19,25 +20,53 @@ to these in one place each (session, stores); anything else that escapes is a bu
         ├── StoreRequestError           the database refused a request
         ├── CollectionNotFoundError     there is no such collection, and none may be made
         └── CollectionMismatchError     the collection belongs to another model
+
+All of them survive pickling, whatever the arguments of their constructors: one that could not be read in the process
+that waits for it would leave a pool hanging.
 """
 
 from __future__ import annotations
+
+import re
+from typing import Any, TypeVar
+
+Item = TypeVar("Item", bound="ItemError")
 
 
 class M3Error(Exception):
     """Base of every error raised by m3-vdb."""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpickled, (type(self), self.args, self.__dict__)
 
-class InputError(M3Error, ValueError):
-    """One input item is unusable.
+
+def _unpickled(kind: type[M3Error], args: tuple[object, ...], attributes: dict[str, object]) -> M3Error:
+    """An error as it was raised; its own constructor, which makes the message, is not called again."""
+    error = kind.__new__(kind)
+    super(M3Error, error).__init__(*args)  # of ValueError, ImportError, …
+    error.__dict__.update(attributes)
+    return error
+
+
+class ItemError(M3Error):
+    """One item of many is to blame.
 
     Attributes:
-        index: position of the item in the sequence that was given, from 0.
+        index: position of the item among those that were given, from 0.
     """
 
     def __init__(self, message: str, *, index: int) -> None:
         super().__init__(message)
         self.index = index
+
+    def at(self: Item, index: int) -> Item:
+        """The same error about the item at another position, for those who hand items on in batches."""
+        message = re.sub(rf"\b(item|document) {self.index}\b", rf"\g<1> {index}", str(self), count=1)
+        return type(self)(message, index=index)
+
+
+class InputError(ItemError, ValueError):
+    """One input item is unusable."""
 
 
 class TextError(InputError):
@@ -73,16 +102,8 @@ class BundleError(M3Error):
     """A model bundle is missing, incomplete, damaged or of an unknown format."""
 
 
-class ModelOutputError(M3Error):
-    """The model returned a value that is not finite.
-
-    Attributes:
-        index: position of the text in the sequence that was given, from 0.
-    """
-
-    def __init__(self, message: str, *, index: int) -> None:
-        super().__init__(message)
-        self.index = index
+class ModelOutputError(ItemError):
+    """The model returned a value that is not finite for a text."""
 
 
 class EngineError(M3Error):

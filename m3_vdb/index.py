@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from types import TracebackType
 from typing import Protocol
 
-from m3_vdb.errors import ConfigError, DocumentError
-from m3_vdb.fusion import Weights
+from m3_vdb.errors import ConfigError, DocumentError, ItemError
+from m3_vdb.fusion import WeightsLike
+from m3_vdb.inputs import DocumentLike, read_documents, read_ids, read_query, whole_number
 from m3_vdb.long_documents import REFUSE, LongDocuments, text_encoding
 from m3_vdb.passages import (
     group_hits,
@@ -42,6 +44,20 @@ class Embedder(Protocol):
         ...
 
 
+def check_parts(embed: Embedder, store: VectorStore) -> None:
+    """Check that an embedding function and an open store are what they should be, and belong together.
+
+    Raises:
+        ConfigError: one of them is something else.
+        CollectionMismatchError: the store holds vectors of another model.
+    """
+    if isinstance(embed, VectorStore) or not hasattr(embed, "encode_documents"):
+        raise ConfigError(f"embed: expected an embedding function, M3EmbeddingFunction(), got {type(embed).__name__}")
+    if not isinstance(store, VectorStore):
+        raise ConfigError(f"store: expected an open store, open_store(…, identity=embed), got {type(store).__name__}")
+    embed.identity.require_same(store.identity, where="the store")
+
+
 class HybridIndex:
     """A searchable collection of texts.
 
@@ -53,14 +69,15 @@ class HybridIndex:
 
     Raises:
         CollectionMismatchError: the store holds vectors of another model.
-        ConfigError: documents are to be split and the embedding function has no tokenizer.
+        ConfigError: an argument is something else, or documents are to be split and the embedding function has no
+            tokenizer.
 
     Attributes:
         long_count: documents added so far that were too long, and were pooled, cut or split.
     """
 
     def __init__(self, embed: Embedder, store: VectorStore, *, long_documents: LongDocuments = REFUSE) -> None:
-        embed.identity.require_same(store.identity, where="the store")
+        check_parts(embed, store)
         self._embed = embed
         self._store = store
         self._plan = long_documents
@@ -68,35 +85,39 @@ class HybridIndex:
         self._splitter = make_splitter(embed, long_documents, store.max_rows)
         self.long_count = 0
 
-    def add(self, documents: Iterable[Document], *, batch_size: int = 64) -> int:
+    def add(self, documents: Iterable[DocumentLike], *, batch_size: int = 64) -> int:
         """Encode documents and store them; a known id is replaced. Returns how many were taken from ``documents``.
 
         Batches are stored as they are done: if one fails, those before it stay.
 
         Args:
-            documents: any number, also a generator; read ``batch_size`` at a time.
+            documents: any number, also a generator; read ``batch_size`` at a time. A dict with id, text and, if there
+                are any, title and payload is a document too; without a payload, its other fields are the payload.
             batch_size: documents encoded and stored together.
 
         Raises:
-            InputError: a text cannot be encoded or a document not stored; ``index`` counts within its batch (of
-                passages, where documents are split).
-            ConfigError: ``batch_size`` is below 1.
+            InputError: a text cannot be encoded or a document not stored; ``index`` is its place in ``documents``.
+            ModelOutputError: the model returned NaN or infinity for a text; ``index`` is its place in ``documents``.
+            ConfigError: ``documents`` is one document or nothing that holds documents, or ``batch_size`` is below 1.
         """
-        if batch_size < 1:
-            raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
-        remaining = iter(documents)
+        batch_size = whole_number("batch_size", batch_size, least=1)
+        remaining = read_documents(documents)
         added = 0
         while batch := list(islice(remaining, batch_size)):
-            passages = self._split(check_documents(batch))
+            with _placed(range(added, added + len(batch))):
+                parts = self._split(check_documents(batch))
+            passages = [passage for part in parts for passage in part]
+            places = [added + i for i, part in enumerate(parts) for _ in part]
             for start in range(0, len(passages), batch_size):
-                self._add(passages[start : start + batch_size])
+                with _placed(places[start:]):
+                    self._add(passages[start : start + batch_size])
             added += len(batch)
         return added
 
-    def _split(self, batch: list[Document]) -> list[Document]:
-        """The documents, long ones as passages where that is the plan."""
+    def _split(self, batch: list[Document]) -> list[list[Document]]:
+        """The passages of each document, where that is the plan for long ones; else the documents themselves."""
         if self._splitter is None:
-            return batch
+            return [[document] for document in batch]
         parts = [self._splitter.split(document, index=i) for i, document in enumerate(batch)]
         others = {passage.id: (i, passage) for i, part in enumerate(parts) for passage in part[1:]}
         for stored in self._store.get(list(others)) if others else ():
@@ -104,7 +125,7 @@ class HybridIndex:
             if fault := replaced_fault(stored, passage):
                 raise DocumentError(f"document {i}: {fault}", index=i)
         self.long_count += sum(len(part) > 1 for part in parts)
-        return [passage for part in parts for passage in part]
+        return parts
 
     def _add(self, batch: list[Document]) -> None:
         embeddings = self._embed.encode_documents([document.content for document in batch])
@@ -121,7 +142,7 @@ class HybridIndex:
         self,
         text: str,
         *,
-        weights: Weights = DEFAULT_WEIGHTS,
+        weights: WeightsLike = DEFAULT_WEIGHTS,
         limit: int = 10,
         offset: int = 0,
         candidates: int = DEFAULT_CANDIDATES,
@@ -136,10 +157,13 @@ class HybridIndex:
 
         A document that was split has the score of its best passage among the candidates, which are passages then;
         ``Hit.passage`` says which one it is, and ``Hit.document`` has its text.
+
+        Raises:
+            TextError: ``text`` is not one string.
+            ConfigError: as ``VectorStore.query``.
         """
-        query = self._embed.encode_queries([text])[0]
-        if offset < 0 or limit < 1:
-            raise ConfigError(f"limit={limit}, offset={offset}: expected at least 1 hit, and 0 or more to skip")
+        limit, offset = whole_number("limit", limit, least=1), whole_number("offset", offset, least=0)
+        query = self._embed.encode_queries([read_query(text)])[0]
 
         def search(start: int, count: int) -> list[Hit]:
             return self._store.query(
@@ -158,13 +182,23 @@ class HybridIndex:
 
         return group_hits(search, offset + limit, most=max(limit, candidates))[offset:]
 
-    def get(self, ids: Sequence[str]) -> list[Document]:
-        """The documents with these ids that exist, whole, in the order of ``ids``."""
-        return whole_documents(self._store, ids)
+    def get(self, ids: Iterable[str]) -> list[Document]:
+        """The documents with these ids that exist, whole, in the order of ``ids``.
 
-    def delete(self, ids: Sequence[str]) -> None:
-        """Remove documents with all their passages; unknown ids are ignored."""
-        self._store.delete(stored_ids(self._store, ids))
+        Raises:
+            ConfigError: ``ids`` is one string, or nothing that holds ids.
+            DocumentError: an id is not a string.
+        """
+        return whole_documents(self._store, read_ids(ids))
+
+    def delete(self, ids: Iterable[str]) -> None:
+        """Remove documents with all their passages; unknown ids are ignored.
+
+        Raises:
+            ConfigError: ``ids`` is one string, or nothing that holds ids; nothing was deleted.
+            DocumentError: an id is not a string; nothing was deleted.
+        """
+        self._store.delete(stored_ids(self._store, read_ids(ids)))
 
     def count(self) -> int:
         """What the collection holds: documents, and of those that were split the passages."""
@@ -181,3 +215,16 @@ class HybridIndex:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+@contextmanager
+def _placed(places: Sequence[int]) -> Iterator[None]:
+    """Errors about an item of a batch name its place in all that was given.
+
+    Args:
+        places: of the batch's items.
+    """
+    try:
+        yield
+    except ItemError as error:
+        raise error.at(places[error.index]) from error.__cause__

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from m3_vdb.embedding_function import M3EmbeddingFunction
 from m3_vdb.errors import ConfigError, DocumentError
+from m3_vdb.inputs import real_number, whole_number
 from m3_vdb.token_pooling import row_counts, rows_to_keep, with_rows
 from m3_vdb.types import Document, M3Embeddings
 
@@ -48,7 +49,11 @@ class LongDocuments:
     def __post_init__(self) -> None:
         if self.plan not in PLANS:
             raise ConfigError(f"long documents: plan {self.plan!r}; expected one of {', '.join(PLANS)}")
-        if self.overlap < 0 or (self.overlap and self.plan != "split"):
+        whole_number("overlap", self.overlap, least=0)
+        real_number("pool_factor", self.pool_factor)
+        if self.max_rows is not None:
+            whole_number("max_rows", self.max_rows, least=1)
+        if self.overlap and self.plan != "split":
             raise ConfigError(f"overlap={self.overlap}: expected 0 or more tokens, and the plan split")
         rows_to_keep(np.zeros(0, np.int32), factor=self.pool_factor, max_rows=self.max_rows)
 

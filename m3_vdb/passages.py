@@ -148,6 +148,8 @@ def make_splitter(embed: object, plan: LongDocuments, store_rows: int | None) ->
     Raises:
         ConfigError: the embedding function is not ours, so its tokens are not known, or passages would be too short.
     """
+    if not isinstance(plan, LongDocuments):
+        raise ConfigError(f"long_documents={plan!r}: expected a plan, such as LongDocuments(plan='split')")
     if plan.plan != "split":
         return None
     if not isinstance(embed, M3EmbeddingFunction):

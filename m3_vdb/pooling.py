@@ -157,16 +157,25 @@ def assemble(
 
 
 def first_not_finite(raw: Mapping[str, FloatArray], lengths: IntArray) -> int | None:
-    """Row of the first text with NaN or infinity among its own values; padding does not count.
+    """Row of the first text that ``not_finite`` names."""
+    bad = not_finite(raw, lengths)
+    return int(bad.argmax()) if bad.any() else None
+
+
+def not_finite(raw: Mapping[str, FloatArray], lengths: IntArray) -> NDArray[np.bool_]:
+    """Which texts have NaN or infinity among their own values; padding does not count.
 
     Args:
         raw: graph outputs by name.
         lengths: int32 [B], tokens of each text.
+
+    Returns:
+        bool [B].
     """
+    bad = np.zeros(len(lengths), dtype=np.bool_)
     with np.errstate(invalid="ignore"):  # inf - inf is NaN, and NaN is what is looked for
         if all(np.isfinite(array.sum(dtype=np.float64)) for array in raw.values()):
-            return None
-    bad = np.zeros(len(lengths), dtype=np.bool_)
+            return bad
     for name, array in raw.items():
         finite = np.isfinite(array)
         if name == DENSE:
@@ -174,7 +183,7 @@ def first_not_finite(raw: Mapping[str, FloatArray], lengths: IntArray) -> int | 
             continue
         real = np.arange(array.shape[1]) < (lengths - (name == MULTI_VECTOR))[:, None]
         bad |= (~(finite.all(axis=2) if array.ndim == 3 else finite) & real).any(axis=1)
-    return int(bad.argmax()) if bad.any() else None
+    return bad
 
 
 def _offsets(counts: NDArray[np.integer]) -> OffsetArray:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -25,8 +25,34 @@ Filter: TypeAlias = Mapping[str, Any]
 (``m3_vdb.filters`` has the whole language)."""
 
 
-@dataclass(frozen=True, slots=True)
-class SparseVector:
+class _Values:
+    """Equality by value for dataclasses that hold arrays: a bool, True where all fields have equal values.
+
+    Such objects cannot be hashed, like the arrays in them.
+    """
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return all(
+            _equal(getattr(self, one.name), getattr(other, one.name))
+            for one in fields(self)  # type: ignore[arg-type]  # every subclass is a dataclass
+            if one.compare
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _equal(left: object, right: object) -> bool:
+    if isinstance(left, np.ndarray) or isinstance(right, np.ndarray):
+        return left is not None and right is not None and np.array_equal(left, right)  # type: ignore[arg-type]
+    return left == right
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SparseVector(_Values):
     """Lexical weights of one text.
 
     Attributes:
@@ -42,8 +68,8 @@ class SparseVector:
         return dict(zip(self.ids.tolist(), self.weights.tolist(), strict=True))
 
 
-@dataclass(frozen=True, slots=True)
-class M3Embedding:
+@dataclass(frozen=True, slots=True, eq=False)
+class M3Embedding(_Values):
     """The three representations of one text; a part that was not requested is None.
 
     Attributes:
@@ -77,8 +103,8 @@ class EncodeStats:
         return self.padded_tokens / self.real_tokens if self.real_tokens else 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class M3Embeddings:
+@dataclass(frozen=True, slots=True, eq=False)
+class M3Embeddings(_Values):
     """The representations of n texts, packed. Parts that were not requested are None.
 
     Attributes:
@@ -91,7 +117,7 @@ class M3Embeddings:
         sparse_offsets: int64 [n + 1].
         multi_vector: float32 [rows, m], rows of length 1.
         multi_vector_offsets: int64 [n + 1].
-        stats: what the encoding cost.
+        stats: what the encoding cost; does not count when embeddings are compared.
     """
 
     token_counts: IntArray
@@ -102,7 +128,7 @@ class M3Embeddings:
     sparse_offsets: OffsetArray | None = None
     multi_vector: FloatArray | None = None
     multi_vector_offsets: OffsetArray | None = None
-    stats: EncodeStats = EncodeStats()
+    stats: EncodeStats = field(default=EncodeStats(), compare=False)
 
     def __len__(self) -> int:
         return len(self.token_counts)
@@ -115,9 +141,16 @@ class M3Embeddings:
 
         Raises:
             IndexError: index is not in [-n, n).
-            TypeError: index is no whole number.
+            TypeError: index is not a whole number.
         """
-        i = range(len(self))[operator.index(index)]  # a slice is a TypeError
+        try:
+            i = range(len(self))[operator.index(index)]
+        except TypeError:
+            raise TypeError(
+                f"embeddings[{index!r}]: expected the number of a text; the arrays of all texts are attributes "
+                f"(embeddings.dense), their names in other libraries keys of to_pymilvus_model() and "
+                f"to_flag_embedding(), and some of the texts [embeddings[i] for i in …]"
+            ) from None
         dense = None if self.dense is None else self.dense[i]
         return M3Embedding(dense, self._sparse(i), self._multi_vector(i))
 
@@ -205,7 +238,7 @@ class Document:
     id: str
     text: str
     title: str = ""
-    payload: Payload = field(default_factory=dict)
+    payload: Payload = field(default_factory=dict, hash=False)
     passage: Passage | None = field(default=None, kw_only=True, compare=False)
     encoding: str = field(default="", kw_only=True, compare=False)
 

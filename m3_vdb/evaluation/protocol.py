@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias, get_args
 
 from m3_vdb.errors import ConfigError
-from m3_vdb.fusion import PRESETS, Weights
+from m3_vdb.fusion import PRESETS, Weights, WeightsLike
 from m3_vdb.stores.search import DEFAULT_CANDIDATES, SOURCES, Source
 
 Mode: TypeAlias = Literal["dense", "sparse", "multi_vector", "dense_sparse", "all"]
@@ -64,6 +64,8 @@ class Protocol:
     query_max_length: int = 512
 
     def __post_init__(self) -> None:
+        for name in ("weights", "dense_sparse_weights"):
+            object.__setattr__(self, name, Weights.parse(getattr(self, name)))
         if self.dense_sparse_weights.multi_vector:
             raise ConfigError(f"dense_sparse_weights={self.dense_sparse_weights}: the third weight must be 0")
         if self.candidates < DEPTH or self.rerank < DEPTH:
@@ -103,8 +105,9 @@ class Protocol:
         """Weights of a mode, 1 and 0 for the single scores."""
         return self.request(mode).weights
 
-    def with_weights(self, mode: Mode, weights: Weights) -> Protocol:
+    def with_weights(self, mode: Mode, weights: WeightsLike) -> Protocol:
         """The same protocol with other weights for "all" or "dense_sparse"."""
+        weights = Weights.parse(weights)
         return replace(self, weights=weights) if mode == "all" else replace(self, dense_sparse_weights=weights)
 
     def describe(self, max_length: int) -> dict[str, str]:

@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from m3_vdb.ingest.rows import Rejected, Row, reject
+from m3_vdb.errors import DocumentError
+from m3_vdb.ingest.rows import WRONG_TYPE, Rejected, Row, reject, words
+from m3_vdb.inputs import DocumentLike, many_documents, read_document
 from m3_vdb.tokenizer import TokenBatch
 from m3_vdb.types import Document, M3Embeddings
 
@@ -80,6 +82,23 @@ class Batch:
     def texts(self) -> list[str]:
         """What is encoded."""
         return [row.document.content for row in self.waiting]
+
+
+def read_items(items: Iterable[Item | DocumentLike]) -> Iterator[Item]:
+    """What is to be ingested: rows, documents, and dicts with their fields; anything else becomes a rejection.
+
+    Raises:
+        ConfigError: at once; ``items`` is one document, or nothing that holds documents.
+    """
+    given = many_documents(items)
+    return (one if isinstance(one, (Row, Rejected)) else _read(one, index) for index, one in enumerate(given))
+
+
+def _read(item: DocumentLike, index: int) -> Document | Rejected:
+    try:
+        return read_document(item, index)
+    except DocumentError as error:
+        return Rejected(f"item {index}", words(error), WRONG_TYPE)
 
 
 def cut(items: Iterable[Item], *, documents: int, cost: Callable[[Item], int]) -> Iterator[list[Item]]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
-from m3_vdb.embedding_function import M3EmbeddingFunction
-from m3_vdb.errors import InputError, ModelOutputError, TruncationError
+from m3_vdb.embedding_function import M3EmbeddingFunction, not_finite_error
+from m3_vdb.errors import ItemError, ModelOutputError
 from m3_vdb.index import Embedder
 from m3_vdb.ingest import rows as kinds
 from m3_vdb.ingest.batch import Batch, Item
-from m3_vdb.ingest.packed import without
+from m3_vdb.ingest.packed import keep_texts, keep_tokens
 from m3_vdb.ingest.rows import Rejected, Row, words
 
 
@@ -37,34 +38,42 @@ class Encoder:
         return 4 * floats + characters + (len(item.row or "") if isinstance(item, Row) else 0)
 
     def tokenize(self, batch: Batch) -> None:
-        """The first step; rows that cannot be encoded are rejected."""
+        """The first step, of documents that were checked; those that may not be cut and are too long are rejected."""
         ours = self._ours
-        while ours is not None and batch.waiting:
-            try:
-                tokens = ours.tokenizer.encode(batch.texts, max_length=ours.max_length, mcls_every=ours.mcls_every)
-                if ours.on_truncate == "error" and tokens.truncated.any():
-                    raise TruncationError(
-                        f"longer than {ours.max_length} tokens: split the text, or pass on_truncate='ignore'",
-                        index=int(np.argmax(tokens.truncated)),
-                    )
-            except InputError as error:
-                batch.drop(error.index, kinds.NOT_ENCODABLE, words(error))
-                continue
-            batch.tokens = tokens
+        if ours is None or not batch.waiting:
             return
+        tokens = ours.tokenizer.encode(batch.texts, max_length=ours.max_length, mcls_every=ours.mcls_every)
+        if ours.on_truncate == "error" and tokens.truncated.any():
+            for i in _numbers(tokens.truncated):
+                reason = f"longer than {ours.max_length} tokens: split the text, or pass on_truncate='ignore'"
+                batch.drop(i, kinds.NOT_ENCODABLE, reason)
+            tokens = keep_tokens(tokens, ~tokens.truncated)
+        batch.tokens = tokens
 
     def encode(self, batch: Batch) -> None:
         """The second step; rows of which the model makes no vectors are rejected."""
+        tokens, batch.tokens = batch.tokens, None
+        if self._ours is None or tokens is None:
+            self._encode_elsewhere(batch)
+            return
+        # encode_documents without its first half, which was done in another thread
+        embeddings, failed = self._ours.encode_usable(tokens)
+        for i in _numbers(failed):
+            batch.drop(i, kinds.MODEL_OUTPUT, words(not_finite_error(i, int(tokens.lengths[i]))))
+        batch.embeddings = keep_texts(embeddings, ~failed) if failed.any() else embeddings
+
+    def _encode_elsewhere(self, batch: Batch) -> None:
+        """With any embedding function; one that fails on a text is asked again for the others."""
         while batch.waiting:
             try:
-                if self._ours is None or batch.tokens is None:
-                    batch.embeddings = self._embed.encode_documents(batch.texts)
-                else:  # encode_documents without its first half, which was done in another thread
-                    batch.embeddings = self._ours.encode_tokens(batch.tokens)
-            except (InputError, ModelOutputError) as error:
+                batch.embeddings = self._embed.encode_documents(batch.texts)
+            except ItemError as error:
                 kind = kinds.MODEL_OUTPUT if isinstance(error, ModelOutputError) else kinds.NOT_ENCODABLE
                 batch.drop(error.index, kind, words(error))
-                batch.tokens = batch.tokens and without(batch.tokens, error.index)
                 continue
-            batch.tokens = None
             return
+
+
+def _numbers(rows: NDArray[np.bool_]) -> list[int]:
+    """Which rows are True, the last one first: each can be dropped without moving those that follow."""
+    return [int(i) for i in np.flatnonzero(rows)[::-1]]

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from m3_vdb.tokenizer import TokenBatch
 from m3_vdb.types import FloatArray, M3Embeddings, OffsetArray
@@ -30,15 +34,38 @@ def _cut(offsets: OffsetArray | None, start: int, stop: int) -> tuple[slice, Off
     return slice(int(offsets[start]), int(offsets[stop])), offsets[start : stop + 1] - offsets[start]
 
 
-def without(tokens: TokenBatch, index: int) -> TokenBatch:
-    """The tokens of all texts but one."""
-    start, end = int(tokens.offsets[index]), int(tokens.offsets[index + 1])
-    lengths = np.delete(np.diff(tokens.offsets), index)
-    return TokenBatch(
-        ids=np.delete(tokens.ids, slice(start, end)),
-        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        truncated=np.delete(tokens.truncated, index),
-    )
+def keep_tokens(tokens: TokenBatch, kept: NDArray[np.bool_]) -> TokenBatch:
+    """The tokens of some of the texts.
+
+    Args:
+        tokens: of n texts.
+        kept: bool [n].
+    """
+    lengths = np.diff(tokens.offsets)
+    return TokenBatch(tokens.ids[np.repeat(kept, lengths)], _offsets(lengths[kept]), tokens.truncated[kept])
+
+
+def keep_texts(embeddings: M3Embeddings, kept: NDArray[np.bool_]) -> M3Embeddings:
+    """The embeddings of some of the texts; the costs stay those of the whole.
+
+    Args:
+        embeddings: of n texts.
+        kept: bool [n].
+    """
+    chosen: dict[str, Any] = {name: getattr(embeddings, name)[kept] for name in ("token_counts", "truncated")}
+    if embeddings.dense is not None:
+        chosen["dense"] = embeddings.dense[kept]
+    for part, arrays in (("sparse", ("sparse_ids", "sparse_weights")), ("multi_vector", ("multi_vector",))):
+        offsets = getattr(embeddings, f"{part}_offsets")
+        if offsets is not None:
+            lengths = np.diff(offsets)
+            chosen[f"{part}_offsets"] = _offsets(lengths[kept])
+            chosen |= {name: getattr(embeddings, name)[np.repeat(kept, lengths)] for name in arrays}
+    return replace(embeddings, **chosen)
+
+
+def _offsets(lengths: NDArray[np.integer]) -> OffsetArray:
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
 def vector_bytes(embeddings: M3Embeddings) -> list[int]:

@@ -8,14 +8,13 @@ ever have versions of the same document.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Final
 
-from m3_vdb.errors import ConfigError
-from m3_vdb.index import Embedder
-from m3_vdb.ingest.batch import Batch, Item, cut
+from m3_vdb.index import Embedder, check_parts
+from m3_vdb.ingest.batch import Batch, Item, cut, read_items
 from m3_vdb.ingest.dead_letters import DeadLetters
 from m3_vdb.ingest.encoder import Encoder
 from m3_vdb.ingest.engine import Engine
@@ -26,6 +25,7 @@ from m3_vdb.ingest.retry import Retry
 from m3_vdb.ingest.run import Run
 from m3_vdb.ingest.settle import AHEAD, Settler
 from m3_vdb.ingest.splitting import split_rows
+from m3_vdb.inputs import DocumentLike, read_path, whole_number
 from m3_vdb.long_documents import REFUSE, LongDocuments, text_encoding
 from m3_vdb.passages import make_splitter
 from m3_vdb.stores.base import VectorStore
@@ -38,7 +38,7 @@ _DEFAULT_RETRY: Final = Retry()
 
 
 def ingest(
-    items: Iterable[Item],
+    items: Iterable[Item | DocumentLike],
     embed: Embedder,
     store: VectorStore,
     *,
@@ -47,8 +47,8 @@ def ingest(
     skip_unchanged: bool = True,
     encoding: str | None = None,
     strict: bool = False,
-    rejected: Path | None = None,
-    checkpoint: Path | None = None,
+    rejected: str | os.PathLike[str] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = False,
     ties: Mapping[str, str] | None = None,
     retry: Retry = _DEFAULT_RETRY,
@@ -60,8 +60,9 @@ def ingest(
     """Encode and store documents.
 
     Args:
-        items: documents or rows (``Corpus``), and rows that a reader already rejected; read once, in a thread of its
-            own. Of rows with the same id the first is stored, and the others are rejected.
+        items: documents, dicts with their fields (``HybridIndex.add``), or rows (``Corpus``), and rows that a reader
+            already rejected; read once, in a thread of its own. Of rows with the same id the first is stored, and the
+            others are rejected.
         embed: makes the vectors.
         store: keeps them.
         batch_documents: documents encoded together.
@@ -94,18 +95,19 @@ def ingest(
         EngineError: the engine failed; batches before it are stored.
         OSError: checkpoint or dead letters cannot be written.
     """
-    if batch_documents < 1:
-        raise ConfigError(f"batch_documents must be at least 1, got {batch_documents}")
+    check_parts(embed, store)
+    items = read_items(items)
+    batch_documents = whole_number("batch_documents", batch_documents, least=1)
     uploaders = upload_workers if upload_workers is not None else SERVER_UPLOADS if store.is_server else 1
-    if uploaders < 1:
-        raise ConfigError(f"upload_workers must be at least 1, got {uploaders}")
+    uploaders = whole_number("upload_workers", uploaders, least=1)
+    rejected = rejected if rejected is None else read_path("rejected", rejected)
+    checkpoint = checkpoint if checkpoint is None else read_path("checkpoint", checkpoint)
     writers, uploaders = uploaders, uploaders if engine is None or not store.is_server else 1
     encoder = Encoder(embed)
     encoding = text_encoding(embed) if encoding is None else encoding
     known = {"model": embed.identity.fingerprint, "encoding": encoding, **(ties or {})}
     if long_documents != REFUSE:
         known["long documents"] = repr(long_documents)
-    embed.identity.require_same(store.identity, where="the store")
     splitter = make_splitter(embed, long_documents, store.max_rows)
     report = IngestReport()
     items = items if splitter is None else split_rows(items, splitter, report)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from m3_vdb.errors import InputError, ModelOutputError
+from m3_vdb.errors import ItemError, M3Error
 from m3_vdb.types import Document
 
 NOT_UTF8: Final = "not UTF-8"
@@ -80,12 +80,12 @@ def reject(item: Document | Row, kind: str, reason: str) -> Rejected:
     return Rejected(where, reason, kind, file=item.file, line=item.line, id=item.document.id, row=item.row)
 
 
-def words(error: InputError | ModelOutputError) -> str:
+def words(error: ItemError) -> str:
     """An error's message without the place in its batch, which would be another one in a resumed run."""
     return str(error).removeprefix(f"document {error.index}: ").replace(f"item {error.index}", "this text", 1)
 
 
-class RowError(ValueError):
+class RowError(M3Error, ValueError):
     """A row is no document; never leaves this package.
 
     Args:

@@ -9,6 +9,7 @@ from typing import Final, Literal, TypeAlias, get_args
 
 from m3_vdb.errors import ConfigError
 from m3_vdb.filters import check_field
+from m3_vdb.inputs import whole_number
 
 Storage: TypeAlias = Literal["exact", "half", "quarter"]
 """How multi-vectors are kept, by size: "exact" is float32. What the others do to scores stands in docs/stores.md."""
@@ -46,6 +47,8 @@ class CollectionOptions:
     def __post_init__(self) -> None:
         if self.storage not in STORAGES:
             raise ConfigError(f"storage={self.storage!r}: expected one of {', '.join(STORAGES)}")
+        if not isinstance(self.indexes, Mapping):
+            raise ConfigError(f"indexes={self.indexes!r}: expected field → type, such as {{'year': 'integer'}}")
         for name, kind in self.payload_indexes.items():
             check_field(name, what="index")
             if kind not in INDEX_TYPES:
@@ -54,8 +57,8 @@ class CollectionOptions:
             raise ConfigError(f"tenant {self.tenant!r}: it is a keyword field, not {self.indexes[self.tenant]!r}")
         for name in ("shard_number", "replication_factor"):
             number = getattr(self, name)
-            if number is not None and number < 1:
-                raise ConfigError(f"{name}={number}: expected at least 1, or None for the server's own")
+            if number is not None:
+                whole_number(name, number, least=1, expected="expected at least 1, or None for the server's own")
 
     @property
     def payload_indexes(self) -> dict[str, IndexType]:

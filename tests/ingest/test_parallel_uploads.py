@@ -59,7 +59,7 @@ def test_requests_travel_together_and_time_is_gained(tmp_path: Path) -> None:
     most, Slow.is_server = 0, False
     seconds()
     assert most == 1
-    with pytest.raises(ConfigError, match="upload_workers must be at least 1, got 0"):
+    with pytest.raises(ConfigError, match="upload_workers=0: expected a whole number, at least 1"):
         seconds(upload_workers=0)
 
 
