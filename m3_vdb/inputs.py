@@ -139,6 +139,8 @@ def read_document(item: DocumentLike, index: int = 0) -> Document:
         raise DocumentError(f"document {index}: expected a {_DOCUMENT}, got {_shown(item)}", index=index)
     rest = dict(item)
     name, text, title, payload = (rest.pop(field, None) for field in ("id", "text", "title", "payload"))
+    if payload is not None:  # a document's own form, asdict(document), has marks too
+        rest = {field: value for field, value in rest.items() if field not in ("passage", "encoding") or value}
     if name is None or (text is None and not title):
         given = f"got one with {', '.join(map(repr, item)) or 'nothing in it'}"
         raise DocumentError(f"document {index}: expected a {_DOCUMENT}, {given}", index=index)
