@@ -163,6 +163,7 @@ class HybridIndex:
             ConfigError: as ``VectorStore.query``.
         """
         limit, offset = whole_number("limit", limit, least=1), whole_number("offset", offset, least=0)
+        candidates = whole_number("candidates", candidates, least=1)
         query = self._embed.encode_queries([read_query(text)])[0]
 
         def search(start: int, count: int) -> list[Hit]:

@@ -126,7 +126,7 @@ def test_pandas_columns_are_taken_in_their_own_order(embed):
         assert [one.dense.tolist() for one in embed.encode_documents(column)] == each
     with pytest.raises(TextError, match=r"table \(DataFrame\): pass a column"):
         embed.encode_documents(table)
-    with pytest.raises(TextError, match="item 1 is .*leave missing texts out"):
+    with pytest.raises(TextError, match=r"item 1 is .*leave missing texts out"):
         embed.encode_documents(pandas.Series(["a", pandas.NA]))
 
 
@@ -165,7 +165,7 @@ def test_what_is_empty_gives_an_empty_result(embed):
         assert len(embed.encode_documents(nothing)) == 0
 
 
-# Ids, documents and numbers, in an index over a store in memory; tests/stores/test_store_arguments.py has all stores.
+# Ids, documents and numbers, in an index over a store in memory; tests/stores/test_arguments.py has all stores.
 
 
 @pytest.mark.parametrize("method", ["get", "delete"])
@@ -355,7 +355,7 @@ def test_a_time_that_is_none_is_not_a_date():
 
 @pytest.mark.parametrize("text", [["a", "b"], ("a",), None, 3, b"a"], ids=repr)
 def test_a_query_is_one_text(index, text):
-    with pytest.raises(TextError, match="query: expected one text .* query once per text"):
+    with pytest.raises(TextError, match=r"query: expected one text .* query once per text"):
         index.query(text)
 
 
@@ -378,9 +378,9 @@ def test_weights_in_any_form_are_the_same_everywhere(index, weights):
 NO_WEIGHTS = [None, 1.0, "hybrid", "1,2", (1, 2), [1, 2, 3, 4], {"dense": 1}, {1, 2, 3}, object(), b"1,2,3"]
 
 
-@pytest.mark.parametrize("weights", NO_WEIGHTS, ids=str)
+@pytest.mark.parametrize("weights", NO_WEIGHTS, ids=lambda one: type(one).__name__)
 def test_anything_else_is_no_weights(index, weights):
-    with pytest.raises(ConfigError, match="expected three numbers .* or one of default"):
+    with pytest.raises(ConfigError, match=r"expected three numbers .* or one of default"):
         index.query("x", weights=weights)
 
 
@@ -401,12 +401,15 @@ def test_presets_are_weights():
 # Numbers, paths, and objects of another kind.
 
 
-@pytest.mark.parametrize("value", [2.0, "2", True, np.bool_(True), None, [2], math.nan, -1], ids=repr)
-@pytest.mark.parametrize("name", ["limit", "offset", "candidates", "ef", "score_threshold"])
+WHOLE = [2.0, "2", True, np.bool_(True), [2], math.nan, -1]
+NO_NUMBERS = [(name, value) for name in ("limit", "offset", "candidates") for value in [*WHOLE, None]]
+NO_NUMBERS += [("ef", value) for value in WHOLE]
+NO_NUMBERS += [("score_threshold", value) for value in ("2", True, [2], math.nan, math.inf)]
+
+
+@pytest.mark.parametrize(("name", "value"), NO_NUMBERS, ids=str)
 def test_a_number_of_a_search_is_a_number(index, name, value):
-    if (name in ("ef", "score_threshold") and value is None) or (name == "score_threshold" and value in (2.0, -1)):
-        pytest.skip("allowed")
-    with pytest.raises(ConfigError, match=f"{name}=.*: expected a (whole|finite) number"):
+    with pytest.raises(ConfigError, match=f"{name}=.*: expected "):
         index.query("x", **{name: value})
 
 
@@ -445,7 +448,7 @@ def test_options_of_an_embedding_function_are_checked_when_it_is_made(tiny_bundl
 
 @pytest.mark.parametrize("model", [123, b"m3-small", ["m3-small"], ""], ids=repr)
 def test_a_model_is_a_name_or_path(model):
-    with pytest.raises(ConfigError, match="model=.*: expected a path"):
+    with pytest.raises(ConfigError, match=r"model=.*: expected a path"):
         M3EmbeddingFunction(model)
 
 
@@ -478,9 +481,9 @@ def test_a_store_opens_by_path_and_by_the_embedding_function(tmp_path):
     for url in (None, 7, b"notes.qdrant", ["notes.qdrant"]):
         with pytest.raises(StoreUrlError, match="expected the URL or path of a store"):
             open_store(url, identity=embed)
-    with pytest.raises(ConfigError, match="identity='m3-small': expected the identity of a model, as embed.identity"):
+    with pytest.raises(ConfigError, match=r"identity='m3-small': expected the identity of a model, as embed.identity"):
         open_store(path, identity="m3-small")
-    with pytest.raises(ConfigError, match="options=.*CollectionOptions"):
+    with pytest.raises(ConfigError, match=r"options=.*CollectionOptions"):
         open_store(path, identity=embed, options={"storage": "half"})
 
 
