@@ -51,6 +51,9 @@ class Table:
     def __iter__(self):
         return iter(self.columns)
 
+    def __repr__(self):
+        return "Table()"
+
 
 class Column:
     """A column of a filtered table: its labels are not its positions."""
