@@ -257,7 +257,8 @@ def test_passages_out_of_range(tokenizer, embed):
     for max_tokens, overlap in ((9, 0), (20, 10)):
         with pytest.raises(ConfigError, match="passages of"):
             Splitter(tokenizer, max_tokens=max_tokens, overlap=overlap)
-    stranger = type("Stranger", (), {"identity": IDENTITY})()
+    encode = staticmethod(lambda texts: None)
+    stranger = type("Stranger", (), {"identity": IDENTITY, "encode_documents": encode, "encode_queries": encode})()
     with pytest.raises(ConfigError, match="has no tokenizer"):
         HybridIndex(stranger, MemoryStore(IDENTITY), long_documents=LongDocuments(plan="split"))
 
