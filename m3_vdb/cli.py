@@ -14,7 +14,7 @@ from rich.text import Text
 import m3_vdb
 from m3_vdb.cli_backfill import backfill_command
 from m3_vdb.cli_eval import eval_command, report_command
-from m3_vdb.cli_ingest import ingest_command
+from m3_vdb.cli_ingest import ingest_command, kept_place
 from m3_vdb.cli_options import GrpcOption, MclsOption, ModelOption, RuntimeOption, StoreOption
 from m3_vdb.cli_output import EXIT_CODES, Commands, exit_codes, out, printable, say, write_json
 from m3_vdb.embedding_function import M3EmbeddingFunction
@@ -105,6 +105,7 @@ def create_command(
         replication_factor=replicas,
         on_disk=on_disk,
     )
+    kept_place(store)
     identity = M3EmbeddingFunction(model).identity
     with open_store(store, identity=identity, options=options) as opened:
         say(f"{store}: {opened.count():,} documents, model {identity.name}")

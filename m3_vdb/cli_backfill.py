@@ -10,9 +10,9 @@ import typer
 from m3_vdb.cli_ingest import (
     check_outputs,
     how_to_resume,
+    kept_place,
     shown,
     stopping,
-    store_name,
     summarize,
 )
 from m3_vdb.cli_options import (
@@ -75,7 +75,7 @@ def backfill_command(
     fields = SourceFields(
         id=id_field, text=tuple(text_field or SourceFields().text), title=title_field, payload=payload_field
     )
-    state = checkpoint or Path(f"{store_name(store)}.backfill")
+    state = checkpoint or Path(f"{kept_place(store).files}.backfill")
     letters = rejected or state.with_name(f"{state.name}.rejected.jsonl")
     check_outputs([], state, letters)
     points = SourceCollection(source, fields=fields)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import signal
 import threading
 import time
@@ -46,6 +45,7 @@ from m3_vdb.ingest import FORMATS, Corpus, Fields, IngestReport, Progress, Retry
 from m3_vdb.ingest.streams import STDIN
 from m3_vdb.long_documents import LongDocuments, Plan
 from m3_vdb.stores import open_store
+from m3_vdb.stores._names import Folder, Memory, Server, read_name
 
 REJECTED_SHOWN: Final = 10
 LINE_SECONDS: Final = 10.0
@@ -116,7 +116,7 @@ def ingest_command(
     )
     plan = LongDocuments(plan=cast(Plan, long_documents), max_rows=max_rows, pool_factor=pool_factor, overlap=overlap)
     rows = Corpus(corpus, format=format, fields=fields)
-    state = checkpoint or Path(f"{store_name(store)}.ingest")
+    state = checkpoint or Path(f"{kept_place(store).files}.ingest")
     letters = rejected or state.with_name(f"{state.name}.rejected.jsonl")
     check_outputs(corpus, state, letters)
     if engine not in ENGINES:
@@ -187,11 +187,17 @@ def how_to_resume(state: Path) -> str:
     return f"go on with the same command and --resume (checkpoint {state})"
 
 
-def store_name(store: str) -> str:
-    """A path for files about a store: beside its folder, or, for a server, its collection's name here."""
-    if re.match(r"[a-z][a-z0-9+]*://", store):
-        return re.sub(r"[^\w.-]", "_", store.rstrip("/").rpartition("/")[2]) or "memory"
-    return store.removeprefix("file:").rstrip("/")
+def kept_place(store: str) -> Folder | Server:
+    """Where a store is that outlives the command.
+
+    Raises:
+        StoreUrlError: the name leads nowhere.
+        ConfigError: it does not.
+    """
+    place = read_name(store)
+    if isinstance(place, Memory):
+        raise ConfigError(f"{store} is gone when the command ends: name a folder such as ./notes.qdrant, or a server")
+    return place
 
 
 def check_outputs(corpus: Sequence[str], *outputs: Path) -> None:

@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 from m3_vdb.embedding_function import M3EmbeddingFunction
 from m3_vdb.errors import EngineError
 from m3_vdb.ingest.ray_engine import RayEngine
-from m3_vdb.stores import API_KEY_VARIABLE, VectorStore, open_store
+from m3_vdb.stores import VectorStore, open_store
+from m3_vdb.stores._names import KEY_VARIABLES, Server, read_name
 from m3_vdb.stores.identity import ModelIdentity
 from m3_vdb.types import FloatArray
 
 ENGINES: Final = ("threads", "ray")
-_MILVUS: Final = "milvus"
-_MILVUS_VARIABLE: Final = "MILVUS_TOKEN"
 
 
 class Elsewhere:
@@ -94,6 +93,7 @@ def make_engine(
         mcls_every=embed.mcls_every,
         on_truncate="ignore",
     )
-    variable = _MILVUS_VARIABLE if store.startswith(_MILVUS) else API_KEY_VARIABLE
-    opener = Opener(store, embed.identity, grpc, os.environ.get(variable))
+    place = read_name(store)
+    key = os.environ.get(KEY_VARIABLES[place.engine]) if isinstance(place, Server) else None
+    opener = Opener(store, embed.identity, grpc, key)
     return RayEngine(make, open_store=opener, address=address, encoders=encoders, cpus=cpus, gpus=gpus)

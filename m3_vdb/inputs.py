@@ -23,7 +23,7 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 
-from m3_vdb.errors import ConfigError, DocumentError, StoreUrlError, TextError
+from m3_vdb.errors import ConfigError, DocumentError, TextError
 from m3_vdb.types import Document
 
 DocumentLike: TypeAlias = Document | Mapping[str, Any]
@@ -223,18 +223,6 @@ def read_path(name: str, path: str | os.PathLike[str]) -> Path:
     if not isinstance(text, str) or not text:
         raise ConfigError(f"{name}={_value(path)}: expected a path, as str or os.PathLike")
     return Path(text).expanduser() if text == "~" or text.startswith("~/") else Path(text)
-
-
-def read_location(url: str | os.PathLike[str]) -> str:
-    """The URL or path of a store as text.
-
-    Raises:
-        StoreUrlError: it is neither a string nor a path.
-    """
-    text = os.fspath(url) if isinstance(url, os.PathLike) else url
-    if not isinstance(text, str):
-        raise StoreUrlError(f"expected the URL or path of a store, as str or os.PathLike, got {_shown(url)}")
-    return text
 
 
 def read_paths(name: str, paths: Iterable[str | os.PathLike[str]]) -> list[Path]:

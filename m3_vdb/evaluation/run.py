@@ -38,6 +38,7 @@ from m3_vdb.evaluation.tuning import Tuned, check_dev, tune_weights
 from m3_vdb.evaluation.workspace import file_name
 from m3_vdb.long_documents import REFUSE, LongDocuments
 from m3_vdb.stores import VectorStore, open_store
+from m3_vdb.stores._names import SUFFIXES
 
 PLACE: Final = "{collection}"
 """Where a collection's name goes in a store URL."""
@@ -163,9 +164,10 @@ def place_name(url: str) -> str:
     """A store URL with a place for a collection's name: ``./e.qdrant`` becomes ``./e-{collection}.qdrant``."""
     if PLACE in url or url == "memory://":
         return url
-    stem, dot, suffix = url.rpartition(".")
-    is_file = dot and "/" not in suffix
-    return f"{stem}-{PLACE}.{suffix}" if is_file else f"{url.rstrip('/')}-{PLACE}"
+    url = url.rstrip("/")
+    suffix = next((suffix for suffix in SUFFIXES if url.lower().endswith(suffix)), "")
+    stem = url[: len(url) - len(suffix)]
+    return f"{stem}-{PLACE}{url[len(stem) :]}"
 
 
 @contextmanager

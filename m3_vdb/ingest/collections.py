@@ -14,10 +14,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from m3_vdb.errors import CollectionMismatchError, ConfigError
+from m3_vdb.errors import CollectionMismatchError, ConfigError, StoreUrlError
 from m3_vdb.ingest.points import BATCH, Reader, milvus_file, milvus_server, qdrant_server
 from m3_vdb.ingest.rows import WRONG_TYPE, Fields, Rejected, Row, RowError, place
 from m3_vdb.stores import VectorStore, open_store
+from m3_vdb.stores._names import Folder, Place, Server, read_name
+from m3_vdb.stores._secrets import masked
 
 _POINT: Final = "\0point"
 """A field that no payload has: the id of the point itself."""
@@ -131,6 +133,8 @@ class SourceCollection:
         try:
             self._open_ours().close()
         except CollectionMismatchError:
+            if not isinstance(read_name(self.url), Server):
+                raise  # a folder of ours holds nothing of others
             return False
         return True
 
@@ -140,9 +144,10 @@ class SourceCollection:
     def _open(self) -> AbstractContextManager[Reader]:
         if self._file is not None:
             return milvus_file(Path(self._file["path"]), self._file["collection"])
-        if self.url.startswith("milvus"):
-            return milvus_server(self.url, self._api_key, self._timeout)
-        return qdrant_server(self.url, self._api_key, self._timeout)
+        place = read_name(self.url)
+        assert isinstance(place, Server)  # or it is ours
+        reader = milvus_server if place.engine == "milvus" else qdrant_server
+        return reader(place, self._api_key, self._timeout)
 
 
 def check_apart(source: str, target: str) -> None:
@@ -151,8 +156,17 @@ def check_apart(source: str, target: str) -> None:
     Raises:
         ConfigError: the two URLs are one.
     """
-    if source.rstrip("/") == target.rstrip("/"):
+    if _address(source) == _address(target):
         raise ConfigError(
-            f"{source} is both source and target: name a new collection for the target, and let an alias point to it "
-            f"when it is done"
+            f"{masked(source)} is both source and target: name a new collection for the target, and let an alias point "
+            f"to it when it is done"
         )
+
+
+def _address(url: str) -> Place | str:
+    """The same for all names of a collection."""
+    try:
+        place = read_name(url)
+    except StoreUrlError:  # a collection in a file of others; or wrong, and refused by who opens it
+        return url
+    return replace(place, path=place.path.resolve()) if isinstance(place, Folder) else place

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from m3_vdb import stores
 from m3_vdb.errors import CollectionNotFoundError, MissingExtraError, StoreUrlError
+from m3_vdb.stores._names import Server
 from m3_vdb.usage_data import no_usage_data
 
 if TYPE_CHECKING:
@@ -47,7 +46,9 @@ class QdrantReader(Reader):
     def __init__(self, client: QdrantClient, collection: str) -> None:
         self._client = client
         self._collection = collection
-        self._where = f"Qdrant collection {collection!r}"
+        from m3_vdb.stores._qdrant_connect import where  # noqa: PLC0415 - optional
+
+        self._where = where(client, collection)
 
     def count(self) -> int:
         """Points in it."""
@@ -143,32 +144,24 @@ def _fields(description: Mapping[str, Any]) -> tuple[str, list[str]]:
 
 
 @contextmanager
-def qdrant_server(url: str, api_key: str | None, timeout: int) -> Iterator[Reader]:
+def qdrant_server(place: Server, api_key: str | None, timeout: int) -> Iterator[Reader]:
     """A collection on a Qdrant server."""
     with no_usage_data():
-        from qdrant_client import QdrantClient  # noqa: PLC0415 - seconds to import; open_store has found it
+        from m3_vdb.stores._qdrant_connect import connect  # noqa: PLC0415 - seconds to import; open_store has found it
 
-    server, collection = stores._server(url)
-    key = api_key or os.environ.get(stores.API_KEY_VARIABLE)
-    with closing(QdrantClient(server, api_key=key, timeout=timeout, check_compatibility=False)) as client:
-        yield QdrantReader(client, collection)
+    with closing(connect(place, api_key=api_key, timeout=timeout)) as client:
+        yield QdrantReader(client, place.collection)
 
 
 @contextmanager
-def milvus_server(url: str, api_key: str | None, timeout: int) -> Iterator[Reader]:
+def milvus_server(place: Server, api_key: str | None, timeout: int) -> Iterator[Reader]:
     """A collection on a Milvus server."""
-    from pymilvus import MilvusClient  # noqa: PLC0415 - seconds to import; open_store has found it
-
-    from m3_vdb.stores._milvus_connect import TOKEN_VARIABLE, split_url  # noqa: PLC0415
+    from m3_vdb.stores._milvus_connect import connect  # noqa: PLC0415 - seconds to import; open_store has found it
     from m3_vdb.stores._milvus_errors import mapped_errors  # noqa: PLC0415
 
-    server, database, collection = split_url(url)
-    token = api_key or os.environ.get(TOKEN_VARIABLE, "")
-    with mapped_errors(f"Milvus server {server}"):
-        client = MilvusClient(uri=server, token=token, db_name=database, timeout=timeout, dedicated=True)
-        with closing(client):
-            client.load_collection(collection, timeout=timeout)  # only what is loaded can be read
-            yield MilvusReader(client, collection, timeout)
+    with closing(connect(place, token=api_key, timeout=timeout)) as client, mapped_errors(f"Milvus server {place.url}"):
+        client.load_collection(place.collection, timeout=timeout)  # only what is loaded can be read
+        yield MilvusReader(client, place.collection, timeout)
 
 
 @contextmanager

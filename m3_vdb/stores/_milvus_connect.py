@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Final
-from urllib.parse import unquote, urlsplit
 
 from pymilvus import MilvusClient
 
-from m3_vdb.errors import CollectionNotFoundError, StoreUrlError
+from m3_vdb.errors import CollectionNotFoundError
 from m3_vdb.stores._milvus_errors import mapped_errors
+from m3_vdb.stores._names import KEY_VARIABLES, Folder, Server
+from m3_vdb.stores._secrets import read_key
 from m3_vdb.stores.identity import ModelIdentity
 from m3_vdb.stores.milvus import MilvusStore
 from m3_vdb.stores.options import CollectionOptions
 
-TOKEN_VARIABLE: Final = "MILVUS_TOKEN"
-
-SCHEMES: Final = {"milvus": "http", "milvus+https": "https"}
 COLLECTION_IN_FILE: Final = "m3"
 """A file holds one collection, as a folder of Qdrant's engine does."""
-_DEFAULT_PORT: Final = 19530
 
 
-def open_server(
-    url: str,
+def open_milvus(
+    place: Folder | Server,
     *,
     identity: ModelIdentity | None,
     create: bool,
@@ -33,31 +29,50 @@ def open_server(
     token: str | None,
     timeout: float,
 ) -> MilvusStore:
-    """Open a collection on a server; see ``m3_vdb.stores.open_store``.
+    """Open a collection; see ``m3_vdb.stores.open_store``.
 
     Raises:
-        StoreUrlError: the URL is not of the form ``milvus://HOST:PORT/[DATABASE/]COLLECTION``.
         StoreConnectionError: the server did not answer.
+        StoreError: the folder is open already.
     """
-    server, database, collection = split_url(url)
-    with mapped_errors(f"Milvus server {server}"):
-        client = MilvusClient(
-            uri=server,
-            token=token or os.environ.get(TOKEN_VARIABLE, ""),
-            db_name=database,
-            timeout=timeout,
-            dedicated=True,  # pymilvus shares connections by default, and closing one would close all
-        )
+    if isinstance(place, Folder):
+        return _open_file(place.path, identity=identity, create=create, exact=exact, options=options, timeout=timeout)
+    client = connect(place, token=token, timeout=timeout)
     try:
         return MilvusStore(
-            client, collection, identity=identity, create=create, exact=exact, options=options, timeout=timeout
+            client,
+            place.collection,
+            identity=identity,
+            create=create,
+            exact=exact,
+            options=options,
+            timeout=timeout,
+            server=place.url,
         )
     except BaseException:
         client.close()
         raise
 
 
-def open_file(
+def connect(place: Server, *, token: str | None, timeout: float) -> MilvusClient:
+    """A connected client.
+
+    Raises:
+        ConfigError: the token cannot be sent.
+        StoreConnectionError: the server did not answer.
+    """
+    key = read_key(token, KEY_VARIABLES[place.engine])
+    with mapped_errors(f"Milvus server {place.url}"):
+        return MilvusClient(
+            uri=place.url,
+            token=key or "",
+            db_name=place.database,
+            timeout=timeout,
+            dedicated=True,  # pymilvus shares connections by default, and closing one would close all
+        )
+
+
+def _open_file(
     path: Path,
     *,
     identity: ModelIdentity | None,
@@ -98,21 +113,3 @@ def open_file(
     except BaseException:
         lite.stop()
         raise
-
-
-def split_url(url: str) -> tuple[str, str, str]:
-    """(URI of the server, database or "", collection) of ``milvus://HOST:PORT/[DATABASE/]COLLECTION``."""
-    parts = urlsplit(url)
-    names = [unquote(name) for name in parts.path.split("/")[1:]]
-    try:
-        port = parts.port or _DEFAULT_PORT
-    except ValueError:
-        port = 0
-    usable = parts.hostname and port and 1 <= len(names) <= 2 and all(names)
-    if not usable or parts.query or parts.fragment or parts.username:
-        raise StoreUrlError(
-            f"{url!r}: expected {parts.scheme}://HOST:PORT/COLLECTION or …/DATABASE/COLLECTION (a token goes to "
-            f"api_key= or {TOKEN_VARIABLE})"
-        )
-    host = f"[{parts.hostname}]" if ":" in str(parts.hostname) else parts.hostname
-    return f"{SCHEMES[parts.scheme]}://{host}:{port}", names[0] if len(names) == 2 else "", names[-1]

@@ -17,7 +17,11 @@ from pymilvus.exceptions import (
 )
 
 from m3_vdb.errors import StoreConnectionError, StoreRequestError
-from m3_vdb.stores._refusals import NO_ANSWER, TOO_MANY, http_status
+from m3_vdb.stores._folder import advice
+from m3_vdb.stores._names import KEY_VARIABLES
+from m3_vdb.stores._refusals import NO_ANSWER, TOO_MANY, http_status, key_advice
+
+_KEY_VARIABLE: Final = KEY_VARIABLES["milvus"]
 
 _CONNECTION: Final = (
     ConnectError,
@@ -31,6 +35,8 @@ _STATUS: Final = {
     4: TOO_MANY,  # too many concurrent requests
     int(ErrorCode.RATE_LIMIT): TOO_MANY,
     12: 503,  # resource insufficient
+    1400: 401,  # privilege not authenticated
+    1401: 403,  # privilege not permitted
     int(ErrorCode.COLLECTION_NOT_FOUND): 404,
     1100: 400,  # parameter invalid
 }
@@ -51,16 +57,18 @@ def mapped_errors(where: str) -> Iterator[None]:
         code = error.code() if callable(error.code) else error.code  # pymilvus 2 keeps the method of gRPC's error
         if isinstance(error, _CONNECTION) or code == _CONNECT_FAILED or code in NO_ANSWER:
             raise StoreConnectionError(f"{where}: no answer ({error.message}); is the server running there?") from error
-        words = f"{where}: the server refused: {code} {error.message}"
-        raise StoreRequestError(words, status=_status(error, code)) from error
+        status = _status(error, code)
+        words = f"{where}: the server refused: {code} {error.message}{advice(error.message)}"
+        raise StoreRequestError(f"{words}{key_advice(status, _KEY_VARIABLE)}", status=status) from error
     except grpc.FutureTimeoutError as error:
         raise StoreConnectionError(f"{where}: no answer in time; is the server running there?") from error
     except grpc.RpcError as error:
         code = error.code() if isinstance(error, grpc.Call) else None
         if code in NO_ANSWER:
             raise StoreConnectionError(f"{where}: no answer ({code.name}); is the server running there?") from error
-        words = f"{where}: the server refused: {error}"
-        raise StoreRequestError(words, status=http_status(code, str(error))) from error
+        status = http_status(code, str(error))
+        words = f"{where}: the server refused: {error}{key_advice(status, _KEY_VARIABLE)}"
+        raise StoreRequestError(words, status=status) from error
 
 
 def _status(error: MilvusException, code: object) -> int | None:

@@ -8,13 +8,18 @@ from contextlib import contextmanager
 from typing import Final
 
 import grpc  # type: ignore[import-untyped]  # its stubs are a package that would serve this file alone
+from httpx import RemoteProtocolError
 from pydantic import ValidationError
 from qdrant_client.common.client_exceptions import QdrantException, ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
 from m3_vdb.errors import StoreConnectionError, StoreError, StoreRequestError
-from m3_vdb.stores._refusals import NO_ANSWER, TOO_MANY, http_status, seconds_to_wait
+from m3_vdb.stores._names import KEY_VARIABLES
+from m3_vdb.stores._refusals import NO_ANSWER, TOO_MANY, http_status, key_advice, seconds_to_wait
 
+_KEY_VARIABLE: Final = KEY_VARIABLES["qdrant"]
+_NOT_QDRANT: Final = (301, 302, 307, 308, 400, 404, 405, 501)
+"""What other servers answer to Qdrant's requests; a proxy before Qdrant answers with others."""
 _DATE: Final = "Retry-After header value is not a valid integer: "
 """What qdrant-client makes of a date in that header, of an answer 429."""
 
@@ -33,9 +38,10 @@ def mapped_errors(where: str) -> Iterator[None]:
     except ResponseHandlingException as error:
         if isinstance(error.source, ValidationError):  # it answered, but not in Qdrant's words
             raise StoreRequestError(f"{where}: the answer is not Qdrant's: {error.source}") from error
-        raise StoreConnectionError(f"{where}: no answer ({error.source}); is the server running there?") from error
+        words = str(error.source) or type(error.source).__name__
+        raise StoreConnectionError(f"{where}: no answer ({words}); {_check(error.source, words)}") from error
     except UnexpectedResponse as error:
-        words = f"{where}: the server refused: {error.status_code} {_words(error)}"
+        words = f"{where}: {_refusal(error)}{key_advice(error.status_code, _KEY_VARIABLE)}"
         wait = seconds_to_wait(error.headers.get("Retry-After"))
         raise StoreRequestError(words, status=error.status_code, retry_after=wait) from error
     except ResourceExhaustedResponse as error:
@@ -55,15 +61,28 @@ def mapped_errors(where: str) -> Iterator[None]:
 
 def _from_grpc(error: grpc.RpcError, where: str) -> StoreError:
     code = error.code() if isinstance(error, grpc.Call) else None
-    if code in NO_ANSWER:
-        return StoreConnectionError(f"{where}: no answer ({code.name}); is the server running there?")
     words = str((error.details() if isinstance(error, grpc.Call) else None) or error)
-    return StoreRequestError(f"{where}: the server refused: {words}", status=http_status(code, words))
+    if code in NO_ANSWER:
+        return StoreConnectionError(f"{where}: no answer ({code.name}: {words}); is the server running there?")
+    status = http_status(code, words)
+    return StoreRequestError(f"{where}: the server refused: {words}{key_advice(status, _KEY_VARIABLE)}", status=status)
 
 
-def _words(error: UnexpectedResponse) -> str:
+def _check(error: Exception, words: str) -> str:
+    """What to look at when there was no answer."""
+    if "SSL" in words and ("WRONG_VERSION" in words or "RECORD_LAYER" in words):
+        return "the server speaks no TLS there: qdrant:// or http:// is without"
+    if isinstance(error, RemoteProtocolError):
+        return "is it a Qdrant server, and if it speaks TLS, does the URL begin with qdrant+https://?"
+    return "is the server running there?"
+
+
+def _refusal(error: UnexpectedResponse) -> str:
     """The server's own explanation, or the start of whatever came back."""
     try:
-        return str(json.loads(error.content)["status"]["error"])
+        return f"the server refused: {error.status_code} {json.loads(error.content)['status']['error']}"
     except (ValueError, KeyError, TypeError):
-        return repr(error.content[:200])
+        content = repr(error.content[:200])
+        if error.status_code in _NOT_QDRANT:
+            return f"the answer is not Qdrant's ({error.status_code} {content}): is another server at this address?"
+        return f"the server refused: {error.status_code} {content}"

@@ -42,6 +42,16 @@ def http_status(code: grpc.StatusCode | None, words: str) -> int | None:
     return _STATUS.get(code)
 
 
+def key_advice(status: int | None, variable: str) -> str:
+    """What to do about a refusal for want of a key, to be added to it; "" for other refusals.
+
+    Args:
+        status: of the refusal.
+        variable: of the environment, from which the key is read.
+    """
+    return f"; give the server's key as api_key= or in {variable}" if status in (401, 403) else ""
+
+
 def seconds_to_wait(value: str | None) -> float | None:
     """``Retry-After``: seconds, or a date; None if it is neither.
 

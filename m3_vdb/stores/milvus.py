@@ -64,6 +64,7 @@ class MilvusStore(VectorStore):
             1e-5), and on a server shard_number. All payload fields are indexed, so indexes asks for nothing more.
         timeout: seconds that a request may take.
         path: where milvus-lite keeps its files; None for a server.
+        server: URL of the server, for messages.
         on_close: called once, after the client is closed.
 
     Raises:
@@ -84,6 +85,7 @@ class MilvusStore(VectorStore):
         options: CollectionOptions = DEFAULT_OPTIONS,
         timeout: float = 60,
         path: Path | None = None,
+        server: str = "",
         on_close: Callable[[], None] | None = None,
     ) -> None:
         super().__init__()
@@ -91,6 +93,7 @@ class MilvusStore(VectorStore):
         self._collection = collection
         self._timeout = timeout
         self._path = path
+        self._server = server
         # milvus-lite has no lock of its own for writers; a server has.
         self._writing: AbstractContextManager[Any] = nullcontext() if path is None else threading.Lock()
         with mapped_errors(self._where):
@@ -133,7 +136,9 @@ class MilvusStore(VectorStore):
 
     @property
     def _where(self) -> str:
-        return f"Milvus collection {self._collection!r}" if self._path is None else f"collection in {self._path}"
+        if self._path is not None:
+            return f"collection in {self._path}"
+        return f"Milvus collection {self._collection!r}" + (f" at {self._server}" if self._server else "")
 
     def _upsert(self, documents: Sequence[Document], embeddings: M3Embeddings) -> None:
         """Store documents with their vectors, in requests of bounded size; see ``VectorStore.upsert``."""

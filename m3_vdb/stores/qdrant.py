@@ -23,6 +23,7 @@ from m3_vdb.stores._points import (
     read_embedding,
     read_point,
 )
+from m3_vdb.stores._qdrant_connect import where
 from m3_vdb.stores._qdrant_errors import mapped_errors
 from m3_vdb.stores._qdrant_requests import to_point
 from m3_vdb.stores._qdrant_schema import (
@@ -77,7 +78,7 @@ class QdrantStore(VectorStore):
         self._client = client
         self._collection = collection
         self._exact = exact
-        version = _version(client, self._where)
+        version = _version(client, collection)
         with mapped_errors(self._where):
             if not client.collection_exists(collection):
                 if identity is None or not create:
@@ -124,7 +125,7 @@ class QdrantStore(VectorStore):
 
     @property
     def _where(self) -> str:
-        return f"Qdrant collection {self._collection!r}"
+        return where(self._client, self._collection)
 
     def _upsert(self, documents: Sequence[Document], embeddings: M3Embeddings) -> None:
         """Store documents with their vectors, in requests of bounded size; see ``VectorStore.upsert``."""
@@ -205,10 +206,10 @@ class QdrantStore(VectorStore):
                 return
 
 
-def _version(client: QdrantClient, where: str) -> str:
+def _version(client: QdrantClient, collection: str) -> str:
     """The server's version, or "" where a proxy or a narrow key hides it."""
     try:
-        with mapped_errors(where):
+        with mapped_errors(where(client, collection)):
             return client.info().version
     except StoreRequestError:
         return ""
@@ -223,7 +224,7 @@ def _create(
         StoreRequestError: the server did not keep the metadata.
     """
     try:
-        with mapped_errors(f"Qdrant collection {collection!r}"):
+        with mapped_errors(where(client, collection)):
             create_collection(client, collection, identity, options, version=version)
     except StoreRequestError:
         # Two workers may start at once: that the other one made it is no error, and opening it checks what it is.
@@ -231,6 +232,6 @@ def _create(
             raise
     if not client.get_collection(collection).config.metadata:
         raise StoreRequestError(
-            f"Qdrant collection {collection!r} keeps no metadata, so it cannot say which model made it: m3-vdb needs "
+            f"{where(client, collection)} keeps no metadata, so it cannot say which model made it: m3-vdb needs "
             f"a Qdrant server of version 1.16 or newer; upgrade it, then delete this empty collection"
         )

@@ -333,6 +333,8 @@ def test_names_reach_a_server_as_they_are():
     [
         ("memory://", "memory://"),
         ("./e.qdrant", "./e-{collection}.qdrant"),
+        ("./e.milvus.db", "./e-{collection}.milvus.db"),
+        ("./e.qdrant/", "./e-{collection}.qdrant"),
         ("file:e", "file:e-{collection}"),
         ("runs.old/e", "runs.old/e-{collection}"),
         ("qdrant://127.0.0.1:6333/notes", "qdrant://127.0.0.1:6333/notes-{collection}"),

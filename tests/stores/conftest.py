@@ -104,22 +104,23 @@ def _milvus(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterat
 def _drop_qdrant(url: str) -> None:
     from qdrant_client import QdrantClient
 
-    from m3_vdb.stores import API_KEY_VARIABLE, _server
+    from m3_vdb.stores._names import KEY_VARIABLES, read_name
 
-    server, collection = _server(url)
-    client = QdrantClient(server, api_key=os.environ.get(API_KEY_VARIABLE), check_compatibility=False)
-    client.delete_collection(collection)
+    place = read_name(url)
+    client = QdrantClient(place.url, api_key=os.environ.get(KEY_VARIABLES["qdrant"]), check_compatibility=False)
+    client.delete_collection(place.collection)
     client.close()
 
 
 def _drop_milvus(url: str) -> None:
     from pymilvus import MilvusClient
 
-    from m3_vdb.stores._milvus_connect import TOKEN_VARIABLE, split_url
+    from m3_vdb.stores._names import KEY_VARIABLES, read_name
 
-    server, database, collection = split_url(url)
-    client = MilvusClient(server, token=os.environ.get(TOKEN_VARIABLE, ""), db_name=database, dedicated=True)
-    client.drop_collection(collection)
+    place = read_name(url)
+    token = os.environ.get(KEY_VARIABLES["milvus"], "")
+    client = MilvusClient(place.url, token=token, db_name=place.database, dedicated=True)
+    client.drop_collection(place.collection)
     client.close()
 
 

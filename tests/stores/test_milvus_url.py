@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from m3_vdb.errors import MissingExtraError, StoreUrlError
-from m3_vdb.stores import _folder, open_store
-from m3_vdb.stores._milvus_connect import split_url
+from m3_vdb.stores import open_store
+from m3_vdb.stores._names import Folder, Server, read_name
 from tests.stores._corpus import IDENTITY
 
 ROOT = Path(__file__).parents[2]
@@ -27,14 +27,14 @@ ROOT = Path(__file__).parents[2]
     ],
 )
 def test_servers(url, expected):
-    assert split_url(url) == expected
+    assert read_name(url) == Server("milvus", *expected)
 
 
 @pytest.mark.parametrize(
     "url",
     [
-        "milvus://", "milvus://host:19530", "milvus://host:19530/", "milvus://host:port/c", "milvus://user:pw@host/c",
-        "milvus://host/c?database=x", "milvus://host/a/b/c", "milvus://host//c", "milvus:/h/c", "milvus+http://h/c",
+        "milvus://", "milvus://host:19530", "milvus://host:19530/", "milvus://host:port/c",
+        "milvus://host/a/b/c", "milvus://host//c", "milvus:/h/c", "milvus+http://h/c",
     ],
 )  # fmt: skip
 def test_urls_that_name_no_store(url):
@@ -44,7 +44,7 @@ def test_urls_that_name_no_store(url):
 
 @pytest.mark.parametrize("url", ["notes.milvus.db", "./notes.milvus.db", "file:notes.milvus.db"])
 def test_files(url):
-    assert _folder(url) == Path("notes.milvus.db")
+    assert read_name(url) == Folder(Path("notes.milvus.db"), "milvus")
 
 
 @pytest.mark.parametrize(

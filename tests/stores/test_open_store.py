@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from m3_vdb.errors import CollectionNotFoundError, MissingExtraError, StoreUrlError
-from m3_vdb.stores import MemoryStore, _folder, _server, open_store
+from m3_vdb.stores import MemoryStore, open_store
+from m3_vdb.stores._names import Folder, Server, read_name
 from tests.stores._corpus import IDENTITY, make_documents, make_embeddings
 from tests.stores._rest_stub import RestStub
 
@@ -42,7 +43,7 @@ def test_memory():
     ],
 )
 def test_folders(url, folder):
-    assert _folder(url) == Path(folder)
+    assert read_name(url) == Folder(Path(folder), "qdrant")
 
 
 def test_an_existing_collection_may_have_any_name(tmp_path, monkeypatch):
@@ -67,14 +68,14 @@ def test_an_existing_collection_may_have_any_name(tmp_path, monkeypatch):
     ],
 )
 def test_servers(url, server, collection):
-    assert _server(url) == (server, collection)
+    assert read_name(url) == Server("qdrant", server, "", collection)
 
 
 @pytest.mark.parametrize(
     "url",
     [
         "", "notes", "redis://x/y", "qdrant://", "qdrant://host:6333", "qdrant://host:6333/", "qdrant://host:port/c",
-        "qdrant://key@host/c", "qdrant://host/c?x=1", "memory://x", "memory:", "file:", "file://elsewhere/c",
+        "memory://x", "memory:", "file:", "file://elsewhere/c",
         "qdrant:/h/c",
     ],
 )  # fmt: skip

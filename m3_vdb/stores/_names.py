@@ -1,0 +1,158 @@
+"""What the name of a store leads to: memory, a folder, or a collection on a server."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal, TypeAlias
+from urllib.parse import unquote, urlsplit
+
+from m3_vdb.errors import StoreUrlError
+from m3_vdb.stores._folder import IDENTITY_FILE
+from m3_vdb.stores._secrets import masked
+
+Engine: TypeAlias = Literal["qdrant", "milvus"]
+
+MEMORY: Final = "memory://"
+KEY_VARIABLES: Final[dict[Engine, str]] = {"qdrant": "QDRANT_API_KEY", "milvus": "MILVUS_TOKEN"}
+SUFFIXES: Final[dict[str, Engine]] = {".qdrant": "qdrant", ".milvus.db": "milvus"}
+_SCHEMES: Final[dict[str, tuple[Engine, str]]] = {
+    "qdrant": ("qdrant", "http"),
+    "qdrant+https": ("qdrant", "https"),
+    "http": ("qdrant", "http"),
+    "https": ("qdrant", "https"),
+    "milvus": ("milvus", "http"),
+    "milvus+https": ("milvus", "https"),
+}
+_PORTS: Final[dict[Engine, int]] = {"qdrant": 6333, "milvus": 19530}
+_FORMS: Final = (
+    "memory://, a folder such as ./notes.qdrant or ./notes.milvus.db, or a server as qdrant://HOST:6333/COLLECTION or "
+    "milvus://HOST:19530/COLLECTION (qdrant+https://, milvus+https:// for TLS)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """In this process, and gone with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A folder on this machine.
+
+    Attributes:
+        path: of the folder.
+        engine: whose files it holds.
+    """
+
+    path: Path
+    engine: Engine
+
+    @property
+    def files(self) -> str:
+        """How the names of files about the store begin: they lie beside it."""
+        return str(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A collection on a server.
+
+    Attributes:
+        engine: of the server.
+        url: of the server, as its client takes it.
+        database: of Milvus; "" for its default.
+        collection: on the server.
+    """
+
+    engine: Engine
+    url: str
+    database: str
+    collection: str
+
+    @property
+    def files(self) -> str:
+        """How the names of files about the store begin: they lie in the current folder."""
+        return re.sub(r"[^\w.-]", "_", self.collection)
+
+
+Place: TypeAlias = Memory | Folder | Server
+
+
+def read_name(name: str | os.PathLike[str]) -> Place:
+    """Where a store is.
+
+    Args:
+        name: a URL, or the path of a folder; a ``PathLike`` is always a path.
+
+    Raises:
+        StoreUrlError: it leads nowhere.
+    """
+    if isinstance(name, os.PathLike):
+        path = os.fspath(name)
+        if re.match(r"[a-z][a-z0-9+]+:/", path, re.IGNORECASE):
+            raise StoreUrlError(f"{masked(path)!r} is a path that was made of a URL: pass the URL as str")
+        return _folder(path)
+    if not isinstance(name, str):
+        raise StoreUrlError(f"a store URL must be a str or a path, got {type(name).__name__}; expected {_FORMS}")
+    if name == MEMORY:
+        return Memory()
+    if name[:5].lower() == "file:":
+        return _folder(_file_path(name))
+    scheme, separator, _ = name.partition("://")
+    if separator and re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]+", scheme):
+        if scheme.lower() not in _SCHEMES:
+            raise StoreUrlError(f"unrecognised store URL {masked(name)!r}; expected {_FORMS}")
+        return _server(name)
+    if not name.rstrip("/").lower().endswith(tuple(SUFFIXES)):
+        path = os.path.expanduser(name)
+        if not os.path.isfile(os.path.join(path, IDENTITY_FILE)):
+            what = " (a folder without m3.json)" if name and os.path.isdir(path) else ""
+            raise StoreUrlError(f"unrecognised store URL {masked(name)!r}{what}; expected {_FORMS}")
+    return _folder(name)
+
+
+def _file_path(url: str) -> str:
+    """The path of ``file:relative``, ``file:///absolute`` or ``file://localhost/absolute``; it has no query."""
+    path = url[5:]
+    if path.startswith("//"):
+        host, slash, rest = path[2:].partition("/")
+        path = slash + rest if host.lower() in ("", "localhost") else ""
+    if not path:
+        raise StoreUrlError(f"{url!r}: expected file:relative/path or file:///absolute/path")
+    return unquote(path)
+
+
+def _folder(path: str) -> Folder:
+    folder = Path(os.path.expanduser(path))
+    engines = (engine for suffix, engine in SUFFIXES.items() if folder.name.lower().endswith(suffix))
+    return Folder(folder, next(engines, "qdrant"))
+
+
+def _server(url: str) -> Server:
+    """A collection on a server; before its name comes a proxy's prefix (Qdrant) or a database (Milvus)."""
+    try:
+        parts = urlsplit(url)
+        given_port = parts.port
+    except ValueError:  # its own words may show a part of a password
+        raise StoreUrlError(
+            f"{masked(url)!r}: expected HOST:PORT/COLLECTION after {url.partition('://')[0]}://"
+        ) from None
+    engine, scheme = _SCHEMES[parts.scheme]
+    milvus = engine == "milvus"
+    prefix, _, name = parts.path.rstrip("/").rpartition("/")
+    database = unquote(prefix[1:]) if milvus else ""
+    port = _PORTS[engine] if given_port is None else given_port
+    if parts.query or parts.fragment or "@" in parts.netloc or "@" in prefix:
+        raise StoreUrlError(
+            f"{masked(url)!r}: a store URL holds no user, password or options: a key goes to api_key= or "
+            f"{KEY_VARIABLES[engine]} (in names write %23 for #, %3F for ?, %40 for @)"
+        )
+    if not parts.hostname or not name or not port or (milvus and prefix and not re.fullmatch("/[^/]+", prefix)):
+        ways = "COLLECTION or …/DATABASE/COLLECTION" if milvus else "COLLECTION"
+        raise StoreUrlError(f"{masked(url)!r}: expected {parts.scheme}://HOST:PORT/{ways}")
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    server = f"{scheme}://{host}:{port}"
+    return Server(engine, server if milvus else server + prefix, database, unquote(name))
