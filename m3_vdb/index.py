@@ -53,7 +53,7 @@ def check_parts(embed: Embedder, store: VectorStore) -> None:
     """
     if isinstance(embed, VectorStore) or not hasattr(embed, "encode_documents"):
         raise ConfigError(f"embed: expected an embedding function, M3EmbeddingFunction(), got {type(embed).__name__}")
-    if not isinstance(store, VectorStore):
+    if not hasattr(store, "upsert"):  # a store that wraps another one is a store
         raise ConfigError(f"store: expected an open store, open_store(…, identity=embed), got {type(store).__name__}")
     embed.identity.require_same(store.identity, where="the store")
 
