@@ -84,6 +84,18 @@ def test_the_same_scores(opened, embed):
         assert len(found) == store.count()
 
 
+def test_filters_look_into_objects(opened, embed):
+    """Milvus had no terms for these then."""
+    store, _ = opened
+    query = embed.encode_queries(["vector search"])[0]
+    for condition, expected in (
+        ({"m3_encoding": {"codec": "utf-8"}}, {"mine"}),
+        ({"m3_passage.page": {"$gte": 3, "$lt": 4}}, {"page"}),
+        ({"m3_passage.page": {"$exists": True}, "year": 2001}, set()),
+    ):
+        assert dict(store.rank(query, filter=condition)).keys() == expected
+
+
 def documents() -> list[Document]:
     """What was put in."""
     given = [Document(**one) for one in RECORDED["documents"]]

@@ -6,10 +6,10 @@ import uuid
 
 import pytest
 
-from m3_vdb.errors import DocumentError
+from m3_vdb.errors import ConfigError, DocumentError
 from m3_vdb.stores import CollectionOptions, open_store
 from m3_vdb.types import Document
-from tests.stores._corpus import IDENTITY, make_embeddings
+from tests.stores._corpus import IDENTITY, make_embeddings, make_queries
 from tests.stores._rest_stub import RestStub
 
 TYPES = {"year": "integer", "price": "float", "ok": "bool", "lang": "keyword"}
@@ -44,27 +44,26 @@ def test_declared_types_are_known_whenever_the_collection_is_open(reopen):
         assert store.field_types == TYPES
 
 
-@pytest.mark.parametrize(
-    ("payload", "message"),
-    [
-        ({"year": "2004"}, r"'year' holds \"2004\", .* indexes it as integer.*: store an integer"),
-        ({"year": 2004.0}, r"'year' holds 2004\.0"),
-        ({"year": True}, "'year' holds true"),
-        ({"year": [2004, "2005"]}, r"'year' holds \"2005\""),
-        ({"year": {"from": 2004}}, "'year' holds {\"from\": 2004}"),
-        ({"price": "9.5"}, r"'price' holds \"9\.5\".*store a number"),
-        ({"price": False}, "'price' holds false"),
-        ({"ok": "true"}, r"'ok' holds \"true\".*store true or false"),
-        ({"ok": 1}, "'ok' holds 1"),
-        ({"lang": 7}, "'lang' holds 7.*store a text"),
-    ],
-    ids=str,
-)
-def test_a_document_that_its_index_would_never_find_is_refused(reopen, payload, message):
+REFUSED = [
+    ({"year": "2004"}, r"'year' holds \"2004\", .* indexes it as integer.*: store an integer"),
+    ({"year": 2004.0}, r"'year' holds 2004\.0"),
+    ({"year": True}, "'year' holds true"),
+    ({"year": [2004, "2005"]}, r"'year' holds \"2005\""),
+    ({"year": {"from": 2004}}, "'year' holds {\"from\": 2004}"),
+    ({"price": "9.5"}, r"'price' holds \"9\.5\".*store a number"),
+    ({"price": False}, "'price' holds false"),
+    ({"ok": "true"}, r"'ok' holds \"true\".*store true or false"),
+    ({"ok": 1}, "'ok' holds 1"),
+    ({"lang": 7}, "'lang' holds 7.*store a text"),
+]
+
+
+def test_a_document_that_its_index_would_never_find_is_refused(reopen):
     with reopen(**TYPES) as store:
-        with pytest.raises(DocumentError, match=message) as caught:
-            put(store, {"year": 1}, payload)
-        assert caught.value.index == 1
+        for payload, message in REFUSED:
+            with pytest.raises(DocumentError, match=message) as caught:
+                put(store, {"year": 1}, payload)
+            assert caught.value.index == 1
         assert store.count() == 0
 
 
@@ -78,3 +77,44 @@ def test_values_of_the_declared_types_are_kept(reopen):
     with reopen(**TYPES) as store:
         put(store, *fine)
         assert [document.payload for document in store.get(["d0", "d1", "d2", "d3"])] == fine
+
+
+FOUND = [
+    ({"year": 2004}, {"d0"}),
+    ({"year": 2004.0}, {"d0"}),
+    ({"price": 9}, {"d1"}),  # held as 9.0: what the field holds is declared, so a whole number is one of these
+    ({"price": {"$gte": 9}}, {"d0", "d1"}),
+    ({"ok": [True, None]}, {"d0", "d2"}),
+    ({"day": {"$gte": "2024-01-01"}}, {"d0"}),
+    ({"day": {"$exists": False}}, {"d1", "d2"}),
+    ({"$not": {"year": {"$lt": 2000}}}, {"d0", "d2"}),
+]
+NEVER = [
+    ({"year": "2004"}, r"'year': .* as integer, and no document can hold \"2004\" there: write 2004"),
+    ({"year": {"$in": [2004, "x"]}}, r"\"x\" there: write an integer"),
+    ({"$or": [{"lang": "de"}, {"$not": {"year": True}}]}, "'year': .* true there"),
+    ({"price": "9.5"}, r"'price': .*: write 9\.5"),
+    ({"ok": "True"}, r"'ok': .*\"True\" there: write true"),
+    ({"ok": 1}, "'ok': .*write true or false"),
+    ({"ok": {"$gt": 0}}, "'ok': "),
+    ({"lang": 7}, r"'lang': .* as keyword.*: write \"7\""),
+    ({"lang": {"$gt": 7}}, "'lang': "),
+    ({"year": {"$gte": "2024-01-01"}}, "'year': .*2024-01-01T00:00:00"),
+]
+
+
+def test_a_filter_asks_for_what_a_declared_field_can_hold(reopen):
+    query = make_queries(1)[0]
+    with reopen(**TYPES, day="keyword") as store:
+        put(
+            store,
+            {"year": 2004, "price": 9.5, "ok": True, "lang": "de", "day": "2024-05-01"},
+            {"year": 1999, "price": 9.0, "ok": False, "lang": "en"},
+            {},
+        )
+        for condition, expected in FOUND:
+            assert dict(store.rank(query, filter=condition)).keys() == expected, condition
+        for condition, message in NEVER:
+            for ask in (store.query, store.rank):
+                with pytest.raises(ConfigError, match=message):
+                    ask(query, filter=condition)
