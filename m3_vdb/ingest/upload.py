@@ -52,7 +52,8 @@ def store_batch(store: VectorStore, batch: Batch, patience: Patience, long_docum
         except DocumentError as error:
             bad = start + error.index
             batch.rejected.append((rows[bad].place, reject(rows[bad].source, kinds.NOT_STORABLE, words(error))))
-            pieces += [(i, j) for i, j in ((bad + 1, stop), (start, bad)) if i < j]
+            middle = (bad + 1 + stop) // 2  # many bad ones in a row must not each cost a check of all that follow
+            pieces += [(i, j) for i, j in ((middle, stop), (bad + 1, middle), (start, bad)) if i < j]
         except StoreRequestError as error:
             if not about_content(error):
                 raise
