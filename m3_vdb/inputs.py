@@ -41,7 +41,7 @@ def read_texts(texts: Iterable[str]) -> list[str]:
             surrogate, which no tokenizer and no store can read.
     """
     try:
-        items = _many(texts, "texts", single="text", column="a column such as df['text']")
+        items = _many(texts, "texts", one="text", column="a column such as df['text']")
     except ConfigError as error:
         raise TextError(str(error), index=0) from None
     return [read_text(text, index) for index, text in enumerate(items)]
@@ -87,7 +87,7 @@ def read_ids(ids: Iterable[str]) -> list[str]:
         ConfigError: ``ids`` is one string, or nothing that holds ids.
         DocumentError: an id is not a string.
     """
-    items = _many(ids, "ids", single=repr(ids), column="a column such as df['id']")
+    items = _many(ids, "ids", column="a column such as df['id']")
     return [_id(item, index) for index, item in enumerate(items)]
 
 
@@ -119,7 +119,7 @@ def many_documents(documents: Iterable[Any]) -> Iterator[Any]:
     Raises:
         ConfigError: ``documents`` is one document, or nothing that holds documents.
     """
-    return _many(documents, "documents", single="document", column="df.to_dict('records')")
+    return _many(documents, "documents", one="document", column="df.to_dict('records')")
 
 
 def read_document(item: DocumentLike, index: int = 0) -> Document:
@@ -219,19 +219,35 @@ def read_path(name: str, path: str | os.PathLike[str]) -> Path:
     Raises:
         ConfigError: it is neither.
     """
-    text = os.fspath(path) if isinstance(path, os.PathLike) else path
+    return Path(_path_text(name, path))
+
+
+def _path_text(name: str, path: object) -> str:
+    text: object = os.fspath(path) if isinstance(path, os.PathLike) else path
     if not isinstance(text, str) or not text:
         raise ConfigError(f"{name}={_value(path)}: expected a path, as str or os.PathLike")
-    return Path(text).expanduser() if text == "~" or text.startswith("~/") else Path(text)
+    return os.path.expanduser(text) if text == "~" or text.startswith("~/") else text
 
 
-def read_paths(name: str, paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
-    """Paths as a list, in the order in which they come.
+def read_paths(name: str, paths: Iterable[str | os.PathLike[str]]) -> list[str]:
+    """Paths as text, in the order in which they come.
 
     Raises:
         ConfigError: ``paths`` is one path, or nothing that holds paths; or an item is not a path.
     """
-    return [read_path(name, path) for path in _many(paths, name, single=repr(paths), column="a list of paths")]
+    return [_path_text(name, path) for path in _many(paths, name)]
+
+
+def read_names(name: str, names: Iterable[str]) -> tuple[str, ...]:
+    """Names of fields, in the order in which they come.
+
+    Raises:
+        ConfigError: ``names`` is one name, or nothing that holds names; or an item is not a string.
+    """
+    read = tuple(_many(names, name))
+    if not all(isinstance(one, str) for one in read):
+        raise ConfigError(f"{name}={_value(names)}: expected names of fields, such as ('id', 'key')")
+    return read
 
 
 def surrogate(text: str) -> int | None:
@@ -243,23 +259,24 @@ def surrogate(text: str) -> int | None:
     return None
 
 
-def _many(values: object, name: str, *, single: str, column: str) -> Iterator[Any]:
+def _many(values: object, name: str, *, one: str | None = None, column: str = "one column") -> Iterator[Any]:
     """The items of what should hold many.
 
     Args:
         values: what was given.
         name: what the items are, for messages.
-        single: how one item is written there.
+        one: how one item is written there; None writes it out.
         column: what to pass instead of a table.
 
     Raises:
         ConfigError: it is one item, a mapping, a table, or cannot be iterated.
     """
     if isinstance(values, (str, bytes, bytearray, os.PathLike, Document)):
-        one = "one string" if isinstance(values, str) else _shown(values)
-        raise ConfigError(f"{name}: expected a list or another iterable, got {one}: pass [{single}]")
+        given = "one string" if isinstance(values, str) else _shown(values)
+        raise ConfigError(f"{name}: expected a list or another iterable, got {given}: pass [{one or _value(values)}]")
     if isinstance(values, Mapping):
-        raise ConfigError(f"{name}: expected a list, got {_shown(values)}: pass its values() or keys(), or [{single}]")
+        instead = f"its values() or keys(), or [{one}]" if one else "its values() or keys()"
+        raise ConfigError(f"{name}: expected a list, got {_shown(values)}: pass {instead}")
     if hasattr(values, "columns") or hasattr(values, "column_names"):  # of pandas, polars, pyarrow or datasets
         raise ConfigError(f"{name}: expected a list, got a table ({type(values).__name__}): pass {column}")
     try:

@@ -16,7 +16,7 @@ import pytest
 from m3_vdb import Document, HybridIndex, LongDocuments, M3EmbeddingFunction, Weights, open_store
 from m3_vdb.errors import ConfigError, DocumentError, ModelOutputError, StoreUrlError, TextError
 from m3_vdb.fusion import PRESETS
-from m3_vdb.ingest import ingest
+from m3_vdb.ingest import Corpus, Fields, SourceFields, ingest
 from m3_vdb.inputs import plain_value, read_ids, read_path, whole_number
 from m3_vdb.stores import CollectionOptions, MemoryStore
 from tests.ingest._fakes import HashEmbed
@@ -482,12 +482,33 @@ def test_a_store_opens_by_path_and_by_the_embedding_function(tmp_path):
     with open_store(str(path), identity=embed.identity) as store:
         assert (store.count(), store.identity) == (1, embed.identity)
     for url in (None, 7, b"notes.qdrant", ["notes.qdrant"]):
-        with pytest.raises(StoreUrlError, match="expected the URL or path of a store"):
+        with pytest.raises(StoreUrlError, match="a store URL must be a str or a path"):
             open_store(url, identity=embed)
     with pytest.raises(ConfigError, match=r"identity='m3-small': expected the identity of a model, as embed.identity"):
         open_store(path, identity="m3-small")
     with pytest.raises(ConfigError, match=r"options=.*CollectionOptions"):
         open_store(path, identity=embed, options={"storage": "half"})
+
+
+def test_a_corpus_takes_paths_and_names_in_any_form(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"key": "1", "text": "x"}\n', encoding="utf-8")
+    for paths in ([path], (str(path),), iter([path]), ["~/a.jsonl"]):
+        (row,) = Corpus(paths, fields=Fields(id=("key",)))
+        assert row.document == Document("1", "x")
+    assert Fields(id=["key"]) == Fields(id=iter(["key"])) == Fields(id=("key",))
+    for one in (path, str(path)):
+        with pytest.raises(ConfigError, match=r"paths: expected a list .*: pass \["):
+            Corpus(one)
+    with pytest.raises(ConfigError, match="paths=7: expected a path"):
+        Corpus([7])
+    for names in ({"id": "key"}, {"text": "body"}, {"columns": "id"}):
+        ((name, value),) = names.items()
+        with pytest.raises(ConfigError, match=rf"{name}: expected a list .*pass \['{value}'\]"):
+            Fields(**names)
+    with pytest.raises(ConfigError, match=r"text: .*pass \['body'\]"):
+        SourceFields(text="body")
 
 
 def test_an_index_says_which_of_its_parts_is_another_thing(index):

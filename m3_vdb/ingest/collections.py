@@ -17,6 +17,7 @@ from typing import Any, Final
 from m3_vdb.errors import CollectionMismatchError, ConfigError, StoreUrlError
 from m3_vdb.ingest.points import BATCH, Reader, milvus_file, milvus_server, qdrant_server
 from m3_vdb.ingest.rows import WRONG_TYPE, Fields, Rejected, Row, RowError, place
+from m3_vdb.inputs import read_names
 from m3_vdb.stores import VectorStore, open_store
 from m3_vdb.stores._names import Folder, Place, Server, read_name
 from m3_vdb.stores._secrets import masked
@@ -42,6 +43,9 @@ class SourceFields:
     text: tuple[str, ...] = ("text",)
     title: str = "title"
     payload: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", read_names("text", self.text))
 
     def document(self, key: object, fields: Mapping[str, Any]) -> Row:
         """The document of a point, with no place yet.

@@ -14,6 +14,7 @@ from m3_vdb.ingest.csv_rows import csv_rows, tsv_rows
 from m3_vdb.ingest.parquet import parquet_rows, require_parquet
 from m3_vdb.ingest.readers import Reader, jsonl_rows, text_document
 from m3_vdb.ingest.rows import UNREADABLE, Fields, Rejected, Row, place
+from m3_vdb.inputs import read_paths
 
 LINE_FORMATS: Final[dict[str, Reader]] = {"jsonl": jsonl_rows, "csv": csv_rows, "tsv": tsv_rows}
 SUFFIXES: Final = {
@@ -51,7 +52,7 @@ class Corpus:
         fields: which fields of a row make the document.
 
     Raises:
-        ConfigError: a path does not exist, or its format is unknown.
+        ConfigError: a path does not exist or is not one, or its format is unknown.
         MissingExtraError: a format needs a package that is not installed.
 
     Attributes:
@@ -59,11 +60,13 @@ class Corpus:
         bytes_read: bytes taken so far.
     """
 
-    def __init__(self, paths: Iterable[str | Path], *, format: str = "auto", fields: Fields = _DEFAULT) -> None:
+    def __init__(
+        self, paths: Iterable[str | os.PathLike[str]], *, format: str = "auto", fields: Fields = _DEFAULT
+    ) -> None:
         if format not in FORMATS:
             raise ConfigError(f"format {format!r}: expected one of {', '.join(FORMATS)}")
         self._fields = fields
-        self._sources = [source for path in paths for source in _sources(str(path), format)]
+        self._sources = [source for path in read_paths("paths", paths) for source in _sources(path, format)]
         if not self._sources:
             raise ConfigError("no path is given: expected files or folders, or - for standard input")
         for source in self._sources:

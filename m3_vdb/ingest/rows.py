@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from m3_vdb.errors import ItemError, M3Error
+from m3_vdb.inputs import read_names
 from m3_vdb.types import Document
 
 NOT_UTF8: Final = "not UTF-8"
@@ -115,6 +116,11 @@ class Fields:
     text: tuple[str, ...] = ("text",)
     title: str = "title"
     columns: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("id", "text", "columns"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, read_names(name, getattr(self, name)))
 
     def document(self, fields: Mapping[str, Any]) -> Document:
         """The document of a row.
