@@ -105,9 +105,13 @@ class HybridIndex:
         added = 0
         while batch := list(islice(remaining, batch_size)):
             with _placed(range(added, added + len(batch))):
-                parts = self._split(check_documents(batch))
+                checked = check_documents(batch)
+            # Of an id that occurs twice the last one wins, with its passages and no others.
+            kept = sorted({document.id: i for i, document in enumerate(checked)}.values())
+            with _placed([added + i for i in kept]):
+                parts = self._split([checked[i] for i in kept])
             passages = [passage for part in parts for passage in part]
-            places = [added + i for i, part in enumerate(parts) for _ in part]
+            places = [added + i for i, part in zip(kept, parts, strict=True) for _ in part]
             for start in range(0, len(passages), batch_size):
                 with _placed(places[start:]):
                     self._add(passages[start : start + batch_size])
