@@ -27,6 +27,7 @@ from m3_vdb.ingest.ray_cluster import check_resources, connected
 from m3_vdb.ingest.ray_engine import RayEngine
 from m3_vdb.stores import MemoryStore, VectorStore, open_store
 from m3_vdb.stores.qdrant_edge import QdrantEdgeStore
+from m3_vdb.types import Passage
 from tests.ingest._fakes import IDENTITY, Faulty, HashEmbed, documents
 from tests.ingest._ray_fakes import PLAN, Encoding, run
 from tests.stores._rest_stub import RestStub
@@ -333,7 +334,10 @@ def test_what_a_stage_says_of_a_fault_is_raised_here_as_what_it_was(monkeypatch:
         return unpack(stage(message(7, pickle.dumps(good))))[1]
 
     held = MemoryStore(IDENTITY)
-    passages = [Document("a¶2", "older"), Document("b¶2", "another's")]
+    passages = [
+        Document("a¶2", "older", passage=Passage("a", 2, 2, 0, 5)),
+        Document("b¶2", "another's", passage=Passage("b", 2, 2, 0, 9)),
+    ]
     held.upsert(passages, HashEmbed().encode_documents([one.content for one in passages]))
     stage = StoreStage(lambda: held, Told(), Retry(attempts=1), PLAN)
     assert unpack(stage(message(7, pickle.dumps(good))))[1].stored.ids == ("a",)
