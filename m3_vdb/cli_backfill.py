@@ -11,6 +11,7 @@ from m3_vdb.cli_ingest import (
     check_outputs,
     how_to_resume,
     kept_place,
+    open_target,
     shown,
     stopping,
     summarize,
@@ -39,7 +40,6 @@ from m3_vdb.embedding_function import M3EmbeddingFunction
 from m3_vdb.ingest import Retry, SourceCollection, SourceFields, backfill
 from m3_vdb.ingest.collections import check_apart
 from m3_vdb.long_documents import LongDocuments, Plan
-from m3_vdb.stores import open_store
 
 
 def backfill_command(
@@ -77,12 +77,12 @@ def backfill_command(
     )
     state = checkpoint or Path(f"{kept_place(store).files}.backfill")
     letters = rejected or state.with_name(f"{state.name}.rejected.jsonl")
-    check_outputs([], state, letters)
+    check_outputs(state, letters)
     points = SourceCollection(source, fields=fields)
     embed = M3EmbeddingFunction(
         model, runtime=runtime, max_length=max_length, mcls_every=mcls_every, on_truncate="ignore"
     )
-    with open_store(store, identity=embed.identity) as opened, stopping(state) as stop, shown(points) as tell:
+    with open_target(store, embed.identity) as opened, stopping(state) as stop, shown() as tell:
         report = backfill(
             points,
             embed,

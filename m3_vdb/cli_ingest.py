@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Final, cast
 
 import typer
-from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn
 from rich.progress import Progress as Bar
+from rich.table import Column
 from rich.text import Text
 
 from m3_vdb.cli_options import (
     AttemptsOption,
     BatchOption,
     CheckpointOption,
+    DropFieldOption,
     GrpcOption,
     JsonSummaryOption,
+    KeepFieldOption,
     LongDocumentsOption,
     MaxLengthOption,
     MaxRowsOption,
@@ -41,10 +46,9 @@ from m3_vdb.cli_output import EXIT_INTERRUPTED, EXIT_REJECTED, err, write_json
 from m3_vdb.cli_ray import ENGINES, Elsewhere, make_engine
 from m3_vdb.embedding_function import M3EmbeddingFunction
 from m3_vdb.errors import ConfigError, EngineError, StoreError
-from m3_vdb.ingest import FORMATS, Corpus, Fields, IngestReport, Progress, Retry, SourceCollection, ingest
-from m3_vdb.ingest.streams import STDIN
+from m3_vdb.ingest import FORMATS, Corpus, Fields, IngestReport, Progress, Retry, ingest
 from m3_vdb.long_documents import LongDocuments, Plan
-from m3_vdb.stores import open_store
+from m3_vdb.stores import ModelIdentity, VectorStore, open_store
 from m3_vdb.stores._names import Folder, Memory, Server, read_name
 
 REJECTED_SHOWN: Final = 10
@@ -67,7 +71,7 @@ _DONE: Final[dict[Plan, str]] = {
 def ingest_command(
     corpus: Annotated[
         list[str],
-        typer.Argument(help='Files, folders, or "-": JSONL, CSV, TSV, Parquet (also .gz, .zst), texts, BEIR.'),
+        typer.Argument(help='Files, folders, pipes, or "-": JSONL, CSV, TSV, Parquet (also .gz, .zst), texts, BEIR.'),
     ],
     store: StoreOption,
     grpc: GrpcOption = False,
@@ -76,10 +80,22 @@ def ingest_command(
     max_length: MaxLengthOption = None,
     runtime: RuntimeOption = "auto",
     format: Annotated[str, typer.Option("--format", help=f"{', '.join(FORMATS)}.")] = "auto",
-    id_field: Annotated[str | None, typer.Option(help="Field of the id. Default: id or _id.")] = None,
+    include: Annotated[
+        list[str] | None, typer.Option(help='Of folders, only files that fit: "*.html", "guide/*".')
+    ] = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="Of folders, no files that fit.")] = None,
+    id_field: Annotated[
+        str | None, typer.Option(help="Field of the id. Default: id or _id, or made of the content of tables without.")
+    ] = None,
+    auto_id: Annotated[bool, typer.Option("--auto-id", help="Make ids of the content for all rows without.")] = False,
     text_field: TextFieldOption = None,
     title_field: TitleFieldOption = "title",
+    keep_field: KeepFieldOption = None,
+    drop_field: DropFieldOption = None,
     columns: Annotated[str | None, typer.Option(help="Names for CSV or TSV without a header: id,text.")] = None,
+    delimiter: Annotated[
+        str | None, typer.Option(help='Between the cells of CSV: ";", "|", tab, … Default: by the first line.')
+    ] = None,
     resume: ResumeOption = False,
     checkpoint: CheckpointOption = None,
     rejected: RejectedOption = None,
@@ -113,12 +129,18 @@ def ingest_command(
         text=tuple(text_field or Fields().text),
         title=title_field,
         columns=tuple(name.strip() for name in columns.split(",")) if columns else None,
+        keep=tuple(keep_field) if keep_field else None,
+        drop=tuple(drop_field or ()),
+        auto_id=auto_id,
+        delimiter={"tab": "\t", "\\t": "\t"}.get(delimiter, delimiter) if delimiter else None,
     )
     plan = LongDocuments(plan=cast(Plan, long_documents), max_rows=max_rows, pool_factor=pool_factor, overlap=overlap)
-    rows = Corpus(corpus, format=format, fields=fields)
+    rows = Corpus(corpus, format=format, fields=fields, include=include or (), exclude=exclude or ())
+    said = _say(rows.notices, 0)
     state = checkpoint or Path(f"{kept_place(store).files}.ingest")
     letters = rejected or state.with_name(f"{state.name}.rejected.jsonl")
-    check_outputs(corpus, state, letters)
+    check_outputs(state, letters)
+    rows.leave_out(state, letters)
     if engine not in ENGINES:
         raise ConfigError(f"--engine {engine}: expected one of {', '.join(ENGINES)}")
     embed = M3EmbeddingFunction(
@@ -144,11 +166,11 @@ def ingest_command(
                 gpus=encoder_gpus,
             )
             elsewhere = open_here.enter_context(made)
-        opened = open_here.enter_context(open_store(store, identity=embed.identity, prefer_grpc=grpc))
+        opened = open_here.enter_context(open_target(store, embed.identity, prefer_grpc=grpc))
         if elsewhere is not None:
             err.print(_who_writes(elsewhere.encoders, server=opened.is_server), markup=False, soft_wrap=True)
         stop = open_here.enter_context(stopping(state))
-        tell = open_here.enter_context(shown(rows))
+        tell = open_here.enter_context(shown())
         report = ingest(
             rows,
             embed,
@@ -168,6 +190,7 @@ def ingest_command(
             stop=stop,
         )
         held = opened.count()
+    _say(rows.notices, said)
     summarize(report, letters, f"{store} now holds {held:,}; {embed.session.description}", embed.max_length, plan.plan)
     if report.interrupted:
         err.print(f"stopped; {how_to_resume(state)}", markup=False, soft_wrap=True)
@@ -200,20 +223,44 @@ def kept_place(store: str) -> Folder | Server:
     return place
 
 
-def check_outputs(corpus: Sequence[str], *outputs: Path) -> None:
-    """Refuse to write over the corpus, or where nothing can be written.
+def check_outputs(checkpoint: Path, rejected: Path) -> None:
+    """Refuse to write where nothing can be written.
 
     Raises:
-        ConfigError: an output is an input, or its folder does not exist.
+        ConfigError: an output is a folder, or both are one file.
     """
-    inputs = {Path(path).resolve() for path in corpus if path != STDIN}
-    for path in outputs:
-        if path.resolve() in inputs:
-            raise ConfigError(f"{path} is the corpus: name another file to write to")
+    for path in (checkpoint, rejected):
         if path.is_dir():
             raise ConfigError(f"{path} is a folder: name a file")
-    if outputs[0].resolve() == outputs[1].resolve():
-        raise ConfigError(f"{outputs[0]} cannot be both the checkpoint and the file of bad rows")
+    if checkpoint.resolve() == rejected.resolve():
+        raise ConfigError(f"{checkpoint} cannot be both the checkpoint and the file of bad rows")
+
+
+@contextmanager
+def open_target(store: str, identity: ModelIdentity, *, prefer_grpc: bool = False) -> Iterator[VectorStore]:
+    """Open the store that is written to; if it is made here and the run fails before anything is in it, it goes."""
+    place = kept_place(store)
+    folder = place.path if isinstance(place, Folder) else None
+    is_new = folder is not None and not folder.exists()
+    is_empty = False
+    try:
+        with open_store(store, identity=identity, prefer_grpc=prefer_grpc) as opened:
+            try:
+                yield opened
+            except BaseException:
+                with suppress(StoreError):
+                    is_empty = is_new and opened.count() == 0
+                raise
+    finally:
+        if is_empty and folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _say(notices: Mapping[str, str], said: int) -> int:
+    """Print what a corpus has to say beyond the first so many notices; the number of all."""
+    for notice in list(notices.values())[said:]:
+        err.print(Text(notice, style="yellow"), soft_wrap=True)
+    return len(notices)
 
 
 @contextmanager
@@ -244,8 +291,8 @@ def stopping(state: Path) -> Iterator[threading.Event]:
 
 
 @contextmanager
-def shown(corpus: Corpus | SourceCollection) -> Iterator[Callable[[Progress], None]]:
-    """A bar over the bytes of the corpus on a terminal, elsewhere a line every so often."""
+def shown() -> Iterator[Callable[[Progress], None]]:
+    """A bar over the rows of the corpus on a terminal, elsewhere a line every so often."""
     if not err.is_terminal:
         last = time.monotonic()
 
@@ -253,25 +300,34 @@ def shown(corpus: Corpus | SourceCollection) -> Iterator[Callable[[Progress], No
             nonlocal last
             if time.monotonic() - last >= LINE_SECONDS:
                 last = time.monotonic()
-                share = f", {corpus.bytes_read / corpus.total_bytes:.0%} read" if corpus.total_bytes else ""
-                err.print(f"{state.rows:,} rows, {_rates(state)}{share}", markup=False, soft_wrap=True)
+                err.print(", ".join(_parts(state)), markup=False, soft_wrap=True)
 
         yield line
         return
-    columns = (BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-    with Bar(*columns, console=err) as bar:
-        task = bar.add_task("encoding", total=corpus.total_bytes)
+    # What does not fit is cut off at the end: rows and time come first.
+    words = TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1))
+    with Bar(BarColumn(12), TaskProgressColumn(), words, console=err, expand=True) as bar:
+        task = bar.add_task("reading", total=None)
 
         def advance(state: Progress) -> None:
-            bar.update(task, completed=corpus.bytes_read, description=f"{state.rows:,} rows · {_rates(state)}")
+            bar.update(
+                task, completed=state.encoded_rows, total=state.total_rows, description=" · ".join(_parts(state))
+            )
 
         yield advance
 
 
-def _rates(state: Progress) -> str:
-    seconds = max(state.seconds, 1e-9)
-    rejected = f", {state.rejected:,} rejected" if state.rejected else ""
-    return f"{state.documents / seconds:,.1f} documents/s, {state.tokens / seconds:,.0f} tokens/s{rejected}"
+def _parts(state: Progress) -> list[str]:
+    """How far a run is, the most important first."""
+    seconds, total, left = max(state.seconds, 1e-9), state.total_rows, state.seconds_left
+    parts = [f"{state.encoded_rows:,}{'' if total is None else f' of {total:,}'} rows"]
+    if left is not None:
+        parts.append(f"{timedelta(seconds=round(left))} left")
+    parts.append(f"{(state.encoded_rows - state.resumed) / seconds:,.1f} rows/s")
+    parts.append(f"{state.encoded_tokens / seconds:,.0f} tokens/s")
+    if state.rejected:
+        parts.append(f"{state.rejected:,} rejected")
+    return parts
 
 
 def summarize(report: IngestReport, letters: Path, end: str, max_length: int, plan: Plan) -> None:
@@ -302,3 +358,5 @@ def summarize(report: IngestReport, letters: Path, end: str, max_length: int, pl
         err.print(
             Text(f"{report.rejected_count:,} rows were not stored ({counted}): {letters}", style="red"), soft_wrap=True
         )
+    elif letters.is_file() and letters.stat().st_size:
+        err.print(Text(f"rows of earlier runs that were not stored are in {letters}; remove it when they are mended"))

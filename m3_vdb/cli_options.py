@@ -36,6 +36,10 @@ PoolFactorOption = Annotated[float, typer.Option(help="Pool every document to on
 OverlapOption = Annotated[int, typer.Option(help="Tokens that split passages share.")]
 
 TextFieldOption = Annotated[list[str] | None, typer.Option(help="Field of the text; several are joined.")]
+KeepFieldOption = Annotated[
+    list[str] | None, typer.Option("--keep-field", help="Field that becomes payload; the others are dropped.")
+]
+DropFieldOption = Annotated[list[str] | None, typer.Option("--drop-field", help="Field that is left out.")]
 TitleFieldOption = Annotated[str, typer.Option(help="Field of the title.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")]
 CheckpointOption = Annotated[Path | None, typer.Option(help="How far a run is. Default: beside the store.")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Final, Literal
@@ -149,7 +149,13 @@ class M3EmbeddingFunction:
         return self._checked_encode(texts, dense, sparse, multi_vector)
 
     def encode_tokens(
-        self, tokens: TokenBatch, *, dense: bool = True, sparse: bool = True, multi_vector: bool = True
+        self,
+        tokens: TokenBatch,
+        *,
+        dense: bool = True,
+        sparse: bool = True,
+        multi_vector: bool = True,
+        passed: Callable[[int, int], None] | None = None,
     ) -> M3Embeddings:
         """The second half of ``encode_documents``, for pipelines that tokenize elsewhere, or at another time.
 
@@ -159,6 +165,7 @@ class M3EmbeddingFunction:
             dense: compute the dense vectors.
             sparse: compute the lexical weights.
             multi_vector: compute the multi-vectors.
+            passed: called with the numbers of texts and tokens after each forward pass.
 
         Returns:
             Embeddings in the order of ``tokens``; parts not asked for are None.
@@ -169,16 +176,19 @@ class M3EmbeddingFunction:
         """
         return self._encode(tokens, _outputs(dense, sparse, multi_vector))[0]
 
-    def encode_usable(self, tokens: TokenBatch) -> tuple[M3Embeddings, NDArray[np.bool_]]:
+    def encode_usable(
+        self, tokens: TokenBatch, *, passed: Callable[[int, int], None] | None = None
+    ) -> tuple[M3Embeddings, NDArray[np.bool_]]:
         """``encode_tokens`` for pipelines that set bad texts aside: one that the model fails on costs itself alone.
 
         Args:
             tokens: as ``encode_tokens``.
+            passed: called with texts and tokens after each forward pass.
 
         Returns:
             All three parts of every text, and bool [n], True for texts whose vectors hold NaN or infinity.
         """
-        return self._encode(tokens, _outputs(True, True, True), raising=False)
+        return self._encode(tokens, _outputs(True, True, True), raising=False, passed=passed)
 
     def __call__(self, texts: Iterable[str]) -> M3Embeddings:
         """All three parts of each text; ``encode_documents`` under the name that pymilvus.model users know."""
@@ -244,7 +254,12 @@ class M3EmbeddingFunction:
         )
 
     def _encode(
-        self, tokens: TokenBatch, outputs: list[str], *, raising: bool = True
+        self,
+        tokens: TokenBatch,
+        outputs: list[str],
+        *,
+        raising: bool = True,
+        passed: Callable[[int, int], None] | None = None,
     ) -> tuple[M3Embeddings, NDArray[np.bool_]]:
         """Embeddings, and which texts the model failed on; ``raising`` ends at the first forward pass with one."""
         lengths = tokens.lengths
@@ -262,6 +277,8 @@ class M3EmbeddingFunction:
                 raise not_finite_error(index, int(lengths[index]))
             for name, part in pooling.pool(raw, input_ids, lengths[rows]).items():
                 parts[name].append(part)
+            if passed is not None:
+                passed(len(rows), int(lengths[rows].sum()))
         return pooling.assemble(tokens, batches, parts, padded_tokens=padded), failed
 
     def _nothing(self, name: str) -> pooling.Packed:

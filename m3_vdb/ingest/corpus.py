@@ -3,187 +3,260 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final
 
-from m3_vdb.errors import ConfigError
+from m3_vdb.errors import ConfigError, M3Error
 from m3_vdb.ingest import streams
+from m3_vdb.ingest.cells import ContentIds, typed
 from m3_vdb.ingest.csv_rows import csv_rows, tsv_rows
-from m3_vdb.ingest.parquet import parquet_rows, require_parquet
-from m3_vdb.ingest.readers import Reader, jsonl_rows, text_document
-from m3_vdb.ingest.rows import UNREADABLE, Fields, Rejected, Row, place
+from m3_vdb.ingest.folder import PACKED, SUFFIXES, File, Folder, counted, suffix
+from m3_vdb.ingest.outputs import is_collection, is_output
+from m3_vdb.ingest.parquet import parquet_rows
+from m3_vdb.ingest.readers import MARKDOWN, Reader, jsonl_rows, text_document
+from m3_vdb.ingest.rows import UNREADABLE, WRONG_COLUMNS, Fields, Rejected, Row, place
 from m3_vdb.inputs import read_paths
 
 LINE_FORMATS: Final[dict[str, Reader]] = {"jsonl": jsonl_rows, "csv": csv_rows, "tsv": tsv_rows}
-SUFFIXES: Final = {
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".parquet": "parquet",
-    ".txt": "text",
-    ".md": "text",
-}
 FORMATS: Final = ("auto", "jsonl", "csv", "tsv", "parquet", "text", "beir")
+_NAMES: Final = {"jsonl": "JSONL", "csv": "CSV", "tsv": "TSV", "parquet": "Parquet", "text": "texts"}
+_CELLS: Final = ("csv", "tsv")
 _BEIR: Final = "corpus.jsonl"
-_PACKED: Final = ("", ".gz", ".zst")
 _DEFAULT: Final = Fields()
-
-
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """One file, or one folder of texts."""
-
-    path: str
-    format: str
 
 
 class Corpus:
     """The rows of files and folders, in the order given; folders in the order of their names. Read as often as liked.
 
-    A file that cannot be read to its end costs one rejection; the files after it are read.
+    What is wrong with a file costs that file: one that cannot be read to its end costs one rejection, and the files
+    after it are read. A pipe, and standard input, can be read once.
 
     Args:
-        paths: files; ``-`` for standard input; folders of texts (one document a file, its id the relative path), or of
-            a BEIR collection (``corpus.jsonl``), or, with a format named, of files of that format.
-        format: one of ``FORMATS``; "auto" goes by the suffix, of standard input it is "jsonl".
+        paths: files; pipes; ``-`` for standard input; folders, whose files are read by their suffixes: JSONL, CSV, TSV
+            and Parquet row by row, texts as one document each, its id the relative path. A folder of a BEIR collection
+            is its ``corpus.jsonl``.
+        format: one of ``FORMATS``; "auto" goes by the suffix, of standard input and pipes it is "jsonl".
         fields: which fields of a row make the document.
+        include: patterns as ``*.html`` or ``guide/*``: of folders, only files that fit one are read, as texts where
+            their suffix says nothing.
+        exclude: patterns of files in folders that are not read.
 
     Raises:
-        ConfigError: a path does not exist or is not one, or its format is unknown.
+        ConfigError: a path does not exist or is not one, its format is unknown, its columns make no documents, or
+            nothing at all can be read.
         MissingExtraError: a format needs a package that is not installed.
 
     Attributes:
         total_bytes: size of all files as they lie on disk; None if it is not known.
         bytes_read: bytes taken so far.
+        notices: what the user should know, such as files that are left out: subject → sentence.
+        field_types: how cells of CSV and TSV are read: field → "integer", "float", "bool" or "keyword", as a collection
+            indexes it. Cells of other fields stay text.
     """
 
     def __init__(
-        self, paths: Iterable[str | os.PathLike[str]], *, format: str = "auto", fields: Fields = _DEFAULT
+        self,
+        paths: Iterable[str | os.PathLike[str]],
+        *,
+        format: str = "auto",
+        fields: Fields = _DEFAULT,
+        include: Iterable[str] = (),
+        exclude: Iterable[str] = (),
     ) -> None:
         if format not in FORMATS:
             raise ConfigError(f"format {format!r}: expected one of {', '.join(FORMATS)}")
         self._fields = fields
-        self._sources = [source for path in read_paths("paths", paths) for source in _sources(path, format)]
+        self._outputs: set[str] = set()
+        self.notices: dict[str, str] = {}
+        self.field_types: Mapping[str, str] = {}
+        self.bytes_read = 0
+        make = partial(_source, format=format, include=tuple(include), exclude=tuple(exclude))
+        self._sources: list[File | Folder] = [make(str(path)) for path in read_paths("paths", paths)]
         if not self._sources:
             raise ConfigError("no path is given: expected files or folders, or - for standard input")
-        for source in self._sources:
-            _check(source)
-        self.bytes_read = 0
-        self.total_bytes: int | None = _total(self._sources)
+        self.total_bytes: int | None = 0
+        self._check()
 
     def __iter__(self) -> Iterator[Row | Rejected]:
         self.bytes_read = 0
+        ids = ContentIds()
+        broken: list[OSError] = []
         for source in self._sources:
-            if source.format == "text" and Path(source.path).is_dir():
-                yield from self._texts(Path(source.path))
-            else:
-                yield from self._file(source)
+            for file in self._listed(source, broken=broken):
+                for item in self._file(file):
+                    row = ids.give(item) if isinstance(item, Row) else item
+                    yield typed(row, self.field_types) if isinstance(row, Row) and file.format in _CELLS else row
+        yield from map(_unlisted, broken)
+
+    def leave_out(self, *outputs: Path) -> None:
+        """Leave files that a run writes out of the corpus.
+
+        Args:
+            outputs: files, there already or not.
+
+        Raises:
+            ConfigError: one is a file of the corpus.
+        """
+        there = [path for path in outputs if path.is_file()]
+        theirs = [path for path in there if not is_output(path)]
+        for source in self._sources:
+            mine = there if isinstance(source, File) else theirs
+            for file in (Path(file.path) for file in self._listed(source) if mine):
+                same = next((path for path in mine if file.exists() and file.samefile(path)), None)
+                if same is not None:
+                    raise ConfigError(f"{same} is the corpus, or a file of it: name another file to write to")
+        self._outputs |= {os.path.realpath(path) for path in outputs}
 
     def _told(self, count: int) -> None:
         self.bytes_read += count
 
-    def _file(self, source: _Source) -> Iterator[Row | Rejected]:
-        line = 0
+    def _note(self, about: str, sentence: str) -> None:
+        self.notices.setdefault(about, sentence)
+
+    def _listed(
+        self, source: File | Folder, *, left: Counter[str] | None = None, broken: list[OSError] | None = None
+    ) -> Iterator[File]:
+        if isinstance(source, File):
+            return iter([source])
+        left, broken = Counter() if left is None else left, [] if broken is None else broken
+        return source.files(leave=self._is_output, left=left, unreadable=broken.append)
+
+    def _is_output(self, path: Path) -> bool:
+        return os.path.realpath(path) in self._outputs
+
+    def _check(self) -> None:
+        """Try every file, so that nothing is begun with a corpus that cannot be read."""
+        faults: list[M3Error] = []
+        tried = 0
+        for source in self._sources:
+            left, broken, kinds = Counter[str](), list[OSError](), Counter[str]()
+            for file in self._listed(source, left=left, broken=broken):
+                kinds[_NAMES[file.format]] += 1
+                fault = self._fault(file)
+                faults += [fault] if fault else []
+            if isinstance(source, Folder):
+                self._tell(source, kinds, left, broken)
+            tried += sum(kinds.values())
+        if len(faults) == tried:
+            raise faults[0]
+        self.bytes_read = 0
+
+    def _fault(self, file: File) -> M3Error | None:
+        """What is wrong with a file as a whole, if that costs no more than the file.
+
+        Raises:
+            M3Error: it costs the run.
+        """
+        path = Path(file.path)
+        if not path.is_file():  # a pipe is read once
+            self.total_bytes = None if not file.found else self.total_bytes
+            return None
         try:
-            for item in self._rows(source):
+            if self.total_bytes is not None:
+                self.total_bytes += path.stat().st_size
+            if path.suffix.lower() == ".zst":
+                streams.require_zstd()
+            if file.format == "text":
+                path.open("rb").close()
+            else:
+                next(self._rows(file), None)
+        except streams.damage() as error:
+            if isinstance(error, OSError) and error.errno and not file.found:
+                raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+            return ConfigError(f"{path}: {_about(error)}")
+        except ConfigError as error:
+            if not file.found:
+                raise
+            return error
+        return None
+
+    def _tell(self, folder: Folder, kinds: Counter[str], left: Counter[str], broken: list[OSError]) -> None:
+        gone = f"; left out: {counted(left)}" if left else ""
+        if not kinds:
+            what = "to read" if folder.format == "auto" else f"of the format {folder.format}"
+            why = "".join(f"; {error.filename}: {error.strerror}" for error in broken)
+            raise ConfigError(f"{folder.path} has no file {what}{gone}{why}; --include PATTERN reads others")
+        hint = " (--include PATTERN reads them)" if left else ""
+        self._note(str(folder.path), f"{folder.path}: reading {counted(kinds)}{gone}{hint}")
+
+    def _file(self, file: File) -> Iterator[Row | Rejected]:
+        line, texts, rows = 0, False, 0
+        try:
+            for item in self._rows(file):
                 line = item.line or line
+                if isinstance(item, Row):
+                    rows, texts = rows + 1, texts or bool(item.document.text)
                 yield item
         except streams.damage() as error:
-            yield _unreadable(source.path, line + 1, error)
+            where = place(file.path, line + 1)
+            yield Rejected(where, _about(error), UNREADABLE, file=file.path, line=line + 1)
+        except ConfigError as error:
+            if not file.found:
+                raise
+            yield Rejected(place(file.path, 1), str(error), WRONG_COLUMNS, file=file.path, line=1)
+        if rows and not texts and file.format != "text":
+            wanted = " or ".join(map(repr, self._fields.text))
+            self._note("texts", f"{file.path}: no row has a text ({wanted}), only titles are there: --text-field NAME?")
 
-    def _rows(self, source: _Source) -> Iterator[Row | Rejected]:
+    def _rows(self, source: File) -> Iterator[Row | Rejected]:
         path = Path(source.path)
+        if source.found and not path.is_file() and path.exists():  # a pipe would never end
+            raise streams.DamagedError("is not a regular file")
         if source.format == "parquet":
-            yield from parquet_rows(path, self._fields, self._told)
+            yield from parquet_rows(path, self._fields, self._told, self._note)
             return
-        with streams.open_stream(source.path, self._told) as file:
+        with streams.open_stream(source.path, self._told, note=partial(self._note, source.path)) as file:
             if source.format == "text":
-                yield text_document(file, source.path, self._fields, id=path.name)
-            else:
-                yield from LINE_FORMATS[source.format](file, source.path, self._fields)
-
-    def _texts(self, folder: Path) -> Iterator[Row | Rejected]:
-        for path in _files(folder):
-            name = str(path)
-            try:
-                if not path.is_file():  # a pipe would never end
-                    raise streams.DamagedError("no regular file")
-                with streams.open_stream(path, self._told) as file:
-                    yield text_document(file, name, self._fields, id=path.relative_to(folder).as_posix())
-            except streams.damage() as error:
-                yield _unreadable(name, 1, error)
+                yield text_document(file, source.path, self._fields, id=source.id, markdown=suffix(path) in MARKDOWN)
+                return
+            kind = streams.foreign(streams.peek(file))
+            if kind is not None:
+                raise streams.DamagedError(f"is {kind}")
+            yield from LINE_FORMATS[source.format](file, source.path, self._fields, self._note)
 
 
-def _unreadable(name: str, line: int, error: Exception) -> Rejected:
-    about = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return Rejected(place(name, line), f"cannot be read on from here: {about}", UNREADABLE, file=name, line=line)
+def _about(error: Exception) -> str:
+    if isinstance(error, streams.DamagedError):
+        return f"the file {error}"
+    why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return f"cannot be read on from here: {why}"
 
 
-def _sources(path: str, format: str) -> list[_Source]:
-    if path == streams.STDIN:
+def _unlisted(error: OSError) -> Rejected:
+    name = str(error.filename)
+    return Rejected(name, f"the folder cannot be listed: {error.strerror}", UNREADABLE, file=name)
+
+
+def _source(path: str, *, format: str, include: tuple[str, ...], exclude: tuple[str, ...]) -> File | Folder:
+    place = Path(path)
+    if path == streams.STDIN or (place.exists() and not place.is_dir() and not place.is_file()):
         known = "jsonl" if format == "auto" else format
         if known not in LINE_FORMATS:
-            raise ConfigError(f"standard input cannot be {format}: expected {', '.join(LINE_FORMATS)}")
-        return [_Source(path, known)]
-    if Path(path).is_dir():
-        return _folder_sources(Path(path), format)
-    if not Path(path).is_file():
-        raise ConfigError(f"{path} is no file or folder: expected a corpus, or - for standard input")
-    return [_Source(path, _format_of(path) if format == "auto" else "jsonl" if format == "beir" else format)]
-
-
-def _folder_sources(folder: Path, format: str) -> list[_Source]:
-    beir = next((folder / f"{_BEIR}{end}" for end in _PACKED if (folder / f"{_BEIR}{end}").is_file()), None)
-    if format == "beir" and beir is None:
-        raise ConfigError(f"{folder} has no {_BEIR}: expected a BEIR collection")
-    if beir is not None and format in ("auto", "beir"):
-        return [_Source(str(beir), "jsonl")]
-    if format in ("auto", "text"):
-        return [_Source(str(folder), "text")]
-    found = [path for path in _files(folder) if path.is_file() and SUFFIXES.get(_suffix(path)) == format]
-    if not found:
-        raise ConfigError(f"{folder} has no file of the format {format}")
-    return [_Source(str(path), format) for path in found]
-
-
-def _format_of(path: str) -> str:
-    found = SUFFIXES.get(_suffix(Path(path)))
-    if found is None:
+            what = "standard input" if path == streams.STDIN else path
+            raise ConfigError(f"{what} cannot be {format}: expected {', '.join(LINE_FORMATS)}")
+        return File(path, known)
+    if place.is_dir():
+        return _folder(place, format, include, exclude)
+    if not place.is_file():
+        raise ConfigError(f"{path} is not a file or folder: expected a corpus, or - for standard input")
+    by_suffix = SUFFIXES.get(suffix(place), "jsonl" if path.startswith("/dev/") else "")
+    known = by_suffix if format == "auto" else format
+    if not known:
         raise ConfigError(
             f"{path}: the suffix says no format; expected {', '.join(SUFFIXES)} (also .gz, .zst), or --format"
         )
-    return found
+    return File(path, "jsonl" if known == "beir" else known, place.name)
 
 
-def _suffix(path: Path) -> str:
-    return Path(path.stem).suffix if path.suffix in _PACKED[1:] else path.suffix
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    """Everything below a folder that is no folder and not hidden, sorted, so that every run reads the same order."""
-    for root, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(root) / name for name in sorted(names) if not name.startswith("."))
-
-
-def _check(source: _Source) -> None:
-    if source.path == streams.STDIN or Path(source.path).is_dir():
-        return
-    if source.format == "parquet":
-        require_parquet()
-    if Path(source.path).suffix == ".zst":
-        streams.require_zstd()
-    try:
-        with Path(source.path).open("rb"):
-            pass
-    except OSError as error:
-        raise ConfigError(f"{source.path} cannot be read: {error.strerror}") from None
-
-
-def _total(sources: list[_Source]) -> int | None:
-    if any(source.path == streams.STDIN or Path(source.path).is_dir() for source in sources):
-        return None
-    return sum(map(os.path.getsize, (source.path for source in sources)))
+def _folder(path: Path, format: str, include: tuple[str, ...], exclude: tuple[str, ...]) -> File | Folder:
+    if is_collection(path):
+        raise ConfigError(f"{path} is a collection, not a corpus: m3-vdb backfill reads one into another")
+    beir = next((path / f"{_BEIR}{end}" for end in PACKED if (path / f"{_BEIR}{end}").is_file()), None)
+    if format == "beir" and beir is None:
+        raise ConfigError(f"{path} has no {_BEIR}: expected a BEIR collection")
+    if beir is not None and format in ("auto", "beir"):
+        return File(str(beir), "jsonl")
+    return Folder(path, format, include, exclude)

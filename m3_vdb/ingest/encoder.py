@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -50,14 +52,19 @@ class Encoder:
             tokens = keep_tokens(tokens, ~tokens.truncated)
         batch.tokens = tokens
 
-    def encode(self, batch: Batch) -> None:
-        """The second step; rows of which the model makes no vectors are rejected."""
+    def encode(self, batch: Batch, passed: Callable[[int, int], None] | None = None) -> None:
+        """The second step; rows of which the model makes no vectors are rejected.
+
+        Args:
+            batch: tokenized.
+            passed: called with rows and tokens after each forward pass.
+        """
         tokens, batch.tokens = batch.tokens, None
         if self._ours is None or tokens is None:
             self._encode_elsewhere(batch)
             return
         # encode_documents without its first half, which was done in another thread
-        embeddings, failed = self._ours.encode_usable(tokens)
+        embeddings, failed = self._ours.encode_usable(tokens, passed=passed)
         for i in _numbers(failed):
             batch.drop(i, kinds.MODEL_OUTPUT, words(not_finite_error(i, int(tokens.lengths[i]))))
         batch.embeddings = keep_texts(embeddings, ~failed) if failed.any() else embeddings

@@ -20,7 +20,7 @@ from typing import Any, Final
 from m3_vdb.errors import ConfigError
 
 FORMAT: Final = 1
-_APPLICATION: Final = 0x6D336970
+APPLICATION_ID: Final = 0x6D336970
 """SQLite's application_id of a checkpoint: no other database is ever overwritten."""
 _CACHE_KIB: Final = 32 * 1024
 _SCHEMA: Final = """
@@ -39,6 +39,7 @@ class Settled:
         held: documents among them that the store acknowledged or already held.
         witnesses: ids of the last of these, to know the store again.
         rejected_bytes: length of the dead-letter file.
+        rejected_before: its length when the run began; these are rows of other runs.
         rejections: rejected rows by kind.
     """
 
@@ -47,6 +48,7 @@ class Settled:
     held: int = 0
     witnesses: tuple[str, ...] = ()
     rejected_bytes: int = 0
+    rejected_before: int = 0
     rejections: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -56,7 +58,8 @@ class Ledger:
     Args:
         path: the checkpoint file; None keeps a temporary one.
         ties: what a resumed run must have in common with the interrupted one: name → value.
-        resume: go on from what the file says; otherwise it is begun anew.
+        resume: resume from what the file says; otherwise it is begun anew.
+        rejected_before: length of the dead-letter file, if this is not a run that resumes.
 
     Raises:
         ConfigError: the file is in use, is no checkpoint, or is that of another run.
@@ -66,7 +69,7 @@ class Ledger:
         settled: as of the last ``settle``.
     """
 
-    def __init__(self, path: Path | None, *, ties: Mapping[str, str], resume: bool) -> None:
+    def __init__(self, path: Path | None, *, ties: Mapping[str, str], resume: bool, rejected_before: int = 0) -> None:
         self.path = path
         self._mutex = threading.Lock()
         self._torn = False
@@ -77,7 +80,7 @@ class Ledger:
         try:
             with self._mapped():
                 self._prepare()
-            self.settled = self._open(dict(ties))
+            self.settled = self._open(dict(ties), rejected_before)
         except BaseException:
             self._db.close()
             raise
@@ -119,7 +122,8 @@ class Ledger:
         """
         with self._mutex, self._mapped():
             self._db.execute("DELETE FROM claims")
-        self.settle(Settled())
+        before = self.settled.rejected_before
+        self.settle(Settled(rejected_bytes=before, rejected_before=before))
 
     def close(self, *, done: bool = False) -> None:
         """Close the file; if the corpus is done, also remove it. A second call does nothing."""
@@ -137,14 +141,14 @@ class Ledger:
         else:
             execute("PRAGMA locking_mode = EXCLUSIVE")
             _check_ours(self._db, self.path)
-            execute(f"PRAGMA application_id = {_APPLICATION}")
+            execute(f"PRAGMA application_id = {APPLICATION_ID}")
             execute("PRAGMA journal_mode = WAL")
             # A power cut may take the last commits, never a part of one; those rows are asked of the store again.
             execute("PRAGMA synchronous = NORMAL")
         self._db.executescript(_SCHEMA)
         execute("BEGIN IMMEDIATE")
 
-    def _open(self, ties: dict[str, str]) -> Settled:
+    def _open(self, ties: dict[str, str], rejected_before: int) -> Settled:
         ties["format"] = str(FORMAT)
         stored = self._read("ties")
         if stored is None:
@@ -157,7 +161,8 @@ class Ledger:
                 f"{ties.get(name)!r}; run without resuming (what is stored unchanged is not encoded again), or name "
                 f"another checkpoint"
             )
-        settled = Settled(**(self._read("settled") or {}))
+        fresh = {"rejected_bytes": rejected_before, "rejected_before": rejected_before}
+        settled = Settled(**(self._read("settled") or fresh))
         with self._mapped():
             # Rows beyond were claimed and not finished; what they are may have changed.
             self._db.execute("DELETE FROM claims WHERE place >= ?", (settled.rows,))
@@ -196,7 +201,7 @@ def _key(id: str) -> bytes:
 def _check_ours(db: sqlite3.Connection, path: Path) -> None:
     if (
         db.execute("PRAGMA page_count").fetchone()[0]
-        and db.execute("PRAGMA application_id").fetchone()[0] != _APPLICATION
+        and db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID
     ):
         raise ConfigError(f"{path} exists and is no checkpoint of m3-vdb: name another")
 

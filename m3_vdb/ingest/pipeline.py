@@ -15,12 +15,13 @@ from typing import Final
 
 from m3_vdb.index import Embedder, check_parts
 from m3_vdb.ingest.batch import Batch, Item, cut, read_items
-from m3_vdb.ingest.dead_letters import DeadLetters
+from m3_vdb.ingest.corpus import Corpus
+from m3_vdb.ingest.dead_letters import DeadLetters, letters_length
 from m3_vdb.ingest.encoder import Encoder
 from m3_vdb.ingest.engine import Engine
 from m3_vdb.ingest.ledger import Ledger
 from m3_vdb.ingest.prepare import Preparer
-from m3_vdb.ingest.report import IngestReport, Progress
+from m3_vdb.ingest.report import IngestReport, Measured, Progress
 from m3_vdb.ingest.retry import Retry
 from m3_vdb.ingest.run import Run
 from m3_vdb.ingest.settle import AHEAD, Settler
@@ -66,13 +67,13 @@ def ingest(
         embed: makes the vectors.
         store: keeps them.
         batch_documents: documents encoded together.
-        progress: called after each batch, in the caller's thread.
+        progress: called after each forward pass and each batch, in the caller's thread.
         skip_unchanged: leave out documents that the store holds already, with the same title, text, payload and
             encoding (the model is the collection's).
         encoding: how texts are encoded, kept as ``Document.encoding``; None says it where that is not the model's own
             way (a smaller ``max_length``), "" never does.
         strict: end the run at the first row that cannot be stored.
-        rejected: file for such rows (JSON lines); a file from before is replaced, unless the run is resumed.
+        rejected: file for such rows (JSON lines); those of earlier runs stay in it.
         checkpoint: file that says how far the run is; removed when the corpus is done.
         resume: go on from the checkpoint, if there is one. The corpus must be the same up to there.
         ties: what else must be the same then, name → value; the model and the encoding always must.
@@ -90,7 +91,8 @@ def ingest(
 
     Raises:
         StoreError: the database failed and asking again did not help; batches before it are stored.
-        ConfigError: an argument is out of range, or the checkpoint belongs to another run.
+        ConfigError: an argument is out of range, the checkpoint belongs to another run, or a file to write to is one
+            of the corpus or of somebody else.
         DocumentError: a row was rejected and the run is strict.
         EngineError: the engine failed; batches before it are stored.
         OSError: checkpoint or dead letters cannot be written.
@@ -110,8 +112,12 @@ def ingest(
         known["long documents"] = repr(long_documents)
     splitter = make_splitter(embed, long_documents, store.max_rows)
     report = IngestReport()
+    source = items if isinstance(items, Measured) else None
+    if isinstance(items, Corpus):
+        items.leave_out(*(path for path in (checkpoint, rejected) if path is not None))
+        items.field_types = store.field_types
     items = items if splitter is None else split_rows(items, splitter, report)
-    ledger = Ledger(checkpoint, ties=known, resume=resume)
+    ledger = Ledger(checkpoint, ties=known, resume=resume, rejected_before=letters_length(rejected))
     letters = None
     try:
         run = Run(report, stop or threading.Event(), retry, uploaders=uploaders, long_documents=long_documents)
@@ -120,7 +126,7 @@ def ingest(
             report.restarted = True
         report.resumed = ledger.settled.rows
         report.rejections.update(ledger.settled.rejections)
-        letters = DeadLetters(rejected, keep=ledger.settled.rejected_bytes)
+        letters = DeadLetters(rejected, keep=ledger.settled.rejected_bytes, before=ledger.settled.rejected_before)
         preparer = Preparer(
             encoder.tokenize if engine is None else _leave,
             store,
@@ -134,7 +140,7 @@ def ingest(
         settler = Settler(ledger, letters, report, strict=strict, ahead=AHEAD if engine is None else engine.window)
         run.go(
             [
-                lambda: run.read(cut(items, documents=batch_documents, cost=encoder.cost)),
+                lambda: run.read(cut(items, documents=batch_documents, cost=encoder.cost), source),
                 lambda: run.prepare(preparer, strict=strict),
                 lambda: (
                     run.encode(encoder)

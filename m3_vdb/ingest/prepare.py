@@ -14,6 +14,7 @@ from m3_vdb.ingest.rows import Rejected, Row, reject, words
 from m3_vdb.long_documents import REFUSE, LongDocuments
 from m3_vdb.passages import outdated_passages, replaced_fault
 from m3_vdb.stores import VectorStore, check_documents
+from m3_vdb.stores._checks import check_types
 from m3_vdb.types import Document
 
 
@@ -51,6 +52,7 @@ class Preparer:
         self._long_documents = long_documents
         self._ask = ask
         self._skip_unchanged = skip_unchanged
+        self._types = store.field_types
         self._place = 0
         self._number = 0
         self._digest = b""
@@ -112,6 +114,7 @@ class Preparer:
         given = item.document if isinstance(item, Row) else item
         try:
             document = check_documents([given])[0]
+            check_types([document], self._types)
             document = self._long_documents.marked(document, self._store.max_rows, text=self._encoding)
         except DocumentError as error:
             batch.rejected.append((place, reject(item, kinds.NOT_STORABLE, words(error))))

@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from m3_vdb.ingest import streams
-from m3_vdb.ingest.rows import NOT_JSON, NOT_UTF8, TOO_LARGE, WRONG_TYPE, Fields, Rejected, Row, RowError, place
+from m3_vdb.ingest.cells import ContentIds
+from m3_vdb.ingest.markdown import split_markdown
+from m3_vdb.ingest.rows import NOT_JSON, NOT_UTF8, TOO_LARGE, WRONG_TYPE, Fields, Note, Rejected, Row, RowError, place
 from m3_vdb.types import Document
 
-Reader = Callable[[BinaryIO, str, Fields], Iterator[Row | Rejected]]
+Reader = Callable[[BinaryIO, str, Fields, Note], Iterator[Row | Rejected]]
+MARKDOWN: Final = (".md", ".markdown", ".mdx")
 _DEFAULT: Final = Fields()
 
 
@@ -26,12 +29,13 @@ def read_jsonl(path: Path, fields: Fields = _DEFAULT) -> Iterator[Document | Rej
     Raises:
         OSError: the file cannot be read.
     """
-    with streams.open_stream(path, lambda _: None) as file:
+    ids = ContentIds()
+    with streams.open_stream(path) as file:
         for row in jsonl_rows(file, str(path), fields):
-            yield row.document if isinstance(row, Row) else row
+            yield ids.give(row).document if isinstance(row, Row) else row
 
 
-def jsonl_rows(file: BinaryIO, name: str, fields: Fields) -> Iterator[Row | Rejected]:
+def jsonl_rows(file: BinaryIO, name: str, fields: Fields, note: Note | None = None) -> Iterator[Row | Rejected]:
     """The rows of an open JSONL file; blank lines are none."""
     for number, line, whole in streams.read_lines(file):
         data = line.removeprefix(BOM_UTF8) if number == 1 else line
@@ -89,7 +93,7 @@ def decode(data: bytes) -> str:
         raise RowError(NOT_UTF8, f"not UTF-8 at byte {error.start}") from None
 
 
-def text_document(file: BinaryIO, name: str, fields: Fields, *, id: str) -> Row | Rejected:
+def text_document(file: BinaryIO, name: str, fields: Fields, *, id: str, markdown: bool = False) -> Row | Rejected:
     """A whole file as one document.
 
     Args:
@@ -97,6 +101,7 @@ def text_document(file: BinaryIO, name: str, fields: Fields, *, id: str) -> Row 
         name: its path, for messages.
         fields: only says what an empty text is.
         id: the document's id.
+        markdown: front matter is left out, and a heading is the title.
     """
     data = file.read(streams.MAX_ROW_BYTES + 1)
     if len(data) > streams.MAX_ROW_BYTES:
@@ -104,7 +109,8 @@ def text_document(file: BinaryIO, name: str, fields: Fields, *, id: str) -> Row 
 
     def document() -> Document:
         text = decode(data.removeprefix(BOM_UTF8))
-        return fields.document({fields.id[0]: id, fields.text[0]: text})
+        title, text = split_markdown(text) if markdown else ("", text)
+        return fields.document({fields.id[0]: id, fields.title: title, fields.text[0]: text})
 
     found = made(document, name, 1, None)
     return found if isinstance(found, Row) else Rejected(name, found.reason, found.kind, file=name, line=1, id=id)

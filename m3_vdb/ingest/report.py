@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Protocol, runtime_checkable
 
 from m3_vdb.ingest.rows import Rejected
 
@@ -12,17 +12,34 @@ REJECTED_KEPT: Final = 10_000
 """Rejected rows that a report holds itself; all are counted, and all are in the dead-letter file."""
 
 
+@runtime_checkable
+class Measured(Protocol):
+    """A corpus that knows how much of it was read.
+
+    Attributes:
+        total_bytes: size of the whole, in any unit; None if it is not known.
+        bytes_read: how much of it was read.
+    """
+
+    total_bytes: int | None
+    bytes_read: int
+
+
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """State of a run, after each batch.
+    """State of a run, after each forward pass and each batch.
 
     Attributes:
         documents: documents stored.
-        tokens: tokens encoded.
+        tokens: tokens of the documents stored.
         seconds: since the start.
         rows: rows that are done, whatever became of them.
         unchanged: documents that the store held already.
         rejected: rows that were not stored.
+        encoded_rows: rows that are encoded, or need not be; some of them are still to be stored.
+        encoded_tokens: tokens encoded.
+        total_rows: rows of the corpus, estimated until it is read to its end; None if its size is not known.
+        resumed: rows that were done before this run began.
     """
 
     documents: int
@@ -31,6 +48,18 @@ class Progress:
     rows: int = 0
     unchanged: int = 0
     rejected: int = 0
+    encoded_rows: int = 0
+    encoded_tokens: int = 0
+    total_rows: int | None = None
+    resumed: int = 0
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Time until everything is encoded, at the rate so far; None if it cannot be said."""
+        done = self.encoded_rows - self.resumed
+        if self.total_rows is None or done <= 0:
+            return None
+        return max(0, self.total_rows - self.encoded_rows) * self.seconds / done
 
 
 @dataclass(slots=True)

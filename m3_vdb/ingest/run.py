@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Final
 
 from m3_vdb.errors import StoreError
@@ -14,7 +15,7 @@ from m3_vdb.ingest.channel import Channel
 from m3_vdb.ingest.encoder import Encoder
 from m3_vdb.ingest.engine import Engine, Spent, Work
 from m3_vdb.ingest.prepare import Preparer
-from m3_vdb.ingest.report import IngestReport, Progress
+from m3_vdb.ingest.report import IngestReport, Measured, Progress
 from m3_vdb.ingest.retry import Patience, Retry, passes
 from m3_vdb.ingest.settle import Settler, refuse
 from m3_vdb.ingest.upload import store_batch
@@ -56,6 +57,10 @@ class Run:
         self._prepared: Channel[Batch] = Channel(_QUEUED)
         self._encoded: Channel[Batch] = Channel(_QUEUED)
         self._told: Channel[Progress] = Channel(64)
+        self._state = Progress(0, 0, 0.0)
+        self._begun = 0.0
+        self._total: int | None = None
+        self._encoded_rows = self._encoded_tokens = 0
         self._encoder_done = 0.0
         self._spent: Spent | None = None
         self._retry = retry
@@ -67,7 +72,7 @@ class Run:
         Raises:
             BaseException: what a step failed with, or what ``progress`` or Ctrl-C raised here.
         """
-        begun = time.perf_counter()
+        begun = self._begun = time.perf_counter()
         threads = [threading.Thread(target=self._guarded, args=(step,), daemon=True) for step in steps]
         for thread in threads:
             thread.start()
@@ -85,12 +90,22 @@ class Run:
         if self._failure is not None and not self._is_moot(self._failure):
             raise self._failure
 
-    def read(self, batches: Iterable[list[Item]]) -> None:
-        """First step. If reading fails, what was read is still stored."""
+    def read(self, batches: Iterable[list[Item]], source: Measured | None = None) -> None:
+        """First step. If reading fails, what was read is still stored.
+
+        Args:
+            batches: of the corpus.
+            source: the corpus itself, if it says how much of it was read.
+        """
+        rows = 0
         try:
             for batch in batches:
+                rows += len(batch)
+                if source is not None and source.total_bytes and source.bytes_read:
+                    self._total = max(rows, round(rows * source.total_bytes / source.bytes_read))
                 if self._halt.is_set() or not self._items.put(batch):
                     return
+            self._total = rows
         except BaseException as error:  # raised again by ``go``
             self._note(error)
         finally:
@@ -119,8 +134,9 @@ class Run:
         try:
             while (batch := self._prepared.get()) is not None and not self._halt.is_set():
                 begun = time.perf_counter()
-                encoder.encode(batch)
+                encoder.encode(batch, self._passed)
                 times.busy += time.perf_counter() - begun
+                self._encoded_rows = batch.stop
                 if not self._encoded.put(batch):
                     return
         finally:
@@ -155,7 +171,7 @@ class Run:
             while (batch := self._encoded.get()) is not None:
                 stored = batch.stored or store_batch(store, batch, self.patience, self._long_documents)
                 batch.embeddings = None  # it may have to wait for an earlier one
-                settler.settle(batch, stored, self._told.put)
+                settler.settle(batch, stored, self._tell)
             done = True
         finally:
             if not done:
@@ -166,6 +182,26 @@ class Run:
                 last = not self._uploading
             if last:
                 self._told.close()
+
+    def _passed(self, rows: int, tokens: int) -> None:
+        """A forward pass is done."""
+        self._encoded_rows += rows
+        self._encoded_tokens += tokens
+        self._tell(self._state)
+
+    def _tell(self, state: Progress) -> None:
+        self._state = state
+        self._encoded_rows = max(self._encoded_rows, state.rows)  # where they are encoded elsewhere
+        self._told.put(
+            replace(
+                state,
+                seconds=time.perf_counter() - self._begun,
+                encoded_rows=self._encoded_rows,
+                encoded_tokens=max(self._encoded_tokens, state.tokens),
+                total_rows=self._total,
+                resumed=self._report.resumed,
+            )
+        )
 
     def _guarded(self, step: Callable[[], None]) -> None:
         try:

@@ -94,6 +94,7 @@ class Settler:
                 held=before.held + len(seen),
                 witnesses=tuple(seen[-_WITNESSES:]) or tuple(before.witnesses),
                 rejected_bytes=self._letters.size,
+                rejected_before=before.rejected_before,
                 rejections=dict(Counter(before.rejections) + Counter(one.kind for one in rejected)),
             )
         )

@@ -1,7 +1,12 @@
-"""Bytes of a corpus, line by line: plain, gzip or Zstandard, from a file or standard input, in bounded memory."""
+"""Bytes of a corpus, line by line: plain, gzip or Zstandard, UTF-8 or UTF-16, from a file, a pipe or standard input.
+
+Memory is bounded. What a file is shows in its first bytes: a Git LFS pointer, an error page or a picture under the name
+of a corpus is refused as a whole, in words that say what it is.
+"""
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import io
 import os
@@ -20,7 +25,26 @@ MAX_ROW_BYTES: Final = 16 * 1024 * 1024
 _GZIP: Final = b"\x1f\x8b"
 _ZSTD: Final = b"\x28\xb5\x2f\xfd"
 _PACKED: Final = {".gz": _GZIP, ".zst": _ZSTD}
-_BUFFER: Final = 1 << 18
+_BUFFER: Final = 1 << 16
+"""Small, since what is read ahead is counted as read: the rest of a corpus is estimated from it."""
+HEAD: Final = 4096
+"""First bytes of a file, which say what it is."""
+_LFS: Final = b"version https://git-lfs.github.com/spec/"
+_KINDS: Final = {
+    _LFS: "a Git LFS pointer, not the file itself: run git lfs pull",
+    b"\x89PNG": "a PNG image",
+    b"\xff\xd8\xff": "a JPEG image",
+    b"GIF8": "a GIF image",
+    b"%PDF-": "a PDF document: extract its text first",
+    b"PK\x03\x04": "a ZIP archive (as Excel and Word files are): unpack it, or save it as CSV",
+    b"PAR1": "a Parquet file: name it .parquet, or pass --format parquet",
+    b"SQLite format 3\x00": "a SQLite database: export its rows first",
+    b"ARROW1": "an Arrow file: convert it to Parquet",
+    b"BZh": "packed by bzip2: unpack it first",
+    b"\xfd7zXZ": "packed by xz: unpack it first",
+    codecs.BOM_UTF32_LE: "UTF-32: convert it with iconv -f utf-32 -t utf-8",
+}
+_UTF16: Final = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 _ZSTD_BYTES: Final = 1 << 14
 """Packed bytes taken at once; they may unfold to a hundred times as many."""
 
@@ -53,25 +77,46 @@ class Counter(io.RawIOBase):
         super().close()
 
 
-def open_stream(path: str | Path, told: Callable[[int], None]) -> BinaryIO:
-    """Open a file, or standard input for ``-``; what is packed is unpacked on the way.
+def open_stream(
+    path: str | Path, told: Callable[[int], None] = lambda _: None, *, note: Callable[[str], None] = lambda _: None
+) -> BinaryIO:
+    """Open a file, or standard input for ``-``; what is packed is unpacked, and UTF-16 becomes UTF-8 on the way.
 
     Args:
-        path: gzip and Zstandard are known by their first bytes.
+        path: gzip, Zstandard and UTF-16 are known by their first bytes.
         told: called with the number of bytes of each read.
+        note: called with what the user should know of the file.
 
     Raises:
         OSError: the file cannot be opened.
-        DamagedError: it is called ``.gz`` or ``.zst`` and is none.
+        DamagedError: it is called ``.gz`` or ``.zst`` and is not one, or it is a Git LFS pointer.
         MissingExtraError: Zstandard without its package.
     """
     raw = _stdin() if str(path) == STDIN else Path(path).open("rb", buffering=0)  # noqa: SIM115 - closed by the reader
-    file = io.BufferedReader(Counter(raw, told), _BUFFER)
-    head = file.peek(4)[:4]
-    expected = _PACKED.get(Path(path).suffix)
-    if expected is not None and head and not head.startswith(expected):
+    file = _unpacked(io.BufferedReader(Counter(raw, told), _BUFFER), Path(path).suffix.lower())
+    try:
+        head = peek(file)
+    except damage():
+        return file  # whoever reads it meets the damage in its place
+    if head.startswith(_LFS):
         file.close()
-        raise DamagedError(f"it is called {Path(path).suffix} and is not packed that way")
+        raise DamagedError(f"is {_KINDS[_LFS]}")
+    encoding = _UTF16.get(head[:2])
+    if encoding is not None and not head.startswith(codecs.BOM_UTF32_LE):
+        note(f"{path} is UTF-16 and read as such; most tools expect UTF-8 (iconv -f utf-16 -t utf-8 converts it)")
+        return io.BufferedReader(_Utf16(file, encoding), _BUFFER)
+    return file
+
+
+def _unpacked(file: io.BufferedReader, suffix: str) -> BinaryIO:
+    head = file.peek(HEAD)
+    expected = _PACKED.get(suffix)
+    if expected is not None and head and not head.startswith((expected, _LFS)):
+        file.close()
+        kind = foreign(head)
+        raise DamagedError(
+            f"is called {suffix} but is {kind or 'not packed that way: rename it, or download it again'}"
+        )
     if head.startswith(_GZIP):
         # Not inside another buffer, which would lose what was unpacked just before the damage.
         return cast("BinaryIO", gzip.GzipFile(fileobj=file))
@@ -79,6 +124,40 @@ def open_stream(path: str | Path, told: Callable[[int], None]) -> BinaryIO:
         require_zstd()
         return io.BufferedReader(_Zstd(file), _BUFFER)
     return file
+
+
+def peek(file: BinaryIO) -> bytes:
+    """The first bytes of an open stream, which are still there to be read."""
+    return cast("io.BufferedReader", file).peek(HEAD)[:HEAD]
+
+
+def foreign(head: bytes) -> str | None:
+    """What a file is that begins with these bytes, in words, if it cannot hold rows; None if it may.
+
+    Bytes that are not UTF-8 alone are not enough: rows in another encoding are rejected one by one, with their lines.
+    """
+    kind = next((kind for mark, kind in _KINDS.items() if head.startswith(mark)), None)
+    if kind is not None:
+        return kind
+    if head.lstrip(codecs.BOM_UTF8 + b" \t\r\n")[:14].lower().startswith((b"<!doctype html", b"<html")):
+        return "an HTML page, perhaps an error or a login in place of the download: fetch it again"
+    first = head.split(b"\n", 1)[0]
+    zeros = head[::2].count(0), head[1::2].count(0)
+    if 0 in first and max(zeros) > 0.2 * len(head) and min(zeros) < 0.01 * len(head):
+        order = "le" if zeros[1] > zeros[0] else "be"
+        return f"UTF-16 without a byte order mark: convert it with iconv -f utf-16{order} -t utf-8"
+    if 0 in head and (0 in first or not is_utf8(first)):
+        return "a binary file"
+    return None
+
+
+def is_utf8(head: bytes) -> bool:
+    """Whether these bytes begin a text in UTF-8; a character may be cut off at their end."""
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _stdin() -> BinaryIO:
@@ -130,6 +209,39 @@ class _Zstd(io.RawIOBase):
                 return 0
             self._begun = True
             self._ready = memoryview(self._frame.decompress(packed))
+        count = min(len(buffer), len(self._ready))
+        buffer[:count] = self._ready[:count]
+        self._ready = self._ready[count:]
+        return count
+
+    def close(self) -> None:
+        """Close the file below too."""
+        self._file.close()
+        super().close()
+
+
+class _Utf16(io.RawIOBase):
+    """The content of a UTF-16 file as UTF-8."""
+
+    def __init__(self, file: BinaryIO, encoding: str) -> None:
+        self._file = file
+        self._decoder = codecs.getincrementaldecoder(encoding)()
+        self._ready = b""
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        """Read into a buffer; the number of bytes."""
+        while not self._ready:
+            data = self._file.read(_BUFFER)
+            try:
+                self._ready = self._decoder.decode(data, final=not data).encode()
+            except UnicodeDecodeError as error:
+                raise DamagedError(f"is UTF-16, and damaged: {error.reason}") from None
+            if not data:
+                break
         count = min(len(buffer), len(self._ready))
         buffer[:count] = self._ready[:count]
         self._ready = self._ready[count:]

@@ -20,9 +20,9 @@ from m3_vdb.errors import CollectionMismatchError, StoreError
 from m3_vdb.stores._process import is_open_here
 
 IDENTITY_FILE: Final = "m3.json"
-_LOCK_FILE: Final = "m3.lock"
+LOCK_FILE: Final = "m3.lock"
 _UNFINISHED: Final = f"{IDENTITY_FILE}.tmp"
-OUR_FILES: Final = frozenset({IDENTITY_FILE, _LOCK_FILE, _UNFINISHED})
+OUR_FILES: Final = frozenset({IDENTITY_FILE, LOCK_FILE, _UNFINISHED})
 _READ_ONLY: Final = "even to read a collection its engine must write there: make the folder writable, or copy it"
 _FULL: Final = "the disk is full: make room there, then repeat what failed"
 _ADVICE: Final = {
@@ -69,7 +69,7 @@ class FolderLock:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._file = hold(lambda: _locked(folder / _LOCK_FILE), folder, _LOCK_FILE, server="Qdrant", busy=_Busy)
+        self._file = hold(lambda: _locked(folder / LOCK_FILE), folder, LOCK_FILE, server="Qdrant", busy=_Busy)
 
     def release(self) -> None:
         """Let the folder go; a second call does nothing."""

@@ -71,12 +71,17 @@ def test_a_text_that_makes_the_model_return_nan_costs_itself_only(embed: M3Embed
     assert [rejected.where for rejected in report.rejected] == ["b"]
 
 
-def test_progress_is_told_after_every_batch_and_truncation_is_counted(embed: M3EmbeddingFunction) -> None:
+def test_progress_is_told_after_every_forward_pass_and_batch_and_truncation_is_counted(
+    embed: M3EmbeddingFunction,
+) -> None:
     documents = [Document(str(i), "vector " * (100 if i == 3 else 2)) for i in range(5)]
     seen: list[Progress] = []
     with MemoryStore(embed.identity) as store:
         report = ingest(documents, embed, store, batch_documents=2, progress=seen.append)
-    assert [state.documents for state in seen] == [2, 4, 5]
+    assert sorted({state.documents for state in seen} - {0}) == [2, 4, 5]
+    assert [state.encoded_rows for state in seen] == sorted(state.encoded_rows for state in seen)
+    assert {2, 3, 4, 5} <= {state.encoded_rows for state in seen}, "texts of unlike lengths are two forward passes"
+    assert seen[-1].encoded_tokens == report.tokens
     assert report.truncated == 1
 
 

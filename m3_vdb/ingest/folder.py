@@ -1,0 +1,132 @@
+"""A folder as a corpus: which of its files are read, as what, in the same order in every run; and what is left out."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Final
+
+from m3_vdb.ingest import streams
+from m3_vdb.ingest.outputs import is_collection, is_output
+from m3_vdb.ingest.readers import MARKDOWN
+
+SUFFIXES: Final = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".parquet": "parquet",
+    **dict.fromkeys((".txt", ".text", ".rst", ".adoc", ".asciidoc", ".org", ".tex", *MARKDOWN), "text"),
+}
+PACKED: Final = ("", ".gz", ".zst")
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file of a corpus.
+
+    Attributes:
+        path: where it is.
+        format: how it is read.
+        id: of the document, if it is a text.
+        found: it was not named by the user but found in a folder: what is wrong with it costs it alone.
+    """
+
+    path: str
+    format: str
+    id: str = ""
+    found: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A folder that is read file by file.
+
+    Hidden files, and what m3-vdb writes itself, are never read, and links to folders are not followed.
+
+    Attributes:
+        path: the folder.
+        format: "auto" goes by the suffix; "text" reads all texts, whatever their suffix; others what has their suffix.
+        include: patterns of names or relative paths; None reads what has a format.
+        exclude: patterns of what is not read.
+    """
+
+    path: Path
+    format: str
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+    def files(
+        self, *, leave: Callable[[Path], bool], left: Counter[str], unreadable: Callable[[OSError], None]
+    ) -> Iterator[File]:
+        """The files that are read, sorted.
+
+        Args:
+            leave: whether a file is left out without a word.
+            left: what is left out is counted here, by suffix.
+            unreadable: called with the error of a folder that cannot be listed.
+        """
+        for root, folders, names in os.walk(self.path, onerror=unreadable):
+            kept = []
+            for path in (Path(root, name) for name in sorted(folders) if not name.startswith(".")):
+                kind = "links to folders" if path.is_symlink() else "collections" if is_collection(path) else None
+                if kind is None:
+                    kept.append(path.name)
+                else:
+                    left[kind] += 1
+            folders[:] = kept
+            for path in (Path(root, name) for name in sorted(names) if not name.startswith(".")):
+                if leave(path) or is_output(path):
+                    continue
+                name = path.relative_to(self.path).as_posix()
+                format = self._format(path, name)
+                if format is None:
+                    left[suffix(path) or "without a suffix"] += 1
+                else:
+                    yield File(str(path), format, name, found=True)
+
+    def _format(self, path: Path, name: str) -> str | None:
+        included = _matches(name, self.include)
+        if _matches(name, self.exclude) or (self.include and not included):
+            return None
+        known = SUFFIXES.get(suffix(path))
+        if self.format not in ("auto", "text"):
+            return self.format if included or known == self.format else None
+        if self.format == "auto" and known is not None:
+            return known
+        if known == "text" or included:
+            return "text"
+        return "text" if (self.format == "text" or not suffix(path)) and _is_text(path) else None
+
+
+def suffix(path: Path) -> str:
+    """The suffix that says a file's format: without that of its packing, in small letters."""
+    return Path(path.stem if path.suffix.lower() in PACKED[1:] else path.name).suffix.lower()
+
+
+def counted(counts: Counter[str]) -> str:
+    """Counts in words: "3 .png, 1 .css"."""
+    return ", ".join(f"{count:,} {name}" for name, count in counts.most_common())
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    """Whether a pattern fits a relative path, its name, or a folder above it."""
+    path = Path(name)
+    names = (name, path.name, *(folder.as_posix() for folder in path.parents if folder.name))
+    return any(fnmatch(one, pattern.rstrip("/")) for one in names for pattern in patterns)
+
+
+def _is_text(path: Path) -> bool:
+    """Whether a file holds text; what cannot be opened counts, so that whoever reads it says why."""
+    if not path.is_file():
+        return True
+    try:
+        with streams.open_stream(path) as file:
+            head = streams.peek(file)
+    except streams.damage():
+        return True
+    return 0 not in head and streams.is_utf8(head)
