@@ -81,7 +81,8 @@ def place(file: str, line: int) -> str:
 def reject(item: Document | Row, kind: str, reason: str) -> Rejected:
     """The rejection of a row that was a document until a later step refused it."""
     if isinstance(item, Document):
-        return Rejected(item.id, reason, kind, id=item.id)
+        name = str(item.id)  # what is wrong may be that it is not a string
+        return Rejected(name, reason, kind, id=name)
     where = place(item.file, item.line)
     return Rejected(where, reason, kind, file=item.file, line=item.line, id=item.document.id, row=item.row)
 
