@@ -98,12 +98,16 @@ def ingest(
         OSError: checkpoint or dead letters cannot be written.
     """
     check_parts(embed, store)
-    items = read_items(items)
     batch_documents = whole_number("batch_documents", batch_documents, least=1)
     uploaders = upload_workers if upload_workers is not None else SERVER_UPLOADS if store.is_server else 1
     uploaders = whole_number("upload_workers", uploaders, least=1)
     rejected = rejected if rejected is None else read_path("rejected", rejected)
     checkpoint = checkpoint if checkpoint is None else read_path("checkpoint", checkpoint)
+    source = items if isinstance(items, Measured) else None
+    if isinstance(items, Corpus):
+        items.leave_out(*(path for path in (checkpoint, rejected) if path is not None))
+        items.field_types = store.field_types
+    rows: Iterable[Item] = read_items(items)
     writers, uploaders = uploaders, uploaders if engine is None or not store.is_server else 1
     encoder = Encoder(embed)
     encoding = text_encoding(embed) if encoding is None else encoding
@@ -112,11 +116,7 @@ def ingest(
         known["long documents"] = repr(long_documents)
     splitter = make_splitter(embed, long_documents, store.max_rows)
     report = IngestReport()
-    source = items if isinstance(items, Measured) else None
-    if isinstance(items, Corpus):
-        items.leave_out(*(path for path in (checkpoint, rejected) if path is not None))
-        items.field_types = store.field_types
-    items = items if splitter is None else split_rows(items, splitter, report)
+    rows = rows if splitter is None else split_rows(rows, splitter, report)
     ledger = Ledger(checkpoint, ties=known, resume=resume, rejected_before=letters_length(rejected))
     letters = None
     try:
@@ -140,7 +140,7 @@ def ingest(
         settler = Settler(ledger, letters, report, strict=strict, ahead=AHEAD if engine is None else engine.window)
         run.go(
             [
-                lambda: run.read(cut(items, documents=batch_documents, cost=encoder.cost), source),
+                lambda: run.read(cut(rows, documents=batch_documents, cost=encoder.cost), source),
                 lambda: run.prepare(preparer, strict=strict),
                 lambda: (
                     run.encode(encoder)
