@@ -359,4 +359,5 @@ def summarize(report: IngestReport, letters: Path, end: str, max_length: int, pl
             Text(f"{report.rejected_count:,} rows were not stored ({counted}): {letters}", style="red"), soft_wrap=True
         )
     elif letters.is_file() and letters.stat().st_size:
-        err.print(Text(f"rows of earlier runs that were not stored are in {letters}; remove it when they are mended"))
+        earlier = f"rows of earlier runs that were not stored are in {letters}; remove it when they are mended"
+        err.print(earlier, markup=False, soft_wrap=True)

@@ -89,15 +89,17 @@ def open_stream(
 
     Raises:
         OSError: the file cannot be opened.
-        DamagedError: it is called ``.gz`` or ``.zst`` and is not one, or it is a Git LFS pointer.
+        DamagedError: it is called ``.gz`` or ``.zst`` and is not one, nothing of it can be unpacked, or it is a Git LFS
+            pointer.
         MissingExtraError: Zstandard without its package.
     """
     raw = _stdin() if str(path) == STDIN else Path(path).open("rb", buffering=0)  # noqa: SIM115 - closed by the reader
     file = _unpacked(io.BufferedReader(Counter(raw, told), _BUFFER), Path(path).suffix.lower())
     try:
         head = peek(file)
-    except damage():
-        return file  # whoever reads it meets the damage in its place
+    except damage() as error:  # nothing of it can be unpacked, and a second attempt would find an empty file
+        file.close()
+        raise DamagedError(f"is damaged from its first bytes on: {error}") from error
     if head.startswith(_LFS):
         file.close()
         raise DamagedError(f"is {_KINDS[_LFS]}")

@@ -81,7 +81,7 @@ def run_script(code: str, *args: str) -> subprocess.CompletedProcess[str]:
 
 
 @forks
-def test_a_forked_child_is_told_to_open_its_own(store: VectorStore):
+def test_a_forked_child_is_told_to_open_its_own(store: VectorStore, request: pytest.FixtureRequest):
     store.upsert(make_documents(5), make_embeddings(5))
     query = make_queries(1)[0]
     half_read = store.scroll(batch=1)
@@ -94,7 +94,9 @@ def test_a_forked_child_is_told_to_open_its_own(store: VectorStore):
             store.query(query)
 
     thread = threading.Thread(target=busy)
-    thread.start()
+    # gRPC promises nothing to a child that is forked while another thread is in a call: it may hang inside os.fork().
+    if not any(name in request.node.name for name in ("milvus", "grpc")):
+        thread.start()
     calls = [
         store.count,
         lambda: store.get(["d1"]),
@@ -119,7 +121,8 @@ def test_a_forked_child_is_told_to_open_its_own(store: VectorStore):
             assert in_child(store.close, index.close, lambda: store.__exit__(None, None, None)) == ["None"] * 3
     finally:
         done.set()
-        thread.join()
+        if thread.ident is not None:
+            thread.join()
     assert store.count() == 5
     assert len(store.query(query)) == 5
     store.upsert(make_documents(1, start=7), make_embeddings(1))

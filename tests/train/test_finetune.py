@@ -211,7 +211,7 @@ def test_repeated_positives_do_not_count_against_each_other(tiny_checkpoint, tmp
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_rows(tiny_checkpoint, tmp_path):
     copy = Path(shutil.copytree(tiny_checkpoint, tmp_path / "copy"))
-    torch.save({"weight": torch.zeros(1, 64), "bias": torch.full((1,), torch.nan)}, copy / "sparse_linear.pt")
+    torch.save({"weight": torch.zeros(1, 64), "bias": torch.full((1,), 3e38)}, copy / "sparse_linear.pt")
     settings = config(copy, tmp_path / "run", phases=Schedule(unified=replace(UNIFIED, self_distill=False)))
     with pytest.raises(ModelOutputError, match=r"step 1: loss nan.* on rows \[.*\] of data set") as caught:
         run(settings)

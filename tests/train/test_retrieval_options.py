@@ -23,7 +23,7 @@ from train.retrieval.options import EvaluateOptions, MineOptions, SearchOptions
         (lambda: SearchOptions(batch_tokens=0), "batch_tokens=0"),
         (lambda: SearchOptions(shard_size=0), "shard_size=0"),
         (lambda: SearchOptions(dtype="float16"), "dtype='float16': expected one of float32, bfloat16"),
-        (lambda: SearchOptions(weights="1,2"), "weights '1,2'"),
+        (lambda: SearchOptions(weights="1,2"), "weights='1,2'"),
         (lambda: SearchOptions(dense_sparse_weights="1,1,1"), "third weight must be 0"),
         (lambda: MineOptions(modes=()), "modes"),
         (lambda: MineOptions(modes=("dense", "all")), "dense, sparse, multi_vector"),
