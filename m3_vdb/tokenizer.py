@@ -107,11 +107,11 @@ class Tokenizer:
             raise BundleError(
                 f"{name} cannot be read as a tokenizer ({brief(error)}): export or download the model again"
             ) from error
+        _require_layout(given, name)
         if self._reads_control_pieces(HIDDEN_PIECES.values()):
             self._nul = STAND_IN
         if self._reads_control_pieces([*HIDDEN_PIECES, *HIDDEN_PIECES.values()]):
             raise BundleError(f"{name} turns '<s>' in a text into a control token: is it an XLM-RoBERTa one?")
-        _require_layout(given, name)
         moved = [
             token.content
             for token_id, token in given.get_added_tokens_decoder().items()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -140,6 +141,11 @@ def read_encoder(checkpoint: Path, *, attention: str) -> XLMRobertaModel:
         raise BundleError(
             f"{checkpoint} has {name} {list(found)}, but its {CONFIG} says {list(expected)}: they are of two models"
         )
+    if unused := sorted(name for name in loaded[1]["unexpected_keys"] if "encoder.layer." in name):
+        raise BundleError(
+            f"{checkpoint} has {unused[0]}, but its {CONFIG} says {config.num_hidden_layers} layers: they are of two "
+            f"models"
+        )
     if missing := sorted(loaded[1]["missing_keys"]):
         names = ", ".join(missing[:3]) + f" and {len(missing) - 3} more" * (len(missing) > 3)
         raise BundleError(f"the encoder in {checkpoint} lacks {names}: is it an XLM-RoBERTa checkpoint?")
@@ -173,11 +179,13 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         BundleError: the file is missing or damaged, holds anything but tensors by name, or a value that is not finite.
     """
     check_file(path)
+    whole = zipfile.is_zipfile(path)
     try:
-        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of a foreign pickle's version
+            state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if not zipfile.is_zipfile(path):
-            raise damaged(path, "neither PyTorch's zip nor a pickle of tensors") from error
+        if not whole:
+            raise damaged(path, "not a file of torch.save, or not the whole of it") from error
         raise _not_tensors(path, "Python objects") from error
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError) as error:
         raise damaged(path, error) from error
