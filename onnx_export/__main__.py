@@ -22,12 +22,17 @@ def export_command(
     """Export an M3 checkpoint to a verified ONNX bundle with three outputs."""
     with exit_codes():
         from onnx_export.export import export  # torch takes seconds to import; --help should not
+        from onnx_export.verify import Change
 
         bundle, errors = export(checkpoint, out, precision=precision, name=name)
         size = sum(file.stat().st_size for file in bundle.path.iterdir()) / 2**20
         say(f"{bundle.path}: {bundle.name}, {precision}, {size:.1f} MiB, fingerprint {bundle.fingerprint}")
         for key, value in errors.as_dict().items():
             say(f"  {key:20} {value}")
+        if "change" in bundle.config:
+            change = Change(**bundle.config["change"])
+            prefix, style = ("warning: ", "yellow") if change.lost else ("", None)
+            say(prefix + change.summary(precision), style=style)
 
 
 if __name__ == "__main__":

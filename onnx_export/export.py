@@ -15,7 +15,15 @@ from m3_vdb.embedding_function import M3EmbeddingFunction
 from m3_vdb.errors import ConfigError
 from m3_vdb.tokenizer import TOKENIZER, Tokenizer
 from onnx_export.graph import OPSET, build_graph
-from onnx_export.verify import Errors, measure, measure_mcls, require_close, require_same_ids, verification_texts
+from onnx_export.verify import (
+    Errors,
+    measure,
+    measure_change,
+    measure_mcls,
+    require_close,
+    require_same_ids,
+    verification_texts,
+)
 from onnx_export.weights import SCHEMES, Weights
 from train.checkpoint_files import read_tokenizer
 from train.model import M3Model
@@ -34,7 +42,8 @@ def export(checkpoint: Path, out: Path, *, precision: str = "fp32", name: str | 
         name: the model's name in the bundle; None takes the directory's.
 
     Returns:
-        The bundle and its measured errors without MCLS; ``m3_config.json`` holds both.
+        The bundle and its measured errors without MCLS; ``m3_config.json`` holds both, and how much it keeps of a
+        training that began with a bundle (``Change``).
 
     Raises:
         BundleError: the checkpoint is incomplete, damaged or of another kind of model.
@@ -62,7 +71,10 @@ def export(checkpoint: Path, out: Path, *, precision: str = "fp32", name: str | 
         mcls_errors = measure_mcls(function, model)
         for measured in (errors, mcls_errors):
             require_close(measured, precision=precision)
-        _write_config(partial, config | {"errors": errors.as_dict(), "mcls_errors": mcls_errors.as_dict()})
+        config |= {"errors": errors.as_dict(), "mcls_errors": mcls_errors.as_dict()}
+        if (change := measure_change(function, model)) is not None:
+            config["change"] = change.as_dict()
+        _write_config(partial, config)
         partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

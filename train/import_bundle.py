@@ -1,7 +1,8 @@
 """A bundle, such as the one that ships, → a checkpoint in BGE-M3 layout: to go on training from it.
 
 The weights are those of the bundle's precision, expanded to float32. The tokenizer gets back the control tokens that
-serving took from it.
+serving took from it. ``config.json`` notes the bundle, and every later checkpoint keeps the note, so that the export
+can measure how much of a training it keeps (``onnx_export.verify``).
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ def import_bundle(bundle: str | Path | None, out: Path) -> M3Model:
         pad_token_id=PAD,
         bos_token_id=CLS,
         eos_token_id=SEP,
+        imported_from={"bundle": _place(bundle), "name": found.name, "fingerprint": found.fingerprint},
     )
     model = M3Model(XLMRobertaModel(config, add_pooling_layer=False), colbert_dim=weights.colbert_dim)
     state = {
@@ -65,6 +67,13 @@ def _load(path: Path) -> onnx.ModelProto:
         return onnx.load(str(path))
     except Exception as error:  # of protobuf, or of onnx where the file of large weights is missing
         raise damaged(path, error) from error
+
+
+def _place(bundle: str | Path | None) -> str | None:
+    """What ``find_bundle`` finds the bundle by from any working directory."""
+    if bundle is None or not Path(bundle).is_dir():
+        return None if bundle is None else str(bundle)
+    return str(Path(bundle).resolve())
 
 
 def restore_tokenizer(data: str) -> str:
