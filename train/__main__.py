@@ -11,7 +11,7 @@ import sys
 
 from jsonargparse import ArgumentError
 
-from m3_vdb.cli_output import EXIT_USAGE, err, exit_codes, say
+from m3_vdb.cli_output import EXIT_INTERRUPTED, EXIT_USAGE, err, exit_codes, say
 from train.stages import STAGES, from_namespace, make_parser, with_brackets
 
 
@@ -31,11 +31,13 @@ def main() -> None:
         except ArgumentError as error:
             say(f"error: {' '.join(str(error).split())}", style="red")
             raise SystemExit(EXIT_USAGE) from None
-        run(chosen, err)
+        outcome = run(chosen, err)
         if "torch" in sys.modules:  # what ran without it had no peers, and need not load it now
             from train.engine.distributed import leave_processes
 
             leave_processes()
+        if getattr(outcome, "stopped", "") == "interrupted":
+            raise SystemExit(EXIT_INTERRUPTED)
 
 
 if __name__ == "__main__":

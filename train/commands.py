@@ -5,12 +5,15 @@ Heavy packages are imported inside, so that ``--help`` does not load torch.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from m3_vdb.bundle import DEFAULT_MODEL
 from train.config import (
@@ -31,6 +34,8 @@ from train.synthesis.config import SynthesizeConfig
 if TYPE_CHECKING:
     from train.engine.loop import Outcome, StepReport
 
+LINE_SECONDS: Final = 10.0
+"""Time between two lines of progress where there is no terminal."""
 INTERRUPTED: Final = 130
 """Exit code of a recipe that Ctrl-C or SIGTERM ended, as shells have it for Ctrl-C: it is not finished."""
 
@@ -71,30 +76,64 @@ def _train(run: Callable[..., Outcome], config: RunConfig, console: Console) -> 
     def warn(text: str) -> None:
         say(console, text, style="yellow")
 
+    begun, steps, tokens = time.monotonic(), 0, 0
+
+    def count(step: StepReport) -> None:
+        nonlocal steps, tokens
+        steps, tokens = steps + 1, tokens + int(step.measures["tokens"])
+        report(step)
+
     with _progress(console) as report:
-        outcome = run(config, report=report, warn=warn)
+        outcome = run(config, report=count, warn=warn)
     if rank() == 0:
         write_card(config, outcome)
+        cost = timedelta(seconds=round(time.monotonic() - begun))
+        say(console, f"{steps:,} optimiser steps over {tokens:,} tokens in {cost}")
         if outcome.stopped:
             how = "the same command" if config.resume else "the same command with --resume true"
             say(console, f"stopped: {outcome.stopped}; {how} goes on")
+        else:
+            say(
+                console, f"next: python -m onnx_export {outcome.checkpoint} BUNDLE, then m3-vdb ingest … --model BUNDLE"
+            )
         say(console, str(outcome.checkpoint))
     return outcome
 
 
 @contextmanager
 def _progress(console: Console) -> Iterator[Callable[[StepReport], None]]:
-    """A bar that appears with the first step, so that an error before it stays one line."""
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-    progress = Progress(*columns, console=console)
+    """Step, total and time left: a bar that appears with the first step, or where there is no terminal lines."""
+    last, begun, first = 0.0, 0.0, 0
+
+    def left(step: StepReport) -> str:
+        """Time left, by the steps since the first, which is slow."""
+        if step.step == first:
+            return "…"
+        seconds = (time.monotonic() - begun) / (step.step - first) * (step.steps - step.step)
+        return f"{timedelta(seconds=round(seconds))}"
+
+    def losses(step: StepReport) -> str:
+        shown = {name: v for name, v in step.measures.items() if name == "loss" or name.startswith("loss/")}
+        return " ".join(f"{name.removeprefix('loss/')} {value:.3f}" for name, value in shown.items())
+
+    # What does not fit at 80 columns is cut off at the end.
+    words = TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1))
+    progress = Progress(MofNCompleteColumn(), words, BarColumn(8), console=console, expand=True)
     task = progress.add_task("", total=None)
 
     def report(step: StepReport) -> None:
-        progress.start()
-        shown = {name: v for name, v in step.measures.items() if name == "loss" or name.startswith("loss/")}
-        text = " ".join(f"{name.removeprefix('loss/')} {value:.3f}" for name, value in shown.items())
-        speed = f"{step.measures['tokens_per_second']:,.0f} tok/s"
-        progress.update(task, total=step.steps, completed=step.step, description=f"{step.phase}: {text} · {speed}")
+        nonlocal last, begun, first
+        now = time.monotonic()
+        if not begun:
+            begun, first = now, step.step
+        speed = f"{step.measures['tokens_per_second']:,.0f} tokens/s"
+        said = f"{left(step)} left, {step.phase}: {losses(step)}, {speed}"
+        if console.is_terminal:
+            progress.start()
+            progress.update(task, total=step.steps, completed=step.step, description=said)
+        elif now - last >= LINE_SECONDS or step.step == step.steps:
+            last = now
+            say(console, f"step {step.step:,} of {step.steps:,}, {said}")
 
     try:
         yield report

@@ -8,7 +8,7 @@ loaded.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
@@ -390,15 +390,28 @@ class FinetuneConfig(ContrastiveConfig):
         group_size: passages of a query and step: one positive, the rest hard negatives.
         phases: the three phases.
         refresh: new negatives while training.
+        epochs: passes over the rows in the unified phase; short for ``phases.unified.epochs`` without its steps.
+        learning_rate: of all that trains in the unified phase, the heads included; short for its two rates.
     """
 
     group_size: int = 8
     phases: Schedule = field(default_factory=Schedule)
     refresh: Refresh = field(default_factory=Refresh)
+    epochs: float | None = None
+    learning_rate: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _positive(self, "group_size")
+        unified = self.phases.unified
+        if self.epochs is not None:
+            _positive(self, "epochs")
+            unified = replace(unified, steps=0, epochs=self.epochs)
+        if self.learning_rate is not None:
+            _positive(self, "learning_rate")
+            unified = replace(unified, learning_rate=self.learning_rate, head_learning_rate=self.learning_rate)
+        if unified != self.phases.unified:
+            object.__setattr__(self, "phases", replace(self.phases, unified=unified))
         if not list(self.phases):
             raise ConfigError("all phases are skipped: give one of them steps or epochs")
 

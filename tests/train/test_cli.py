@@ -171,3 +171,29 @@ def test_a_bad_row_is_named_with_brackets_intact(tiny_checkpoint, tmp_path):
     assert failed.returncode == 1
     expected = f'error: {tmp_path / "rows.jsonl"}, line 1: expected {{"query": str, "pos": [str], "neg": [str]}}'
     assert failed.stderr.splitlines()[-1].startswith(expected)
+
+
+def test_the_end_says_what_was_made_what_it_cost_and_what_comes_next(tiny_checkpoint, tmp_path):
+    done = train("finetune", *fast(tiny_checkpoint, tmp_path))
+    assert done.returncode == 0, done.stderr
+    said = done.stderr.splitlines()
+    last = f"{tmp_path / 'out' / 'step-000002'}"
+    assert said[-1] == last
+    assert said[-2] == f"next: python -m onnx_export {last} BUNDLE, then --model BUNDLE for m3-vdb"
+    assert said[-3].startswith("2 optimiser steps over ")
+    assert said[-4].startswith("step 2 of 2, 0:00:0"), "where there is no terminal, progress is lines"
+
+
+def test_short_options_for_length_and_rate_of_a_fine_tuning(tiny_checkpoint, tmp_path):
+    options = ["--epochs", 2, "--learning_rate", "3.0e-5", "--batching.rows", 12, "--batching.tokens", 0]
+    rows = write_rows(tmp_path / "rows.jsonl")
+    settings = ["--model", tiny_checkpoint, "--data", rows, "--out", tmp_path / "out", "--device", "cpu"]
+    done = train("finetune", *settings, *options, "--group_size", 3)
+    assert done.returncode == 0, done.stderr
+    log = [json.loads(line) for line in (tmp_path / "out" / "training.jsonl").read_text().splitlines()]
+    assert log[-1]["steps"] == len(log) == 4, "24 rows, 12 of them a step, twice"
+    assert max(line["learning_rate"] for line in log) == 3e-5
+    assert "phase unified has only 4 optimiser steps (2 batches per epoch), too few to learn from" in done.stderr
+    wrong = train("finetune", *settings[:-2], "--resume", "true", "--epochs", 0)
+    assert wrong.returncode == 1
+    assert wrong.stderr.strip() == "error: epochs=0.0: must be positive"

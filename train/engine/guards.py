@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 SAMPLE: Final = 64
 """Numbers of each parameter that are compared; an optimiser moves all of a matrix or nothing."""
+FEW_STEPS: Final = 20
+"""A phase of fewer optimiser steps changes a model hardly at all, at rates that do no harm."""
 DEAD: Final = 0.5
 """Share of all-zero sparse vectors from which the head counts as dying (FlagEmbedding #982 saw 99 %)."""
 
@@ -58,6 +60,15 @@ class Guards:
             "still",
             f"step {step}: the gradient is 0, nothing is learned: positives are trivially easy, or a head is dead",
             active=measures["gradient_norm"] == 0.0,
+        )
+
+    def count_steps(self, phase: str, steps: int, *, batches: int) -> None:
+        """Say that a phase which is given in epochs comes to few optimiser steps."""
+        self.say(
+            "few",
+            f"phase {phase} has only {steps} optimiser steps ({batches} batches per epoch), too few to learn from: "
+            f"raise --epochs, or make batches smaller with --batching.rows (train/recipes/few-rows-finetune.yaml)",
+            active=steps < FEW_STEPS,
         )
 
 

@@ -148,6 +148,8 @@ class Loop:
         position.phase_steps = (
             position.phase_steps or phase.steps or math.ceil(phase.epochs * len(task.sampler) / config.accumulate)
         )
+        if not phase.steps:
+            self._guards.count_steps(name, position.phase_steps, batches=len(task.sampler))
         movement = Movement(task.model)
         if resume_from and position.phase_step:
             load_optimiser(resume_from, wrapped, optimiser)
