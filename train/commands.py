@@ -93,9 +93,7 @@ def _train(run: Callable[..., Outcome], config: RunConfig, console: Console) -> 
             how = "the same command" if config.resume else "the same command with --resume true"
             say(console, f"stopped: {outcome.stopped}; {how} goes on")
         else:
-            say(
-                console, f"next: python -m onnx_export {outcome.checkpoint} BUNDLE, then m3-vdb ingest … --model BUNDLE"
-            )
+            say(console, f"next: python -m onnx_export {outcome.checkpoint} BUNDLE, then --model BUNDLE for m3-vdb")
         say(console, str(outcome.checkpoint))
     return outcome
 

@@ -410,8 +410,13 @@ class FinetuneConfig(ContrastiveConfig):
         if self.learning_rate is not None:
             _positive(self, "learning_rate")
             unified = replace(unified, learning_rate=self.learning_rate, head_learning_rate=self.learning_rate)
-        if unified != self.phases.unified:
-            object.__setattr__(self, "phases", replace(self.phases, unified=unified))
+        # From here on ``phases`` says it, so that a run can be resumed however it was said.
+        for name, value in (
+            ("phases", replace(self.phases, unified=unified)),
+            ("epochs", None),
+            ("learning_rate", None),
+        ):
+            object.__setattr__(self, name, value)
         if not list(self.phases):
             raise ConfigError("all phases are skipped: give one of them steps or epochs")
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,22 +14,22 @@ import pytest
 import torch
 
 from m3_vdb import M3EmbeddingFunction
-from onnx_export.__main__ import main
 from onnx_export.export import export
-from onnx_export.verify import Change, measure_change
+from onnx_export.verify import Change, Errors, measure_change
 from onnx_export.weights import quantize_int8
 from train.import_bundle import import_bundle
 from train.model import M3Model
 
-STEP = 0.03
-"""Of a level, on average: what some optimiser steps at a rate of 2e-5 move a weight of m3-small."""
+ROOT = Path(__file__).parents[2]
+STEP = 0.1
+"""Of a level, about: what a hundred optimiser steps at a rate of 2e-5 move a weight of m3-small."""
 
 
 @pytest.fixture(scope="module")
-def started(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def started(exported: dict[str, tuple[Path, Errors]], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint that ``import-bundle`` made of an int8 bundle."""
     folder = tmp_path_factory.mktemp("change")
-    export(tiny_checkpoint, folder / "first", precision="int8")
+    shutil.copytree(exported["int8"][0], folder / "first")
     import_bundle(folder / "first", folder / "start")
     return folder / "start"
 
@@ -43,7 +45,7 @@ def trained(started: Path) -> Path:
             if weight.dim() == 2 and "encoder.layer" in name:
                 left, right = (torch.randn(size, 1, generator=generator) for size in weight.shape)
                 level = weight.abs().amax(1, keepdim=True) / 127
-                weight += STEP * level * (left @ right.T)
+                weight.add_(STEP * level * (left @ right.T))
     model.eval().save(out, tokenizer_json=(started / "tokenizer.json").read_text(encoding="utf-8"))
     return out
 
@@ -52,37 +54,46 @@ def change_of(folder: Path) -> Change:
     return Change(**json.loads((folder / "m3_config.json").read_text(encoding="utf-8"))["change"])
 
 
-@pytest.mark.parametrize(("precision", "least"), [("int8", 0.9), ("fp16", 0.99)])
-def test_an_export_keeps_the_training_and_says_how_much(
-    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], precision: str, least: float
-) -> None:
-    assert change_of_export(trained, tmp_path / "b", precision).cosine >= least
-    assert f"{precision} keeps " in capsys.readouterr().err
+def run_export(checkpoint: Path, out: Path, precision: str) -> tuple[Change, str]:
+    """The measured change, and the last line that the command writes."""
+    command = [sys.executable, "-m", "onnx_export", str(checkpoint), str(out), "--precision", precision]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return change_of(out), done.stderr.splitlines()[-1]
 
 
-def change_of_export(checkpoint: Path, out: Path, precision: str) -> Change:
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("sys.argv", ["onnx_export", str(checkpoint), str(out), "--precision", precision])
-        try:
-            main()
-        except SystemExit as end:
-            assert not end.code, end.code
-    return change_of(out)
+def test_fp16_keeps_the_training(trained: Path, tmp_path: Path) -> None:
+    change, said = run_export(trained, tmp_path / "b", "fp16")
+    assert change.cosine >= 0.99
+    assert said.startswith("fp16 keeps 100% of what training changed in int8")
 
 
-def test_the_nearest_level_would_undo_it(trained: Path, started: Path) -> None:
-    before, after = (M3Model.load(path).state_dict() for path in (started, trained))
-    name = next(name for name in before if name.endswith("layer.0.attention.self.query.weight"))
-    old, new = (state[name].numpy().T for state in (before, after))
-    step = np.abs(new).max(axis=0) / 127
-    nearest = np.rint(new / step) * step
-    levels, scale = quantize_int8(new)
-    moved = new - old
+def test_what_is_lost_is_a_warning_that_names_fp16(trained: Path, tmp_path: Path) -> None:
+    # The tiny model's sums are too short for dithering to even out; m3-small's are six times as long (docs/log.md).
+    change, said = run_export(trained, tmp_path / "b", "int8")
+    assert change.cosine < 0.9
+    assert said.startswith("warning: int8 keeps ")
+    assert said.endswith("(expected at least 0.9): export with --precision fp16 to keep the training")
 
-    def kept(value: np.ndarray) -> float:
-        return float((moved * (value - old)).sum() / (moved * moved).sum())
 
-    assert kept(nearest) < 0.5 < kept(levels * scale)
+@pytest.mark.parametrize("step", [0.02, 0.06, 0.2])
+def test_what_a_wide_matrix_learnt_from_its_inputs_survives_in_its_outputs(step: float) -> None:
+    """A gradient step moves weights along the inputs, so the outputs of such inputs move by the sum of all moves."""
+    rng = np.random.default_rng(3)
+    levels = rng.integers(-127, 128, (384, 64))
+    levels[0] = 127  # the scale stays as it was
+    old = levels.astype(np.float32) * np.float32(0.01)
+    common = np.sign(rng.normal(size=(384, 1)))
+    moved = step * 0.01 * common * np.sign(rng.normal(size=(1, 64)))
+    moved[0] = 0
+    new = (old + moved).astype(np.float32)
+    quantized, scale = quantize_int8(new)
+    inputs = common.T + 0.3 * rng.normal(size=(200, 384))
+    wanted, found = inputs @ moved, inputs @ (quantized * scale.astype(np.float64) - old)
+    cosine = float((wanted * found).sum() / np.sqrt((wanted**2).sum() * (found**2).sum()))
+    # Noise per output √(384 · step · (1 − step)) of a level against a signal of 384 · step: .94, .98 and .995.
+    assert cosine > {0.02: 0.9, 0.06: 0.96, 0.2: 0.985}[step]
+    assert (np.rint(new / scale) == levels).all(), "the nearest level would undo it all"
 
 
 def test_what_was_not_trained_is_exported_as_it_was(started: Path, tmp_path: Path) -> None:

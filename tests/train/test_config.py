@@ -186,6 +186,8 @@ def test_the_defaults_of_fine_tuning_are_those_of_the_paper_and_the_readme():
     every_part = ["embeddings", "encoder", "sparse", "multi_vector"]
     expected = {
         "group_size": 8,  # a positive and seven hard negatives
+        "epochs": None,  # with learning_rate short for settings of the unified phase
+        "learning_rate": None,
         "phases": {
             "dense": phase
             | {"steps": 0, "epochs": 0.0, "losses": ["dense"], "train": every_part[:2], "self_distill": False},
