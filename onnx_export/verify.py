@@ -192,7 +192,9 @@ class Change:
     @property
     def lost(self) -> bool:
         """Whether too little of the training is in the bundle."""
-        return self.cosine is not None and not (self.cosine >= LOWEST_CHANGE and self.kept > 0.5)
+        if self.cosine is None or self.kept is None:
+            return False
+        return not (self.cosine >= LOWEST_CHANGE and self.kept > 0.5)
 
     def summary(self, precision: str) -> str:
         """One sentence, with what to do."""
@@ -238,7 +240,7 @@ def measure_change(function: M3EmbeddingFunction, model: M3Model) -> Change | No
     tokens = function.tokenizer.encode(texts, max_length=function.max_length)
     ids, mask = tokens.padded(np.arange(len(texts)))
     before, after = (
-        one.encode_documents(texts, sparse=False, multi_vector=False).dense for one in (original, function)
+        np.asarray(one.encode_documents(texts, sparse=False, multi_vector=False).dense) for one in (original, function)
     )
     trained = model(torch.from_numpy(ids), torch.from_numpy(mask)).dense.numpy() - before
     exported = after - before

@@ -181,7 +181,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     check_file(path)
     whole = zipfile.is_zipfile(path)
     try:
-        with warnings.catch_warnings(action="ignore"):  # of a foreign pickle's version
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a foreign pickle's version
             state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if not whole:

@@ -49,8 +49,8 @@ def import_bundle(bundle: str | Path | None, out: Path) -> M3Model:
         pad_token_id=PAD,
         bos_token_id=CLS,
         eos_token_id=SEP,
-        imported_from={"bundle": _place(bundle), "name": found.name, "fingerprint": found.fingerprint},
     )
+    config.update({"imported_from": {"bundle": _place(bundle), "name": found.name, "fingerprint": found.fingerprint}})
     model = M3Model(XLMRobertaModel(config, add_pooling_layer=False), colbert_dim=weights.colbert_dim)
     state = {
         name if "_linear." in name else f"encoder.{name}": torch.from_numpy(np.array(value))
