@@ -239,7 +239,11 @@ def test_a_child_may_open_the_folder_itself_once_the_parent_has_closed_it(folder
     assert "is open already in" in refusal
     assert "this process" not in refusal
     store.close()
-    assert in_child(open_here) == ["5"]
+    if folder.endswith(".qdrant"):
+        assert in_child(open_here) == ["5"]
+    else:  # gRPC, by which milvus-lite is spoken to, does not survive a fork of a process that has used it
+        code = "with open_store(sys.argv[1], identity=None) as mine: print(mine.count())"
+        assert run_script(code, folder).stdout.split() == ["5"]
 
 
 def test_a_folder_that_is_open_already_says_where(folder: str):
