@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Annotated, cast
@@ -148,6 +149,8 @@ app.command("report")(report_command)
 
 def main() -> None:
     """Run the command line."""
+    # pymilvus logs every refusal with its traceback; what is raised says it in one line.
+    logging.getLogger("pymilvus.decorators").addFilter(lambda record: False)
     with exit_codes():
         app()
 

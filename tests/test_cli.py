@@ -74,7 +74,7 @@ def test_bad_rows_are_named_and_the_exit_code_says_so(corpus: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["ingest", "missing.jsonl", "--store", "x.qdrant"], "missing.jsonl is no file"),
+        (["ingest", "missing.jsonl", "--store", "x.qdrant"], "missing.jsonl is not a file"),
         (["search", "q", "--store", "nowhere.qdrant"], "nowhere.qdrant"),
         (["search", "q", "--store", "ftp://x/y"], "unrecognised store URL"),
         (["search", "q", "--store", "x.qdrant", "--weights", "1,2"], "expected three numbers"),

@@ -23,6 +23,8 @@ IDENTITY_FILE: Final = "m3.json"
 LOCK_FILE: Final = "m3.lock"
 _UNFINISHED: Final = f"{IDENTITY_FILE}.tmp"
 OUR_FILES: Final = frozenset({IDENTITY_FILE, LOCK_FILE, _UNFINISHED})
+RESTORE: Final = "restore the folder from a copy, or ingest into a new one"
+"""What to do about a collection that is not whole."""
 _READ_ONLY: Final = "even to read a collection its engine must write there: make the folder writable, or copy it"
 _FULL: Final = "the disk is full: make room there, then repeat what failed"
 _ADVICE: Final = {
@@ -166,7 +168,7 @@ def read_metadata(folder: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError as error:
-        raise CollectionMismatchError(f"{folder / IDENTITY_FILE} cannot be read: {error}") from None
+        raise CollectionMismatchError(f"{folder / IDENTITY_FILE} is damaged ({error}): {RESTORE}") from None
     return dict(metadata) if isinstance(metadata, dict) else {}
 
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 import qdrant_edge as edge
 
 from m3_vdb.errors import CollectionNotFoundError, M3Error, StoreError, StoreRequestError
-from m3_vdb.stores._edge_folder import claim, load, make_indexes
+from m3_vdb.stores._edge_folder import load, make_indexes, require_free
 from m3_vdb.stores._edge_requests import among, fused, leaves, part_requests, to_point
 from m3_vdb.stores._edge_schema import OPTIONS
 from m3_vdb.stores._folder import FolderLock, advice, mapped_os_errors, read_metadata, write_metadata
@@ -84,10 +84,12 @@ class QdrantEdgeStore(VectorStore):
         self._mutex = threading.RLock()
         with _mapped_errors(self._where), ExitStack() as opened:
             metadata = read_metadata(self._folder)
+            new = metadata is None
             if metadata is None:
+                require_free(self._folder, where=self._where)
                 if identity is None or not create:
                     raise CollectionNotFoundError(f"there is no {self._where}: check the name, or ingest into it first")
-                claim(self._folder, where=self._where)
+                self._folder.mkdir(parents=True, exist_ok=True)
             else:
                 open_identity(identity, metadata, where=self._where)  # nothing is left in a folder that is not ours
             opened.callback(FolderLock(self._folder).release)
@@ -99,7 +101,7 @@ class QdrantEdgeStore(VectorStore):
                 metadata = identity.as_metadata()
                 write_metadata(self._folder, metadata)
             self._identity = open_identity(identity, metadata, where=self._where)
-            shard = load(self._folder, self._identity, options)
+            shard = load(self._folder, self._identity, options, new=new)
             opened.callback(shard.close)
             opened.callback(shard.flush)
             self._field_types = make_indexes(shard, options, create=create)
