@@ -17,12 +17,14 @@ from tests.stores._corpus import IDENTITY, make_documents, make_embeddings
 RESTORE = "restore the folder from a copy, or ingest into a new one"
 
 
-@pytest.fixture(scope="module", params=["n.qdrant", "n.milvus.db"])
-def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("whole") / str(request.param)
-    with open_store(path, identity=IDENTITY) as store:
-        store.upsert(make_documents(5), make_embeddings(5))
-    return path
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a collection of either engine."""
+    folder = tmp_path_factory.mktemp("whole")
+    for name in ("n.qdrant", "n.milvus.db"):
+        with open_store(folder / name, identity=IDENTITY) as store:
+            store.upsert(make_documents(5), make_embeddings(5))
+    return folder
 
 
 def cut(pattern: str, size: int = 20) -> Callable[[Path], None]:
@@ -74,9 +76,7 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], None], str]] = {
 @pytest.mark.parametrize("name", DAMAGE)
 def test_damage_is_one_line_and_nothing_is_made_anew(whole: Path, tmp_path: Path, name: str, tiny_bundle: Path) -> None:
     engine, damage, said = DAMAGE[name]
-    if engine != whole.name:
-        pytest.skip("of the other engine")
-    path = Path(shutil.copytree(whole, tmp_path / whole.name))
+    path = Path(shutil.copytree(whole / engine, tmp_path / engine))
     damage(path)
     for create in (False, True):
         with pytest.raises(StoreError) as raised:
