@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import socket
@@ -8,8 +9,9 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,6 +27,8 @@ class Backend:
     open: Callable[[ModelIdentity | None], VectorStore]
     keeps: bool = True  # the collection outlives close()
     strict_types: bool = True  # filters tell True from 1; qdrant-client's local mode compares with ==
+    over_grpc: str = ""  # the URL, if gRPC is used
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 SERVERS = {"milvus": "M3VDB_TEST_MILVUS_URI", "qdrant": "M3VDB_TEST_QDRANT_URL"}
@@ -74,8 +78,9 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]
         from tests.stores._grpc_stub import GrpcStub
 
         server = GrpcStub()
-        over_grpc = {"prefer_grpc": True, "grpc_port": server.port}
-        yield Backend("grpc", lambda identity: open_store("qdrant://127.0.0.1:1/notes", identity=identity, **over_grpc))
+        url, options = "qdrant://127.0.0.1:1/notes", {"prefer_grpc": True, "grpc_port": server.port}
+        open_one = functools.partial(open_store, url, **options)
+        yield Backend("grpc", lambda identity: open_one(identity=identity), over_grpc=url, options=options)
         server.close()
     else:
         from qdrant_client import QdrantClient
@@ -92,12 +97,12 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]
 def _milvus(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
     if name == "milvus-lite":
         path = str(tmp_path / "c.milvus.db")
-        yield Backend(name, lambda identity: open_store(path, identity=identity))
+        yield Backend(name, lambda identity: open_store(path, identity=identity), over_grpc=path)
         return
     server = os.environ[SERVERS[name]] if name in SERVERS else request.getfixturevalue(name.replace("-", "_"))
     collection = f"test_{uuid.uuid4().hex}"
     url = f"{server}/{collection}"
-    yield Backend(name, lambda identity: open_store(url, identity=identity))
+    yield Backend(name, lambda identity: open_store(url, identity=identity), over_grpc=url)
     _drop_milvus(url)
 
 
