@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from m3_vdb.encoding.packing import pack
+from m3_vdb.encoding.tokenizer import Tokenizer
 from m3_vdb.errors import ModelOutputError
-from m3_vdb.packing import pack
-from m3_vdb.tokenizer import Tokenizer
 from m3_vdb.types import FloatArray
 from train.model import M3Model
 from train.retrieval.encoder import load

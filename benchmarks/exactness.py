@@ -21,9 +21,9 @@ import typer
 from benchmarks import _synthetic as synthetic
 from benchmarks._stores import STORES
 from m3_vdb.errors import M3Error
-from m3_vdb.fusion import PRESETS
 from m3_vdb.stores import MemoryStore, VectorStore
 from m3_vdb.types import Filter, M3Embedding
+from m3_vdb.weights import PRESETS
 
 ALLOWED: Final = 1e-4
 """Largest relative difference of a fused score, and of what stands at a rank to what should."""

@@ -1,6 +1,6 @@
 """``python -m benchmarks.size_quality COLLECTION…``: bytes of the multi-vectors, and the quality that they buy.
 
-Three things make a multi-vector smaller: a narrower row, fewer rows (``m3_vdb.token_pooling``), a smaller number
+Three things make a multi-vector smaller: a narrower row, fewer rows (``encoding.token_pooling``), a smaller number
 (``storage``). Every combination of those given is stored in an embedded Qdrant and asked like an application asks it.
 Documents are encoded once. The last line is one JSON object.
 """
@@ -20,6 +20,7 @@ import numpy as np
 import typer
 
 from m3_vdb import M3EmbeddingFunction, M3Embeddings
+from m3_vdb.encoding.token_pooling import row_counts, rows_to_keep, with_rows
 from m3_vdb.errors import ConfigError
 from m3_vdb.evaluation import PROTOCOLS, Collection, Mode, open_collections
 from m3_vdb.evaluation.collection import thin
@@ -28,7 +29,6 @@ from m3_vdb.evaluation.search import search
 from m3_vdb.stores import open_store
 from m3_vdb.stores._points import pack
 from m3_vdb.stores.options import CollectionOptions, Storage
-from m3_vdb.token_pooling import row_counts, rows_to_keep, with_rows
 from m3_vdb.types import FloatArray
 
 MODES: Final[tuple[Mode, ...]] = ("multi_vector", "all")

@@ -22,9 +22,9 @@ import typer
 
 from benchmarks import _synthetic as synthetic
 from benchmarks._stores import APPROXIMATE, STORES
-from m3_vdb.fusion import Weights
 from m3_vdb.stores import DEFAULT_CANDIDATES, VectorStore
 from m3_vdb.types import Hit, M3Embedding, M3Embeddings
+from m3_vdb.weights import Weights
 
 LIMIT: Final = 10
 BATCH: Final = 256

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from m3_vdb.packing import pack
+from m3_vdb.encoding.packing import pack
 from train.config import Batching
 from train.contrastive.representations import Representations
 from train.contrastive.scores import lexical_scores, multi_vector_scores

@@ -45,7 +45,7 @@ from benchmarks._flag_step import (
     answer,
     measure_lexical,
 )
-from m3_vdb.tokenizer import CONTROL_PIECES
+from m3_vdb.encoding.tokenizer import CONTROL_PIECES
 from train.config import Batching, FinetuneConfig, Objective, Phase, Schedule
 from train.data.batches import RowSizes, plan_epoch
 

@@ -9,14 +9,14 @@
 Importing this package loads neither a runtime nor a database client; each is loaded when it is first used.
 """
 
-from m3_vdb.bundle import Bundle, find_bundle
-from m3_vdb.embedding_function import M3EmbeddingFunction
+from m3_vdb.encoding.bundle import Bundle, find_bundle
+from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
+from m3_vdb.encoding.long_documents import LongDocuments
 from m3_vdb.errors import M3Error
-from m3_vdb.fusion import PRESETS, Weights
 from m3_vdb.index import HybridIndex
-from m3_vdb.long_documents import LongDocuments
 from m3_vdb.stores import open_store
 from m3_vdb.types import Document, Hit, M3Embedding, M3Embeddings, Scores, SparseVector
+from m3_vdb.weights import PRESETS, Weights
 
 __version__ = "0.1.0"
 __all__ = [

@@ -8,10 +8,10 @@ from itertools import islice
 from types import TracebackType
 from typing import Protocol
 
+from m3_vdb.encoding.identity import ModelIdentity
+from m3_vdb.encoding.long_documents import REFUSE, LongDocuments, text_encoding
 from m3_vdb.errors import ConfigError, DocumentError, ItemError
-from m3_vdb.fusion import WeightsLike
 from m3_vdb.inputs import DocumentLike, read_documents, read_ids, read_query, whole_number
-from m3_vdb.long_documents import REFUSE, LongDocuments, text_encoding
 from m3_vdb.passages import (
     group_hits,
     make_splitter,
@@ -22,9 +22,9 @@ from m3_vdb.passages import (
 )
 from m3_vdb.stores._checks import check_documents
 from m3_vdb.stores.base import VectorStore
-from m3_vdb.stores.identity import ModelIdentity
 from m3_vdb.stores.search import DEFAULT_CANDIDATES, DEFAULT_WEIGHTS, Fusion, Source
 from m3_vdb.types import Document, Filter, Hit, M3Embeddings
+from m3_vdb.weights import WeightsLike
 
 
 class Embedder(Protocol):

@@ -19,12 +19,12 @@ from typing import Final
 
 import numpy as np
 
-from m3_vdb.embedding_function import M3EmbeddingFunction
+from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
+from m3_vdb.encoding.long_documents import LongDocuments
+from m3_vdb.encoding.tokenizer import WORD_BOUNDARIES, Tokenizer, text_room
 from m3_vdb.errors import ConfigError, DocumentError
-from m3_vdb.long_documents import LongDocuments
 from m3_vdb.marks import passage_id
 from m3_vdb.stores.base import VectorStore
-from m3_vdb.tokenizer import WORD_BOUNDARIES, Tokenizer, text_room
 from m3_vdb.types import Document, Hit, OffsetArray, Passage
 
 _LEAST: Final = 8

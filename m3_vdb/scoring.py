@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from m3_vdb.fusion import Weights
 from m3_vdb.types import FloatArray, IntArray, M3Embedding, OffsetArray, Scores, SparseVector
+from m3_vdb.weights import Weights
 
 
 def dense_score(query: FloatArray, passage: FloatArray) -> float:

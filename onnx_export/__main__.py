@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from m3_vdb.cli_output import EXIT_CODES, exit_codes, say
+from m3_vdb.cli.output import EXIT_CODES, exit_codes, say
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

@@ -10,10 +10,10 @@ from typing import Any, Final
 
 import onnx
 
-from m3_vdb.bundle import CONFIG, FORMAT, MODEL, Bundle, write_checksums
-from m3_vdb.embedding_function import M3EmbeddingFunction
+from m3_vdb.encoding.bundle import CONFIG, FORMAT, MODEL, Bundle, write_checksums
+from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
+from m3_vdb.encoding.tokenizer import TOKENIZER, Tokenizer
 from m3_vdb.errors import ConfigError
-from m3_vdb.tokenizer import TOKENIZER, Tokenizer
 from onnx_export.graph import OPSET, build_graph
 from onnx_export.verify import (
     Errors,

@@ -200,7 +200,7 @@ def _heads(g: GraphBuilder, hidden: str) -> None:
 
 
 def _sum_of_starts(g: GraphBuilder, hidden: str) -> str:
-    """[B, d]: the sum of the states of all real ``<s>``; once normalised, their average (m3_vdb.pooling.pool_dense).
+    """[B, d]: the sum of the states of all real ``<s>``; once normalised, their average (``pooling.pool_dense``).
 
     Where and ReduceSum, so that a text with one ``<s>`` keeps exactly its state and no padding can reach it. A product
     with a row of 0 and 1 would do too, but for its sake OpenVINO computes every LayerNorm in bfloat16.

@@ -16,11 +16,11 @@ import tokenizers
 import torch
 from numpy.typing import NDArray
 
-from m3_vdb import pooling
-from m3_vdb.bundle import find_bundle
-from m3_vdb.embedding_function import M3EmbeddingFunction
+from m3_vdb.encoding import pooling
+from m3_vdb.encoding.bundle import find_bundle
+from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
+from m3_vdb.encoding.tokenizer import CLS, CONTROL_PIECES, Tokenizer
 from m3_vdb.errors import BundleError, M3Error
-from m3_vdb.tokenizer import CLS, CONTROL_PIECES, Tokenizer
 from m3_vdb.types import FloatArray, SparseVector
 from train.model import M3Model
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from m3_vdb.cli import app
+from m3_vdb.cli.main import app
 
 ROWS = [
     {"id": "en-1", "title": "Formula bar", "text": "hide the formula bar", "lang": "en", "year": 2024},
@@ -82,7 +82,7 @@ def test_bad_rows_are_named_and_the_exit_code_says_so(corpus: Path, tmp_path: Pa
     ],
 )
 def test_an_error_is_one_line_and_exit_code_1(arguments: list[str], message: str, tmp_path: Path) -> None:
-    code = "from m3_vdb.cli import main; main()"
+    code = "from m3_vdb.cli.main import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
     )

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from m3_vdb import M3EmbeddingFunction, open_store
-from m3_vdb.cli import app
+from m3_vdb.cli.main import app
 
 MANY = 1200
 
@@ -102,7 +102,7 @@ def test_bad_rows_are_counted_by_kind_and_kept(corpus: Path, tmp_path: Path, tin
 def test_without_a_terminal_there_is_a_line_every_so_often(
     corpus: Path, tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("m3_vdb.cli_ingest.LINE_SECONDS", 0.0)
+    monkeypatch.setattr("m3_vdb.cli.ingest.LINE_SECONDS", 0.0)
     done = ingest(corpus, "--store", tmp_path / "x.qdrant", "--model", tiny_bundle, "--batch-documents", 3)
     lines = [line for line in done.stderr.splitlines() if "rows, " in line]
     assert [line.split()[0] for line in lines] == sorted(line.split()[0] for line in lines)
@@ -175,7 +175,7 @@ def started(corpus: Path, tmp_path: Path, bundle: Path) -> subprocess.Popen[str]
 
 
 def command(corpus: Path, tmp_path: Path, bundle: Path, *more: str) -> list[str]:
-    code = "from m3_vdb.cli import main; main()"
+    code = "from m3_vdb.cli.main import main; main()"
     options = ["--store", f"{tmp_path}/x.qdrant", "--model", f"{bundle}", "--batch-documents", "8", "--json"]
     return [sys.executable, "-c", code, "ingest", f"{corpus}", *options, *more]
 

@@ -11,7 +11,7 @@ from textwrap import dedent
 import pytest
 
 ROOT = Path(__file__).parents[1]
-CLI = ("-c", "from m3_vdb.cli import main; main()")
+CLI = ("-c", "from m3_vdb.cli.main import main; main()")
 LOOK = """
 import ipaddress, os, socket
 real = socket.getaddrinfo

@@ -5,10 +5,10 @@ import dataclasses
 import pytest
 
 from m3_vdb.errors import CollectionMismatchError, ConfigError, StoreError
-from m3_vdb.fusion import Weights
 from m3_vdb.index import HybridIndex
 from m3_vdb.stores import MemoryStore
 from m3_vdb.types import Document
+from m3_vdb.weights import Weights
 from tests.stores._corpus import IDENTITY, make_documents, make_embeddings
 
 

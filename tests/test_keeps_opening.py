@@ -13,10 +13,10 @@ import pytest
 from typer.testing import CliRunner
 
 from m3_vdb import Document, HybridIndex, LongDocuments, M3EmbeddingFunction
-from m3_vdb.cli import app
+from m3_vdb.cli.main import app
+from m3_vdb.encoding.long_documents import REFUSE
 from m3_vdb.errors import DocumentError
 from m3_vdb.ingest import ingest
-from m3_vdb.long_documents import REFUSE
 from m3_vdb.stores import MemoryStore, open_store, transfer
 
 FIXTURES = Path(__file__).parent / "fixtures" / "0.1.0"

@@ -10,15 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m3_vdb import Document, HybridIndex, M3EmbeddingFunction
+from m3_vdb.encoding.long_documents import PLANS, LongDocuments
+from m3_vdb.encoding.token_pooling import pool_rows
+from m3_vdb.encoding.tokenizer import Tokenizer
 from m3_vdb.errors import ConfigError, DocumentError
-from m3_vdb.fusion import Weights
 from m3_vdb.ingest import ingest
-from m3_vdb.long_documents import PLANS, LongDocuments
 from m3_vdb.passages import Splitter
 from m3_vdb.scoring import hybrid_score, score
 from m3_vdb.stores import MemoryStore, open_store, transfer
-from m3_vdb.token_pooling import pool_rows
-from m3_vdb.tokenizer import Tokenizer
+from m3_vdb.weights import Weights
 from tests.stores._corpus import IDENTITY, make_documents, make_embeddings
 
 WORDS = ["the", "vector", "search", "index", "query", "text", "document", "token", "score", "der", "und", "Straße"]

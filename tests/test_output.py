@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from rich.cells import cell_len
 
-PROGRAM = "from m3_vdb.cli import main; main()"
+PROGRAM = "from m3_vdb.cli.main import main; main()"
 EVIL = "\x1b]0;title\x07 \x1b[31mred \r over \u202eright to left\u202c [red]markup[/] [/]"
 ROWS = [
     {"id": "evil\x1b[2J", "title": "[bold]", "text": f"vector {EVIL}", "lang": "de"},

@@ -169,7 +169,7 @@ def test_a_pickle_finds_its_model_from_any_working_directory(tiny_bundle, tmp_pa
 
 def test_a_pickle_refuses_another_model_of_the_same_name(embed, monkeypatch):
     data = pickle.dumps(embed)
-    monkeypatch.setattr("m3_vdb.bundle.fingerprint", lambda _: "another")
+    monkeypatch.setattr("m3_vdb.encoding.bundle.fingerprint", lambda _: "another")
     with pytest.raises(BundleError, match="another model here"):
         pickle.loads(data)
 

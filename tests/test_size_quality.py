@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 from benchmarks import size_quality
 from benchmarks.size_quality import Form, narrowed
 from m3_vdb import M3EmbeddingFunction
+from m3_vdb.encoding.long_documents import LongDocuments
 from m3_vdb.errors import ConfigError
 from m3_vdb.evaluation import MODES, evaluate, open_collections
-from m3_vdb.long_documents import LongDocuments
 from tests.evaluation._toy import collection
 from tests.evaluation.test_cli_eval import write
 

@@ -14,7 +14,7 @@ import pytest
 import tokenizers
 
 from benchmarks.train_step import SHORTEST, batching, draw, lengthen, write_rows
-from m3_vdb.tokenizer import Tokenizer
+from m3_vdb.encoding.tokenizer import Tokenizer
 from tests.train import _runs
 from train.data.batches import RowSizes, plan_epoch
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from m3_vdb import Document, HybridIndex, LongDocuments, M3EmbeddingFunction
+from m3_vdb.encoding.long_documents import REFUSE
 from m3_vdb.ingest import SourceCollection, backfill, ingest
-from m3_vdb.long_documents import REFUSE
 from m3_vdb.stores import MemoryStore, open_store, transfer
 
 TEXT = "the vector search und die Suche " * 3

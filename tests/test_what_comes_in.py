@@ -15,10 +15,10 @@ import pytest
 
 from m3_vdb import Document, HybridIndex, LongDocuments, M3EmbeddingFunction, Weights, open_store
 from m3_vdb.errors import ConfigError, DocumentError, ModelOutputError, StoreUrlError, TextError
-from m3_vdb.fusion import PRESETS
 from m3_vdb.ingest import Corpus, Fields, SourceFields, ingest
 from m3_vdb.inputs import plain_value, read_ids, read_path, whole_number
 from m3_vdb.stores import CollectionOptions, MemoryStore
+from m3_vdb.weights import PRESETS
 from tests.ingest._fakes import HashEmbed
 from tests.serving._fakes import FakeSession
 

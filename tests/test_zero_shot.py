@@ -17,11 +17,11 @@ from benchmarks import _udhr_tables, udhr, zero_shot
 from benchmarks._cosine_search import NAME, search
 from benchmarks._mean_pooled import PASSAGE, QUERY, Encoded, MeanPooled, mean_pool
 from m3_vdb import Document, M3EmbeddingFunction, Weights, cli
+from m3_vdb.encoding.tokenizer import Tokenizer
 from m3_vdb.errors import ConfigError, ModelOutputError
 from m3_vdb.evaluation import Collection, Query, open_collections
 from m3_vdb.evaluation.metrics import read_run
 from m3_vdb.stores import MemoryStore
-from m3_vdb.tokenizer import Tokenizer
 
 WORDS = ["vector", "search", "index", "query", "text", "document", "dense", "sparse", "token", "model", "score"]
 WORDS += ["Suche", "Wort", "recherche", "mot", "слово"]

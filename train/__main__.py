@@ -11,7 +11,7 @@ import sys
 
 from jsonargparse import ArgumentError
 
-from m3_vdb.cli_output import EXIT_INTERRUPTED, EXIT_USAGE, err, exit_codes, say
+from m3_vdb.cli.output import EXIT_INTERRUPTED, EXIT_USAGE, err, exit_codes, say
 from train.stages import STAGES, from_namespace, make_parser, with_brackets
 
 

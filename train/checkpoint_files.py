@@ -22,10 +22,10 @@ from torch import Tensor
 from transformers import XLMRobertaConfig, XLMRobertaModel
 from transformers.utils import logging
 
-from m3_vdb.bundle import CONFIG as BUNDLE_CONFIG
+from m3_vdb.encoding.bundle import CONFIG as BUNDLE_CONFIG
+from m3_vdb.encoding.model_files import AGAIN, check_file, damaged, read_json, read_text_file
+from m3_vdb.encoding.tokenizer import PAD, TOKENIZER, Tokenizer
 from m3_vdb.errors import BundleError
-from m3_vdb.model_files import AGAIN, check_file, damaged, read_json, read_text_file
-from m3_vdb.tokenizer import PAD, TOKENIZER, Tokenizer
 
 CONFIG: Final = "config.json"
 SPARSE_FILE: Final = "sparse_linear.pt"

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
-from m3_vdb.bundle import DEFAULT_MODEL
+from m3_vdb.encoding.bundle import DEFAULT_MODEL
 from train.config import (
     AverageConfig,
     FinetuneConfig,
@@ -229,7 +229,7 @@ def project(config: ProjectConfig, console: Console) -> None:
     """A narrower multi-vector head."""
     import random
 
-    from m3_vdb.tokenizer import Tokenizer
+    from m3_vdb.encoding.tokenizer import Tokenizer
     from train.checkpoint_files import read_tokenizer
     from train.data.rows import read_rows
     from train.model import M3Model

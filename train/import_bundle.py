@@ -16,9 +16,9 @@ import onnx
 import torch
 from transformers import XLMRobertaConfig, XLMRobertaModel
 
-from m3_vdb.bundle import MODEL, find_bundle
-from m3_vdb.model_files import check_file, damaged
-from m3_vdb.tokenizer import CLS, HIDDEN_PIECES, PAD, SEP, rename_pieces
+from m3_vdb.encoding.bundle import MODEL, find_bundle
+from m3_vdb.encoding.model_files import check_file, damaged
+from m3_vdb.encoding.tokenizer import CLS, HIDDEN_PIECES, PAD, SEP, rename_pieces
 from onnx_export.restore import restore
 from onnx_export.weights import EMBEDDING
 from train.import_base import with_control_tokens
@@ -77,7 +77,7 @@ def _place(bundle: str | Path | None) -> str | None:
 
 
 def restore_tokenizer(data: str) -> str:
-    """Hugging Face's ``tokenizer.json`` from a bundle's (the way back of ``m3_vdb.tokenizer.plain_text_only``)."""
+    """Hugging Face's ``tokenizer.json`` from a bundle's (undoes ``tokenizer.plain_text_only``)."""
     tree: dict[str, Any] = json.loads(data)
     rename_pieces(tree["model"], {hidden: piece for piece, hidden in HIDDEN_PIECES.items()})
     with_control_tokens(tree)

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from m3_vdb.encoding.tokenizer import Tokenizer
 from m3_vdb.errors import ConfigError
-from m3_vdb.tokenizer import Tokenizer
 from train.model import M3Model
 
 

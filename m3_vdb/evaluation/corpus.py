@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Final
 
-from m3_vdb.embedding_function import M3EmbeddingFunction
+from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
+from m3_vdb.encoding.long_documents import REFUSE, LongDocuments
 from m3_vdb.errors import CollectionMismatchError
 from m3_vdb.ingest import IngestReport, ingest
-from m3_vdb.long_documents import REFUSE, LongDocuments
 from m3_vdb.stores.base import VectorStore
 from m3_vdb.types import Document
 

@@ -16,7 +16,7 @@ from m3_vdb.evaluation.search import overlap
 from m3_vdb.evaluation.summary import Measured
 from m3_vdb.evaluation.tuning import Tuned
 from m3_vdb.evaluation.weighting import Pool, curves, fusion_error
-from m3_vdb.fusion import Weights
+from m3_vdb.weights import Weights
 
 
 def measures_of(collections: Sequence[Collection]) -> tuple[str, ...]:

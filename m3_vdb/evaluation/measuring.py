@@ -10,7 +10,8 @@ from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from m3_vdb.embedding_function import M3EmbeddingFunction
+from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
+from m3_vdb.encoding.long_documents import REFUSE, LongDocuments
 from m3_vdb.evaluation.bm25 import BM25
 from m3_vdb.evaluation.collection import Collection
 from m3_vdb.evaluation.corpus import Filled, fill
@@ -19,7 +20,6 @@ from m3_vdb.evaluation.protocol import DEPTH, PARTS, WEIGHTED, Mode, Part, Proto
 from m3_vdb.evaluation.results import Cost, Percentiles
 from m3_vdb.evaluation.search import encode, search, time_encoding, time_search
 from m3_vdb.evaluation.workspace import Workspace, file_name
-from m3_vdb.long_documents import REFUSE, LongDocuments
 from m3_vdb.stores.base import VectorStore
 from m3_vdb.types import M3Embedding
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias, get_args
 
 from m3_vdb.errors import ConfigError
-from m3_vdb.fusion import PRESETS, Weights, WeightsLike
 from m3_vdb.stores.search import DEFAULT_CANDIDATES, SOURCES, Source
+from m3_vdb.weights import PRESETS, Weights, WeightsLike
 
 Mode: TypeAlias = Literal["dense", "sparse", "multi_vector", "dense_sparse", "all"]
 """One way to rank; the last two are weighted sums."""

@@ -15,7 +15,8 @@ from tempfile import TemporaryDirectory
 from typing import Final
 from urllib.parse import quote
 
-from m3_vdb.embedding_function import M3EmbeddingFunction
+from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
+from m3_vdb.encoding.long_documents import REFUSE, LongDocuments
 from m3_vdb.errors import ConfigError
 from m3_vdb.evaluation.bm25 import BM25
 from m3_vdb.evaluation.collection import Collection
@@ -36,7 +37,6 @@ from m3_vdb.evaluation.search import query_encoder
 from m3_vdb.evaluation.summary import summarise
 from m3_vdb.evaluation.tuning import Tuned, check_dev, tune_weights
 from m3_vdb.evaluation.workspace import file_name
-from m3_vdb.long_documents import REFUSE, LongDocuments
 from m3_vdb.stores import VectorStore, open_store
 from m3_vdb.stores._names import SUFFIXES
 

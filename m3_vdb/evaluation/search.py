@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from m3_vdb.embedding_function import M3EmbeddingFunction
+from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
 from m3_vdb.evaluation.collection import Query
 from m3_vdb.evaluation.metrics import Run, ordered
 from m3_vdb.evaluation.protocol import DEPTH, Request

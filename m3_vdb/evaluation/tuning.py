@@ -10,7 +10,7 @@ from m3_vdb.evaluation.collection import Collection
 from m3_vdb.evaluation.measuring import Asked, Searcher
 from m3_vdb.evaluation.protocol import WEIGHTED, Mode, Protocol
 from m3_vdb.evaluation.weighting import Pool, tune
-from m3_vdb.fusion import Weights
+from m3_vdb.weights import Weights
 
 
 @dataclass(frozen=True, slots=True)

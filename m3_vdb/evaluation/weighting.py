@@ -18,9 +18,9 @@ from m3_vdb.evaluation.collection import Collection, Qrels
 from m3_vdb.evaluation.metrics import Run, ideal_dcg, ndcg
 from m3_vdb.evaluation.protocol import PARTS, Mode, Part
 from m3_vdb.evaluation.results import Curve
-from m3_vdb.fusion import Weights
 from m3_vdb.marks import document_id
 from m3_vdb.types import FloatArray
+from m3_vdb.weights import Weights
 
 STEPS: Final = (0.0, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
 """Weights that are tried for a score beside the heaviest of 1; the ranking depends on their ratios alone."""

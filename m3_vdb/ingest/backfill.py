@@ -13,12 +13,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
+from m3_vdb.encoding.long_documents import REFUSE, LongDocuments
 from m3_vdb.index import Embedder
 from m3_vdb.ingest.collections import SourceCollection
 from m3_vdb.ingest.pipeline import BATCH_DOCUMENTS, ingest
 from m3_vdb.ingest.report import IngestReport, Progress
 from m3_vdb.ingest.retry import Retry
-from m3_vdb.long_documents import REFUSE, LongDocuments
 from m3_vdb.stores.base import VectorStore
 
 _DEFAULT_RETRY: Final = Retry()

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+from m3_vdb.encoding.tokenizer import TokenBatch
 from m3_vdb.errors import DocumentError
 from m3_vdb.ingest.rows import WRONG_TYPE, Rejected, Row, reject, words
 from m3_vdb.inputs import DocumentLike, many_documents, read_document
-from m3_vdb.tokenizer import TokenBatch
 from m3_vdb.types import Document, M3Embeddings
 
 Item = Document | Row | Rejected

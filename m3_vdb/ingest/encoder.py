@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from m3_vdb.embedding_function import M3EmbeddingFunction, not_finite_error
+from m3_vdb.encoding.embedding_function import M3EmbeddingFunction, not_finite_error
 from m3_vdb.errors import ItemError, ModelOutputError
 from m3_vdb.index import Embedder
 from m3_vdb.ingest import rows as kinds

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from m3_vdb.encoding.identity import ModelIdentity
+from m3_vdb.encoding.long_documents import LongDocuments
 from m3_vdb.ingest.batch import Batch
 from m3_vdb.ingest.channel import Channel
 from m3_vdb.ingest.retry import Retry
-from m3_vdb.long_documents import LongDocuments
-from m3_vdb.stores.identity import ModelIdentity
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from m3_vdb.tokenizer import TokenBatch
+from m3_vdb.encoding.tokenizer import TokenBatch
 from m3_vdb.types import FloatArray, M3Embeddings, OffsetArray
 
 

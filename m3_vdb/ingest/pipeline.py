@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
+from m3_vdb.encoding.long_documents import REFUSE, LongDocuments, text_encoding
 from m3_vdb.index import Embedder, check_parts
 from m3_vdb.ingest.batch import Batch, Item, cut, read_items
 from m3_vdb.ingest.corpus import Corpus
@@ -27,7 +28,6 @@ from m3_vdb.ingest.run import Run
 from m3_vdb.ingest.settle import AHEAD, Settler
 from m3_vdb.ingest.splitting import split_rows
 from m3_vdb.inputs import DocumentLike, read_path, whole_number
-from m3_vdb.long_documents import REFUSE, LongDocuments, text_encoding
 from m3_vdb.passages import make_splitter
 from m3_vdb.stores.base import VectorStore
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from m3_vdb.errors import CollectionNotFoundError, MissingExtraError, StoreUrlError
+from m3_vdb.imports import log_handlers_kept, no_usage_data
 from m3_vdb.stores._names import Server
-from m3_vdb.usage_data import no_usage_data
 
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
@@ -168,7 +168,8 @@ def milvus_server(place: Server, api_key: str | None, timeout: int) -> Iterator[
 def milvus_file(path: Path, collection: str | None) -> Iterator[Reader]:
     """A collection in a file of milvus-lite; of several, ``collection`` says which."""
     try:
-        from pymilvus import MilvusClient  # noqa: PLC0415 - optional
+        with log_handlers_kept():
+            from pymilvus import MilvusClient  # noqa: PLC0415 - optional
 
         from m3_vdb.stores._milvus_errors import mapped_errors  # noqa: PLC0415
         from m3_vdb.stores._milvus_lite import LiteServer  # noqa: PLC0415

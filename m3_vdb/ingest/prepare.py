@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from m3_vdb.encoding.long_documents import REFUSE, LongDocuments
 from m3_vdb.errors import ConfigError, DocumentError
 from m3_vdb.ingest import rows as kinds
 from m3_vdb.ingest.batch import Batch, Item, Waiting
@@ -11,7 +12,6 @@ from m3_vdb.ingest.content import chained, content_hash, row_hash
 from m3_vdb.ingest.ledger import Ledger
 from m3_vdb.ingest.retry import Patience
 from m3_vdb.ingest.rows import Rejected, Row, reject, words
-from m3_vdb.long_documents import REFUSE, LongDocuments
 from m3_vdb.passages import outdated_passages, replaced_fault
 from m3_vdb.stores import VectorStore, check_documents
 from m3_vdb.stores._checks import check_types

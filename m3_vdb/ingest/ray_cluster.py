@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Final
 
 from m3_vdb.errors import ConfigError, EngineError, MissingExtraError
-from m3_vdb.usage_data import variables
+from m3_vdb.imports import variables
 
 ADDRESS_VARIABLE: Final = "RAY_ADDRESS"
 _LOGGERS: Final = ("ray", "ray.data")

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import pyarrow as pa  # type: ignore[import-untyped]
 import ray
 
+from m3_vdb.encoding.identity import ModelIdentity
+from m3_vdb.encoding.long_documents import LongDocuments
 from m3_vdb.errors import EngineError, M3Error, StoreConnectionError, StoreError, StoreRequestError
 from m3_vdb.index import Embedder
 from m3_vdb.ingest.batch import Batch, Stored, Waiting
@@ -24,9 +26,7 @@ from m3_vdb.ingest.encoder import Encoder
 from m3_vdb.ingest.ray_feed import DATA, GONE, NUMBER, Halted, message
 from m3_vdb.ingest.retry import Patience, Retry, retry_after, status
 from m3_vdb.ingest.upload import store_batch
-from m3_vdb.long_documents import LongDocuments
 from m3_vdb.stores.base import VectorStore
-from m3_vdb.stores.identity import ModelIdentity
 from m3_vdb.types import Document, M3Embeddings
 
 if TYPE_CHECKING:

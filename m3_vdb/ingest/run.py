@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
+from m3_vdb.encoding.long_documents import REFUSE, LongDocuments
 from m3_vdb.errors import StoreError
 from m3_vdb.ingest.batch import Batch, Item
 from m3_vdb.ingest.channel import Channel
@@ -19,7 +20,6 @@ from m3_vdb.ingest.report import IngestReport, Measured, Progress
 from m3_vdb.ingest.retry import Patience, Retry, passes
 from m3_vdb.ingest.settle import Settler, refuse
 from m3_vdb.ingest.upload import store_batch
-from m3_vdb.long_documents import REFUSE, LongDocuments
 from m3_vdb.stores.base import VectorStore
 
 _QUEUED: Final = 2

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from m3_vdb.encoding.long_documents import REFUSE, LongDocuments
 from m3_vdb.errors import DocumentError, StoreRequestError
 from m3_vdb.ingest import rows as kinds
 from m3_vdb.ingest.batch import Batch, Stored
 from m3_vdb.ingest.packed import part, vector_bytes
 from m3_vdb.ingest.retry import Patience, about_content, status
 from m3_vdb.ingest.rows import reject, words
-from m3_vdb.long_documents import REFUSE, LongDocuments
 from m3_vdb.stores.base import VectorStore
 from m3_vdb.types import M3Embeddings
 

@@ -8,15 +8,15 @@ from __future__ import annotations
 import os
 from typing import Final
 
+from m3_vdb.encoding.identity import Identified, ModelIdentity, read_identity
 from m3_vdb.errors import CollectionNotFoundError, ConfigError, MissingExtraError
+from m3_vdb.imports import log_handlers_kept, no_usage_data
 from m3_vdb.stores._checks import check_documents
 from m3_vdb.stores._names import Folder, Memory, Server, read_name
 from m3_vdb.stores.base import VectorStore
-from m3_vdb.stores.identity import Identified, ModelIdentity, read_identity
 from m3_vdb.stores.memory import MemoryStore
 from m3_vdb.stores.options import DEFAULT_OPTIONS, CollectionOptions
 from m3_vdb.stores.search import DEFAULT_CANDIDATES, DEFAULT_WEIGHTS
-from m3_vdb.usage_data import no_usage_data
 
 __all__ = [
     "DEFAULT_CANDIDATES",
@@ -81,7 +81,8 @@ def open_store(
         return MemoryStore(identity)
     try:
         if place.engine == "milvus":
-            from m3_vdb.stores._milvus_connect import open_milvus  # noqa: PLC0415 - optional
+            with log_handlers_kept():
+                from m3_vdb.stores._milvus_connect import open_milvus  # noqa: PLC0415 - optional
 
             return open_milvus(
                 place,

@@ -18,11 +18,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from m3_vdb.encoding.identity import ModelIdentity
 from m3_vdb.errors import ConfigError, DocumentError
 from m3_vdb.filters import And, AnyOf, DateRange, Exists, Expression, Not, Or, Range, field_values
 from m3_vdb.inputs import DocumentLike, plain_value, read_documents, surrogate
 from m3_vdb.marks import id_fault
-from m3_vdb.stores.identity import ModelIdentity
 from m3_vdb.stores.options import IndexType
 from m3_vdb.stores.search import FUSIONS, SOURCES, Search
 from m3_vdb.types import Document, M3Embedding, M3Embeddings, OffsetArray, Payload
@@ -276,7 +276,7 @@ def _check_multi_vector(embeddings: M3Embeddings, n: int, width: int, max_floats
         raise DocumentError(
             f"document {i}: its multi_vector has {counts[i]} rows of {width} = {counts[i] * width:,} numbers, and a "
             f"Qdrant server takes fewer than {max_floats:,}, that is {(max_floats - 1) // width} rows: choose a plan "
-            f"for long documents (m3_vdb.long_documents), encode with a smaller maximum length, or use a model with a "
+            f"for long documents (m3_vdb.LongDocuments), encode with a smaller maximum length, or use a model with a "
             f"narrower multi_vector",
             index=i,
         )

@@ -7,8 +7,8 @@ from typing import Any, Final
 
 import qdrant_edge as edge
 
+from m3_vdb.encoding.identity import ModelIdentity
 from m3_vdb.stores._points import field_path
-from m3_vdb.stores.identity import ModelIdentity
 from m3_vdb.stores.options import CollectionOptions, IndexType, Storage
 from m3_vdb.stores.search import DENSE, MULTI_VECTOR, SPARSE
 

@@ -7,11 +7,11 @@ from typing import Final
 
 from pymilvus import MilvusClient
 
+from m3_vdb.encoding.identity import ModelIdentity
 from m3_vdb.errors import CollectionNotFoundError
 from m3_vdb.stores._milvus_errors import mapped_errors
 from m3_vdb.stores._names import KEY_VARIABLES, Folder, Server
 from m3_vdb.stores._secrets import read_key
-from m3_vdb.stores.identity import ModelIdentity
 from m3_vdb.stores.milvus import MilvusStore
 from m3_vdb.stores.options import CollectionOptions
 

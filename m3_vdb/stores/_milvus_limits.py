@@ -52,5 +52,5 @@ def _faults(document: Document, rows: int) -> Iterator[str]:
     if rows > MAX_ELEMENTS:
         yield (
             f"its multi_vector has {rows} rows, and an array on a Milvus server holds {MAX_ELEMENTS}: choose "
-            f"a plan for long documents (m3_vdb.long_documents), or encode with a smaller maximum length"
+            f"a plan for long documents (m3_vdb.encoding.long_documents), or encode with a smaller maximum length"
         )

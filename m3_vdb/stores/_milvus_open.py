@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 from pymilvus import MilvusClient
 from pymilvus.exceptions import MilvusException
 
+from m3_vdb.encoding.identity import ModelIdentity, open_identity
 from m3_vdb.errors import CollectionMismatchError, CollectionNotFoundError, ConfigError
 from m3_vdb.stores._milvus_probe import probe
 from m3_vdb.stores._milvus_rows import DOCUMENT_FIELDS, KEY, NUMBERS, TERMS, TOKENS
@@ -25,7 +26,6 @@ from m3_vdb.stores._milvus_schema import (
     stored_identity,
     stored_indexes,
 )
-from m3_vdb.stores.identity import ModelIdentity, open_identity
 from m3_vdb.stores.options import CollectionOptions, IndexType
 from m3_vdb.stores.search import DENSE, MULTI_VECTOR, SPARSE
 

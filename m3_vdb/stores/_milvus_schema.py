@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from pymilvus import CollectionSchema, DataType, MilvusClient
 
+from m3_vdb.encoding.identity import ModelIdentity
 from m3_vdb.stores._milvus_rows import (
     ID,
     KEY,
@@ -20,7 +21,6 @@ from m3_vdb.stores._milvus_rows import (
     TERMS,
     TOKENS,
 )
-from m3_vdb.stores.identity import ModelIdentity
 from m3_vdb.stores.options import CollectionOptions, IndexType
 from m3_vdb.stores.search import DENSE, MULTI_VECTOR, SPARSE
 

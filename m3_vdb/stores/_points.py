@@ -15,9 +15,9 @@ from typing import Any, Final
 
 import numpy as np
 
+from m3_vdb.encoding.identity import ModelIdentity
 from m3_vdb.marks import MARKS_FIELD, read_document, to_json
 from m3_vdb.stores._checks import check_documents, check_embeddings, check_types
-from m3_vdb.stores.identity import ModelIdentity
 from m3_vdb.stores.options import IndexType
 from m3_vdb.stores.search import DENSE, MULTI_VECTOR, SPARSE
 from m3_vdb.types import Document, FloatArray, M3Embedding, M3Embeddings, SparseVector

@@ -9,9 +9,9 @@ from typing import Any, Final
 
 from qdrant_client import QdrantClient, models
 
+from m3_vdb.encoding.identity import ModelIdentity
 from m3_vdb.errors import CollectionMismatchError, ConfigError
 from m3_vdb.stores._points import field_name, field_path
-from m3_vdb.stores.identity import ModelIdentity
 from m3_vdb.stores.options import CollectionOptions
 from m3_vdb.stores.search import DENSE, MULTI_VECTOR, SPARSE
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from m3_vdb.encoding.identity import ModelIdentity
 from m3_vdb.errors import StoreError
 from m3_vdb.filters import matches
 from m3_vdb.scoring import dense_scores, lexical_scores, score
@@ -20,7 +21,6 @@ from m3_vdb.stores._fuse import best_first, fuse
 from m3_vdb.stores._plan import LEAVES
 from m3_vdb.stores._points import Point, make_points, pack, read_point
 from m3_vdb.stores.base import VectorStore
-from m3_vdb.stores.identity import ModelIdentity
 from m3_vdb.stores.search import DENSE, SPARSE, Search
 from m3_vdb.types import (
     Document,

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from pymilvus import MilvusClient
 
+from m3_vdb.encoding.identity import ModelIdentity
 from m3_vdb.errors import StoreError
 from m3_vdb.stores._fuse import best_first
 from m3_vdb.stores._milvus_errors import mapped_errors
@@ -36,7 +37,6 @@ from m3_vdb.stores._milvus_scores import Scorer
 from m3_vdb.stores._plan import make_plan
 from m3_vdb.stores._points import make_points, pack, point_id
 from m3_vdb.stores.base import VectorStore
-from m3_vdb.stores.identity import ModelIdentity
 from m3_vdb.stores.options import DEFAULT_OPTIONS, CollectionOptions, IndexType
 from m3_vdb.stores.search import DENSE, MULTI_VECTOR, SPARSE, Search
 from m3_vdb.types import Document, Hit, M3Embedding, M3Embeddings, Scores

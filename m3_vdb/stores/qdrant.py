@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from qdrant_client import QdrantClient, models
 
+from m3_vdb.encoding.identity import ModelIdentity, open_identity
 from m3_vdb.errors import CollectionNotFoundError, ConfigError, StoreRequestError
 from m3_vdb.stores._page import Found
 from m3_vdb.stores._points import (
@@ -36,7 +37,6 @@ from m3_vdb.stores._qdrant_schema import (
 )
 from m3_vdb.stores._qdrant_search import Searcher
 from m3_vdb.stores.base import VectorStore
-from m3_vdb.stores.identity import ModelIdentity, open_identity
 from m3_vdb.stores.options import DEFAULT_OPTIONS, INDEX_TYPES, CollectionOptions, IndexType
 from m3_vdb.stores.search import DENSE, MULTI_VECTOR, SPARSE, Search
 from m3_vdb.types import Document, Hit, M3Embedding, M3Embeddings

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import qdrant_edge as edge
 
+from m3_vdb.encoding.identity import ModelIdentity, open_identity
 from m3_vdb.errors import CollectionNotFoundError, M3Error, StoreError, StoreRequestError
 from m3_vdb.stores._edge_folder import load, make_indexes, require_free
 from m3_vdb.stores._edge_requests import among, fused, leaves, part_requests, to_point
@@ -35,7 +36,6 @@ from m3_vdb.stores._points import (
     read_point,
 )
 from m3_vdb.stores.base import VectorStore
-from m3_vdb.stores.identity import ModelIdentity, open_identity
 from m3_vdb.stores.options import DEFAULT_OPTIONS, CollectionOptions, IndexType
 from m3_vdb.stores.search import DENSE, MULTI_VECTOR, SPARSE, Search
 from m3_vdb.types import Document, Hit, M3Embedding, M3Embeddings, Scores

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias, get_args
 
 from m3_vdb.filters import Expression
-from m3_vdb.fusion import Weights
 from m3_vdb.inputs import real_number, whole_number
+from m3_vdb.weights import Weights
 
 DEFAULT_CANDIDATES: Final = 200
 """Dense candidates that are re-scored exactly; the paper re-ranks the dense top 200."""

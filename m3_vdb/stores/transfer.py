@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from m3_vdb.encoding.identity import ModelIdentity, open_identity
+from m3_vdb.encoding.long_documents import REFUSE, LongDocuments
 from m3_vdb.errors import CollectionMismatchError, MissingExtraError
-from m3_vdb.long_documents import REFUSE, LongDocuments
 from m3_vdb.marks import MARKS_FIELD, read_document, to_json
 from m3_vdb.stores.base import VectorStore
-from m3_vdb.stores.identity import ModelIdentity, open_identity
 from m3_vdb.types import Document, M3Embeddings
 
 if TYPE_CHECKING:

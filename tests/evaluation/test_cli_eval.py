@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from m3_vdb import cli, cli_eval
+from m3_vdb.cli import eval as cli_eval
+from m3_vdb.cli import main as cli
 from m3_vdb.evaluation import Collection, Evaluation
 from tests.evaluation._toy import collection, toy_embed
 

@@ -19,10 +19,10 @@ from m3_vdb.evaluation import MODES, Collection, Evaluation, Protocol, Query, ev
 from m3_vdb.evaluation.metrics import MEASURES, Run, read_run
 from m3_vdb.evaluation.run import place_name
 from m3_vdb.evaluation.search import WARM_UP
-from m3_vdb.fusion import Weights
 from m3_vdb.scoring import hybrid_score, score
 from m3_vdb.stores import MemoryStore
 from m3_vdb.types import Document, Scores
+from m3_vdb.weights import Weights
 from tests.evaluation._toy import Kept, collection, toy_embed
 
 SYSTEMS = (*MODES, "bm25")

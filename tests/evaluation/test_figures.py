@@ -22,8 +22,8 @@ from m3_vdb.evaluation.metrics import ANSWER_MEASURES, MEASURES
 from m3_vdb.evaluation.protocol import PROTOCOLS
 from m3_vdb.evaluation.results import Cost, Percentiles
 from m3_vdb.evaluation.tuning import Tuned
-from m3_vdb.fusion import Weights
 from m3_vdb.types import Document
+from m3_vdb.weights import Weights
 
 TEXTS = [Document("a", "Rome is old"), Document("b", "Paris"), Document("c", "", title="in Rome")]
 JUDGED = Collection(

@@ -6,7 +6,7 @@ import pytest
 
 from m3_vdb.errors import ConfigError
 from m3_vdb.evaluation.protocol import MODES, PARTS, PROTOCOLS, WEIGHTED, Protocol, Request
-from m3_vdb.fusion import Weights
+from m3_vdb.weights import Weights
 
 PAPER = {
     "dense": Request(Weights(1, 0, 0), "dense", 100, 100),

@@ -10,8 +10,8 @@ import pytest
 from m3_vdb.errors import ConfigError
 from m3_vdb.evaluation import Collection, Evaluation, Protocol, Query, evaluate
 from m3_vdb.evaluation.tuning import check_dev
-from m3_vdb.fusion import Weights
 from m3_vdb.types import Document
+from m3_vdb.weights import Weights
 from tests.evaluation._toy import Kept, collection, toy_embed
 
 START = Protocol("start", weights=Weights(0, 1, 0.1), dense_sparse_weights=Weights(0.2, 1, 0))

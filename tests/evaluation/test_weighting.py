@@ -12,7 +12,7 @@ from m3_vdb.evaluation import Collection, Query
 from m3_vdb.evaluation.metrics import per_query
 from m3_vdb.evaluation.protocol import PARTS
 from m3_vdb.evaluation.weighting import Parts, Pool, curves, fusion_error, gather, grid, tune
-from m3_vdb.fusion import Weights
+from m3_vdb.weights import Weights
 
 PROBES = {
     "dense": {"q": {"a": 0.75, "b": 0.5}, "r": {"c": 0.25}},

@@ -12,8 +12,8 @@ import numpy as np
 import onnx
 import pytest
 
-from m3_vdb.bundle import Bundle
-from m3_vdb.embedding_function import M3EmbeddingFunction
+from m3_vdb.encoding.bundle import Bundle
+from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
 from m3_vdb.errors import BundleError, ConfigError
 from onnx_export import export as module
 from onnx_export import graph

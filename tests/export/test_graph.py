@@ -7,8 +7,8 @@ import onnx
 import pytest
 import torch
 
-from m3_vdb.session import OnnxRuntimeSession, OpenVinoSession
-from m3_vdb.tokenizer import Tokenizer
+from m3_vdb.encoding.sessions import OnnxRuntimeSession, OpenVinoSession
+from m3_vdb.encoding.tokenizer import Tokenizer
 from tests.export.conftest import PRECISIONS
 
 OUTPUTS = ["dense_vecs", "sparse_vecs", "colbert_vecs"]

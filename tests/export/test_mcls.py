@@ -9,10 +9,10 @@ import pytest
 import torch
 from transformers import XLMRobertaConfig, XLMRobertaModel
 
-from m3_vdb import pooling
-from m3_vdb.embedding_function import M3EmbeddingFunction
-from m3_vdb.session import OnnxRuntimeSession, OpenVinoSession
-from m3_vdb.tokenizer import Tokenizer
+from m3_vdb.encoding import pooling
+from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
+from m3_vdb.encoding.sessions import OnnxRuntimeSession, OpenVinoSession
+from m3_vdb.encoding.tokenizer import Tokenizer
 from onnx_export.export import export
 from tests.conftest import TINY_WORDS
 from tests.export.conftest import PRECISIONS

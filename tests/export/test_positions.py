@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m3_vdb.session import OnnxRuntimeSession, OpenVinoSession
+from m3_vdb.encoding.sessions import OnnxRuntimeSession, OpenVinoSession
 from onnx_export.export import export
 from onnx_export.graph import period
 from train.model import M3Model

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from m3_vdb import M3EmbeddingFunction
-from m3_vdb.bundle import MODEL
+from m3_vdb.encoding.bundle import MODEL
+from m3_vdb.encoding.tokenizer import SPECIAL_IDS
 from m3_vdb.errors import BundleError
-from m3_vdb.tokenizer import SPECIAL_IDS
 from onnx_export.export import read_weights
 from onnx_export.graph import PADDING_ID, build_graph
 from onnx_export.restore import restore

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from m3_vdb.embedding_function import M3EmbeddingFunction
+from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
 from onnx_export.verify import Errors, VerificationError, measure, measure_mcls, require_close, verification_texts
 from train.model import M3Model
 

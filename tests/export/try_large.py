@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from transformers import XLMRobertaConfig, XLMRobertaModel
 
-from m3_vdb.embedding_function import M3EmbeddingFunction
+from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
 from onnx_export.export import export
 from train.import_base import tokenizer_json
 from train.model import M3Model

@@ -9,9 +9,9 @@ import threading
 from functools import partial
 from pathlib import Path
 
+from m3_vdb.encoding.long_documents import LongDocuments
 from m3_vdb.ingest import Corpus, IngestReport, Retry, ingest
 from m3_vdb.ingest.ray_engine import RayEngine
-from m3_vdb.long_documents import LongDocuments
 from m3_vdb.stores import VectorStore, open_store
 from m3_vdb.types import M3Embeddings
 from tests.ingest._fakes import IDENTITY, HashEmbed

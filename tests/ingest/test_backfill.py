@@ -17,7 +17,7 @@ from qdrant_client import QdrantClient, models
 from typer.testing import CliRunner
 
 from m3_vdb import Document, open_store
-from m3_vdb.cli import app
+from m3_vdb.cli.main import app
 from m3_vdb.errors import CollectionNotFoundError, ConfigError, StoreUrlError
 from m3_vdb.ingest import SourceCollection, SourceFields, backfill, ingest
 from m3_vdb.ingest.points import MilvusReader, QdrantReader

@@ -19,7 +19,7 @@ from pyarrow import parquet
 from typer.testing import CliRunner, Result
 
 from m3_vdb import Document, open_store
-from m3_vdb.cli import app
+from m3_vdb.cli.main import app
 
 DIRTY = '{"id": "bad"}\n'
 
@@ -267,10 +267,9 @@ def test_a_pipe_is_read(tmp_path: Path, tiny_bundle: Path, store: Path) -> None:
 
 @pytest.mark.skipif(not Path("/dev/stdin").exists(), reason="no /dev/stdin here")
 def test_dev_stdin_is_standard_input(tmp_path: Path, tiny_bundle: Path, store: Path) -> None:
-    command = [sys.executable, "-m", "m3_vdb.cli", "ingest", "/dev/stdin", "--store", str(store)]
-    program = "import sys; from m3_vdb.cli import main; main()"
+    command = [sys.executable, "-m", "m3_vdb", "ingest", "/dev/stdin", "--store", str(store)]
     done = subprocess.run(
-        [sys.executable, "-c", program, *command[3:], "--model", str(tiny_bundle), "--runtime", "onnxruntime"],
+        [*command, "--model", str(tiny_bundle), "--runtime", "onnxruntime"],
         input=lines({"id": "1", "text": "vector"}).encode(),
         capture_output=True,
         timeout=120,
@@ -325,7 +324,7 @@ def test_a_file_that_is_something_else_is_one_line_and_leaves_no_store(
     tmp_path: Path, tiny_bundle: Path, store: Path, name: str, data: bytes, said: str
 ) -> None:
     (tmp_path / name).write_bytes(data)
-    program = "import sys; from m3_vdb.cli import main; main()"
+    program = "import sys; from m3_vdb.cli.main import main; main()"
     command = [sys.executable, "-c", program, "ingest", str(tmp_path / name), "--store", str(store)]
     done = subprocess.run(
         [*command, "--model", str(tiny_bundle)], capture_output=True, text=True, timeout=120, check=False

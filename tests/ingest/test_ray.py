@@ -20,7 +20,7 @@ import pytest
 from typer.testing import CliRunner
 
 from m3_vdb import Document
-from m3_vdb.cli import app
+from m3_vdb.cli.main import app
 from m3_vdb.errors import BundleError, ConfigError, EngineError, StoreConnectionError, StoreRequestError
 from m3_vdb.ingest import Corpus, Progress, Retry, ingest, ray_engine
 from m3_vdb.ingest.ray_cluster import check_resources, connected

@@ -6,7 +6,7 @@ import threading
 
 import numpy as np
 
-from m3_vdb.pooling import DENSE, MULTI_VECTOR, SPARSE
+from m3_vdb.encoding.pooling import DENSE, MULTI_VECTOR, SPARSE
 
 
 class FakeSession:

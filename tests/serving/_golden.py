@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from m3_vdb import pooling
+from m3_vdb.encoding import pooling
 from m3_vdb.types import M3Embedding, SparseVector
 from tests.golden import weights as golden
 

@@ -10,8 +10,8 @@ import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 
+from m3_vdb.encoding.tokenizer import Tokenizer
 from m3_vdb.errors import BundleError
-from m3_vdb.tokenizer import Tokenizer
 
 PLAIN = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
 KINDS: dict[str, list[dict[str, Any]]] = {

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from m3_vdb.bundle import (
+from m3_vdb.encoding.bundle import (
     CHECKSUMS,
     CONFIG,
     DEFAULT_MODEL,
@@ -120,7 +120,7 @@ def test_verify_finds_damage_after_opening(bundle_path):
 
 
 def test_a_large_bundle_is_hashed_by_verify_alone(bundle_path, monkeypatch):
-    from m3_vdb import bundle as module
+    from m3_vdb.encoding import bundle as module
 
     monkeypatch.setattr(module, "HASH_LIMIT", 1000)
     flip_byte(bundle_path / MODEL, 0.7)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from m3_vdb import M3EmbeddingFunction, find_bundle
+from m3_vdb.encoding.pooling import DENSE, MULTI_VECTOR, SPARSE
 from m3_vdb.errors import ModelOutputError
-from m3_vdb.pooling import DENSE, MULTI_VECTOR, SPARSE
 from m3_vdb.types import EncodeStats
 from tests.serving._fakes import FakeSession
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from m3_vdb import scoring
-from m3_vdb.fusion import Weights
-from m3_vdb.pooling import DENSE, MULTI_VECTOR, SPARSE
+from m3_vdb.encoding.pooling import DENSE, MULTI_VECTOR, SPARSE
 from m3_vdb.types import M3Embedding
+from m3_vdb.weights import Weights
 from tests.golden.weights import golden_directions
 from tests.serving._golden import Golden, build_model, unpack
 

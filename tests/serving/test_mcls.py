@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m3_vdb import HybridIndex, M3EmbeddingFunction
-from m3_vdb.bundle import CONFIG, Bundle, write_checksums
+from m3_vdb.encoding.bundle import CONFIG, Bundle, write_checksums
+from m3_vdb.encoding.tokenizer import CLS, MCLS_EVERY, SEP, Tokenizer, text_room
 from m3_vdb.errors import CollectionMismatchError, ConfigError, TruncationError
 from m3_vdb.stores.memory import MemoryStore
-from m3_vdb.tokenizer import CLS, MCLS_EVERY, SEP, Tokenizer, text_room
 from tests.serving._fakes import FakeSession
 
 TEXT = "the vector search of a document"  # six tokens

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from m3_vdb.encoding.packing import CALL_COST, DEFAULT_BATCH_TOKENS, pack
 from m3_vdb.errors import ConfigError
-from m3_vdb.packing import CALL_COST, DEFAULT_BATCH_TOKENS, pack
 
 LENGTHS = st.lists(st.integers(2, 600), max_size=60).map(lambda values: np.array(values, dtype=np.int32))
 

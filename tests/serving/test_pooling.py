@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from m3_vdb import pooling
-from m3_vdb.pooling import DENSE, MULTI_VECTOR, SPARSE, Packed
+from m3_vdb.encoding import pooling
+from m3_vdb.encoding.pooling import DENSE, MULTI_VECTOR, SPARSE, Packed
 
 TOKEN_BATCHES = hnp.array_shapes(min_dims=2, max_dims=2, max_side=8).flatmap(
     lambda shape: st.tuples(

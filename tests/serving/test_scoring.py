@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from m3_vdb import scoring
 from m3_vdb.errors import ConfigError
-from m3_vdb.fusion import PRESETS, Weights
 from m3_vdb.types import M3Embedding, M3Embeddings, Scores, SparseVector
+from m3_vdb.weights import PRESETS, Weights
 
 NUMBERS = st.floats(2.0**-6, 100, width=32)
 PARTS = st.builds(Scores, dense=st.floats(-1, 1), sparse=st.floats(0, 1000), multi_vector=st.floats(-1, 1))

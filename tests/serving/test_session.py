@@ -11,10 +11,10 @@ from textwrap import dedent
 import numpy as np
 import pytest
 
-from m3_vdb import session as session_module
+from m3_vdb.encoding import sessions as session_module
+from m3_vdb.encoding.pooling import DENSE, MULTI_VECTOR, SPARSE
+from m3_vdb.encoding.sessions import OnnxRuntimeSession, OpenVinoSession, open_session
 from m3_vdb.errors import BundleError, ConfigError, M3Error, MissingExtraError
-from m3_vdb.pooling import DENSE, MULTI_VECTOR, SPARSE
-from m3_vdb.session import OnnxRuntimeSession, OpenVinoSession, open_session
 
 OUTPUTS = (DENSE, SPARSE, MULTI_VECTOR)
 SUBSETS = [subset for size in (1, 2, 3) for subset in combinations(OUTPUTS, size)]
@@ -114,7 +114,7 @@ def test_ctrl_c_is_caught_after_sessions_came_and_went(model):
     code = f"""
         import os, signal, time
         from pathlib import Path
-        from m3_vdb.session import OpenVinoSession
+        from m3_vdb.encoding.sessions import OpenVinoSession
         # A shell lets its background jobs ignore SIGINT, which Python takes over from it.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         first, second = (OpenVinoSession(Path({str(model)!r}), threads=1) for _ in range(2))

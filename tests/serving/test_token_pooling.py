@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.cluster.hierarchy import fcluster, linkage
 
+from m3_vdb.encoding.token_pooling import _clusters, first_rows, pool_rows, pool_tokens, rows_to_keep
 from m3_vdb.errors import ConfigError
 from m3_vdb.scoring import multi_vector_score
-from m3_vdb.token_pooling import _clusters, first_rows, pool_rows, pool_tokens, rows_to_keep
 from tests.stores._corpus import make_embeddings
 
 

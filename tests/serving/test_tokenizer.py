@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from m3_vdb.encoding.tokenizer import CLS, CONTROL_PIECES, PAD, SEP, Tokenizer, plain_text_only
 from m3_vdb.errors import BundleError, ConfigError, TextError
-from m3_vdb.tokenizer import CLS, CONTROL_PIECES, PAD, SEP, Tokenizer, plain_text_only
 
 TEXT = "the vector search of a document"
 

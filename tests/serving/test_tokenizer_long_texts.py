@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m3_vdb import find_bundle
-from m3_vdb.tokenizer import CHARACTERS_PER_TOKEN, Tokenizer
+from m3_vdb.encoding.tokenizer import CHARACTERS_PER_TOKEN, Tokenizer
 
 MILLION = 10**6
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "multilingual.jsonl"

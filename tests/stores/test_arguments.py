@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from m3_vdb.errors import ConfigError, DocumentError, StoreError
-from m3_vdb.fusion import Weights
 from m3_vdb.types import Document
+from m3_vdb.weights import Weights
 from tests.stores._corpus import make_documents, make_embeddings, make_queries
 
 TWELVE = [Document("12", "twelve"), Document("1", "one"), Document("2", "two")]

@@ -7,7 +7,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from m3_vdb.cli import app, parse_conditions
+from m3_vdb.cli.main import app, parse_conditions
 from m3_vdb.errors import ConfigError
 from m3_vdb.filters import matches, parse_filter
 from m3_vdb.stores import open_store
@@ -107,8 +107,8 @@ def test_grpc_travels_from_both_commands_to_the_client(tmp_path, tiny_bundle, mo
         told.append((url, given["prefer_grpc"]))
         return open_store(url, **given, grpc_port=stub.port)
 
-    monkeypatch.setattr("m3_vdb.cli.open_store", opened)
-    monkeypatch.setattr("m3_vdb.cli_ingest.open_store", opened)
+    monkeypatch.setattr("m3_vdb.cli.main.open_store", opened)
+    monkeypatch.setattr("m3_vdb.cli.ingest.open_store", opened)
     corpus = tmp_path / "corpus.jsonl"
     corpus.write_text('{"id": "a", "text": "vector"}\n', encoding="utf-8")
     options = ["--store", "qdrant://127.0.0.1:1/notes", "--model", tiny_bundle, "--grpc"]  # nothing listens for REST

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from m3_vdb.errors import CollectionMismatchError, ConfigError, StoreError
-from m3_vdb.fusion import PRESETS, Weights
 from m3_vdb.stores import MemoryStore
 from m3_vdb.types import Document, SparseVector
+from m3_vdb.weights import PRESETS, Weights
 from tests.stores._corpus import IDENTITY, assert_same_hits, make_documents, make_embeddings, make_queries
 
 FILTERS = {

@@ -82,7 +82,7 @@ def test_damage_is_one_line_and_nothing_is_made_anew(whole: Path, tmp_path: Path
         with pytest.raises(StoreError) as raised:
             open_store(path, identity=IDENTITY, create=create)
         assert said in str(raised.value)
-    program = "from m3_vdb.cli import main; main()"
+    program = "from m3_vdb.cli.main import main; main()"
     command = [sys.executable, "-c", program, "info", "--store", str(path), "--model", str(tiny_bundle)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     lines = done.stderr.splitlines()

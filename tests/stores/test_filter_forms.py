@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from m3_vdb.cli import app
+from m3_vdb.cli.main import app
 from m3_vdb.errors import ConfigError
 from m3_vdb.filters import parse_conditions, parse_filter
 from m3_vdb.types import Document

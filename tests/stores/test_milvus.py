@@ -23,12 +23,12 @@ from m3_vdb.errors import (
     StoreConnectionError,
     StoreRequestError,
 )
-from m3_vdb.fusion import PRESETS, Weights
 from m3_vdb.stores import CollectionOptions, MemoryStore, open_store
 from m3_vdb.stores._milvus_probe import PROBE_PREFIX
 from m3_vdb.stores._milvus_rows import SENTINEL
 from m3_vdb.stores.milvus import MAX_REQUEST_BYTES
 from m3_vdb.types import Document, SparseVector
+from m3_vdb.weights import PRESETS, Weights
 from tests.stores._corpus import IDENTITY, assert_same_hits, make_documents, make_embeddings, make_queries
 from tests.stores._milvus_stub import MilvusStub, RefusedError
 from tests.stores.conftest import SERVERS

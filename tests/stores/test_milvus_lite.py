@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from m3_vdb.errors import CollectionMismatchError, CollectionNotFoundError, StoreError
-from m3_vdb.fusion import PRESETS
 from m3_vdb.stores import CollectionOptions, MemoryStore, open_store
 from m3_vdb.types import Document
+from m3_vdb.weights import PRESETS
 from tests.stores._corpus import IDENTITY, assert_same_hits, make_documents, make_embeddings, make_queries
 
 ROOT = Path(__file__).parents[2]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -115,3 +116,20 @@ def test_the_api_key_travels_in_the_header(given, monkeypatch):
         open_store(f"qdrant://{stub.address}/notes", identity=IDENTITY, api_key=given).close()
     assert set(seen) == {given or "from-environment"}
     stub.close()
+
+
+@pytest.mark.parametrize("name", ["notes.qdrant", "notes.milvus.db"])
+def test_the_programs_log_goes_on_after_a_store_was_opened(tmp_path: Path, name: str):
+    code = """
+        import logging, sys
+        logging.basicConfig(filename=sys.argv[1], filemode="w", level="INFO")
+        logging.info("before")
+        from m3_vdb.stores import open_store
+        from tests.stores._corpus import IDENTITY
+        open_store(sys.argv[2], identity=IDENTITY).close()
+        logging.info("after")
+    """
+    log = tmp_path / "program.log"
+    command = [sys.executable, "-c", textwrap.dedent(code), str(log), str(tmp_path / name)]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=60)
+    assert [line.rpartition(":")[2] for line in log.read_text().splitlines()] == ["before", "after"]

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from qdrant_client import models
 
 from m3_vdb.errors import ConfigError
-from m3_vdb.fusion import PRESETS, Weights
 from m3_vdb.scoring import hybrid_score
 from m3_vdb.stores import CollectionOptions, MemoryStore, ModelIdentity, open_store
 from m3_vdb.types import Document, M3Embedding, M3Embeddings, SparseVector
+from m3_vdb.weights import PRESETS, Weights
 from tests.stores._corpus import IDENTITY, assert_same_hits, make_documents, make_embeddings, make_queries
 from tests.stores._rest_stub import RestStub
 

@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m3_vdb.errors import ConfigError
-from m3_vdb.fusion import Weights
 from m3_vdb.index import HybridIndex
 from m3_vdb.stores import MemoryStore, ModelIdentity
 from m3_vdb.stores._page import Found, read_page
 from m3_vdb.stores.search import Search
 from m3_vdb.types import Document, M3Embedding, M3Embeddings, Passage, SparseVector
+from m3_vdb.weights import Weights
 
 IDENTITY = ModelIdentity(name="small", fingerprint="f00d", dense_dim=8, multi_vector_dim=4)
 N, EQUAL = 600, 60

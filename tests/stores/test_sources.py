@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from m3_vdb.errors import ConfigError
-from m3_vdb.fusion import PRESETS, Weights
 from m3_vdb.scoring import hybrid_score, lexical_score, lexical_scores, score
 from m3_vdb.types import SparseVector
+from m3_vdb.weights import PRESETS, Weights
 from tests.stores._corpus import make_documents, make_embeddings, make_queries
 
 DOCUMENTS = 120

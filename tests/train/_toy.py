@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import XLMRobertaConfig, XLMRobertaModel
 
-from m3_vdb import pooling
+from m3_vdb.encoding import pooling
 from m3_vdb.types import M3Embedding, SparseVector
 from train.contrastive.representations import Representations
 from train.model import M3Model

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from m3_vdb.encoding.packing import CALL_COST
 from m3_vdb.errors import ConfigError
-from m3_vdb.packing import CALL_COST
 from tests.train._toy import VOCABULARY
 from train.config import EDGES, Batching
 from train.contrastive.draw import Draw, draw_batch

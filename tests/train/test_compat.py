@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from m3_vdb.tokenizer import Tokenizer
+from m3_vdb.encoding.tokenizer import Tokenizer
 from tests.train._runs import config, run
 from train.contrastive.representations import pack_output
 from train.model import M3Model

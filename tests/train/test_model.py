@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from m3_vdb import pooling
+from m3_vdb.encoding import pooling
+from m3_vdb.encoding.tokenizer import Tokenizer
 from m3_vdb.errors import BundleError
-from m3_vdb.tokenizer import Tokenizer
 from tests.train._toy import VOCABULARY, random_model, random_token_batch
 from train.model import M3Model
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from m3_vdb.encoding.tokenizer import Tokenizer
 from m3_vdb.errors import ConfigError
-from m3_vdb.tokenizer import Tokenizer
 from train.model import M3Model
 from train.project import principal_directions, project, token_rows
 

@@ -17,7 +17,7 @@ import torch
 import yaml
 from rich.console import Console
 
-from m3_vdb.bundle import Bundle
+from m3_vdb.encoding.bundle import Bundle
 from m3_vdb.errors import ConfigError
 from tests.train._collections import write_collection
 from tests.train._runs import tensors, write_rows

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from m3_vdb import pooling, scoring
-from m3_vdb.tokenizer import SPECIAL_IDS
+from m3_vdb import scoring
+from m3_vdb.encoding import pooling
+from m3_vdb.encoding.tokenizer import SPECIAL_IDS
 from m3_vdb.types import SparseVector
 from tests.train._toy import random_model, random_representations, random_token_batch
 from train.config import HEADS

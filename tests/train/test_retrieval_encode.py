@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from m3_vdb.encoding.tokenizer import SPECIAL_IDS, Tokenizer
 from m3_vdb.errors import BundleError, ConfigError, ModelOutputError
-from m3_vdb.tokenizer import SPECIAL_IDS, Tokenizer
 from train.model import M3Model
 from train.retrieval.encode import encode
 from train.retrieval.encoder import TorchEncoder, load

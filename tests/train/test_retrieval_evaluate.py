@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from m3_vdb import scoring
+from m3_vdb.encoding.tokenizer import Tokenizer
 from m3_vdb.errors import MissingExtraError
 from m3_vdb.evaluation.metrics import measure
 from m3_vdb.evaluation.protocol import MODES
-from m3_vdb.tokenizer import Tokenizer
 from tests.train._retrieval import DOCUMENTS, QRELS, QUERIES, TableEncoder, write_collection
 from train.model import M3Model
 from train.retrieval import evaluate as evaluate_module

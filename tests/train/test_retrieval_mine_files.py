@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from m3_vdb import scoring
+from m3_vdb.encoding.tokenizer import Tokenizer
 from m3_vdb.errors import ConfigError, DocumentError
-from m3_vdb.fusion import Weights
-from m3_vdb.tokenizer import Tokenizer
+from m3_vdb.weights import Weights
 from tests.train._retrieval import read_jsonl, write_jsonl
 from train.model import M3Model
 from train.retrieval import mine as mine_module

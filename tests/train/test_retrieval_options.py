@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from m3_vdb.errors import ConfigError
-from m3_vdb.fusion import PRESETS, Weights
+from m3_vdb.weights import PRESETS, Weights
 from train.retrieval.config import EvaluateConfig, MineConfig
 from train.retrieval.options import EvaluateOptions, MineOptions, SearchOptions
 

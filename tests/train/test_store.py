@@ -12,8 +12,8 @@ import datasets
 import numpy as np
 import pytest
 
+from m3_vdb.encoding.tokenizer import Tokenizer
 from m3_vdb.errors import ConfigError, DocumentError
-from m3_vdb.tokenizer import Tokenizer
 from train.data import store
 from train.data.store import COLUMNS, Lengths, RowStore, key, token_batch
 

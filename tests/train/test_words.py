@@ -23,7 +23,7 @@ def test_word_starts_are_the_pieces_with_a_space(tiny_tokenizer_json):
 
 
 def test_word_starts_agree_with_the_serving_form_of_the_tokenizer(tiny_tokenizer_json):
-    from m3_vdb.tokenizer import Tokenizer
+    from m3_vdb.encoding.tokenizer import Tokenizer
 
     assert np.array_equal(word_starts(Tokenizer(tiny_tokenizer_json).to_json()), word_starts(tiny_tokenizer_json))
 

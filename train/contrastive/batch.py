@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from m3_vdb.tokenizer import TokenBatch
+from m3_vdb.encoding.tokenizer import TokenBatch
 from train.config import Head, Objective
 from train.contrastive.losses import Losses, Scores, Targets, unified_loss
 from train.contrastive.representations import Representations, owners

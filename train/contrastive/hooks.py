@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from m3_vdb.tokenizer import Tokenizer
+from m3_vdb.encoding.tokenizer import Tokenizer
 from train.config import FinetuneConfig, Refresh, RunConfig, Watch
 from train.contrastive.task import ContrastiveTask
 from train.data.store import RowStore

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from m3_vdb.tokenizer import SPECIAL_IDS
+from m3_vdb.encoding.tokenizer import SPECIAL_IDS
 from train.config import Head
 from train.model import M3Output
 

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from m3_vdb.packing import CALL_COST, pack
-from m3_vdb.tokenizer import TokenBatch
+from m3_vdb.encoding.packing import CALL_COST, pack
+from m3_vdb.encoding.tokenizer import TokenBatch
 from train.config import ContrastiveConfig, Head, Part, Phase
 from train.contrastive.backward import Forward, gradcache, through_the_graph
 from train.contrastive.batch import Batch, Order, batch_losses

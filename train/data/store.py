@@ -21,8 +21,8 @@ import datasets
 import numpy as np
 from numpy.typing import NDArray
 
+from m3_vdb.encoding.tokenizer import TokenBatch, Tokenizer
 from m3_vdb.errors import ConfigError, DocumentError
-from m3_vdb.tokenizer import TokenBatch, Tokenizer
 from train.data.lines import check_strings, parse_object, read_lines
 from train.data.rows import Row, parse_row
 

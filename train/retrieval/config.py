@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from m3_vdb.encoding.packing import DEFAULT_BATCH_TOKENS
 from m3_vdb.errors import ConfigError
-from m3_vdb.packing import DEFAULT_BATCH_TOKENS
 from train.retrieval.options import Dtype, EvaluateOptions, MineOptions
 
 

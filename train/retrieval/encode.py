@@ -1,6 +1,6 @@
 """Texts → ``M3Embeddings`` with a torch model on any device.
 
-Legend: n texts, B rows of a forward pass, L padded length. Pooling is that of serving (``m3_vdb.pooling``), so what is
+Legend: n texts, B rows of a forward pass, L padded length. Pooling is that of serving (``encoding.pooling``): what is
 mined and measured here is what a store would hold.
 """
 
@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from m3_vdb import pooling
+from m3_vdb.encoding import pooling
+from m3_vdb.encoding.packing import DEFAULT_BATCH_TOKENS, pack
+from m3_vdb.encoding.tokenizer import Tokenizer
 from m3_vdb.errors import ModelOutputError
 from m3_vdb.evaluation.protocol import PARTS, Part
-from m3_vdb.packing import DEFAULT_BATCH_TOKENS, pack
-from m3_vdb.tokenizer import Tokenizer
 from m3_vdb.types import FloatArray, M3Embeddings
 from train.model import M3Model
 from train.retrieval.options import Dtype

@@ -9,10 +9,10 @@ from typing import Final, Protocol
 
 import torch
 
+from m3_vdb.encoding.packing import DEFAULT_BATCH_TOKENS
+from m3_vdb.encoding.tokenizer import Tokenizer
 from m3_vdb.errors import ConfigError
 from m3_vdb.evaluation.protocol import Part
-from m3_vdb.packing import DEFAULT_BATCH_TOKENS
-from m3_vdb.tokenizer import Tokenizer
 from m3_vdb.types import M3Embeddings
 from train.checkpoint_files import read_tokenizer
 from train.model import M3Model

@@ -13,9 +13,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Final, TypeAlias
 
+from m3_vdb.encoding.tokenizer import Tokenizer
 from m3_vdb.evaluation.metrics import MEASURES, Run, import_ir_measures, measure, write_run
 from m3_vdb.evaluation.protocol import Mode
-from m3_vdb.tokenizer import Tokenizer
 from train.model import M3Model
 from train.retrieval.collection import Collection, find_collections, read_collection
 from train.retrieval.config import EvaluateConfig

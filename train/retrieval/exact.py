@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m3_vdb.evaluation.protocol import PARTS, Part
-from m3_vdb.fusion import Weights
 from m3_vdb.types import FloatArray, M3Embedding, M3Embeddings, OffsetArray, SparseVector
+from m3_vdb.weights import Weights
 from train.retrieval.shards import Shard
 
 BLOCK_ROWS: Final = 1 << 15

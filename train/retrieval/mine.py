@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Final
 
+from m3_vdb.encoding.tokenizer import Tokenizer
 from m3_vdb.errors import ConfigError
-from m3_vdb.tokenizer import Tokenizer
 from train.model import M3Model
 from train.retrieval.config import MineConfig
 from train.retrieval.corpus import Corpus

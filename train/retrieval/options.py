@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
+from m3_vdb.encoding.packing import DEFAULT_BATCH_TOKENS
 from m3_vdb.errors import ConfigError
 from m3_vdb.evaluation.protocol import MODES, PARTS, Mode, Part
-from m3_vdb.fusion import Weights
-from m3_vdb.packing import DEFAULT_BATCH_TOKENS
+from m3_vdb.weights import Weights
 
 Dtype: TypeAlias = Literal["float32", "bfloat16"]
 Report: TypeAlias = Callable[[str], None]

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from m3_vdb.tokenizer import CLS, PAD, SEP, UNK
+from m3_vdb.encoding.tokenizer import CLS, PAD, SEP, UNK
 from train.retromae.config import RetroMAESettings
 
 IGNORED = -100

@@ -18,8 +18,8 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from transformers import XLMRobertaConfig, XLMRobertaModel
 
+from m3_vdb.encoding.tokenizer import PAD
 from m3_vdb.errors import BundleError
-from m3_vdb.tokenizer import PAD
 from train.checkpoint_files import read_tensors
 from train.retromae.masking import IGNORED, MaskedBatch, is_content, visibility
 

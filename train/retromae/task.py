@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from m3_vdb.packing import pack
+from m3_vdb.encoding.packing import pack
 from train.config import Phase
 from train.data.batches import BatchSampler, Numbers, RowSizes
 from train.data.store import RowStore, token_batch

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m3_vdb.errors import BundleError, ConfigError, M3Error, MissingExtraError
+from m3_vdb.imports import no_usage_data
 from m3_vdb.inputs import whole_number
 from m3_vdb.types import FloatArray
-from m3_vdb.usage_data import no_usage_data
 
 RUNTIMES: Final = ("auto", "onnxruntime", "openvino")
 DEVICES: Final = ("auto", "cpu", "cuda")

@@ -1,11 +1,13 @@
-"""No usage data: what onnxruntime, OpenVINO and Ray would write into the home folder and send.
+"""Imports without side effects: no usage data, and the program's log handlers stay open.
 
-Each of them looks for its switch while it starts and never again. So the switches are set for that long, and the
-environment and the modules of the program are as before afterwards. A variable that the user has set stands.
+onnxruntime, OpenVINO and Ray write usage data into the home folder and send it, unless a switch is set while they
+start. The switches are set for that long only; afterwards the program's environment and modules are as before. A
+variable that the user has set stands. pymilvus configures logging, which closes every handler of the process.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import threading
@@ -48,3 +50,17 @@ def no_usage_data() -> Iterator[None]:
         finally:
             del modules[_OPENVINO]
             modules.update(before)
+
+
+@contextmanager
+def log_handlers_kept() -> Iterator[None]:
+    """Around the import of pymilvus: ``logging.config.dictConfig``, which it calls, closes what these lists hold."""
+    names, handlers = logging._handlers, logging._handlerList  # type: ignore[attr-defined]  # no public way
+    named, known = dict(names), list(handlers)
+    names.clear()
+    handlers.clear()
+    try:
+        yield
+    finally:
+        names.update(named)
+        handlers[:0] = known

@@ -20,9 +20,9 @@ import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
+from m3_vdb.encoding.model_files import brief, read_text_file
 from m3_vdb.errors import BundleError
 from m3_vdb.inputs import read_text, read_texts, whole_number
-from m3_vdb.model_files import brief, read_text_file
 from m3_vdb.types import IntArray, OffsetArray
 
 TOKENIZER: Final = "tokenizer.json"

@@ -13,19 +13,19 @@ from rich.table import Table
 from rich.text import Text
 
 import m3_vdb
-from m3_vdb.cli_backfill import backfill_command
-from m3_vdb.cli_eval import eval_command, report_command
-from m3_vdb.cli_ingest import ingest_command, kept_place
-from m3_vdb.cli_options import GrpcOption, MclsOption, ModelOption, RuntimeOption, StoreOption
-from m3_vdb.cli_output import EXIT_CODES, Commands, exit_codes, out, printable, say, write_json
-from m3_vdb.embedding_function import M3EmbeddingFunction
+from m3_vdb.cli.backfill import backfill_command
+from m3_vdb.cli.eval import eval_command, report_command
+from m3_vdb.cli.ingest import ingest_command, kept_place
+from m3_vdb.cli.options import GrpcOption, MclsOption, ModelOption, RuntimeOption, StoreOption
+from m3_vdb.cli.output import EXIT_CODES, Commands, exit_codes, out, printable, say, write_json
+from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
 from m3_vdb.errors import CollectionNotFoundError, ConfigError
 from m3_vdb.filters import field_values, fields, parse_conditions, parse_filter
-from m3_vdb.fusion import PRESETS, Weights
 from m3_vdb.index import HybridIndex
 from m3_vdb.stores import DEFAULT_CANDIDATES, CollectionOptions, open_store
 from m3_vdb.stores.options import INDEX_TYPES, STORAGES, IndexType, Storage
 from m3_vdb.types import Filter, Hit
+from m3_vdb.weights import PRESETS, Weights
 
 TEXT_SHOWN = 200
 VALUE_SHOWN = 40

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from m3_vdb.long_documents import PLANS
+from m3_vdb.encoding.long_documents import PLANS
 
 StoreOption = Annotated[
     str,

@@ -7,7 +7,7 @@ from typing import Annotated, cast
 
 import typer
 
-from m3_vdb.cli_ingest import (
+from m3_vdb.cli.ingest import (
     check_outputs,
     how_to_resume,
     kept_place,
@@ -16,7 +16,7 @@ from m3_vdb.cli_ingest import (
     stopping,
     summarize,
 )
-from m3_vdb.cli_options import (
+from m3_vdb.cli.options import (
     AttemptsOption,
     BatchOption,
     CheckpointOption,
@@ -35,11 +35,11 @@ from m3_vdb.cli_options import (
     TextFieldOption,
     TitleFieldOption,
 )
-from m3_vdb.cli_output import EXIT_INTERRUPTED, EXIT_REJECTED, say, write_json
-from m3_vdb.embedding_function import M3EmbeddingFunction
+from m3_vdb.cli.output import EXIT_INTERRUPTED, EXIT_REJECTED, say, write_json
+from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
+from m3_vdb.encoding.long_documents import LongDocuments, Plan
 from m3_vdb.ingest import Retry, SourceCollection, SourceFields, backfill
 from m3_vdb.ingest.collections import check_apart
-from m3_vdb.long_documents import LongDocuments, Plan
 
 
 def backfill_command(

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from m3_vdb.encoding.identity import ModelIdentity
+from m3_vdb.encoding.model_files import AGAIN, brief, check_file, damaged, read_json, read_text_file
+from m3_vdb.encoding.tokenizer import TOKENIZER, Tokenizer
 from m3_vdb.errors import BundleError, ConfigError
 from m3_vdb.inputs import read_path
-from m3_vdb.model_files import AGAIN, brief, check_file, damaged, read_json, read_text_file
-from m3_vdb.stores.identity import ModelIdentity
-from m3_vdb.tokenizer import TOKENIZER, Tokenizer
 
 FORMAT: Final = 1
 MODEL, CONFIG, CHECKSUMS = "model.onnx", "m3_config.json", "SHA256SUMS"
@@ -148,7 +148,7 @@ def find_bundle(model: str | os.PathLike[str] | None = None) -> Bundle:
         BundleError: nothing is found there, or it is damaged.
         ConfigError: it is neither a name nor a path.
     """
-    models = Path(__file__).parent / "models"
+    models = Path(__file__).parents[1] / "models"
     if model is None:  # the one that ships, whatever lies in the working directory
         return Bundle.open(models / DEFAULT_MODEL)
     path = read_path("model", model)

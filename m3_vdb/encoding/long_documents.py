@@ -2,7 +2,7 @@
 
 - ``error``: the document is refused.
 - ``truncate``: the first rows of its multi-vector are kept.
-- ``pool``: neighbouring rows of like direction are averaged (``m3_vdb.token_pooling``) until as many are left as fit.
+- ``pool``: neighbouring rows of like direction are averaged (``token_pooling``) until as many are left as fit.
 - ``split``: it is stored in passages, each with its own three vectors (``m3_vdb.passages``).
 
 With ``truncate`` and ``pool`` the dense and lexical parts stay those of the whole document.
@@ -17,10 +17,10 @@ from typing import Final, Literal, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from m3_vdb.embedding_function import M3EmbeddingFunction
+from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
+from m3_vdb.encoding.token_pooling import row_counts, rows_to_keep, with_rows
 from m3_vdb.errors import ConfigError, DocumentError
 from m3_vdb.inputs import real_number, whole_number
-from m3_vdb.token_pooling import row_counts, rows_to_keep, with_rows
 from m3_vdb.types import Document, M3Embeddings
 
 Plan: TypeAlias = Literal["error", "truncate", "pool", "split"]

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from m3_vdb.tokenizer import CLS, SPECIAL_IDS, TokenBatch
+from m3_vdb.encoding.tokenizer import CLS, SPECIAL_IDS, TokenBatch
 from m3_vdb.types import EncodeStats, FloatArray, IntArray, M3Embeddings, OffsetArray
 
 DENSE, SPARSE, MULTI_VECTOR = "dense_vecs", "sparse_vecs", "colbert_vecs"

@@ -19,7 +19,7 @@ from rich.progress import Progress as Bar
 from rich.table import Column
 from rich.text import Text
 
-from m3_vdb.cli_options import (
+from m3_vdb.cli.options import (
     AttemptsOption,
     BatchOption,
     CheckpointOption,
@@ -42,12 +42,12 @@ from m3_vdb.cli_options import (
     TextFieldOption,
     TitleFieldOption,
 )
-from m3_vdb.cli_output import EXIT_INTERRUPTED, EXIT_REJECTED, err, write_json
-from m3_vdb.cli_ray import ENGINES, Elsewhere, make_engine
-from m3_vdb.embedding_function import M3EmbeddingFunction
+from m3_vdb.cli.output import EXIT_INTERRUPTED, EXIT_REJECTED, err, write_json
+from m3_vdb.cli.ray import ENGINES, Elsewhere, make_engine
+from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
+from m3_vdb.encoding.long_documents import LongDocuments, Plan
 from m3_vdb.errors import ConfigError, EngineError, StoreError
 from m3_vdb.ingest import FORMATS, Corpus, Fields, IngestReport, Progress, Retry, ingest
-from m3_vdb.long_documents import LongDocuments, Plan
 from m3_vdb.stores import ModelIdentity, VectorStore, open_store
 from m3_vdb.stores._names import Folder, Memory, Server, read_name
 

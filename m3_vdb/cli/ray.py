@@ -11,12 +11,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from m3_vdb.embedding_function import M3EmbeddingFunction
+from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
+from m3_vdb.encoding.identity import ModelIdentity
 from m3_vdb.errors import EngineError
 from m3_vdb.ingest.ray_engine import RayEngine
 from m3_vdb.stores import VectorStore, open_store
 from m3_vdb.stores._names import KEY_VARIABLES, Server, read_name
-from m3_vdb.stores.identity import ModelIdentity
 from m3_vdb.types import FloatArray
 
 ENGINES: Final = ("threads", "ray")

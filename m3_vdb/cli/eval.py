@@ -14,9 +14,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from m3_vdb.cli_options import LongDocumentsOption, MaxRowsOption, OverlapOption, PoolFactorOption
-from m3_vdb.cli_output import err, out, printable, say
-from m3_vdb.embedding_function import M3EmbeddingFunction
+from m3_vdb.cli.options import LongDocumentsOption, MaxRowsOption, OverlapOption, PoolFactorOption
+from m3_vdb.cli.output import err, out, printable, say
+from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
+from m3_vdb.encoding.long_documents import LongDocuments, Plan
 from m3_vdb.errors import ConfigError
 from m3_vdb.evaluation import (
     MODES,
@@ -34,8 +35,7 @@ from m3_vdb.evaluation.report import write_report
 from m3_vdb.evaluation.report.numbers import counted
 from m3_vdb.evaluation.run import RESULTS
 from m3_vdb.evaluation.splits import thin_splits
-from m3_vdb.fusion import PRESETS
-from m3_vdb.long_documents import LongDocuments, Plan
+from m3_vdb.weights import PRESETS
 
 MEASURED: Final = "What is measured"
 COLLECTIONS: Final = "Collections"

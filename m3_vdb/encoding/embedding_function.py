@@ -12,14 +12,14 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from m3_vdb import packing, pooling
-from m3_vdb.bundle import MODEL as MODEL_FILE
-from m3_vdb.bundle import Bundle, find_bundle
+from m3_vdb.encoding import packing, pooling
+from m3_vdb.encoding.bundle import MODEL as MODEL_FILE
+from m3_vdb.encoding.bundle import Bundle, find_bundle
+from m3_vdb.encoding.identity import ModelIdentity
+from m3_vdb.encoding.sessions import Session, open_session
+from m3_vdb.encoding.tokenizer import TokenBatch, Tokenizer, text_room
 from m3_vdb.errors import BundleError, ConfigError, ModelOutputError, TruncationError
 from m3_vdb.inputs import read_path, whole_number
-from m3_vdb.session import Session, open_session
-from m3_vdb.stores.identity import ModelIdentity
-from m3_vdb.tokenizer import TokenBatch, Tokenizer, text_room
 from m3_vdb.types import IntArray, M3Embeddings
 
 OnTruncate = Literal["warn", "error", "ignore"]

@@ -1,0 +1,1 @@
+"""Text to vectors: tokenizer, runtime, pooling, and the embedding function over them."""
