@@ -40,11 +40,19 @@ def read_texts(texts: Iterable[str]) -> list[str]:
         TextError: ``texts`` is one string, or nothing that holds texts; or an item is not a string, or holds a lone
             surrogate, which no tokenizer and no store can read.
     """
+    return [read_text(text, index) for index, text in enumerate(many_texts(texts))]
+
+
+def many_texts(texts: Iterable[str]) -> Iterator[Any]:
+    """The items of what should hold texts, whatever they are.
+
+    Raises:
+        TextError: ``texts`` is one string, or nothing that holds texts.
+    """
     try:
-        items = _many(texts, "texts", one="text", column="a column such as df['text']")
+        return _many(texts, "texts", one="text", column="a column such as df['text']")
     except ConfigError as error:
         raise TextError(str(error), index=0) from None
-    return [read_text(text, index) for index, text in enumerate(items)]
 
 
 def read_text(text: str, index: int = 0) -> str:

@@ -8,9 +8,9 @@ m multi-vector width (``colbert_dim``), nnz sparse entries of all texts, rows mu
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,7 +51,25 @@ def _equal(left: object, right: object) -> bool:
     return left == right
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+def _shape(array: FloatArray | None) -> str:
+    return "None" if array is None else " × ".join(map(str, array.shape))
+
+
+def _entries(
+    offsets: OffsetArray | None, part: slice | NDArray[np.intp]
+) -> tuple[slice | NDArray[np.int64], OffsetArray | None]:
+    """Where the entries of some texts lie in a packed array, and their new offsets."""
+    if offsets is None:
+        return slice(0, 0), None
+    if isinstance(part, slice):
+        start, stop = offsets[part.start], offsets[part.stop]
+        return slice(int(start), int(stop)), offsets[part.start : part.stop + 1] - start
+    counts = np.diff(offsets)[part]
+    ends = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    return np.repeat(offsets[part] - ends[:-1], counts) + np.arange(ends[-1]), ends
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class SparseVector(_Values):
     """Lexical weights of one text.
 
@@ -63,12 +81,15 @@ class SparseVector(_Values):
     ids: IntArray
     weights: FloatArray
 
+    def __repr__(self) -> str:
+        return f"SparseVector({len(self.ids)} tokens)"
+
     def as_dict(self) -> dict[int, float]:
         """Token id → weight with plain Python numbers, the form of a Milvus sparse field."""
         return dict(zip(self.ids.tolist(), self.weights.tolist(), strict=True))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class M3Embedding(_Values):
     """The three representations of one text; a part that was not requested is None.
 
@@ -81,6 +102,10 @@ class M3Embedding(_Values):
     dense: FloatArray | None
     sparse: SparseVector | None
     multi_vector: FloatArray | None
+
+    def __repr__(self) -> str:
+        sparse = None if self.sparse is None else f"{len(self.sparse.ids)} tokens"
+        return f"M3Embedding(dense: {_shape(self.dense)}, sparse: {sparse}, multi_vector: {_shape(self.multi_vector)})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +128,7 @@ class EncodeStats:
         return self.padded_tokens / self.real_tokens if self.real_tokens else 1.0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class M3Embeddings(_Values):
     """The representations of n texts, packed. Parts that were not requested are None.
 
@@ -136,23 +161,63 @@ class M3Embeddings(_Values):
     def __iter__(self) -> Iterator[M3Embedding]:
         return (self[i] for i in range(len(self)))
 
-    def __getitem__(self, index: int) -> M3Embedding:
-        """The embedding of one text, as views into the packed arrays.
+    def __repr__(self) -> str:
+        sparse = None if self.sparse_ids is None else f"{len(self.sparse_ids)} weights"
+        return (
+            f"M3Embeddings({len(self)} texts, {self.truncated.sum()} of them truncated; dense: {_shape(self.dense)}, "
+            f"sparse: {sparse}, multi_vector: {_shape(self.multi_vector)})"
+        )
+
+    @overload
+    def __getitem__(self, index: int | np.integer[Any]) -> M3Embedding: ...
+
+    @overload
+    def __getitem__(self, index: slice | Sequence[int] | NDArray[Any]) -> M3Embeddings: ...
+
+    def __getitem__(
+        self, index: int | np.integer[Any] | slice | Sequence[int] | NDArray[Any]
+    ) -> M3Embedding | M3Embeddings:
+        """The embedding of one text, or those of several.
+
+        Args:
+            index: a number gives an ``M3Embedding``. A slice, numbers in any order, or a bool array [n] give
+                ``M3Embeddings``, as NumPy chooses rows; their ``stats`` are empty. One text and slices of step 1 are
+                views into the packed arrays.
 
         Raises:
-            IndexError: index is not in [-n, n).
-            TypeError: index is not a whole number.
+            IndexError: a number is not in [-n, n), or the bool array does not have length n.
+            TypeError: index is none of these.
         """
+        if isinstance(index, slice | list | tuple | range) or (isinstance(index, np.ndarray) and index.ndim):
+            return self._some(index)
         try:
-            i = range(len(self))[operator.index(index)]
+            i = range(len(self))[operator.index(index)]  # type: ignore[arg-type]  # anything else is the TypeError
         except TypeError:
             raise TypeError(
-                f"embeddings[{index!r}]: expected the number of a text; the arrays of all texts are attributes "
-                f"(embeddings.dense), their names in other libraries keys of to_pymilvus_model() and "
-                f"to_flag_embedding(), and some of the texts [embeddings[i] for i in …]"
+                f"embeddings[{index!r}]: expected the number of a text, a slice, several numbers or a bool array; the "
+                f"arrays of all texts are attributes (embeddings.dense), their names in other libraries keys of "
+                f"to_pymilvus_model() and to_flag_embedding()"
             ) from None
         dense = None if self.dense is None else self.dense[i]
         return M3Embedding(dense, self._sparse(i), self._multi_vector(i))
+
+    def _some(self, index: slice | Sequence[int] | NDArray[Any]) -> M3Embeddings:
+        numbers = index if isinstance(index, slice) or len(index) else slice(0)  # [] has no dtype of its own
+        rows = np.arange(len(self))[numbers if isinstance(numbers, slice) else np.asarray(numbers)]
+        one_run = isinstance(numbers, slice) and numbers.indices(len(self))[2] == 1
+        part = slice(int(rows[0]), int(rows[-1]) + 1) if one_run and len(rows) else rows
+        sparse, sparse_offsets = _entries(self.sparse_offsets, part)
+        vectors, vector_offsets = _entries(self.multi_vector_offsets, part)
+        return M3Embeddings(
+            token_counts=self.token_counts[part],
+            truncated=self.truncated[part],
+            dense=None if self.dense is None else self.dense[part],
+            sparse_ids=None if self.sparse_ids is None else self.sparse_ids[sparse],
+            sparse_weights=None if self.sparse_weights is None else self.sparse_weights[sparse],
+            sparse_offsets=sparse_offsets,
+            multi_vector=None if self.multi_vector is None else self.multi_vector[vectors],
+            multi_vector_offsets=vector_offsets,
+        )
 
     def _sparse(self, i: int) -> SparseVector | None:
         if self.sparse_ids is None or self.sparse_weights is None or self.sparse_offsets is None:

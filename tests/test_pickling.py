@@ -274,10 +274,10 @@ def test_documents_and_hits_are_members_of_sets_and_keys():
     assert set(store.get(["1"])) == {documents[0]}
 
 
-@pytest.mark.parametrize("key", [slice(0, 1), "dense", "dense_vecs", 0.0, None, [0]], ids=repr)
+@pytest.mark.parametrize("key", ["dense", "dense_vecs", 0.0, None], ids=repr)
 def test_embeddings_are_taken_by_number(tiny_bundle, key):
     embeddings = M3EmbeddingFunction(tiny_bundle, session=FakeSession()).encode_documents(TEXTS)
-    with pytest.raises(TypeError, match=r"expected the number of a text; .*embeddings\.dense.*to_pymilvus_model"):
+    with pytest.raises(TypeError, match=r"expected the number of a text, .*embeddings\.dense.*to_pymilvus_model"):
         embeddings[key]
     assert embeddings[np.int64(-1)] == embeddings[2]
     with pytest.raises(IndexError):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
 from types import TracebackType
 from typing import Any, Final, Literal
 
@@ -18,8 +19,8 @@ from m3_vdb.encoding.bundle import Bundle, find_bundle
 from m3_vdb.encoding.identity import ModelIdentity
 from m3_vdb.encoding.sessions import Session, open_session
 from m3_vdb.encoding.tokenizer import TokenBatch, Tokenizer, text_room
-from m3_vdb.errors import BundleError, ConfigError, ModelOutputError, TruncationError
-from m3_vdb.inputs import read_path, whole_number
+from m3_vdb.errors import BundleError, ConfigError, ItemError, ModelOutputError, TruncationError
+from m3_vdb.inputs import many_texts, read_path, whole_number
 from m3_vdb.types import IntArray, M3Embeddings
 
 OnTruncate = Literal["warn", "error", "ignore"]
@@ -73,20 +74,14 @@ class M3EmbeddingFunction:
             "threads": threads,
         }
         self._own_session: bool = session is not None
-        limit = self.bundle.max_length
-        self.max_length: int = whole_number(
-            "max_length",
-            limit if max_length is None else max_length,
-            least=3,
-            most=limit,
-            expected=f"{self.bundle.name} takes 3 … {limit} tokens",
-        )
+        self.max_length: int = self.bundle.max_length
+        self.max_length = self._length(max_length)
         if on_truncate not in ON_TRUNCATE:
             raise ConfigError(f"on_truncate={on_truncate!r}: expected one of {', '.join(ON_TRUNCATE)}")
         self.on_truncate: OnTruncate = on_truncate
         self.batch_tokens: int = whole_number("batch_tokens", batch_tokens, least=1)
         self.mcls_every: int | None = mcls_every
-        self._room: int = text_room(self.max_length, mcls_every)
+        text_room(self.max_length, mcls_every)  # raises where nothing of a text would be left
         if mcls_every is not None:
             self.bundle.require_mcls()
         self.tokenizer: Tokenizer = self.bundle.read_tokenizer()
@@ -120,7 +115,15 @@ class M3EmbeddingFunction:
         return self.tokenizer.count(texts)
 
     def encode_documents(
-        self, texts: Iterable[str], *, dense: bool = True, sparse: bool = True, multi_vector: bool = True
+        self,
+        texts: Iterable[str],
+        *,
+        dense: bool = True,
+        sparse: bool = True,
+        multi_vector: bool = True,
+        max_length: int | None = None,
+        batch_size: int | None = None,
+        show_progress: bool = False,
     ) -> M3Embeddings:
         """Encode texts to be searched.
 
@@ -130,6 +133,10 @@ class M3EmbeddingFunction:
             dense: compute the dense vectors.
             sparse: compute the lexical weights.
             multi_vector: compute the multi-vectors.
+            max_length: tokens kept of a text in this call; None takes the embedding function's own.
+            batch_size: texts per forward pass at most. None leaves it to ``batch_tokens``, which is never slower;
+                results do not depend on it.
+            show_progress: show a progress bar on standard error.
 
         Returns:
             Embeddings in the order of ``texts``; parts not asked for are None.
@@ -138,15 +145,71 @@ class M3EmbeddingFunction:
             TextError: an item is not a string or holds lone surrogates; ``index`` names it.
             TruncationError: a text is too long and ``on_truncate="error"``; ``index`` names it.
             ModelOutputError: the model returned NaN or infinity for a text; ``index`` names it.
-            ConfigError: no part was asked for.
+            ConfigError: no part was asked for, or a number is out of range.
         """
-        return self._checked_encode(texts, dense, sparse, multi_vector)
+        return self._checked_encode(
+            texts, _Call(_outputs(dense, sparse, multi_vector), max_length, batch_size, show_progress)
+        )
 
     def encode_queries(
-        self, texts: Iterable[str], *, dense: bool = True, sparse: bool = True, multi_vector: bool = True
+        self,
+        texts: Iterable[str],
+        *,
+        dense: bool = True,
+        sparse: bool = True,
+        multi_vector: bool = True,
+        max_length: int | None = None,
+        batch_size: int | None = None,
+        show_progress: bool = False,
     ) -> M3Embeddings:
-        """Encode queries. M3 has no instruction or prefix: the same as ``encode_documents``."""
-        return self._checked_encode(texts, dense, sparse, multi_vector)
+        """Encode queries. M3 has no instruction or prefix: the same as ``encode_documents``, with its arguments."""
+        return self._checked_encode(
+            texts, _Call(_outputs(dense, sparse, multi_vector), max_length, batch_size, show_progress)
+        )
+
+    def encode_iter(
+        self,
+        texts: Iterable[str],
+        *,
+        chunk_size: int = 1024,
+        dense: bool = True,
+        sparse: bool = True,
+        multi_vector: bool = True,
+        max_length: int | None = None,
+        batch_size: int | None = None,
+    ) -> Iterator[M3Embeddings]:
+        """Encode more texts than memory holds: the embeddings come chunk by chunk, in the order of the texts.
+
+        Args:
+            texts: any iterable, read only as far as the chunks have been taken.
+            chunk_size: texts of a chunk; all their vectors are held in memory. Texts share forward passes within it.
+            dense: compute the dense vectors.
+            sparse: compute the lexical weights.
+            multi_vector: compute the multi-vectors.
+            max_length: tokens kept of a text; None takes the embedding function's own.
+            batch_size: texts per forward pass at most; None leaves it to ``batch_tokens``.
+
+        Yields:
+            Embeddings of ``chunk_size`` texts, the last time of those that are left.
+
+        Raises:
+            TextError, TruncationError, ModelOutputError: as ``encode_documents``; ``index`` counts from the first text
+                of all. The chunks before have been yielded.
+            ConfigError: at once; no part was asked for, or a number is out of range.
+        """
+        chunk_size = whole_number("chunk_size", chunk_size, least=1)
+        call = _Call(_outputs(dense, sparse, multi_vector), max_length, batch_size)
+        self._length(max_length)
+        return self._encode_chunks(many_texts(texts), chunk_size, call)
+
+    def _encode_chunks(self, texts: Iterator[str], chunk_size: int, call: _Call) -> Iterator[M3Embeddings]:
+        done = 0
+        while chunk := list(islice(texts, chunk_size)):
+            try:
+                yield self._checked_encode(chunk, call)
+            except ItemError as error:
+                raise error.at(done + error.index) from error.__cause__
+            done += len(chunk)
 
     def encode_tokens(
         self,
@@ -192,7 +255,7 @@ class M3EmbeddingFunction:
 
     def __call__(self, texts: Iterable[str]) -> M3Embeddings:
         """All three parts of each text; ``encode_documents`` under the name that pymilvus.model users know."""
-        return self._checked_encode(texts, True, True, True)
+        return self._checked_encode(texts, _Call(_outputs(True, True, True)))
 
     def close(self) -> None:
         """Nothing to release today; part of the contract so that sessions with resources can be added."""
@@ -205,12 +268,33 @@ class M3EmbeddingFunction:
     ) -> None:
         self.close()
 
-    def _checked_encode(self, texts: Iterable[str], dense: bool, sparse: bool, multi_vector: bool) -> M3Embeddings:
+    def _checked_encode(self, texts: Iterable[str], call: _Call) -> M3Embeddings:
         """Called by every public name directly, so that a warning points at the line of the caller."""
-        outputs = _outputs(dense, sparse, multi_vector)
-        tokens = self.tokenizer.encode(texts, max_length=self.max_length, mcls_every=self.mcls_every)
-        self._report_truncation(tokens)
-        return self._encode(tokens, outputs)[0]
+        max_length = self._length(call.max_length)
+        tokens = self.tokenizer.encode(texts, max_length=max_length, mcls_every=self.mcls_every)
+        self._report_truncation(tokens, max_length)
+        if not call.show_progress:
+            return self._encode(tokens, call.outputs, batch_size=call.batch_size)[0]
+        from rich.console import Console  # noqa: PLC0415 - only where it is asked for
+        from rich.progress import MofNCompleteColumn, Progress  # noqa: PLC0415
+
+        with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True)) as bar:
+            task = bar.add_task("Encoding", total=len(tokens))
+            return self._encode(
+                tokens,
+                call.outputs,
+                batch_size=call.batch_size,
+                passed=lambda texts, _tokens: bar.advance(task, texts),
+            )[0]
+
+    def _length(self, max_length: int | None) -> int:
+        """The ``max_length`` of a call."""
+        if max_length is None:
+            return self.max_length
+        limit = self.bundle.max_length
+        return whole_number(
+            "max_length", max_length, least=3, most=limit, expected=f"{self.bundle.name} takes 3 … {limit} tokens"
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         """The model and the options: where it is unpickled, the model is opened again."""
@@ -241,15 +325,20 @@ class M3EmbeddingFunction:
         """As ``__copy__``: a model is not copied."""
         return self.__copy__()
 
-    def _report_truncation(self, tokens: TokenBatch) -> None:
+    def __repr__(self) -> str:
+        name, fingerprint = self.identity.name, self.identity.fingerprint
+        return f"M3EmbeddingFunction({name}, fingerprint {fingerprint}, dim {self.dim}, {self.session.description})"
+
+    def _report_truncation(self, tokens: TokenBatch, max_length: int) -> None:
         if self.on_truncate == "ignore" or not tokens.truncated.any():
             return
         first, count = int(tokens.truncated.argmax()), int(tokens.truncated.sum())
-        remedy = f"split the text, or pass on_truncate='ignore' (max_length={self.max_length})"
+        room = text_room(max_length, self.mcls_every)
+        remedy = f"split the text, or pass on_truncate='ignore' (max_length={max_length})"
         if self.on_truncate == "error":
-            raise TruncationError(f"item {first} has more than {self._room} tokens: {remedy}", index=first)
+            raise TruncationError(f"item {first} has more than {room} tokens: {remedy}", index=first)
         warnings.warn(
-            f"{count} of {len(tokens)} texts were cut to {self._room} tokens, the first is item {first}: {remedy}",
+            f"{count} of {len(tokens)} texts were cut to {room} tokens, the first is item {first}: {remedy}",
             stacklevel=4,
         )
 
@@ -259,12 +348,13 @@ class M3EmbeddingFunction:
         outputs: list[str],
         *,
         raising: bool = True,
+        batch_size: int | None = None,
         passed: Callable[[int, int], None] | None = None,
     ) -> tuple[M3Embeddings, NDArray[np.bool_]]:
         """Embeddings, and which texts the model failed on; ``raising`` ends at the first forward pass with one."""
         lengths = tokens.lengths
         failed = np.zeros(len(tokens), np.bool_)
-        batches = packing.pack(lengths, batch_tokens=self.batch_tokens)
+        batches = packing.pack(lengths, batch_tokens=self.batch_tokens, batch_size=batch_size)
         parts: dict[str, list[pooling.Packed]] = {name: [self._nothing(name)] for name in outputs}
         padded = 0
         for rows in batches:
@@ -286,6 +376,20 @@ class M3EmbeddingFunction:
         widths = {pooling.DENSE: (0, self.bundle.dense_dim), pooling.MULTI_VECTOR: (0, self.bundle.multi_vector_dim)}
         ids = np.zeros(0, np.int32) if name == pooling.SPARSE else None
         return pooling.Packed(np.zeros(widths.get(name, (0,)), np.float32), np.zeros(1, np.int64), ids)
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """What one call asks for; None stands for the embedding function's own."""
+
+    outputs: list[str]
+    max_length: int | None = None
+    batch_size: int | None = None
+    show_progress: bool = False
+
+    def __post_init__(self) -> None:
+        if self.batch_size is not None:
+            whole_number("batch_size", self.batch_size, least=1)
 
 
 def _outputs(dense: bool, sparse: bool, multi_vector: bool) -> list[str]:

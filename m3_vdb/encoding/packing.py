@@ -23,23 +23,30 @@ DEFAULT_BATCH_TOKENS: Final = 4096
 
 
 def pack(
-    lengths: IntArray, *, batch_tokens: int = DEFAULT_BATCH_TOKENS, call_cost: int = CALL_COST
+    lengths: IntArray,
+    *,
+    batch_tokens: int = DEFAULT_BATCH_TOKENS,
+    batch_size: int | None = None,
+    call_cost: int = CALL_COST,
 ) -> list[NDArray[np.intp]]:
     """Group texts into batches of least total cost.
 
     Args:
         lengths: int32 [n], tokens of each text, ≥ 1.
         batch_tokens: upper limit of rows · longest; a single longer text is a batch of its own.
+        batch_size: upper limit of rows; None for any number.
         call_cost: price of a batch, in tokens.
 
     Returns:
         Indices into ``lengths``; every text occurs once. Batches come longest first, so that memory peaks early.
 
     Raises:
-        ConfigError: ``batch_tokens`` is not positive.
+        ConfigError: ``batch_tokens`` or ``batch_size`` is not positive.
     """
     if batch_tokens < 1:
         raise ConfigError(f"batch_tokens={batch_tokens}: at least 1")
+    if batch_size is not None and batch_size < 1:
+        raise ConfigError(f"batch_size={batch_size}: at least 1, or None")
     order = np.argsort(lengths, kind="stable")
     ascending = lengths[order].astype(np.int64)
     n = len(ascending)
@@ -47,7 +54,8 @@ def pack(
     cut = np.zeros(n + 1, dtype=np.intp)  # cut[j]: where the last batch of that optimum begins
     for j in range(1, n + 1):
         longest = ascending[j - 1]
-        first = max(0, j - max(1, batch_tokens // longest))
+        most = max(1, batch_tokens // longest)
+        first = max(0, j - (most if batch_size is None else min(most, batch_size)))
         rows = np.arange(j - first, 0, -1)
         costs = best[first:j] + rows * longest
         i = int(costs.argmin())

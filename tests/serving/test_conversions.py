@@ -6,6 +6,9 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from m3_vdb.types import Document, M3Embeddings
 
@@ -57,6 +60,45 @@ def test_iteration_gives_every_text_in_order():
     assert len(embeddings) == 3
     assert [e.dense.tolist() for e in embeddings] == embeddings.dense.tolist()
     assert [len(e.multi_vector) for e in embeddings] == [2, 1, 1]
+
+
+@given(
+    st.one_of(
+        st.slices(3),
+        st.lists(st.integers(-3, 2), max_size=5),
+        arrays(np.bool_, 3),
+        arrays(np.int64, st.integers(0, 5), elements=st.integers(-3, 2)),
+    )
+)
+@pytest.mark.parametrize("absent", [(), ("dense", "sparse"), ("multi_vector",)])
+def test_some_texts_are_those_that_numpy_would_choose(absent, index):
+    embeddings = make(*absent)
+    chosen = np.arange(3)[index if isinstance(index, slice | np.ndarray) else np.array(index, int)]
+    some = embeddings[index]
+    assert list(some) == [embeddings[i] for i in chosen]
+    assert some.token_counts.tolist() == embeddings.token_counts[chosen].tolist()
+    assert len(some) == len(chosen)
+    assert some == embeddings[chosen]
+
+
+@pytest.mark.parametrize("index", [[3], np.array([True, False]), [0.5]])
+def test_numbers_that_choose_no_text_are_index_errors(index):
+    with pytest.raises(IndexError):
+        make()[index]
+
+
+def test_a_slice_is_a_view_and_no_copy():
+    embeddings = make()
+    for name in ("dense", "sparse_weights", "multi_vector"):
+        assert np.shares_memory(getattr(embeddings[1:], name), getattr(embeddings, name))
+
+
+def test_embeddings_show_their_shapes():
+    assert repr(make()) == (
+        "M3Embeddings(3 texts, 0 of them truncated; dense: 3 × 2, sparse: 3 weights, multi_vector: 4 × 3)"
+    )
+    assert repr(make("sparse")[0]) == "M3Embedding(dense: 2, sparse: None, multi_vector: 2 × 3)"
+    assert repr(make()[0].sparse) == "SparseVector(2 tokens)"
 
 
 def test_one_text_is_a_view_and_no_copy():

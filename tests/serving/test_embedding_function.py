@@ -193,3 +193,65 @@ def test_eight_threads_share_one_function(tiny_bundle, tiny_texts, runtime):
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(check, range(40)))
+
+
+def test_a_batch_size_limits_the_texts_of_a_forward_pass(embed, tiny_texts):
+    together, apart = embed.encode_documents(tiny_texts), embed.encode_queries(tiny_texts, batch_size=1)
+    assert apart.stats.forwards == len(tiny_texts) > together.stats.forwards
+    for left, right in zip(together, apart, strict=True):
+        assert_close(left, right)
+
+
+def test_one_call_may_have_a_shorter_max_length(tiny_bundle, embed):
+    with pytest.warns(UserWarning, match=r"cut to 8 tokens.*\(max_length=8\)"):
+        cut = embed.encode_documents([LONG], max_length=8)
+    assert (cut.token_counts.tolist(), cut.truncated.tolist()) == ([8], [True])
+    assert_close(cut[0], open_tiny(tiny_bundle, max_length=8, on_truncate="ignore").encode_documents([LONG])[0])
+    assert embed.encode_documents(["vector search of a document " * 4]).token_counts[0] > 8
+
+
+@pytest.mark.parametrize("option", [{"max_length": 2}, {"max_length": 100_000}, {"batch_size": 0}, {"batch_size": "8"}])
+def test_numbers_of_a_call_are_checked(embed, option):
+    for call in (embed.encode_documents, embed.encode_queries, embed.encode_iter):
+        with pytest.raises(ConfigError, match=next(iter(option))):
+            call(["a"], **option)
+
+
+def test_progress_is_shown_on_standard_error_alone(embed, tiny_texts, capsys):
+    embed.encode_documents(tiny_texts, show_progress=True)
+    shown = capsys.readouterr()
+    assert (shown.out, f"{len(tiny_texts)}/{len(tiny_texts)}" in shown.err) == ("", True)
+    embed.encode_documents(tiny_texts)
+    assert capsys.readouterr().err == ""
+
+
+def test_texts_are_read_as_far_as_chunks_are_taken(embed, tiny_texts):
+    taken = []
+    texts = (taken.append(text) or text for text in tiny_texts * 2)
+    chunks = embed.encode_iter(texts, chunk_size=3)
+    first = next(chunks)
+    assert (len(first), len(taken)) == (3, 3)
+    rest = list(chunks)
+    assert [len(chunk) for chunk in rest[:-1]] == [3] * (len(rest) - 1)
+    together = embed.encode_documents(tiny_texts * 2)
+    for left, right in zip([one for chunk in (first, *rest) for one in chunk], together, strict=True):
+        assert_close(left, right)
+    assert list(embed.encode_iter([])) == []
+
+
+def test_a_bad_text_of_many_chunks_is_named_by_its_number(embed):
+    chunks = embed.encode_iter(["a", "b", "c", None, "e"], chunk_size=2)
+    assert len(next(chunks)) == 2
+    with pytest.raises(TextError, match="item 3") as raised:
+        next(chunks)
+    assert raised.value.index == 3
+
+
+def test_one_string_is_not_many_texts(embed):
+    with pytest.raises(TextError, match="texts"):
+        embed.encode_iter("a text")
+
+
+def test_the_embedding_function_says_which_model_it_is(embed):
+    shown = repr(embed)
+    assert all(part in shown for part in (embed.identity.name, embed.identity.fingerprint, "onnxruntime", "64"))

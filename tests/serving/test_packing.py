@@ -48,6 +48,13 @@ def test_no_batch_exceeds_the_budget_unless_it_is_a_single_text(lengths, batch_t
     assert all(fits(lengths, rows, batch_tokens) for rows in batches)
 
 
+@given(LENGTHS, st.integers(1, 9))
+def test_no_batch_has_more_texts_than_asked_for(lengths, batch_size):
+    batches = pack(lengths, batch_tokens=800, batch_size=batch_size)
+    assert all(len(rows) <= batch_size and fits(lengths, rows, 800) for rows in batches)
+    assert sorted(int(i) for rows in batches for i in rows) == list(range(len(lengths)))
+
+
 @given(LENGTHS)
 def test_the_longest_batch_comes_first(lengths):
     longest = [int(lengths[rows].max()) for rows in pack(lengths, batch_tokens=500)]
