@@ -1,6 +1,6 @@
 """The stores that can be had on this machine, each opened empty; servers of one's own join by an environment variable.
 
-The servers among them are stubs of the tests where they say so: real requests of the real client on a real socket, and
+The servers among them are stubs where they say so: real requests of the real client on a real socket, and
 behind them the embedded engine (Qdrant) or NumPy (Milvus). Their scores are worth comparing, their times are not.
 """
 
@@ -50,7 +50,7 @@ def _local(identity: ModelIdentity, folder: Path) -> Iterator[VectorStore]:
 def _rest(identity: ModelIdentity, folder: Path, *, shards: int = 1, is_strict: bool = False) -> Iterator[VectorStore]:
     from qdrant_client import models
 
-    from tests.stores._rest_stub import RestStub
+    from benchmarks.stubs.qdrant_rest_stub import RestStub
 
     strict = models.StrictModeConfig(enabled=True, search_allow_exact=False) if is_strict else None
     stub = RestStub(shards=shards, strict=strict)
@@ -64,7 +64,7 @@ def _rest(identity: ModelIdentity, folder: Path, *, shards: int = 1, is_strict: 
 
 @contextmanager
 def _grpc(identity: ModelIdentity, folder: Path) -> Iterator[VectorStore]:
-    from tests.stores._grpc_stub import GrpcStub
+    from benchmarks.stubs.qdrant_grpc_stub import GrpcStub
 
     stub = GrpcStub()
     try:
@@ -109,7 +109,7 @@ def _wait_for(port: int, seconds: float = 60) -> None:
 
 @contextmanager
 def _milvus_stub(identity: ModelIdentity, folder: Path) -> Iterator[VectorStore]:
-    from tests.stores._milvus_stub import MilvusStub
+    from benchmarks.stubs.milvus_stub import MilvusStub
 
     stub = MilvusStub()
     try:

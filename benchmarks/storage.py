@@ -1,7 +1,7 @@
 """``python -m benchmarks.storage``: what the storage presets do to scores and rankings, against float32 in memory.
 
 Random documents of m3-small's shape, and of wider token rows; all candidates of every query are compared, under the
-default weights. float16 is what ``half`` means on a Qdrant server before 1.20 (here: the REST stub of the tests, which
+default weights. float16 is what ``half`` means on a Qdrant server before 1.20 (here: the REST stub, which
 says it is 1.19) and, in a file of milvus-lite, for Milvus. The last line is one JSON object.
 """
 
@@ -33,7 +33,7 @@ def opened(name: str, identity: ModelIdentity) -> Iterator[VectorStore]:
     """A new collection of one kind of storage."""
     with tempfile.TemporaryDirectory(prefix="m3-storage-") as folder:
         if name == FLOAT16:
-            from tests.stores._rest_stub import RestStub
+            from benchmarks.stubs.qdrant_rest_stub import RestStub
 
             stub = RestStub(version="1.19.0")
             try:

@@ -158,7 +158,7 @@ def test_the_limits_of_the_stores():
 def test_what_a_server_takes_is_the_limit_of_a_plan(embed):
     from qdrant_client import models
 
-    from tests.stores._rest_stub import RestStub
+    from benchmarks.stubs.qdrant_rest_stub import RestStub
 
     rows = {"multi_vector": models.StrictModeMultivector(max_vectors=20)}
     stub = RestStub(strict=models.StrictModeConfig(enabled=True, multivector_config=rows))
@@ -193,7 +193,7 @@ def test_a_collection_moves_to_a_store_of_fewer_rows(embed, tmp_path):
 
 
 def test_an_array_on_a_milvus_server_is_a_limit():
-    from tests.stores._milvus_stub import MilvusStub
+    from benchmarks.stubs.milvus_stub import MilvusStub
 
     stub = MilvusStub()
     try:

@@ -116,7 +116,7 @@ def outcome(
     elif request.param == "folder":
         store = str(out / "x.qdrant")
     elif request.param == "rest":
-        from tests.stores._rest_stub import RestStub
+        from benchmarks.stubs.qdrant_rest_stub import RestStub
 
         stub = RestStub()
         closing.append(stub.close)
@@ -315,7 +315,7 @@ def test_collections_have_stores_of_their_own(tmp_path: Path):
 
 
 def test_names_reach_a_server_as_they_are():
-    from tests.stores._rest_stub import RestStub
+    from benchmarks.stubs.qdrant_rest_stub import RestStub
 
     stub = RestStub()
     try:

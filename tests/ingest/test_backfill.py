@@ -16,6 +16,7 @@ import pytest
 from qdrant_client import QdrantClient, models
 from typer.testing import CliRunner
 
+from benchmarks.stubs.qdrant_rest_stub import RestStub
 from m3_vdb import Document, open_store
 from m3_vdb.cli.main import app
 from m3_vdb.errors import CollectionNotFoundError, ConfigError, StoreUrlError
@@ -26,7 +27,6 @@ from m3_vdb.stores import MemoryStore
 from m3_vdb.stores.qdrant_edge import QdrantEdgeStore
 from tests.ingest._backfill_victim import FIELDS, run
 from tests.ingest._fakes import IDENTITY, HashEmbed, rows
-from tests.stores._rest_stub import RestStub
 
 POINTS = 60
 KEYS = [str(uuid.uuid5(uuid.NAMESPACE_URL, str(i))) for i in range(POINTS)]

@@ -19,6 +19,7 @@ from textwrap import dedent
 import pytest
 from typer.testing import CliRunner
 
+from benchmarks.stubs.qdrant_rest_stub import RestStub
 from m3_vdb import Document
 from m3_vdb.cli.main import app
 from m3_vdb.errors import BundleError, ConfigError, EngineError, StoreConnectionError, StoreRequestError
@@ -30,7 +31,6 @@ from m3_vdb.stores.qdrant_edge import QdrantEdgeStore
 from m3_vdb.types import Passage
 from tests.ingest._fakes import IDENTITY, Faulty, HashEmbed, documents
 from tests.ingest._ray_fakes import PLAN, Encoding, run
-from tests.stores._rest_stub import RestStub
 
 COUNT = 120
 REJECTIONS = {"not JSON": 1, "duplicate id": 1, "model output": 1, "not storable": 1, "no id": 1}

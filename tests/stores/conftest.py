@@ -63,7 +63,7 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]
     elif request.param.startswith("rest"):
         from qdrant_client import models
 
-        from tests.stores._rest_stub import RestStub
+        from benchmarks.stubs.qdrant_rest_stub import RestStub
 
         strict = models.StrictModeConfig(enabled=True, search_allow_exact=False, search_max_batchsize=2)
         stub = {
@@ -75,7 +75,7 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]
         yield Backend(request.param, lambda identity: open_store(url, identity=identity))
         stub.close()
     elif request.param == "grpc":
-        from tests.stores._grpc_stub import GrpcStub
+        from benchmarks.stubs.qdrant_grpc_stub import GrpcStub
 
         server = GrpcStub()
         url, options = "qdrant://127.0.0.1:1/notes", {"prefer_grpc": True, "grpc_port": server.port}
@@ -132,7 +132,7 @@ def _drop_milvus(url: str) -> None:
 @pytest.fixture(scope="session")
 def milvus_stub() -> Iterator[str]:
     """The interface of a Milvus server that has arrays of structs, over NumPy."""
-    from tests.stores._milvus_stub import MilvusStub
+    from benchmarks.stubs.milvus_stub import MilvusStub
 
     stub = MilvusStub()
     yield stub.url

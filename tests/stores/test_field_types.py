@@ -6,11 +6,11 @@ import uuid
 
 import pytest
 
+from benchmarks.stubs.qdrant_rest_stub import RestStub
 from m3_vdb.errors import ConfigError, DocumentError
 from m3_vdb.stores import CollectionOptions, open_store
 from m3_vdb.types import Document
 from tests.stores._corpus import IDENTITY, make_embeddings, make_queries
-from tests.stores._rest_stub import RestStub
 
 TYPES = {"year": "integer", "price": "float", "ok": "bool", "lang": "keyword"}
 

@@ -15,6 +15,7 @@ from pymilvus import DataType, MilvusClient
 from pymilvus.client.entity_helper import sparse_parse_single_row
 from pymilvus.grpc_gen import common_pb2, schema_pb2
 
+from benchmarks.stubs.milvus_stub import MilvusStub, RefusedError
 from m3_vdb.errors import (
     CollectionMismatchError,
     CollectionNotFoundError,
@@ -30,7 +31,6 @@ from m3_vdb.stores.milvus import MAX_REQUEST_BYTES
 from m3_vdb.types import Document, SparseVector
 from m3_vdb.weights import PRESETS, Weights
 from tests.stores._corpus import IDENTITY, assert_same_hits, make_documents, make_embeddings, make_queries
-from tests.stores._milvus_stub import MilvusStub, RefusedError
 from tests.stores.conftest import SERVERS
 
 EMPTY = SparseVector(np.empty(0, np.int32), np.empty(0, np.float32))

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.stubs.qdrant_rest_stub import RestStub
 from m3_vdb.errors import CollectionNotFoundError, MissingExtraError, StoreUrlError
 from m3_vdb.stores import MemoryStore, open_store
 from m3_vdb.stores._names import Folder, Server, read_name
 from tests.stores._corpus import IDENTITY, make_documents, make_embeddings
-from tests.stores._rest_stub import RestStub
 
 ROOT = Path(__file__).parents[2]
 

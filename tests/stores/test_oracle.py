@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from qdrant_client import models
 
+from benchmarks.stubs.qdrant_rest_stub import RestStub
 from m3_vdb.errors import ConfigError
 from m3_vdb.scoring import hybrid_score
 from m3_vdb.stores import CollectionOptions, MemoryStore, ModelIdentity, open_store
 from m3_vdb.types import Document, M3Embedding, M3Embeddings, SparseVector
 from m3_vdb.weights import PRESETS, Weights
 from tests.stores._corpus import IDENTITY, assert_same_hits, make_documents, make_embeddings, make_queries
-from tests.stores._rest_stub import RestStub
 
 LARGE = bool(os.environ.get("M3VDB_TEST_LARGE"))
 """Set M3VDB_TEST_LARGE=1 for 5,000 documents and 200 queries instead of 1,000 and 6; minutes a store."""

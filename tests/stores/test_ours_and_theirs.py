@@ -244,7 +244,7 @@ def test_a_folder_of_the_users_is_left_as_it_is(tmp_path, name, files, create):
 def test_a_collection_of_the_users_on_a_qdrant_server_is_left_as_it_is(metadata):
     from qdrant_client import QdrantClient, models
 
-    from tests.stores._rest_stub import RestStub
+    from benchmarks.stubs.qdrant_rest_stub import RestStub
 
     stub = RestStub()
     try:

@@ -172,8 +172,8 @@ def files_of(folder: str) -> dict[str, tuple[int, int]]:
 
 @forks
 def test_children_that_end_leave_the_parents_stores_alone(tmp_path: Path, milvus_stub: str):
-    from tests.stores._grpc_stub import GrpcStub
-    from tests.stores._rest_stub import RestStub
+    from benchmarks.stubs.qdrant_grpc_stub import GrpcStub
+    from benchmarks.stubs.qdrant_rest_stub import RestStub
 
     rest, over_grpc = RestStub(), GrpcStub()
     stores = [

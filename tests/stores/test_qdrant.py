@@ -1,4 +1,4 @@
-"""What only the server store has: requests on a wire. The contract runs over the same stub (``_rest_stub.py``)."""
+"""What only the server store has: requests on a wire. The contract runs over the same stub (``qdrant_rest_stub``)."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from qdrant_client import QdrantClient, models
 from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
+from benchmarks.stubs.qdrant_rest_stub import RestStub
 from m3_vdb.errors import (
     CollectionMismatchError,
     CollectionNotFoundError,
@@ -33,7 +34,6 @@ from m3_vdb.stores.qdrant import MAX_REQUEST_BYTES
 from m3_vdb.types import Document, SparseVector
 from m3_vdb.weights import Weights
 from tests.stores._corpus import IDENTITY, make_documents, make_embeddings, make_queries
-from tests.stores._rest_stub import RestStub
 
 
 @pytest.fixture

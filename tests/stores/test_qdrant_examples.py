@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.stores._rest_stub import RestStub
+from benchmarks.stubs.qdrant_rest_stub import RestStub
 
 ROOT = Path(__file__).parents[2]
 

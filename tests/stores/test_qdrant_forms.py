@@ -9,11 +9,11 @@ from __future__ import annotations
 import pytest
 from qdrant_client import models
 
+from benchmarks.stubs.qdrant_rest_stub import RestStub
 from m3_vdb.scoring import hybrid_score
 from m3_vdb.stores import MemoryStore, open_store
 from m3_vdb.weights import Weights
 from tests.stores._corpus import IDENTITY, assert_same_hits, make_documents, make_embeddings, make_queries
-from tests.stores._rest_stub import RestStub
 
 STRICT = models.StrictModeConfig(enabled=True, search_allow_exact=False)
 NARROW = models.StrictModeConfig(enabled=True, search_allow_exact=False, search_max_batchsize=1)

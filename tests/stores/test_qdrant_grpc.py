@@ -5,11 +5,11 @@ from __future__ import annotations
 import grpc
 import pytest
 
+from benchmarks.stubs.qdrant_grpc_stub import GrpcStub
 from m3_vdb.errors import StoreRequestError
 from m3_vdb.ingest.retry import about_content, passes
 from m3_vdb.stores import CollectionOptions, open_store
 from tests.stores._corpus import IDENTITY, make_documents, make_embeddings
-from tests.stores._grpc_stub import GrpcStub
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from qdrant_client import models
 from qdrant_client.conversions.conversion import GrpcToRest, RestToGrpc
 from qdrant_client.grpc import collections_service_pb2_grpc, points_service_pb2_grpc, qdrant_pb2_grpc
 
-from tests.stores._edge_engine import Collection, EdgeEngine, RefusedError
+from benchmarks.stubs.qdrant_stub_engine import Collection, EdgeEngine, RefusedError
 
 _CODES = {404: grpc.StatusCode.NOT_FOUND, 403: grpc.StatusCode.PERMISSION_DENIED}
 _DONE = q.UpdateResult(operation_id=0, status=q.UpdateStatus.Completed)

@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 from pydantic import BaseModel
 from qdrant_client import models
 
-from tests.stores._edge_engine import EdgeEngine, RefusedError
+from benchmarks.stubs.qdrant_stub_engine import EdgeEngine, RefusedError
 
 MAX_BODY = 32 * 1024 * 1024
 

@@ -1,4 +1,4 @@
-"""What ``_milvus_stub`` reads from and writes into Milvus' protobufs: fields, rows, results."""
+"""What ``milvus_stub`` reads from and writes into Milvus' protobufs: fields, rows, results."""
 
 from __future__ import annotations
 

@@ -23,8 +23,8 @@ from pymilvus import DataType
 from pymilvus.client.entity_helper import sparse_parse_single_row
 from pymilvus.grpc_gen import common_pb2, milvus_pb2, schema_pb2
 
-from tests.stores import _milvus_stub_wire as wire
-from tests.stores._milvus_stub_wire import FLOAT_VECTOR, SPARSE, RefusedError
+from benchmarks.stubs import milvus_stub_wire as wire
+from benchmarks.stubs.milvus_stub_wire import FLOAT_VECTOR, SPARSE, RefusedError
 
 MAX_MESSAGE = 64 * 1024 * 1024
 MAX_LIMIT = 16_384
