@@ -23,7 +23,7 @@ from m3_vdb import M3EmbeddingFunction, M3Embeddings
 from m3_vdb.encoding.token_pooling import row_counts, rows_to_keep, with_rows
 from m3_vdb.errors import ConfigError
 from m3_vdb.evaluation import PROTOCOLS, Collection, Mode, open_collections
-from m3_vdb.evaluation.collection import thin
+from m3_vdb.evaluation.collection import subsample
 from m3_vdb.evaluation.figures import group_means
 from m3_vdb.evaluation.search import search
 from m3_vdb.stores import open_store
@@ -143,7 +143,7 @@ def main(
     forms = forms_of(cuts, [float(one) for one in factors.split(",")], storages.split(","), cut=cut)
     rotated = rotation(embed, rows)
     encoded = [
-        Encoded(thin(one, max_documents=documents, max_queries=queries), embed, rotated)
+        Encoded(subsample(one, max_documents=documents, max_queries=queries), embed, rotated)
         for place in collections
         for one in open_collections(place, split=split)
     ]

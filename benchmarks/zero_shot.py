@@ -20,9 +20,9 @@ from benchmarks._mean_pooled import Choice, MeanPooled
 from benchmarks._table import text_table
 from m3_vdb.errors import ConfigError
 from m3_vdb.evaluation import Collection, open_collections
+from m3_vdb.evaluation.collection import subsample_splits
 from m3_vdb.evaluation.figures import measure_groups
 from m3_vdb.evaluation.metrics import MEASURES, import_ir_measures
-from m3_vdb.evaluation.splits import thin_splits
 from m3_vdb.evaluation.summary import Summary, summarise
 
 
@@ -50,7 +50,7 @@ def read(
     dev = [one for place in places for one in open_collections(place, split=dev_split)] if dev_split else []
     if unjudged := [one.name for one in test if not one.qrels]:
         raise ConfigError(f"{unjudged[0]}: no judgements, and {', '.join(MEASURES)} need some")
-    kept, _ = thin_splits(test, dev, max_documents=max_documents, max_queries=max_queries, seed=seed)
+    kept, _ = subsample_splits(test, dev, max_documents=max_documents, max_queries=max_queries, seed=seed)
     return kept
 
 

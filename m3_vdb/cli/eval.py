@@ -29,12 +29,12 @@ from m3_vdb.evaluation import (
     evaluate,
     open_collections,
 )
+from m3_vdb.evaluation.collection import subsample_splits
+from m3_vdb.evaluation.datasets import LAYOUTS
 from m3_vdb.evaluation.measuring import Progress
-from m3_vdb.evaluation.readers import LAYOUTS
 from m3_vdb.evaluation.report import write_report
 from m3_vdb.evaluation.report.numbers import counted
 from m3_vdb.evaluation.run import RESULTS
-from m3_vdb.evaluation.splits import thin_splits
 from m3_vdb.weights import PRESETS
 
 MEASURED: Final = "What is measured"
@@ -183,7 +183,7 @@ def eval_command(
         langs = lang.split(",") if lang else None
         return [one for place in collection for one in open_collections(place, layout=layout, split=part, lang=langs)]
 
-    test, dev = thin_splits(
+    test, dev = subsample_splits(
         read(split), read(dev_split) if tune_weights else [], max_documents=max_documents, max_queries=max_queries
     )
     embed = M3EmbeddingFunction(

@@ -4,9 +4,9 @@ Readers for the field's collections (``open_collections``), the five modes by th
 intervals, tuned weights, and a report. Needs the extra ``eval``.
 """
 
-from m3_vdb.evaluation.collection import Collection, Query, thin
+from m3_vdb.evaluation.collection import Collection, Query, subsample
+from m3_vdb.evaluation.datasets import open_collections
 from m3_vdb.evaluation.protocol import MODES, PROTOCOLS, Mode, Protocol
-from m3_vdb.evaluation.readers import open_collections
 from m3_vdb.evaluation.results import Evaluation
 from m3_vdb.evaluation.run import evaluate
 
@@ -20,5 +20,5 @@ __all__ = [
     "Query",
     "evaluate",
     "open_collections",
-    "thin",
+    "subsample",
 ]

@@ -1,13 +1,13 @@
-"""Passages, queries and judgements of one retrieval task, whichever layout they were read from (``readers``).
+"""Documents, queries and judgements of one retrieval task, whatever files they were read from (``datasets``).
 
-Documents are a stream that can be read again; queries and judgements are in memory. Thinning chooses by hash, so that
+Documents are a stream that can be read again; queries and judgements are in memory. Subsamples are chosen by hash, so
 the same queries and documents are taken on every machine.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Protocol, TypeAlias
@@ -35,7 +35,7 @@ class Query:
     Attributes:
         text: what is asked.
         lang: its language, "" if unknown.
-        question: id of what is asked, where several queries ask it in different languages (MKQA); "" if none does.
+        question: id of the question, where several queries ask it in different languages (MKQA); else "".
     """
 
     text: str
@@ -47,7 +47,7 @@ class Query:
 class Collection:
     """One retrieval task.
 
-    A document without text stays one: ``document.content.strip()`` tells. A judged document may be missing from the
+    A document without text is kept (``document.content.strip()`` is empty). A judged document may be missing from the
     corpus; it counts as not found.
 
     Attributes:
@@ -59,7 +59,7 @@ class Collection:
         lang: language of the documents, "" if they have several or it is unknown.
 
     Raises:
-        ConfigError: a judgement or an answer is of a query that is not there.
+        ConfigError: a judgement or an answer belongs to a query that is not there.
     """
 
     name: str
@@ -91,20 +91,20 @@ class Collection:
         )
 
 
-def thin(
+def subsample(
     collection: Collection, *, max_documents: int | None = None, max_queries: int | None = None, seed: int = 0
 ) -> Collection:
     """A smaller task, the same on every machine; a larger count only adds queries or documents.
 
     First queries are chosen, then documents. Every judged document of the kept queries stays, and so does every
     document that contains an answer of one, even if that makes more than ``max_documents``. The corpus is read once;
-    in memory are the ids that are kept.
+    only the ids that are kept are in memory.
 
     Args:
         collection: the whole.
         max_documents: documents kept; None keeps all.
-        max_queries: queries kept of each language, the same questions in all of them; None keeps all.
-        seed: another one takes another choice.
+        max_queries: queries kept per language, the same questions in all of them; None keeps all.
+        seed: another seed gives another choice.
 
     Raises:
         ConfigError: a count is below 1, or the corpus cannot be read.
@@ -114,17 +114,65 @@ def thin(
         if value is not None and value < 1:
             raise ConfigError(f"{name}={value}: at least 1, or None")
     if max_queries is not None:
-        collection = collection.only(_queries(collection, max_queries, seed))
+        question = {name: query.question or name for name, query in collection.queries.items()}
+        kept = [
+            heapq.nsmallest(max_queries, names, key=lambda name: (_hash(question[name], seed), name))
+            for names in collection.by_language().values()
+        ]
+        collection = collection.only(name for names in kept for name in names)
     if max_documents is not None:
-        collection = replace(collection, documents=_documents(collection, max_documents, seed))
+        collection = replace(collection, documents=_some_documents(collection, max_documents, seed))
     return collection
 
 
-def choose(names: Iterable[str], count: int, seed: int = 0) -> list[str]:
-    """``count`` of the names by hash, whatever their order: a larger count only adds names.
+def subsample_splits(
+    test: Sequence[Collection],
+    dev: Sequence[Collection],
+    *,
+    max_documents: int | None = None,
+    max_queries: int | None = None,
+    seed: int = 0,
+) -> tuple[list[Collection], list[Collection]]:
+    """Subsample collections together with their dev queries; the judged documents of both stay.
 
-    In memory are as many names as are kept.
+    Args:
+        test: what is reported.
+        dev: collections of the same names with other queries, or none.
+        max_documents: as in ``subsample``.
+        max_queries: as in ``subsample``, for each of the two.
+        seed: as in ``subsample``.
+
+    Raises:
+        ConfigError: a dev collection has no counterpart or shares a query with it, or two collections have one name.
     """
+    tests, devs = (
+        {one.name: subsample(one, max_queries=max_queries, seed=seed) for one in part} for part in (test, dev)
+    )
+    for part in (test, dev):
+        names = [one.name for one in part]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ConfigError(f"two collections have the name {twice!r}: their figures could not be told apart")
+    if strangers := sorted(devs.keys() - tests.keys()):
+        raise ConfigError(f"{strangers[0]}: no such collection is evaluated, so its dev queries tune nothing")
+    for name, one in tests.items():
+        other = devs.get(name, replace(one, queries={}, qrels={}, answers={}))
+        if shared := sorted(one.queries.keys() & other.queries.keys()):
+            raise ConfigError(f"{name}: query {shared[0]!r} is in dev and in test: tune on other queries")
+        both = replace(
+            one,
+            queries={**one.queries, **other.queries},
+            qrels={**one.qrels, **other.qrels},
+            answers={**one.answers, **other.answers},
+        )
+        documents = subsample(both, max_documents=max_documents, seed=seed).documents
+        tests[name] = replace(one, documents=documents)
+        if name in devs:
+            devs[name] = replace(other, documents=documents)
+    return list(tests.values()), list(devs.values())
+
+
+def choose(names: Iterable[str], count: int, seed: int = 0) -> list[str]:
+    """``count`` of the names by hash, whatever their order; a larger count only adds names."""
     return heapq.nsmallest(count, names, key=lambda name: (_hash(name, seed), name))
 
 
@@ -132,49 +180,36 @@ def _hash(name: str, seed: int) -> bytes:
     return blake2b(f"{seed}\0{name}".encode(), digest_size=8).digest()
 
 
-def _queries(collection: Collection, count: int, seed: int) -> list[str]:
-    def place(name: str) -> tuple[bytes, str]:
-        return _hash(collection.queries[name].question or name, seed), name
-
-    return [name for group in collection.by_language().values() for name in heapq.nsmallest(count, group, key=place)]
-
-
-def _documents(collection: Collection, count: int, seed: int) -> Documents:
-    must_stay, judged, total = _must_stay(collection), set[str](), 0
+def _some_documents(collection: Collection, count: int, seed: int) -> Documents:
+    judged = {document for grades in collection.qrels.values() for document in grades}
+    answers = {answer for of_query in collection.answers.values() for answer in of_query}
+    matcher = AnswerMatcher(answers) if answers else None
+    kept, total = set[str](), 0
 
     def others() -> Iterator[str]:
         nonlocal total
         for document in collection.documents:
             total += 1
-            if must_stay(document):
-                judged.add(document.id)
+            if document.id in judged or (matcher is not None and matcher.found_in(document.content)):
+                kept.add(document.id)
             else:
                 yield document.id
 
     others_by_hash = choose(others(), count, seed)
     if count >= total:
         return collection.documents
-    return _Selection(collection.documents, judged.union(others_by_hash[: max(0, count - len(judged))]))
+    return _Selection(collection.documents, kept.union(others_by_hash[: max(0, count - len(kept))]))
 
 
-def _must_stay(collection: Collection) -> Callable[[Document], bool]:
-    judged = {document for grades in collection.qrels.values() for document in grades}
-    answers = {answer for of_query in collection.answers.values() for answer in of_query}
-    if not answers:
-        return lambda document: document.id in judged
-    matcher = AnswerMatcher(answers)
-    return lambda document: document.id in judged or matcher.found_in(document.content)
-
-
+@dataclass(frozen=True, slots=True)
 class _Selection:
     """Some of the documents, found again whenever they are read."""
 
-    def __init__(self, documents: Documents, ids: set[str]) -> None:
-        self._documents = documents
-        self._ids = ids
+    documents: Documents
+    ids: set[str]
 
     def __iter__(self) -> Iterator[Document]:
-        return (document for document in self._documents if document.id in self._ids)
+        return (document for document in self.documents if document.id in self.ids)
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return len(self.ids)

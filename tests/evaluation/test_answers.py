@@ -10,9 +10,9 @@ from unicodedata import category, normalize
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from m3_vdb.evaluation.readers.mkqa import plain
 
 from m3_vdb.evaluation.answers import AnswerMatcher, answer_recall, judge, tokens
-from m3_vdb.evaluation.readers.mkqa import plain
 from m3_vdb.types import Document
 
 GOLDEN = json.loads((Path(__file__).parent / "answers_golden.json").read_text(encoding="utf-8"))

@@ -12,8 +12,7 @@ from pathlib import Path
 
 from m3_vdb.errors import ConfigError
 from m3_vdb.evaluation.collection import choose
-from m3_vdb.evaluation.readers._layout import find_folders
-from m3_vdb.evaluation.readers.beir import CORPUS_FILE, read_judged
+from m3_vdb.evaluation.datasets import CORPUS_FILE, find_folders, read_judged
 from train.retrieval.corpus import Corpus
 from train.retrieval.options import EvaluateOptions
 

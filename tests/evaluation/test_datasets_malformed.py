@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from m3_vdb.errors import ConfigError, DocumentError
-from m3_vdb.evaluation.readers import open_collections
+from m3_vdb.evaluation.datasets import open_collections
 from tests.evaluation import _layouts as mini
 
 QUERY = '{"_id": "q1", "text": "a"}\n{"_id": "q2", "text": "b"}\n'

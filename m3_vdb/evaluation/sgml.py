@@ -11,11 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from m3_vdb.errors import DocumentError
-from m3_vdb.evaluation.collection import Query
-from m3_vdb.evaluation.readers._documents import Place
-from m3_vdb.evaluation.readers._files import read_text
-from m3_vdb.evaluation.readers._tables import add_query
+from m3_vdb.evaluation.files import line_error, read_text
 from m3_vdb.types import Document
 
 DOCNO: Final = re.compile(r"<docno>\s*([^\s<]+)\s*</docno>", re.IGNORECASE)
@@ -26,8 +22,10 @@ NUMBER: Final = re.compile(r"<num>\s*(?:number:)?\s*([^\s<]+)", re.IGNORECASE)
 TOPIC: Final = re.compile(r"<title>\s*(?:topic:)?\s*([^<]*)", re.IGNORECASE)
 
 
-def read_documents(path: Path) -> Iterator[tuple[Place, Document]]:
-    """Documents: id from ``<DOCNO>``, title from ``<TITLE>`` or ``<HEADLINE>``, text from ``<TEXT>`` or all the rest.
+def read_documents(path: Path) -> Iterator[tuple[int, Document]]:
+    """(line number from 0, document) of every block.
+
+    The id is that of ``<DOCNO>``, the title of ``<TITLE>`` or ``<HEADLINE>``, the text of ``<TEXT>`` or all the rest.
 
     Raises:
         ConfigError: the file cannot be read.
@@ -36,27 +34,24 @@ def read_documents(path: Path) -> Iterator[tuple[Place, Document]]:
     for index, block in _blocks(path, "DOC"):
         number = DOCNO.search(block)
         if number is None:
-            raise DocumentError(f"{path}, line {index + 1}: a <DOC> without <DOCNO>…</DOCNO>", index=index)
+            raise line_error(path, index, "a <DOC> without <DOCNO>…</DOCNO>")
         title = TITLE.search(block)
         texts = TEXT.findall(block) or [TITLE.sub(" ", DOCNO.sub(" ", block), count=1)]
-        yield (path, index), Document(number[1], _plain("\n".join(texts)), _plain(title[2]) if title else "")
+        yield index, Document(number[1], _plain("\n".join(texts)), _plain(title[2]) if title else "")
 
 
-def read_topics(path: Path, *, lang: str = "") -> dict[str, Query]:
-    """Topics: id from ``<num>``, query from ``<title>``.
+def read_topics(path: Path) -> Iterator[tuple[int, str, str]]:
+    """(line number from 0, id from ``<num>``, query from ``<title>``) of every topic.
 
     Raises:
         ConfigError: the file cannot be read.
-        DocumentError: something stands outside of topics, or one is not closed, lacks a part or repeats an id.
+        DocumentError: something stands outside of topics, or one is not closed or lacks a part.
     """
-    queries: dict[str, Query] = {}
     for index, block in _blocks(path, "top"):
         number, title = NUMBER.search(block), TOPIC.search(block)
-        where = f"{path}, line {index + 1}"
         if number is None or title is None or not title[1].strip():
-            raise DocumentError(f"{where}: a <top> without <num> or <title>", index=index)
-        add_query(queries, number[1], _plain(title[1]), where, index, lang=lang)
-    return queries
+            raise line_error(path, index, "a <top> without <num> or <title>")
+        yield index, number[1], _plain(title[1])
 
 
 def _blocks(path: Path, tag: str) -> Iterator[tuple[int, str]]:
@@ -68,18 +63,18 @@ def _blocks(path: Path, tag: str) -> Iterator[tuple[int, str]]:
         begins = opening.match(line)
         if (start < 0) != bool(begins):
             found = f"a second <{tag}> before </{tag}>" if begins else f"{line.strip()[:60]!r} outside of <{tag}>"
-            raise DocumentError(f"{path}, line {index + 1}: {found}", index=index)
+            raise line_error(path, index, f"{found}")
         if begins:
             start, lines = index, []
         head, *rest = closing.split(line[begins.end() :] if begins else line, maxsplit=1)
         lines.append(head)
         if rest:
             if rest[0]:
-                raise DocumentError(f"{path}, line {index + 1}: {rest[0][:60]!r} behind </{tag}>", index=index)
+                raise line_error(path, index, f"{rest[0][:60]!r} behind </{tag}>")
             yield start, "\n".join(lines)
             start = -1
     if start >= 0:
-        raise DocumentError(f"{path}, line {start + 1}: a <{tag}> without </{tag}>", index=start)
+        raise line_error(path, start, f"a <{tag}> without </{tag}>")
 
 
 def _plain(text: str) -> str:

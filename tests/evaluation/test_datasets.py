@@ -12,10 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from m3_vdb.errors import ConfigError, DocumentError
-from m3_vdb.evaluation.collection import Collection, Query, thin
-from m3_vdb.evaluation.readers import LAYOUTS, open_collections
-from m3_vdb.evaluation.readers._tables import read_qrels
-from m3_vdb.evaluation.readers.beir import language_of
+from m3_vdb.evaluation.collection import Collection, Query, subsample
+from m3_vdb.evaluation.datasets import LAYOUTS, language_of, open_collections
+from m3_vdb.evaluation.files import read_qrels
 from m3_vdb.types import Document
 from tests.evaluation import _layouts as mini
 
@@ -57,7 +56,7 @@ def test_a_byte_order_mark_crlf_blank_lines_and_numbers_as_ids_are_read(tmp_path
 def test_a_document_without_text_is_one(tmp_path):
     found = only(mini.beir(tmp_path, corpus=[{"_id": "d1", "text": ""}, {"_id": "d2", "text": " ", "title": ""}]))
     assert [document.content.strip() for document in found.documents] == ["", ""]
-    assert ids(thin(found, max_documents=1)) == ["d1", "d2"]
+    assert ids(subsample(found, max_documents=1)) == ["d1", "d2"]
 
 
 def test_a_query_says_its_language_or_its_folder_does(tmp_path):
@@ -142,8 +141,8 @@ def test_mkqa_is_one_collection_of_all_languages_judged_by_english_answers(tmp_p
     assert found.answers["17-de"] == ("in Rome",)
     texts = [document.content for document in found.documents]
     assert texts[:2] == ["i hear you knocking\na hit for dave edmunds - in 1970.", "rome\nit's in rome."]
-    assert ids(thin(found, max_documents=1)) == ["doc0", "doc1"]
-    assert len(ids(thin(found, max_documents=3))) == 3
+    assert ids(subsample(found, max_documents=1)) == ["doc0", "doc1"]
+    assert len(ids(subsample(found, max_documents=3))) == 3
     assert list(only(tmp_path, lang=["de"]).queries) == ["-11-de", "15-de", "17-de"]
 
 
@@ -263,6 +262,6 @@ def test_judgements_come_back_as_they_were_written(tmp_path, qrels, trec, header
 
 
 def test_reading_needs_neither_torch_nor_a_runtime():
-    code = "import sys, m3_vdb.evaluation.readers; print({'torch', 'train', 'onnxruntime'} & sys.modules.keys())"
+    code = "import sys, m3_vdb.evaluation.datasets; print({'torch', 'train', 'onnxruntime'} & sys.modules.keys())"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout == "set()\n"

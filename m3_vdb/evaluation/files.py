@@ -1,0 +1,245 @@
+"""Files line by line, plain or gzip: JSON objects, texts, judgements, for collections and training rows alike.
+
+An error names file and line.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import zlib
+from codecs import BOM_UTF8
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+from m3_vdb.errors import ConfigError, DocumentError, TextError
+from m3_vdb.inputs import read_texts
+from m3_vdb.types import Document
+
+Place: TypeAlias = tuple[Path, int]
+"""File and line number from 0."""
+Qrels: TypeAlias = dict[str, dict[str, int]]
+ID_FIELDS: Final = ("_id", "id", "docid")
+"""A document's id in BEIR, in FlagEmbedding's files, and in MIRACL and MLDR."""
+GRADE: Final = re.compile(r"[+-]?[0-9]{1,9}")
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """(line number from 0, line) of every line that is not blank; a file named ``.gz`` is unpacked while reading.
+
+    A byte order mark at the beginning is left out.
+
+    Raises:
+        ConfigError: the file cannot be read, or its gzip is damaged.
+    """
+    index = -1
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            for index, line in enumerate(file):
+                text = line.removeprefix(BOM_UTF8) if index == 0 else line
+                if text.strip():
+                    yield index, text
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ConfigError(f"{path}, after line {index + 1}: damaged gzip ({error})") from error
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def read_text(path: Path) -> Iterator[tuple[int, str]]:
+    """(line number from 0, line without its end) of every line that is not blank.
+
+    Raises:
+        ConfigError: the file cannot be read.
+        DocumentError: a line is not UTF-8.
+    """
+    for index, line in read_lines(path):
+        try:
+            yield index, line.decode().rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise line_error(path, index, f"not UTF-8 at byte {error.start}") from None
+
+
+def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line number from 0, JSON object) of every line that is not blank.
+
+    Raises:
+        ConfigError: the file cannot be read.
+        DocumentError: a line is not a JSON object.
+    """
+    for index, line in read_lines(path):
+        yield index, parse_object(line, path, index)
+
+
+def read_placed(path: Path) -> Iterator[tuple[Place, dict[str, Any]]]:
+    """``read_objects`` with the file beside each line's number."""
+    return (((path, index), fields) for index, fields in read_objects(path))
+
+
+def parse_object(line: bytes | str, path: Path, index: int) -> dict[str, Any]:
+    """One line as a JSON object.
+
+    Raises:
+        DocumentError: it is not one; file and line are in the message, ``index`` is the line from 0.
+    """
+    try:
+        fields: Any = json.loads(line)
+    except (ValueError, RecursionError) as error:  # also bytes that are not UTF-8, and numbers of thousands of digits
+        about = getattr(error, "msg", error)  # without JSONDecodeError's own line number, which is always 1
+        raise line_error(path, index, f"not JSON in UTF-8 ({about})") from None
+    if not isinstance(fields, dict):
+        raise line_error(path, index, f"expected a JSON object, got {type(fields).__name__}")
+    return fields
+
+
+def strings(fields: Mapping[str, Any], key: str, where: str, index: int) -> tuple[str, ...]:
+    """A field that is a list of strings, () if it is missing or null.
+
+    Raises:
+        DocumentError: it is something else.
+    """
+    texts = fields.get(key)
+    if texts is None:
+        return ()
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise DocumentError(f"{where}: {key!r} must be a list of strings", index=index)
+    return tuple(texts)
+
+
+def check_strings(texts: list[str], where: str, index: int) -> None:
+    """Refuse lone surrogates where file and line are still known.
+
+    Raises:
+        DocumentError: one of the texts has some.
+    """
+    try:
+        read_texts(texts)
+    except TextError as error:
+        raise DocumentError(f"{where}: {error}", index=index) from None
+
+
+def identifier(value: object) -> str:
+    """An id as a string: numbers become their digits; "" if it is neither."""
+    return str(value) if isinstance(value, (str, int)) and not isinstance(value, bool) else ""
+
+
+def line_error(path: Path, index: int, message: str) -> DocumentError:
+    """The error about a line (from 0) of a file."""
+    return DocumentError(f"{path}, line {index + 1}: {message}", index=index)
+
+
+def read_qrels(path: Path, *, trec: bool = False) -> Qrels:
+    """Judgements: query id, document id and grade between tabs; a heading line may come first.
+
+    Args:
+        path: the file.
+        trec: TREC's columns instead: query id, an ignored word, document id, grade, between white space.
+
+    Raises:
+        ConfigError: the file cannot be read, holds no judgement, a line is malformed, or one contradicts another.
+        DocumentError: a line is not UTF-8.
+    """
+    expected = f"query id, {'Q0, ' * trec}document id and a whole number"
+    qrels: Qrels = {}
+    for number, (index, line) in enumerate(read_text(path)):
+        fields = line.split() if trec else [field.strip() for field in line.split("\t")]
+        if len(fields) == 3 + trec and number == 0 and not any(character.isdigit() for character in line):
+            continue  # the names of the columns
+        if len(fields) != 3 + trec or not all(fields) or not GRADE.fullmatch(fields[-1]):
+            raise ConfigError(f"{path}, line {index + 1}: expected {expected}, got {line!r}")
+        query, document, grade = fields[0], fields[-2], int(fields[-1])
+        earlier = qrels.setdefault(query, {}).setdefault(document, grade)
+        if earlier != grade:
+            raise ConfigError(
+                f"{path}, line {index + 1}: {document!r} has grade {grade} for {query!r}, and {earlier} further up"
+            )
+    if not qrels:
+        raise ConfigError(f"{path} holds no judgements: expected lines of {expected}")
+    return qrels
+
+
+def has_file(folder: Path, name: str) -> bool:
+    """Whether ``folder/name`` exists, or the same with ``.gz``."""
+    return (folder / name).is_file() or (folder / f"{name}.gz").is_file()
+
+
+def find_file(folder: Path, name: str, *, expected: str) -> Path:
+    """``folder/name``, or the same with ``.gz`` if only that exists.
+
+    Raises:
+        ConfigError: neither exists; the message says what was ``expected`` and names the neighbours, which are often
+            another split.
+    """
+    for path in (folder / name, folder / f"{name}.gz"):
+        if path.is_file():
+            return path
+    there = sorted(path.name for path in folder.glob("*")) if folder.is_dir() else []
+    found = f"it holds {', '.join(there[:8])}{', …' * (len(there) > 8)}" if there else "there is nothing"
+    raise ConfigError(f"{folder} has no {name} or {name}.gz ({found}): expected {expected}")
+
+
+class FileDocuments:
+    """Documents parsed anew whenever they are read, in the order of the files.
+
+    The first whole reading, which ``len`` also is, refuses an id that repeats an earlier one; until its end, 64 bits
+    of every id are in memory.
+
+    Args:
+        read: yields the documents from the beginning, each with the line where it begins.
+        name: of the corpus, for messages.
+    """
+
+    def __init__(self, read: Callable[[], Iterator[tuple[Place, Document]]], name: str) -> None:
+        self._read = read
+        self._name = name
+        self._count: int | None = None
+
+    def __iter__(self) -> Iterator[Document]:
+        """The documents.
+
+        Raises:
+            ConfigError: a file cannot be read, or there is no document at all.
+            DocumentError: a document is malformed or repeats an id; file and line are in the message.
+        """
+        if self._count is not None:
+            yield from (document for _, document in self._read())
+            return
+        seen: set[int] = set()
+        for place, document in self._read():
+            digest = hash(document.id)  # keyed SipHash: among 33 million ids two collide with a probability of 3·10⁻⁵
+            if digest in seen:
+                raise line_error(*place, f"the id {document.id!r} is not unique")
+            seen.add(digest)
+            yield document
+        if not seen:
+            raise ConfigError(f"{self._name} holds no documents")
+        self._count = len(seen)
+
+    def __len__(self) -> int:
+        """The number of documents; the first call reads them through, and raises as reading does."""
+        if self._count is None:
+            deque(self, maxlen=0)
+        return self._count or 0
+
+
+def jsonl_documents(paths: Sequence[Path], rewrite: Callable[[str], str] = str, name: str = "") -> FileDocuments:
+    """``{"_id" (or "id", "docid"): str | int, "text": str, "title"?: str}`` per line; ``rewrite`` changes the texts."""
+    return FileDocuments(lambda: (line for path in paths for line in read_jsonl(path, rewrite)), name or str(paths[0]))
+
+
+def read_jsonl(path: Path, rewrite: Callable[[str], str] = str) -> Iterator[tuple[Place, Document]]:
+    """The documents of one such file.
+
+    Raises:
+        ConfigError: the file cannot be read.
+        DocumentError: a line is something else.
+    """
+    for place, fields in read_placed(path):
+        text, title = fields.get("text"), fields.get("title") or ""
+        name = identifier(next((fields[key] for key in ID_FIELDS if key in fields), None))
+        if not name or not isinstance(text, str) or not isinstance(title, str):
+            raise line_error(*place, 'expected {"_id": str, "text": str, "title"?: str} ("id" and "docid" are ids too)')
+        check_strings([name, text, title], f"{place[0]}, line {place[1] + 1}", place[1])
+        yield place, Document(name, rewrite(text), rewrite(title))
