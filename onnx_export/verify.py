@@ -7,6 +7,7 @@ without padding, through the torch model. A bundle exists only if the two agree,
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -152,8 +153,8 @@ def measure_mcls(function: M3EmbeddingFunction, model: M3Model) -> Errors:
         function: gives the bundle, the session and the maximum length.
         model: the checkpoint.
     """
-    path, session, length = function.bundle.path, function.session, function.max_length
-    mcls = M3EmbeddingFunction(path, max_length=length, on_truncate="ignore", mcls_every=MCLS_EVERY, session=session)
+    mcls = copy(function)
+    mcls.on_truncate, mcls.mcls_every = "ignore", MCLS_EVERY
     return measure(mcls, model, [PARAGRAPH * 3])
 
 

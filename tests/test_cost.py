@@ -12,7 +12,7 @@ from m3_vdb.errors import ModelOutputError, TruncationError
 from m3_vdb.ingest import ingest
 from m3_vdb.stores import MemoryStore
 from tests.ingest._fakes import HashEmbed
-from tests.serving._fakes import FakeSession
+from tests.serving._fakes import FakeSession, embed_with
 
 N = 40
 LONG = "the vector search " * 20
@@ -36,7 +36,7 @@ class CountingTokenizer:
 
 def make(bundle: Path, **options) -> tuple[M3EmbeddingFunction, FakeSession, CountingTokenizer]:
     session = FakeSession()
-    embed = M3EmbeddingFunction(bundle, session=session, **options)
+    embed = embed_with(session, bundle, **options)
     embed.tokenizer = CountingTokenizer(embed.tokenizer)
     return embed, session, embed.tokenizer
 

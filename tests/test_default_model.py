@@ -11,6 +11,7 @@ import pytest
 from m3_vdb import HybridIndex, M3EmbeddingFunction, find_bundle, open_store
 from m3_vdb.ingest import ingest, read_jsonl
 from m3_vdb.types import Document
+from tests.serving._fakes import embed_with
 
 ROOT = Path(__file__).parents[1]
 CORPUS = ROOT / "tests/fixtures/multilingual.jsonl"
@@ -41,7 +42,7 @@ def test_several_starts_change_the_dense_vector_of_a_long_text_a_little_and_of_a
     rows = [json.loads(line) for line in CORPUS.read_text(encoding="utf-8").splitlines()]
     pages = [row["text"] for row in rows if row["id"].startswith("lo/") and row["lang"] == "de"]
     texts = [" ".join(pages[:4]), pages[0]]
-    mcls = M3EmbeddingFunction(mcls_every=128, session=embed.session)
+    mcls = embed_with(embed.session, mcls_every=128)
     one, two = embed.encode_documents(texts), mcls.encode_documents(texts)
     assert one.token_counts.tolist() == [431, 100]
     long, short = (one.dense * two.dense).sum(axis=1)

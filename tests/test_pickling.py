@@ -33,7 +33,7 @@ from m3_vdb.scoring import score
 from m3_vdb.stores import MemoryStore
 from m3_vdb.types import Hit, M3Embeddings
 from tests.ingest._fakes import HashEmbed
-from tests.serving._fakes import FakeSession
+from tests.serving._fakes import FakeSession, embed_with
 
 TEXTS = ["the vector search", "a", "hello world"]
 PACKAGES = ("m3_vdb", "train", "onnx_export")
@@ -175,10 +175,8 @@ def test_a_pickle_refuses_another_model_of_the_same_name(embed, monkeypatch):
 
 
 def test_a_session_of_the_users_own_cannot_be_pickled(tiny_bundle):
-    embed = M3EmbeddingFunction(tiny_bundle, session=FakeSession())
-    with pytest.raises(
-        ConfigError, match=r"session of its own \(FakeSession\) cannot be pickled: make it in the process"
-    ):
+    embed = embed_with(FakeSession(), tiny_bundle)
+    with pytest.raises(ConfigError, match=r"made from parts \(FakeSession\) cannot be pickled: make it in the process"):
         pickle.dumps(embed)
     assert len(copy.deepcopy(embed).encode_documents(TEXTS)) == 3
 
@@ -234,8 +232,8 @@ def test_a_tokenizer_survives_pickling(embed):
 
 
 def test_equal_embeddings_are_equal_whatever_they_cost(tiny_bundle):
-    embed = M3EmbeddingFunction(tiny_bundle, session=FakeSession())
-    apart = M3EmbeddingFunction(tiny_bundle, session=FakeSession(), batch_tokens=1)
+    embed = embed_with(FakeSession(), tiny_bundle)
+    apart = embed_with(FakeSession(), tiny_bundle, batch_tokens=1)
     one, other = embed.encode_documents(TEXTS), apart.encode_documents(TEXTS)
     assert one.stats != other.stats
     assert (one == other) is True
@@ -256,7 +254,7 @@ def test_equal_embeddings_are_equal_whatever_they_cost(tiny_bundle):
 
 
 def test_what_holds_arrays_cannot_be_hashed(tiny_bundle):
-    embeddings = M3EmbeddingFunction(tiny_bundle, session=FakeSession()).encode_documents(TEXTS)
+    embeddings = embed_with(FakeSession(), tiny_bundle).encode_documents(TEXTS)
     for value in (embeddings, embeddings[0], embeddings[0].sparse):
         with pytest.raises(TypeError, match=f"unhashable type: '{type(value).__name__}'"):
             hash(value)
@@ -276,7 +274,7 @@ def test_documents_and_hits_are_members_of_sets_and_keys():
 
 @pytest.mark.parametrize("key", ["dense", "dense_vecs", 0.0, None], ids=repr)
 def test_embeddings_are_taken_by_number(tiny_bundle, key):
-    embeddings = M3EmbeddingFunction(tiny_bundle, session=FakeSession()).encode_documents(TEXTS)
+    embeddings = embed_with(FakeSession(), tiny_bundle).encode_documents(TEXTS)
     with pytest.raises(TypeError, match=r"expected the number of a text, .*embeddings\.dense.*to_pymilvus_model"):
         embeddings[key]
     assert embeddings[np.int64(-1)] == embeddings[2]
@@ -287,4 +285,4 @@ def test_embeddings_are_taken_by_number(tiny_bundle, key):
 def test_the_path_of_a_bundle_is_the_only_thing_that_ties_a_pickle_to_a_machine(embed):
     state = embed.__getstate__()["options"]
     assert [name for name, value in state.items() if isinstance(value, Path)] == ["model"]
-    assert M3EmbeddingFunction(session=FakeSession(dense_dim=384))._opened_with["model"] is None
+    assert M3EmbeddingFunction().__getstate__()["options"]["model"] is None

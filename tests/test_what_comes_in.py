@@ -20,14 +20,14 @@ from m3_vdb.inputs import plain_value, read_ids, read_path, whole_number
 from m3_vdb.stores import CollectionOptions, MemoryStore
 from m3_vdb.weights import PRESETS
 from tests.ingest._fakes import HashEmbed
-from tests.serving._fakes import FakeSession
+from tests.serving._fakes import FakeSession, embed_with
 
 TEXTS = ["the vector", "a", "repeat repeat repeat", "hello world"]
 
 
 @pytest.fixture(scope="module")
 def embed(tiny_bundle):
-    return M3EmbeddingFunction(tiny_bundle, session=FakeSession(), on_truncate="ignore")
+    return embed_with(FakeSession(), tiny_bundle, on_truncate="ignore")
 
 
 @pytest.fixture
@@ -291,7 +291,7 @@ def test_an_error_of_add_counts_from_the_beginning(index, bad, error, batch_size
 
 
 def test_an_error_about_a_passage_counts_documents(tiny_bundle):
-    embed = M3EmbeddingFunction(tiny_bundle, session=FakeSession(), max_length=16)
+    embed = embed_with(FakeSession(), tiny_bundle, max_length=16)
     store = MemoryStore(embed.identity)
     index = HybridIndex(embed, store, long_documents=LongDocuments(plan="split"))
     long = Document("long", "the vector search " * 20)
@@ -458,10 +458,7 @@ def test_a_model_is_a_name_or_path(model):
 def test_paths_are_text_or_paths_everywhere(tiny_bundle, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "model").symlink_to(tiny_bundle)
-    found = [
-        M3EmbeddingFunction(path, session=FakeSession()).identity
-        for path in (tiny_bundle, str(tiny_bundle), "~/model", Path("~/model"))
-    ]
+    found = [M3EmbeddingFunction(path).identity for path in (tiny_bundle, str(tiny_bundle), "~/model", Path("~/model"))]
     assert len(set(found)) == 1
     assert read_path("x", Path("a/~")) == Path("a/~")
     embed, letters = HashEmbed(), tmp_path / "bad.jsonl"

@@ -43,7 +43,7 @@ from m3_vdb.cli.options import (
     TitleFieldOption,
 )
 from m3_vdb.cli.output import EXIT_INTERRUPTED, EXIT_REJECTED, err, write_json
-from m3_vdb.cli.ray import ENGINES, Elsewhere, make_engine
+from m3_vdb.cli.ray import ENGINES, driver_embed, make_engine
 from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
 from m3_vdb.encoding.long_documents import LongDocuments, Plan
 from m3_vdb.errors import ConfigError, EngineError, StoreError
@@ -143,14 +143,12 @@ def ingest_command(
     rows.leave_out(state, letters)
     if engine not in ENGINES:
         raise ConfigError(f"--engine {engine}: expected one of {', '.join(ENGINES)}")
-    embed = M3EmbeddingFunction(
-        model,
-        runtime=runtime,
-        max_length=max_length,
-        mcls_every=mcls_every,
-        on_truncate="ignore",
-        session=Elsewhere() if engine == "ray" else None,
-    )
+    if engine == "ray":
+        embed = driver_embed(model, max_length=max_length, mcls_every=mcls_every)
+    else:
+        embed = M3EmbeddingFunction(
+            model, runtime=runtime, max_length=max_length, mcls_every=mcls_every, on_truncate="ignore"
+        )
     with ExitStack() as open_here:
         elsewhere = None
         if engine == "ray":

@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from m3_vdb.encoding.bundle import find_bundle
 from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
 from m3_vdb.encoding.identity import ModelIdentity
 from m3_vdb.errors import EngineError
@@ -36,6 +37,22 @@ class Elsewhere:
             EngineError: always.
         """
         raise EngineError("the driver of a Ray job has no model open; the encoders have")
+
+
+def driver_embed(model: str | None, *, max_length: int | None, mcls_every: int | None) -> M3EmbeddingFunction:
+    """The driver's embedding function: the model's tokenizer, limits and identity, and no session."""
+    bundle = find_bundle(model)
+    if mcls_every is not None:
+        bundle.require_mcls()
+    return M3EmbeddingFunction.from_parts(
+        bundle.read_tokenizer(),
+        Elsewhere(),
+        identity=bundle.identity,
+        model_max_length=bundle.max_length,
+        max_length=max_length,
+        on_truncate="ignore",
+        mcls_every=mcls_every,
+    )
 
 
 @dataclass(frozen=True, slots=True)

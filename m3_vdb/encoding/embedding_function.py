@@ -44,7 +44,6 @@ class M3EmbeddingFunction:
         mcls_every: MCLS for long texts (paper, appendix B.2): insert one ``<s>`` before every further so many tokens,
             256 in the paper, and average the states of all ``<s>`` for the dense vector. Texts of no more tokens are
             encoded as without. Inserted ``<s>`` count against ``max_length``; ``identity`` says that they are there.
-        session: a session to use instead of opening one; for tests and for runtimes of your own.
 
     Raises:
         BundleError: the model is missing or damaged.
@@ -63,48 +62,105 @@ class M3EmbeddingFunction:
         on_truncate: OnTruncate = "warn",
         batch_tokens: int = packing.DEFAULT_BATCH_TOKENS,
         mcls_every: int | None = None,
-        session: Session | None = None,
     ) -> None:
-        self.bundle: Bundle = find_bundle(model)
+        bundle = find_bundle(model)
         in_folder = model is not None and read_path("model", model).is_dir()
-        self._opened_with: dict[str, Any] = {
-            "model": self.bundle.path.absolute() if in_folder else model,
+        self._bundle: Bundle | None = bundle
+        self._opened_with: dict[str, Any] | None = {
+            "model": bundle.path.absolute() if in_folder else model,
             "runtime": runtime,
             "device": device,
             "threads": threads,
         }
-        self._own_session: bool = session is not None
-        self.max_length: int = self.bundle.max_length
+        self._set_options(bundle.identity, bundle.max_length, max_length, on_truncate, batch_tokens, mcls_every)
+        if mcls_every is not None:
+            bundle.require_mcls()
+        self.tokenizer: Tokenizer = bundle.read_tokenizer()
+        self.session: Session = open_session(bundle.path / MODEL_FILE, runtime=runtime, device=device, threads=threads)
+
+    @classmethod
+    def from_parts(
+        cls,
+        tokenizer: Tokenizer,
+        session: Session,
+        *,
+        identity: ModelIdentity,
+        model_max_length: int,
+        max_length: int | None = None,
+        on_truncate: OnTruncate = "warn",
+        batch_tokens: int = packing.DEFAULT_BATCH_TOKENS,
+        mcls_every: int | None = None,
+    ) -> M3EmbeddingFunction:
+        """An embedding function over a model that is not a bundle: a torch model, a runtime of your own, a test's fake.
+
+        Args:
+            tokenizer: the model's.
+            session: gives the graph's outputs (``m3_vdb.encoding.sessions.Session``). It is used as it is, so the
+                embedding function cannot be pickled.
+            identity: name, fingerprint and widths of the model.
+            model_max_length: tokens that the model takes.
+            max_length: as for the class, like the options after it. Whoever sets ``mcls_every`` knows that the
+                session's dense output averages all ``<s>``.
+            on_truncate: what to do when a text is longer.
+            batch_tokens: padded tokens of one forward pass.
+            mcls_every: MCLS for long texts.
+
+        Raises:
+            ConfigError: an option is out of range.
+        """
+        made = cls.__new__(cls)
+        made._bundle = made._opened_with = None
+        made._set_options(identity, model_max_length, max_length, on_truncate, batch_tokens, mcls_every)
+        made.tokenizer, made.session = tokenizer, session
+        return made
+
+    def _set_options(
+        self,
+        identity: ModelIdentity,
+        model_max_length: int,
+        max_length: int | None,
+        on_truncate: OnTruncate,
+        batch_tokens: int,
+        mcls_every: int | None,
+    ) -> None:
+        self._identity = identity
+        self.model_max_length: int = model_max_length
+        self.max_length: int = model_max_length
         self.max_length = self._length(max_length)
         if on_truncate not in ON_TRUNCATE:
             raise ConfigError(f"on_truncate={on_truncate!r}: expected one of {', '.join(ON_TRUNCATE)}")
         self.on_truncate: OnTruncate = on_truncate
         self.batch_tokens: int = whole_number("batch_tokens", batch_tokens, least=1)
         self.mcls_every: int | None = mcls_every
-        text_room(self.max_length, mcls_every)  # raises where nothing of a text would be left
-        if mcls_every is not None:
-            self.bundle.require_mcls()
-        self.tokenizer: Tokenizer = self.bundle.read_tokenizer()
-        self.session: Session = session or open_session(
-            self.bundle.path / MODEL_FILE, runtime=runtime, device=device, threads=threads
-        )
+        text_room(self.max_length, mcls_every)  # refuses what leaves nothing of a text
+
+    @property
+    def bundle(self) -> Bundle:
+        """The opened bundle.
+
+        Raises:
+            BundleError: the embedding function was made from parts.
+        """
+        if self._bundle is None:
+            raise BundleError(f"{self._identity.name} was made from parts (M3EmbeddingFunction.from_parts): no bundle")
+        return self._bundle
 
     @property
     def dim(self) -> dict[str, int]:
         """Widths for a schema: {"dense": d, "sparse": vocabulary, "multi_vector": m}."""
-        bundle = self.bundle
-        return {"dense": bundle.dense_dim, "sparse": bundle.vocab_size, "multi_vector": bundle.multi_vector_dim}
+        vocabulary = self._bundle.vocab_size if self._bundle else self.tokenizer.vocab_size
+        model = self._identity
+        return {"dense": model.dense_dim, "sparse": vocabulary, "multi_vector": model.multi_vector_dim}
 
     @property
     def identity(self) -> ModelIdentity:
-        """What a collection remembers of the model: the bundle's identity, its fingerprint marked where MCLS is on.
+        """What a collection remembers of the model; the fingerprint is marked where MCLS is on.
 
         With and without MCLS the dense vectors of long texts differ, so they never mix in one collection.
         """
-        identity = self.bundle.identity
         if self.mcls_every is None:
-            return identity
-        return replace(identity, fingerprint=f"{identity.fingerprint}+mcls{self.mcls_every}")
+            return self._identity
+        return replace(self._identity, fingerprint=f"{self._identity.fingerprint}+mcls{self.mcls_every}")
 
     def token_count(self, texts: Iterable[str]) -> IntArray:
         """Tokens of each whole text before any truncation, ``<s>`` and ``</s>`` included, inserted ones not: int32 [n].
@@ -291,21 +347,19 @@ class M3EmbeddingFunction:
         """The ``max_length`` of a call."""
         if max_length is None:
             return self.max_length
-        limit = self.bundle.max_length
-        return whole_number(
-            "max_length", max_length, least=3, most=limit, expected=f"{self.bundle.name} takes 3 … {limit} tokens"
-        )
+        limit, name = self.model_max_length, self._identity.name
+        return whole_number("max_length", max_length, least=3, most=limit, expected=f"{name} takes 3 … {limit} tokens")
 
     def __getstate__(self) -> dict[str, Any]:
         """The model and the options: where it is unpickled, the model is opened again."""
-        if self._own_session:
+        if self._opened_with is None:
             raise ConfigError(
-                f"an embedding function with a session of its own ({type(self.session).__name__}) cannot be pickled: "
+                f"an embedding function made from parts ({type(self.session).__name__}) cannot be pickled: "
                 f"make it in the process that uses it"
             )
         options = ("max_length", "on_truncate", "batch_tokens", "mcls_every")
         state = {**self._opened_with, **{name: getattr(self, name) for name in options}}
-        return {"options": state, "fingerprint": self.bundle.fingerprint}
+        return {"options": state, "fingerprint": self._identity.fingerprint}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         M3EmbeddingFunction.__init__(self, **state["options"])
@@ -373,7 +427,8 @@ class M3EmbeddingFunction:
 
     def _nothing(self, name: str) -> pooling.Packed:
         """No texts of this output: gives an empty result its width."""
-        widths = {pooling.DENSE: (0, self.bundle.dense_dim), pooling.MULTI_VECTOR: (0, self.bundle.multi_vector_dim)}
+        model = self._identity
+        widths = {pooling.DENSE: (0, model.dense_dim), pooling.MULTI_VECTOR: (0, model.multi_vector_dim)}
         ids = np.zeros(0, np.int32) if name == pooling.SPARSE else None
         return pooling.Packed(np.zeros(widths.get(name, (0,)), np.float32), np.zeros(1, np.int64), ids)
 

@@ -129,7 +129,7 @@ class LongDocuments:
 
 def text_encoding(embed: object) -> str:
     """How an embedding function encodes texts, "" for the model's own way: what its identity does not say."""
-    if not isinstance(embed, M3EmbeddingFunction) or embed.max_length == embed.bundle.max_length:
+    if not isinstance(embed, M3EmbeddingFunction) or embed.max_length == embed.model_max_length:
         return ""
     return f"max_length={embed.max_length}"
 

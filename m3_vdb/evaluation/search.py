@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from functools import partial
 from itertools import islice
 from sys import intern
@@ -35,16 +36,9 @@ _MORE: Final = 4
 
 def query_encoder(embed: M3EmbeddingFunction, *, max_length: int) -> M3EmbeddingFunction:
     """The same model, session and all, for queries of at most ``max_length`` tokens; truncates without a warning."""
-    if embed.max_length <= max_length and embed.on_truncate == "ignore":
-        return embed  # a second tokenizer costs a second
-    return M3EmbeddingFunction(
-        embed.bundle.path,
-        max_length=min(embed.max_length, max_length),
-        mcls_every=embed.mcls_every,
-        on_truncate="ignore",
-        batch_tokens=embed.batch_tokens,
-        session=embed.session,
-    )
+    short = copy(embed)
+    short.max_length, short.on_truncate = min(embed.max_length, max_length), "ignore"
+    return short
 
 
 def encode(embed: M3EmbeddingFunction, queries: Mapping[str, Query]) -> list[tuple[str, M3Embedding]]:

@@ -19,6 +19,7 @@ from m3_vdb.errors import StoreRequestError
 from m3_vdb.evaluation import Collection, Query
 from m3_vdb.stores import MemoryStore, VectorStore
 from m3_vdb.types import Document
+from tests.serving._fakes import embed_with
 
 TEXTS = Path(__file__).parent.parent / "fixtures" / "multilingual.jsonl"
 
@@ -50,7 +51,7 @@ def toy_embed(max_length: int = 512, mcls_every: int | None = None) -> M3Embeddi
     """The toy model behind the tokenizer that ships; with MCLS it counts as another model."""
     bundle = find_bundle(None)
     session = ToySession(dense_dim=bundle.dense_dim, multi_vector_dim=bundle.multi_vector_dim)
-    return M3EmbeddingFunction(session=session, max_length=max_length, mcls_every=mcls_every, on_truncate="ignore")
+    return embed_with(session, max_length=max_length, mcls_every=mcls_every, on_truncate="ignore")
 
 
 @cache

@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from m3_vdb import M3EmbeddingFunction
 from m3_vdb.errors import CollectionMismatchError, DocumentError, StoreRequestError
 from m3_vdb.evaluation.corpus import fill
 from m3_vdb.ingest.pipeline import BATCH_DOCUMENTS
 from m3_vdb.stores import MemoryStore, open_store
 from m3_vdb.types import Document
 from tests.evaluation._toy import Counting, documents, toy_embed
+from tests.serving._fakes import embed_with
 
 
 @pytest.fixture
@@ -122,7 +122,7 @@ def test_a_document_that_the_store_refuses_costs_itself_alone():
 
 
 def test_a_document_that_cannot_be_encoded_costs_itself_alone(store):
-    strict = M3EmbeddingFunction(session=toy_embed().session, max_length=16, on_truncate="error")
+    strict = embed_with(toy_embed().session, max_length=16, on_truncate="error")
     texts = [Document("short", "one word"), Document("long", "word " * 50)]
     found = fill(texts, strict, store)
     assert [one.where for one in found.report.rejected] == ["long"]

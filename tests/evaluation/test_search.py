@@ -8,13 +8,13 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from m3_vdb import M3EmbeddingFunction
 from m3_vdb.evaluation import Query
 from m3_vdb.evaluation.corpus import fill
 from m3_vdb.evaluation.protocol import PROTOCOLS
 from m3_vdb.evaluation.search import BLOCK, WARM_UP, encode, overlap, query_encoder, search, time_encoding, time_search
 from m3_vdb.stores import MemoryStore
 from tests.evaluation._toy import Counting, documents, toy_embed
+from tests.serving._fakes import embed_with
 
 PAPER = PROTOCOLS["paper"]
 
@@ -34,13 +34,8 @@ def test_every_query_is_encoded_under_its_name():
         np.testing.assert_array_equal(found[i][1].dense, toy_embed().encode_queries([f"Zeile {i}"])[0].dense)
 
 
-def test_an_encoder_that_fits_is_used_as_it_is():
-    assert query_encoder(toy_embed(), max_length=512) is toy_embed()
-    assert query_encoder(toy_embed(max_length=32), max_length=512) is toy_embed(max_length=32)
-
-
 def test_queries_are_cut_without_a_word():
-    loud = M3EmbeddingFunction(session=toy_embed().session, on_truncate="warn")
+    loud = embed_with(toy_embed().session, on_truncate="warn")
     short = query_encoder(loud, max_length=8)
     assert (short.max_length, short.session) == (8, loud.session)
     with warnings.catch_warnings():

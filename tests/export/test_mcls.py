@@ -10,12 +10,12 @@ import torch
 from transformers import XLMRobertaConfig, XLMRobertaModel
 
 from m3_vdb.encoding import pooling
-from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
 from m3_vdb.encoding.sessions import OnnxRuntimeSession, OpenVinoSession
 from m3_vdb.encoding.tokenizer import Tokenizer
 from onnx_export.export import export
 from tests.conftest import TINY_WORDS
 from tests.export.conftest import PRECISIONS
+from tests.serving._fakes import embed_with
 from train.model import M3Model
 
 OUTPUTS = ["dense_vecs", "sparse_vecs", "colbert_vecs"]
@@ -122,7 +122,7 @@ def test_starts_in_the_padding_do_not_count(long_bundles, tokens):
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_the_embedding_function_serves_the_definition(long_checkpoint, long_bundles, tokens, expected, runtime):
     session = open_session(long_bundles["fp32"], runtime)
-    embed = M3EmbeddingFunction(long_bundles["fp32"], mcls_every=256, session=session)
+    embed = embed_with(session, long_bundles["fp32"], mcls_every=256)
     served = embed.encode_documents([text_of(n) for n in STARTS])
     np.testing.assert_allclose(served.dense, expected[0], atol=1e-5, rtol=0)
     assert served.token_counts.tolist() == [n + 2 for n in STARTS]

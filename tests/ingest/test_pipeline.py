@@ -15,6 +15,7 @@ from m3_vdb.errors import CollectionMismatchError, DocumentError
 from m3_vdb.ingest import IngestReport, Progress, Rejected, async_ingest, ingest
 from m3_vdb.stores import MemoryStore
 from tests.ingest._fakes import IDENTITY, Faulty, HashEmbed, documents, rows
+from tests.serving._fakes import embed_with
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,7 @@ def test_a_text_that_makes_the_model_return_nan_costs_itself_only(embed: M3Embed
             raw["dense_vecs"][(input_ids == poison).any(axis=1)] = np.nan
             return raw
 
-    poisoned = M3EmbeddingFunction(embed.bundle.path, session=PoisonedSession())
+    poisoned = embed_with(PoisonedSession(), embed.bundle.path)
     with MemoryStore(embed.identity) as store:
         report = ingest([Document("a", "token"), Document("b", "model"), Document("c", "text")], poisoned, store)
         assert store.count() == report.documents == 2
@@ -121,7 +122,7 @@ def test_what_the_store_holds_unchanged_is_not_encoded_again() -> None:
 
 
 def test_a_document_encoded_at_another_length_is_encoded_again(embed: M3EmbeddingFunction) -> None:
-    short = M3EmbeddingFunction(embed.bundle.path, session=embed.session, max_length=8)
+    short = embed_with(embed.session, embed.bundle.path, max_length=8)
     documents = [Document("a", "vector " * 20, payload={"lang": "en"})]
     with MemoryStore(embed.identity) as store:
         for function, stored in ((embed, 1), (short, 1), (short, 0), (embed, 1), (embed, 0)):

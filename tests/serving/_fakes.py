@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 import numpy as np
 
+from m3_vdb import M3EmbeddingFunction
+from m3_vdb.encoding.bundle import find_bundle
 from m3_vdb.encoding.pooling import DENSE, MULTI_VECTOR, SPARSE
+from m3_vdb.encoding.sessions import Session
 
 
 class FakeSession:
@@ -37,3 +41,11 @@ class FakeSession:
         raw[MULTI_VECTOR][poisoned[:, 1:]] = self._value
         raw[DENSE][poisoned.any(axis=1)] = self._value
         return {name: raw[name] for name in outputs}
+
+
+def embed_with(session: Session, bundle: Path | None = None, **options) -> M3EmbeddingFunction:
+    """An embedding function with the tokenizer and the identity of a bundle, but with another session."""
+    opened = find_bundle(bundle)
+    return M3EmbeddingFunction.from_parts(
+        opened.read_tokenizer(), session, identity=opened.identity, model_max_length=opened.max_length, **options
+    )

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from m3_vdb import M3EmbeddingFunction, find_bundle
+from m3_vdb import find_bundle
 from m3_vdb.encoding.pooling import DENSE, MULTI_VECTOR, SPARSE
 from m3_vdb.errors import ModelOutputError
 from m3_vdb.types import EncodeStats
-from tests.serving._fakes import FakeSession
+from tests.serving._fakes import FakeSession, embed_with
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "multilingual.jsonl"
 
@@ -24,7 +24,7 @@ def session():
 
 @pytest.fixture
 def embed(tiny_bundle, session):
-    return M3EmbeddingFunction(tiny_bundle, session=session)
+    return embed_with(session, tiny_bundle)
 
 
 def token_id(embed, word):
@@ -61,7 +61,7 @@ def test_only_the_outputs_that_are_wanted_are_asked_for(embed, session):
 
 
 def test_a_batch_holds_no_more_padded_tokens_than_asked(tiny_bundle, session, tiny_texts):
-    M3EmbeddingFunction(tiny_bundle, session=session, batch_tokens=50).encode_documents(tiny_texts * 5)
+    embed_with(session, tiny_bundle, batch_tokens=50).encode_documents(tiny_texts * 5)
     assert all(rows * length <= 50 for rows, length in session.shapes)
     assert max(rows for rows, _ in session.shapes) > 1
 
@@ -70,7 +70,7 @@ def test_padding_stays_within_fifteen_percent_on_real_texts():
     bundle = find_bundle()
     session = FakeSession(dense_dim=bundle.dense_dim, multi_vector_dim=bundle.multi_vector_dim)
     texts = [json.loads(line)["text"] for line in FIXTURE.read_text(encoding="utf-8").splitlines()]
-    stats = M3EmbeddingFunction(session=session, on_truncate="ignore").encode_documents(texts, multi_vector=False).stats
+    stats = embed_with(session, on_truncate="ignore").encode_documents(texts, multi_vector=False).stats
     assert len(texts) > 500
     assert stats.padding_ratio <= 1.15
     assert stats.forwards < len(texts) / 5
@@ -89,9 +89,9 @@ def test_the_parts_of_every_text_are_its_own(embed, tiny_texts):
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("part", ["dense", "sparse", "multi_vector"])
 def test_a_value_that_is_not_finite_names_the_text_in_the_order_given(tiny_bundle, value, part):
-    probe = M3EmbeddingFunction(tiny_bundle, session=FakeSession())
+    probe = embed_with(FakeSession(), tiny_bundle)
     session = FakeSession(poison=token_id(probe, "vector"), value=value)
-    embed = M3EmbeddingFunction(tiny_bundle, session=session)
+    embed = embed_with(session, tiny_bundle)
     wanted = {name: name == part for name in ("dense", "sparse", "multi_vector")}
     texts = ["the search", "a", "the index of one document", "the vector", "a"]
     with pytest.raises(ModelOutputError, match=r"item 3 \(4 tokens\)") as caught:
@@ -103,7 +103,7 @@ def test_values_in_the_padding_are_never_looked_at(tiny_bundle):
     session = FakeSession(poison=1)  # the id of <pad>
     session_outputs = session.run((SPARSE, MULTI_VECTOR), np.array([[0, 5, 2], [0, 2, 1]]), np.ones((2, 3), np.int64))
     assert np.isnan(session_outputs[SPARSE]).any()
-    embed = M3EmbeddingFunction(tiny_bundle, session=session)
+    embed = embed_with(session, tiny_bundle)
     embeddings = embed.encode_documents(["the vector search", "a the"], dense=False)
     assert session.shapes[-1] == (2, 5), "the second text is padded"
     assert np.isfinite(embeddings.multi_vector).all()

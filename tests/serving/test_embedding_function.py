@@ -255,3 +255,16 @@ def test_one_string_is_not_many_texts(embed):
 def test_the_embedding_function_says_which_model_it_is(embed):
     shown = repr(embed)
     assert all(part in shown for part in (embed.identity.name, embed.identity.fingerprint, "onnxruntime", "64"))
+
+
+def test_a_function_from_parts_encodes_like_the_one_that_opened_them(embed, tiny_texts):
+    made = M3EmbeddingFunction.from_parts(embed.tokenizer, embed.session, identity=embed.identity, model_max_length=64)
+    assert (made.identity, made.dim, made.max_length) == (embed.identity, embed.dim, 64)
+    assert made.encode_documents(tiny_texts) == embed.encode_documents(tiny_texts)
+    assert made.encode_documents([]).multi_vector.shape == (0, 16)
+    with pytest.raises(BundleError, match="made from parts"):
+        made.bundle  # noqa: B018
+    with pytest.raises(ConfigError, match="max_length=65: tiny takes 3 … 64 tokens"):
+        M3EmbeddingFunction.from_parts(
+            embed.tokenizer, embed.session, identity=embed.identity, model_max_length=64, max_length=65
+        )

@@ -18,7 +18,7 @@ from m3_vdb.encoding.bundle import CONFIG, Bundle, write_checksums
 from m3_vdb.encoding.tokenizer import CLS, MCLS_EVERY, SEP, Tokenizer, text_room
 from m3_vdb.errors import CollectionMismatchError, ConfigError, TruncationError
 from m3_vdb.stores.memory import MemoryStore
-from tests.serving._fakes import FakeSession
+from tests.serving._fakes import FakeSession, embed_with
 
 TEXT = "the vector search of a document"  # six tokens
 WORDS = [*TEXT.split(), "Straße", "Wort", "数据库", "repeat", "<s>", "</s>", "🙂", "🙂🙂", "xyz"]
@@ -30,7 +30,7 @@ def tokenizer(tiny_tokenizer_json: str) -> Tokenizer:
 
 
 def open_tiny(tiny_bundle, **options) -> M3EmbeddingFunction:
-    return M3EmbeddingFunction(tiny_bundle, session=FakeSession(), **options)
+    return embed_with(FakeSession(), tiny_bundle, **options)
 
 
 def without_mcls(tiny_bundle: Path, target: Path) -> Path:
@@ -154,8 +154,8 @@ def test_the_message_of_a_cut_names_the_tokens_of_the_text_that_fit(tiny_bundle)
 
 def test_the_identity_tells_vectors_with_and_without_apart(tiny_bundle):
     plain, embed, finer = (open_tiny(tiny_bundle, mcls_every=every) for every in (None, 256, 128))
-    assert plain.identity == plain.bundle.identity == embed.bundle.identity
-    assert embed.identity == replace(plain.identity, fingerprint=f"{plain.bundle.fingerprint}+mcls256")
+    assert plain.identity == Bundle.open(tiny_bundle).identity
+    assert embed.identity == replace(plain.identity, fingerprint=f"{plain.identity.fingerprint}+mcls256")
     assert len({function.identity.fingerprint for function in (plain, embed, finer)}) == 3
     with pytest.raises(CollectionMismatchError, match=r"\+mcls256"):
         HybridIndex(embed, MemoryStore(plain.identity))
@@ -166,4 +166,4 @@ def test_a_bundle_of_an_earlier_export_serves_as_before_but_not_with_mcls(tiny_b
     assert (Bundle.open(path).mcls, Bundle.open(tiny_bundle).mcls) == (False, True)
     assert len(open_tiny(path).encode_documents([TEXT])) == 1
     with pytest.raises(ConfigError, match=r"mcls_every: tiny was exported before MCLS.*python -m onnx_export"):
-        open_tiny(path, mcls_every=256)
+        M3EmbeddingFunction(path, mcls_every=256)
