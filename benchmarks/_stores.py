@@ -40,7 +40,7 @@ def _folder(
 def _local(identity: ModelIdentity, folder: Path) -> Iterator[VectorStore]:
     from qdrant_client import QdrantClient
 
-    from m3_vdb.stores.qdrant import QdrantStore
+    from m3_vdb.stores.qdrant.server import QdrantStore
 
     with QdrantStore(QdrantClient(":memory:"), "x", identity=identity) as store:
         yield store

@@ -27,8 +27,8 @@ from m3_vdb.evaluation.collection import subsample
 from m3_vdb.evaluation.figures import group_means
 from m3_vdb.evaluation.search import search
 from m3_vdb.stores import open_store
-from m3_vdb.stores._points import pack
 from m3_vdb.stores.options import CollectionOptions, Storage
+from m3_vdb.stores.points import pack
 from m3_vdb.types import FloatArray
 
 MODES: Final[tuple[Mode, ...]] = ("multi_vector", "all")

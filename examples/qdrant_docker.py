@@ -7,7 +7,7 @@ import os
 
 from m3_vdb import PRESETS, Document, HybridIndex, M3EmbeddingFunction, open_store
 from m3_vdb.stores import CollectionOptions
-from m3_vdb.stores.qdrant import QdrantStore
+from m3_vdb.stores.qdrant.server import QdrantStore
 
 url = os.environ.get("QDRANT_URL", "qdrant://localhost:6333")
 embed = M3EmbeddingFunction()

@@ -20,9 +20,9 @@ from m3_vdb.passages import (
     stored_ids,
     whole_documents,
 )
-from m3_vdb.stores._checks import check_documents
 from m3_vdb.stores.base import VectorStore
-from m3_vdb.stores.search import DEFAULT_CANDIDATES, DEFAULT_WEIGHTS, Fusion, Source
+from m3_vdb.stores.checks import check_documents
+from m3_vdb.stores.options import DEFAULT_CANDIDATES, DEFAULT_WEIGHTS, Fusion, Source
 from m3_vdb.types import Document, Filter, Hit, M3Embeddings
 from m3_vdb.weights import WeightsLike
 

@@ -146,7 +146,7 @@ def test_another_plan_encodes_again_what_it_concerns(embed):
 def test_the_limits_of_the_stores():
     from qdrant_client import QdrantClient
 
-    from m3_vdb.stores.qdrant import QdrantStore
+    from m3_vdb.stores.qdrant.server import QdrantStore
 
     with QdrantStore(QdrantClient(":memory:"), "notes", identity=IDENTITY) as store:
         rows = store.max_rows

@@ -49,7 +49,7 @@ from m3_vdb.encoding.long_documents import LongDocuments, Plan
 from m3_vdb.errors import ConfigError, EngineError, StoreError
 from m3_vdb.ingest import FORMATS, Corpus, Fields, IngestReport, Progress, Retry, ingest
 from m3_vdb.stores import ModelIdentity, VectorStore, open_store
-from m3_vdb.stores._names import Folder, Memory, Server, read_name
+from m3_vdb.stores.names import Folder, Memory, Server, read_name
 
 REJECTED_SHOWN: Final = 10
 LINE_SECONDS: Final = 10.0

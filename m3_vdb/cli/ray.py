@@ -17,7 +17,7 @@ from m3_vdb.encoding.identity import ModelIdentity
 from m3_vdb.errors import EngineError
 from m3_vdb.ingest.ray_engine import RayEngine
 from m3_vdb.stores import VectorStore, open_store
-from m3_vdb.stores._names import KEY_VARIABLES, Server, read_name
+from m3_vdb.stores.names import KEY_VARIABLES, Server, read_name
 from m3_vdb.types import FloatArray
 
 ENGINES: Final = ("threads", "ray")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias, get_args
 
 from m3_vdb.errors import ConfigError
-from m3_vdb.stores.search import DEFAULT_CANDIDATES, SOURCES, Source
+from m3_vdb.stores.options import DEFAULT_CANDIDATES, SOURCES, Source
 from m3_vdb.weights import PRESETS, Weights, WeightsLike
 
 Mode: TypeAlias = Literal["dense", "sparse", "multi_vector", "dense_sparse", "all"]

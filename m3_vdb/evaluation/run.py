@@ -38,7 +38,7 @@ from m3_vdb.evaluation.summary import summarise
 from m3_vdb.evaluation.tuning import Tuned, check_dev, tune_weights
 from m3_vdb.evaluation.workspace import file_name
 from m3_vdb.stores import VectorStore, open_store
-from m3_vdb.stores._names import SUFFIXES
+from m3_vdb.stores.names import SUFFIXES
 
 PLACE: Final = "{collection}"
 """Where a collection's name goes in a store URL."""

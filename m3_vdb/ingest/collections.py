@@ -19,8 +19,7 @@ from m3_vdb.ingest.points import BATCH, Reader, milvus_file, milvus_server, qdra
 from m3_vdb.ingest.rows import WRONG_TYPE, Fields, Rejected, Row, RowError, place
 from m3_vdb.inputs import read_names
 from m3_vdb.stores import VectorStore, open_store
-from m3_vdb.stores._names import Folder, Place, Server, read_name
-from m3_vdb.stores._secrets import masked
+from m3_vdb.stores.names import Folder, Place, Server, masked, read_name
 
 _POINT: Final = "\0point"
 """A field that no payload has: the id of the point itself."""

@@ -8,7 +8,7 @@ from typing import Final
 
 from m3_vdb.ingest.ledger import APPLICATION_ID
 from m3_vdb.ingest.rows import LETTER_FIELDS
-from m3_vdb.stores._folder import IDENTITY_FILE, LOCK_FILE
+from m3_vdb.stores.folder import IDENTITY_FILE, LOCK_FILE
 
 _SQLITE: Final = b"SQLite format 3\x00"
 _APPLICATION_AT: Final = 68

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from m3_vdb.errors import CollectionNotFoundError, MissingExtraError, StoreUrlError
 from m3_vdb.imports import log_handlers_kept, no_usage_data
-from m3_vdb.stores._names import Server
+from m3_vdb.stores.names import Server
 
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
@@ -46,20 +46,20 @@ class QdrantReader(Reader):
     def __init__(self, client: QdrantClient, collection: str) -> None:
         self._client = client
         self._collection = collection
-        from m3_vdb.stores._qdrant_connect import where  # noqa: PLC0415 - optional
+        from m3_vdb.stores.qdrant.client import where  # noqa: PLC0415 - optional
 
         self._where = where(client, collection)
 
     def count(self) -> int:
         """Points in it."""
-        from m3_vdb.stores._qdrant_errors import mapped_errors  # noqa: PLC0415 - optional
+        from m3_vdb.stores.qdrant.client import mapped_errors  # noqa: PLC0415 - optional
 
         with mapped_errors(self._where):
             return self._client.count(self._collection, exact=True).count
 
     def points(self) -> Iterator[tuple[object, Mapping[str, Any]]]:
         """(id, payload) of all points, in the order of their ids."""
-        from m3_vdb.stores._qdrant_errors import mapped_errors  # noqa: PLC0415 - optional
+        from m3_vdb.stores.qdrant.client import mapped_errors  # noqa: PLC0415 - optional
 
         offset: Any = None
         while True:
@@ -92,7 +92,7 @@ class MilvusReader(Reader):
 
     def count(self) -> int:
         """Rows in it."""
-        from m3_vdb.stores._milvus_errors import mapped_errors  # noqa: PLC0415 - optional
+        from m3_vdb.stores.milvus.client import mapped_errors  # noqa: PLC0415 - optional
 
         with mapped_errors(self._where):
             found = self._client.query(self._collection, output_fields=["count(*)"], timeout=self._timeout)
@@ -100,7 +100,7 @@ class MilvusReader(Reader):
 
     def points(self) -> Iterator[tuple[object, Mapping[str, Any]]]:
         """(primary key, other fields but vectors) of all rows, batches in the order of their keys."""
-        from m3_vdb.stores._milvus_errors import mapped_errors  # noqa: PLC0415 - optional
+        from m3_vdb.stores.milvus.client import mapped_errors  # noqa: PLC0415 - optional
 
         with mapped_errors(self._where):
             found = self._client.describe_collection(self._collection, timeout=self._timeout)
@@ -147,7 +147,7 @@ def _fields(description: Mapping[str, Any]) -> tuple[str, list[str]]:
 def qdrant_server(place: Server, api_key: str | None, timeout: int) -> Iterator[Reader]:
     """A collection on a Qdrant server."""
     with no_usage_data():
-        from m3_vdb.stores._qdrant_connect import connect  # noqa: PLC0415 - seconds to import; open_store has found it
+        from m3_vdb.stores.qdrant.client import connect  # noqa: PLC0415 - seconds to import; open_store has found it
 
     with closing(connect(place, api_key=api_key, timeout=timeout)) as client:
         yield QdrantReader(client, place.collection)
@@ -156,8 +156,7 @@ def qdrant_server(place: Server, api_key: str | None, timeout: int) -> Iterator[
 @contextmanager
 def milvus_server(place: Server, api_key: str | None, timeout: int) -> Iterator[Reader]:
     """A collection on a Milvus server."""
-    from m3_vdb.stores._milvus_connect import connect  # noqa: PLC0415 - seconds to import; open_store has found it
-    from m3_vdb.stores._milvus_errors import mapped_errors  # noqa: PLC0415
+    from m3_vdb.stores.milvus.client import connect, mapped_errors  # noqa: PLC0415 - optional
 
     with closing(connect(place, token=api_key, timeout=timeout)) as client, mapped_errors(f"Milvus server {place.url}"):
         client.load_collection(place.collection, timeout=timeout)  # only what is loaded can be read
@@ -171,13 +170,13 @@ def milvus_file(path: Path, collection: str | None) -> Iterator[Reader]:
         with log_handlers_kept():
             from pymilvus import MilvusClient  # noqa: PLC0415 - optional
 
-        from m3_vdb.stores._milvus_errors import mapped_errors  # noqa: PLC0415
-        from m3_vdb.stores._milvus_lite import LiteServer  # noqa: PLC0415
+        from m3_vdb.stores.milvus.client import LiteServer, mapped_errors  # noqa: PLC0415 - optional
+
+        if not path.exists():
+            raise CollectionNotFoundError(f"there is no file {path}")
+        lite = LiteServer(path)
     except ModuleNotFoundError as error:
         raise MissingExtraError("a file of milvus-lite", extra="milvus") from error
-    if not path.exists():
-        raise CollectionNotFoundError(f"there is no file {path}")
-    lite = LiteServer(path)
     try:
         with mapped_errors(f"collection in {path}"), closing(MilvusClient(uri=lite.uri, dedicated=True)) as client:
             names = client.list_collections()

@@ -14,7 +14,7 @@ from m3_vdb.ingest.retry import Patience
 from m3_vdb.ingest.rows import Rejected, Row, reject, words
 from m3_vdb.passages import outdated_passages, replaced_fault
 from m3_vdb.stores import VectorStore, check_documents
-from m3_vdb.stores._checks import check_types
+from m3_vdb.stores.checks import check_types
 from m3_vdb.types import Document
 
 

@@ -11,12 +11,11 @@ from typing import Final
 from m3_vdb.encoding.identity import Identified, ModelIdentity, read_identity
 from m3_vdb.errors import CollectionNotFoundError, ConfigError, MissingExtraError
 from m3_vdb.imports import log_handlers_kept, no_usage_data
-from m3_vdb.stores._checks import check_documents
-from m3_vdb.stores._names import Folder, Memory, Server, read_name
 from m3_vdb.stores.base import VectorStore
+from m3_vdb.stores.checks import check_documents
 from m3_vdb.stores.memory import MemoryStore
-from m3_vdb.stores.options import DEFAULT_OPTIONS, CollectionOptions
-from m3_vdb.stores.search import DEFAULT_CANDIDATES, DEFAULT_WEIGHTS
+from m3_vdb.stores.names import Folder, Memory, Server, read_name
+from m3_vdb.stores.options import DEFAULT_CANDIDATES, DEFAULT_OPTIONS, DEFAULT_WEIGHTS, CollectionOptions
 
 __all__ = [
     "DEFAULT_CANDIDATES",
@@ -82,7 +81,7 @@ def open_store(
     try:
         if place.engine == "milvus":
             with log_handlers_kept():
-                from m3_vdb.stores._milvus_connect import open_milvus  # noqa: PLC0415 - optional
+                from m3_vdb.stores.milvus import open_milvus  # noqa: PLC0415 - optional
 
             return open_milvus(
                 place,
@@ -94,14 +93,14 @@ def open_store(
                 timeout=timeout,
             )
         if isinstance(place, Folder):
-            from m3_vdb.stores.qdrant_edge import QdrantEdgeStore  # noqa: PLC0415 - optional
+            from m3_vdb.stores.qdrant.embedded import QdrantEdgeStore  # noqa: PLC0415 - optional
 
             return QdrantEdgeStore(
                 place.path, identity=identity, create=create, exact=exact is not False, options=options
             )
         with no_usage_data():  # qdrant-client imports fastembed where that is installed, and fastembed onnxruntime
-            from m3_vdb.stores._qdrant_connect import connect  # noqa: PLC0415 - seconds to import, and optional
-            from m3_vdb.stores.qdrant import QdrantStore  # noqa: PLC0415
+            from m3_vdb.stores.qdrant.client import connect  # noqa: PLC0415 - seconds to import, and optional
+            from m3_vdb.stores.qdrant.server import QdrantStore  # noqa: PLC0415
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] not in _PACKAGES:
             raise

@@ -32,10 +32,9 @@ from m3_vdb.encoding.identity import ModelIdentity
 from m3_vdb.errors import ConfigError, StoreError
 from m3_vdb.filters import parse_filter
 from m3_vdb.inputs import DocumentLike, read_documents, read_ids, whole_number
-from m3_vdb.stores._checks import check_condition, check_search
-from m3_vdb.stores._process import ProcessBound
-from m3_vdb.stores.options import IndexType
-from m3_vdb.stores.search import DEFAULT_CANDIDATES, DEFAULT_WEIGHTS, Fusion, Search, Source
+from m3_vdb.stores.checks import check_condition, check_search
+from m3_vdb.stores.options import DEFAULT_CANDIDATES, DEFAULT_WEIGHTS, Fusion, IndexType, Search, Source
+from m3_vdb.stores.process import ProcessBound
 from m3_vdb.types import Document, Filter, Hit, M3Embedding, M3Embeddings
 from m3_vdb.weights import Weights, WeightsLike
 

@@ -17,11 +17,10 @@ from m3_vdb.encoding.identity import ModelIdentity
 from m3_vdb.errors import StoreError
 from m3_vdb.filters import matches
 from m3_vdb.scoring import dense_scores, lexical_scores, score
-from m3_vdb.stores._fuse import best_first, fuse
-from m3_vdb.stores._plan import LEAVES
-from m3_vdb.stores._points import Point, make_points, pack, read_point
 from m3_vdb.stores.base import VectorStore
-from m3_vdb.stores.search import DENSE, SPARSE, Search
+from m3_vdb.stores.fusion import LEAVES, best_first, fuse
+from m3_vdb.stores.options import DENSE, SPARSE, Search
+from m3_vdb.stores.points import Point, make_points, pack, read_point
 from m3_vdb.types import (
     Document,
     FloatArray,

@@ -124,7 +124,7 @@ def outcome(
     else:
         from qdrant_client import QdrantClient
 
-        from m3_vdb.stores.qdrant import QdrantStore
+        from m3_vdb.stores.qdrant.server import QdrantStore
 
         client = QdrantClient(":memory:")
         closing.append(client.close)

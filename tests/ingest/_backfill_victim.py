@@ -14,7 +14,7 @@ from typing import Any
 
 from m3_vdb.ingest import SourceCollection, SourceFields, backfill
 from m3_vdb.ingest.ledger import Ledger
-from m3_vdb.stores.qdrant_edge import QdrantEdgeStore
+from m3_vdb.stores.qdrant.embedded import QdrantEdgeStore
 from tests.ingest._fakes import IDENTITY, HashEmbed
 
 FIELDS = SourceFields(text=("page_content",), payload="metadata")

@@ -12,8 +12,8 @@ import numpy as np
 from m3_vdb import Document
 from m3_vdb.errors import ModelOutputError
 from m3_vdb.stores import MemoryStore, ModelIdentity
-from m3_vdb.stores._points import point_id
 from m3_vdb.stores.base import VectorStore
+from m3_vdb.stores.points import point_id
 from m3_vdb.types import EncodeStats, M3Embeddings
 
 IDENTITY = ModelIdentity("hash", "hash-1", dense_dim=8, multi_vector_dim=4)

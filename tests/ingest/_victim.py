@@ -16,7 +16,7 @@ from typing import Any
 from m3_vdb.ingest import Corpus, ingest
 from m3_vdb.ingest.dead_letters import DeadLetters
 from m3_vdb.ingest.ledger import Ledger
-from m3_vdb.stores.qdrant_edge import QdrantEdgeStore
+from m3_vdb.stores.qdrant.embedded import QdrantEdgeStore
 from tests.ingest._fakes import IDENTITY, HashEmbed
 
 BATCH = 6

@@ -24,7 +24,7 @@ from m3_vdb.ingest import SourceCollection, SourceFields, backfill, ingest
 from m3_vdb.ingest.points import MilvusReader, QdrantReader
 from m3_vdb.ingest.rows import RowError
 from m3_vdb.stores import MemoryStore
-from m3_vdb.stores.qdrant_edge import QdrantEdgeStore
+from m3_vdb.stores.qdrant.embedded import QdrantEdgeStore
 from tests.ingest._backfill_victim import FIELDS, run
 from tests.ingest._fakes import IDENTITY, HashEmbed, rows
 
@@ -165,7 +165,7 @@ def test_an_unnamed_vector_and_whole_numbers_as_ids():
 def milvus_file(path: Path) -> None:
     from pymilvus import DataType, MilvusClient
 
-    from m3_vdb.stores._milvus_lite import LiteServer
+    from m3_vdb.stores.milvus.client import LiteServer
 
     lite = LiteServer(path)
     client = MilvusClient(uri=lite.uri, dedicated=True)
@@ -205,7 +205,7 @@ def test_collections_of_milvus(tmp_path):
 def test_a_milvus_server_is_read_by_pymilvus_iterator(tmp_path):
     from pymilvus import MilvusClient
 
-    from m3_vdb.stores._milvus_lite import LiteServer
+    from m3_vdb.stores.milvus.client import LiteServer
 
     milvus_file(tmp_path / "theirs.db")
     lite = LiteServer(tmp_path / "theirs.db")  # in place of a server: it answers the iterator, too

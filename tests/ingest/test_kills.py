@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from m3_vdb.stores.qdrant_edge import QdrantEdgeStore
+from m3_vdb.stores.qdrant.embedded import QdrantEdgeStore
 from tests.ingest._fakes import IDENTITY, rows
 from tests.ingest._victim import run
 

@@ -27,7 +27,7 @@ from m3_vdb.ingest import Corpus, Progress, Retry, ingest, ray_engine
 from m3_vdb.ingest.ray_cluster import check_resources, connected
 from m3_vdb.ingest.ray_engine import RayEngine
 from m3_vdb.stores import MemoryStore, VectorStore, open_store
-from m3_vdb.stores.qdrant_edge import QdrantEdgeStore
+from m3_vdb.stores.qdrant.embedded import QdrantEdgeStore
 from m3_vdb.types import Passage
 from tests.ingest._fakes import IDENTITY, Faulty, HashEmbed, documents
 from tests.ingest._ray_fakes import PLAN, Encoding, run

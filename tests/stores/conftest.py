@@ -85,7 +85,7 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]
     else:
         from qdrant_client import QdrantClient
 
-        from m3_vdb.stores.qdrant import QdrantStore
+        from m3_vdb.stores.qdrant.server import QdrantStore
 
         client = QdrantClient(":memory:")
         close = client.close
@@ -109,7 +109,7 @@ def _milvus(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterat
 def _drop_qdrant(url: str) -> None:
     from qdrant_client import QdrantClient
 
-    from m3_vdb.stores._names import KEY_VARIABLES, read_name
+    from m3_vdb.stores.names import KEY_VARIABLES, read_name
 
     place = read_name(url)
     client = QdrantClient(place.url, api_key=os.environ.get(KEY_VARIABLES["qdrant"]), check_compatibility=False)
@@ -120,7 +120,7 @@ def _drop_qdrant(url: str) -> None:
 def _drop_milvus(url: str) -> None:
     from pymilvus import MilvusClient
 
-    from m3_vdb.stores._names import KEY_VARIABLES, read_name
+    from m3_vdb.stores.names import KEY_VARIABLES, read_name
 
     place = read_name(url)
     token = os.environ.get(KEY_VARIABLES["milvus"], "")

@@ -6,8 +6,8 @@ import pytest
 
 from m3_vdb.errors import ConfigError
 from m3_vdb.scoring import score
-from m3_vdb.stores._fuse import fuse
-from m3_vdb.stores.search import Search
+from m3_vdb.stores.fusion import fuse
+from m3_vdb.stores.options import Search
 from m3_vdb.types import Scores
 from m3_vdb.weights import Weights
 from tests.stores._corpus import make_documents, make_embeddings, make_queries

@@ -25,9 +25,9 @@ from m3_vdb.errors import (
     StoreRequestError,
 )
 from m3_vdb.stores import CollectionOptions, MemoryStore, open_store
-from m3_vdb.stores._milvus_probe import PROBE_PREFIX
-from m3_vdb.stores._milvus_rows import SENTINEL
-from m3_vdb.stores.milvus import MAX_REQUEST_BYTES
+from m3_vdb.stores.milvus.engine import PROBE_PREFIX
+from m3_vdb.stores.milvus.rows import SENTINEL
+from m3_vdb.stores.milvus.store import MAX_REQUEST_BYTES
 from m3_vdb.types import Document, SparseVector
 from m3_vdb.weights import PRESETS, Weights
 from tests.stores._corpus import IDENTITY, assert_same_hits, make_documents, make_embeddings, make_queries
@@ -168,7 +168,7 @@ def test_without_the_guard_a_lost_list_would_spoil_the_order(stub, filled, monke
     """The test above would prove little if the loss did no harm."""
     store, oracle = filled
     stub.ann_ratio = 0.3
-    monkeypatch.setattr("m3_vdb.stores._milvus_scores.Scorer._lost", lambda *_: [])
+    monkeypatch.setattr("m3_vdb.stores.milvus.requests.Scorer._lost", lambda *_: [])
     query = make_queries(1)[0]
     truth = {hit.document.id: hit.score for hit in oracle.query(query, limit=60, candidates=60)}
     ranked = store.rank(query, limit=60, candidates=60)
@@ -306,7 +306,7 @@ def test_answers_that_are_too_large_are_asked_for_in_parts(stub, structs):
 
 
 def test_a_collection_is_read_in_parts(filled, monkeypatch):
-    monkeypatch.setattr("m3_vdb.stores._milvus_requests._KEYS", 2)  # 150 documents: two digits, 256 parts
+    monkeypatch.setattr("m3_vdb.stores.milvus.requests._KEYS", 2)  # 150 documents: two digits, 256 parts
     store, oracle = filled
     found = {
         d.id: (d, e)

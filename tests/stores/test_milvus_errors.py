@@ -8,7 +8,7 @@ from pymilvus import exceptions
 from pymilvus.exceptions import MilvusException
 
 from m3_vdb.errors import StoreConnectionError, StoreRequestError
-from m3_vdb.stores._milvus_errors import mapped_errors
+from m3_vdb.stores.milvus.client import mapped_errors
 
 UNREACHABLE = {
     "ConnectError",

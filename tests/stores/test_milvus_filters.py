@@ -14,7 +14,7 @@ from milvus_lite.search.filter.eval.python_backend import _eval_row
 
 from m3_vdb.filters import matches, parse_filter
 from m3_vdb.stores import open_store
-from m3_vdb.stores._milvus_filters import _term, condition, numbers, terms
+from m3_vdb.stores.milvus.filters import _term, condition, numbers, terms
 from m3_vdb.types import Document
 from tests.stores._corpus import IDENTITY, make_embeddings, make_queries
 

@@ -136,7 +136,7 @@ def test_a_file_of_an_older_lite(path):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs sockets in the file system")
 def test_no_other_user_can_reach_it(path):
-    from m3_vdb.stores._milvus_lite import LiteServer
+    from m3_vdb.stores.milvus.client import LiteServer
 
     server = LiteServer(Path(path))
     folder = Path(server.uri.removeprefix("unix:")).parent

@@ -10,7 +10,7 @@ import pytest
 
 from m3_vdb.errors import MissingExtraError, StoreUrlError
 from m3_vdb.stores import open_store
-from m3_vdb.stores._names import Folder, Server, read_name
+from m3_vdb.stores.names import Folder, Server, read_name
 from tests.stores._corpus import IDENTITY
 
 ROOT = Path(__file__).parents[2]
@@ -48,25 +48,26 @@ def test_files(url):
 
 
 @pytest.mark.parametrize(
-    ("url", "package", "ours"),
+    ("url", "package"),
     [
-        ("notes.milvus.db", "milvus_lite", "m3_vdb.stores._milvus_lite"),
-        ("notes.milvus.db", "pymilvus", "m3_vdb.stores._milvus_connect"),
-        ("milvus://localhost/notes", "pymilvus", "m3_vdb.stores._milvus_connect"),
+        ("notes.milvus.db", "milvus_lite"),
+        ("notes.milvus.db", "pymilvus"),
+        ("milvus://localhost/notes", "pymilvus"),
     ],
 )
-def test_a_missing_package_is_answered_with_the_command_that_installs_it(url, package, ours, monkeypatch, tmp_path):
+def test_a_missing_package_is_answered_with_the_command_that_installs_it(url, package, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, package, None)  # what Python keeps for a module that cannot be imported
     if package == "milvus_lite":
         monkeypatch.setitem(sys.modules, "milvus_lite.adapter.grpc.server", None)
-    monkeypatch.delitem(sys.modules, ours, raising=False)
+    for ours in [name for name in sys.modules if name.startswith("m3_vdb.stores.milvus")]:
+        monkeypatch.delitem(sys.modules, ours)
     with pytest.raises(MissingExtraError, match=r"pip install 'm3-vdb\[milvus\]'"):
         open_store(url, identity=IDENTITY)
 
 
 def test_a_server_needs_no_milvus_lite():
-    code = "import sys, m3_vdb.stores._milvus_connect; print(*sys.modules)"
+    code = "import sys, m3_vdb.stores.milvus.client; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     names = {name.split(".")[0] for name in loaded.split()}
     assert "pymilvus" in names

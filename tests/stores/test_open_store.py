@@ -10,7 +10,7 @@ import pytest
 from benchmarks.stubs.qdrant_rest_stub import RestStub
 from m3_vdb.errors import CollectionNotFoundError, MissingExtraError, StoreUrlError
 from m3_vdb.stores import MemoryStore, open_store
-from m3_vdb.stores._names import Folder, Server, read_name
+from m3_vdb.stores.names import Folder, Server, read_name
 from tests.stores._corpus import IDENTITY, make_documents, make_embeddings
 
 ROOT = Path(__file__).parents[2]
@@ -86,16 +86,12 @@ def test_urls_that_name_no_store(url):
 
 
 @pytest.mark.parametrize(
-    ("url", "package", "ours"),
-    [
-        ("notes.qdrant", "qdrant_edge", "m3_vdb.stores.qdrant_edge"),
-        ("qdrant://localhost/notes", "qdrant_client", "m3_vdb.stores.qdrant"),
-    ],
+    ("url", "package"), [("notes.qdrant", "qdrant_edge"), ("qdrant://localhost/notes", "qdrant_client")]
 )
-def test_a_missing_package_is_answered_with_the_command_that_installs_it(url, package, ours, monkeypatch):
+def test_a_missing_package_is_answered_with_the_command_that_installs_it(url, package, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)  # what Python keeps for a module that cannot be imported
-    monkeypatch.delitem(sys.modules, ours, raising=False)
-    monkeypatch.delitem(sys.modules, "m3_vdb.stores._edge_requests", raising=False)
+    for ours in [name for name in sys.modules if name.startswith("m3_vdb.stores.qdrant")]:
+        monkeypatch.delitem(sys.modules, ours)
     with pytest.raises(MissingExtraError, match=r"pip install 'm3-vdb\[qdrant\]'"):
         open_store(url, identity=IDENTITY)
 
@@ -132,4 +128,5 @@ def test_the_programs_log_goes_on_after_a_store_was_opened(tmp_path: Path, name:
     log = tmp_path / "program.log"
     command = [sys.executable, "-c", textwrap.dedent(code), str(log), str(tmp_path / name)]
     subprocess.run(command, cwd=ROOT, check=True, timeout=60)
-    assert [line.rpartition(":")[2] for line in log.read_text().splitlines()] == ["before", "after"]
+    own = [line for line in log.read_text().splitlines() if line.startswith("INFO:root:")]  # faiss logs there, too
+    assert own == ["INFO:root:before", "INFO:root:after"]

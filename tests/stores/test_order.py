@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from m3_vdb.errors import ConfigError
 from m3_vdb.index import HybridIndex
 from m3_vdb.stores import MemoryStore, ModelIdentity
-from m3_vdb.stores._page import Found, read_page
-from m3_vdb.stores.search import Search
+from m3_vdb.stores.fusion import Found, read_page
+from m3_vdb.stores.options import Search
 from m3_vdb.types import Document, M3Embedding, M3Embeddings, Passage, SparseVector
 from m3_vdb.weights import Weights
 

@@ -28,9 +28,9 @@ from m3_vdb.errors import (
 )
 from m3_vdb.ingest.retry import passes
 from m3_vdb.stores import CollectionOptions, MemoryStore, open_store
-from m3_vdb.stores._qdrant_errors import mapped_errors
-from m3_vdb.stores._refusals import seconds_to_wait
-from m3_vdb.stores.qdrant import MAX_REQUEST_BYTES
+from m3_vdb.stores.qdrant.client import mapped_errors
+from m3_vdb.stores.qdrant.server import MAX_REQUEST_BYTES
+from m3_vdb.stores.refusals import seconds_to_wait
 from m3_vdb.types import Document, SparseVector
 from m3_vdb.weights import Weights
 from tests.stores._corpus import IDENTITY, make_documents, make_embeddings, make_queries

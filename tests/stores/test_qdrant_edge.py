@@ -25,16 +25,16 @@ from m3_vdb.errors import (
     StoreRequestError,
 )
 from m3_vdb.stores import CollectionOptions
-from m3_vdb.stores import qdrant_edge as module
-from m3_vdb.stores._edge_schema import edge_config
-from m3_vdb.stores.qdrant_edge import QdrantEdgeStore
+from m3_vdb.stores.qdrant import embedded as module
+from m3_vdb.stores.qdrant.embedded import QdrantEdgeStore
+from m3_vdb.stores.qdrant.embedded_schema import edge_config
 from m3_vdb.types import Document
 from tests.stores._corpus import IDENTITY, make_documents, make_embeddings, make_queries
 
 ROOT = Path(__file__).parents[2]
 CHILD = """
 import sys
-from m3_vdb.stores.qdrant_edge import QdrantEdgeStore
+from m3_vdb.stores.qdrant.embedded import QdrantEdgeStore
 from tests.stores._corpus import IDENTITY, make_documents, make_embeddings
 store = QdrantEdgeStore(sys.argv[1], identity=IDENTITY)
 for batch in range(3):

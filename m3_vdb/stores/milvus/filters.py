@@ -39,8 +39,8 @@ from m3_vdb.filters import (
     matches,
     read_date,
 )
-from m3_vdb.stores._milvus_requests import Requests, among
-from m3_vdb.stores._milvus_rows import KEY, MAX_ELEMENTS, NUMBERS, PAYLOAD, TERMS
+from m3_vdb.stores.milvus.requests import Requests, among
+from m3_vdb.stores.milvus.rows import KEY, MAX_ELEMENTS, NUMBERS, PAYLOAD, TERMS
 from m3_vdb.types import Payload
 
 _EXACT = 2**53

@@ -1,8 +1,9 @@
-"""The one place where errors of qdrant-client become errors of m3-vdb."""
+"""From the place of a collection to a client of its Qdrant server. Imported only when such a store is opened."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -10,12 +11,57 @@ from typing import Final
 import grpc  # type: ignore[import-untyped]  # its stubs are a package that would serve this file alone
 from httpx import RemoteProtocolError
 from pydantic import ValidationError
+from qdrant_client import QdrantClient
 from qdrant_client.common.client_exceptions import QdrantException, ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
 from m3_vdb.errors import StoreConnectionError, StoreError, StoreRequestError
-from m3_vdb.stores._names import KEY_VARIABLES
-from m3_vdb.stores._refusals import NO_ANSWER, TOO_MANY, http_status, key_advice, seconds_to_wait
+from m3_vdb.stores.names import KEY_VARIABLES, Server, masked, read_key
+from m3_vdb.stores.refusals import NO_ANSWER, TOO_MANY, http_status, key_advice, seconds_to_wait
+
+_PROXIES: Final = ("all_proxy", "http_proxy", "https_proxy")
+
+
+def connect(
+    place: Server, *, api_key: str | None, timeout: int, prefer_grpc: bool = False, grpc_port: int = 6334
+) -> QdrantClient:
+    """A client; nothing is sent yet.
+
+    Raises:
+        ConfigError: the key cannot be sent.
+        StoreError: the environment names a proxy that cannot be used.
+    """
+    key = read_key(api_key, KEY_VARIABLES[place.engine])
+    try:
+        return QdrantClient(
+            place.url,
+            api_key=key,
+            prefer_grpc=prefer_grpc,
+            grpc_port=grpc_port,
+            timeout=timeout,
+            check_compatibility=False,  # it would warn on a terminal; what matters is checked when a collection opens
+        )
+    except (ImportError, ValueError) as error:
+        proxies = sorted(name for name in os.environ if name.lower() in _PROXIES)
+        if not proxies:
+            raise
+        # The client's own words may show the proxy's password.
+        lacks = " (a SOCKS proxy needs: pip install 'httpx[socks]')" if isinstance(error, ImportError) else ""
+        raise StoreError(
+            f"{place.url}: the proxy that {' or '.join(proxies)} names cannot be used{lacks}; unset the variable, or "
+            f"name the server's host in NO_PROXY"
+        ) from None
+
+
+def where(client: QdrantClient, collection: str) -> str:
+    """A collection and its server, in words."""
+    options = client.init_options
+    server = options["url"] or options["host"] or options["location"]
+    if options["path"] is not None or server in (None, ":memory:"):
+        return f"Qdrant collection {collection!r}"
+    port = f" (gRPC at port {options['grpc_port']})" if options["prefer_grpc"] else ""
+    return f"Qdrant collection {collection!r} at {masked(str(server))}{port}"
+
 
 _KEY_VARIABLE: Final = KEY_VARIABLES["qdrant"]
 _NOT_QDRANT: Final = (301, 302, 307, 308, 400, 404, 405, 501)

@@ -1,8 +1,8 @@
-"""A collection on a Qdrant server (1.16 or newer), through qdrant-client. Its embedded twin is ``qdrant_edge.py``.
+"""A collection on a Qdrant server (1.16 or newer), through qdrant-client. Its embedded twin is ``embedded.py``.
 
 One request per query: a search picks the candidates, the three vectors score the same candidates, and a formula adds
-the three (``_plan.py``). Where the server does not allow that, other forms give the same scores
-(``_qdrant_requests.py``).
+the three (``fusion``). Where the server does not allow that, other forms give the same scores
+(``requests.py``).
 """
 
 from __future__ import annotations
@@ -15,8 +15,19 @@ from qdrant_client import QdrantClient, models
 
 from m3_vdb.encoding.identity import ModelIdentity, open_identity
 from m3_vdb.errors import CollectionNotFoundError, ConfigError, StoreRequestError
-from m3_vdb.stores._page import Found
-from m3_vdb.stores._points import (
+from m3_vdb.stores.base import VectorStore
+from m3_vdb.stores.fusion import Found
+from m3_vdb.stores.options import (
+    DEFAULT_OPTIONS,
+    DENSE,
+    INDEX_TYPES,
+    MULTI_VECTOR,
+    SPARSE,
+    CollectionOptions,
+    IndexType,
+    Search,
+)
+from m3_vdb.stores.points import (
     batches,
     make_points,
     pack,
@@ -24,10 +35,9 @@ from m3_vdb.stores._points import (
     read_embedding,
     read_point,
 )
-from m3_vdb.stores._qdrant_connect import where
-from m3_vdb.stores._qdrant_errors import mapped_errors
-from m3_vdb.stores._qdrant_requests import to_point
-from m3_vdb.stores._qdrant_schema import (
+from m3_vdb.stores.qdrant.client import mapped_errors, where
+from m3_vdb.stores.qdrant.requests import to_point
+from m3_vdb.stores.qdrant.schema import (
     METADATA_KEY,
     QdrantCapabilities,
     check_schema,
@@ -35,10 +45,7 @@ from m3_vdb.stores._qdrant_schema import (
     create_indexes,
     read_capabilities,
 )
-from m3_vdb.stores._qdrant_search import Searcher
-from m3_vdb.stores.base import VectorStore
-from m3_vdb.stores.options import DEFAULT_OPTIONS, INDEX_TYPES, CollectionOptions, IndexType
-from m3_vdb.stores.search import DENSE, MULTI_VECTOR, SPARSE, Search
+from m3_vdb.stores.qdrant.search import Searcher
 from m3_vdb.types import Document, Hit, M3Embedding, M3Embeddings
 
 MAX_REQUEST_BYTES: Final = 8 * 1024 * 1024

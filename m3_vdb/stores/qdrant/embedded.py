@@ -1,4 +1,4 @@
-"""A collection in a folder, run by Qdrant's engine inside this process. The embedded twin of ``qdrant.py``.
+"""A collection in a folder, run by Qdrant's engine inside this process. The embedded twin of ``qdrant/server.py``.
 
 The folder holds ``shard/`` (the engine's files), ``m3.json`` (the model's identity) and ``m3.lock``. One process at a
 time may use it. Every acknowledged upsert is in the engine's write-ahead log and survives a killed process; for a crash
@@ -18,14 +18,11 @@ import qdrant_edge as edge
 
 from m3_vdb.encoding.identity import ModelIdentity, open_identity
 from m3_vdb.errors import CollectionNotFoundError, M3Error, StoreError, StoreRequestError
-from m3_vdb.stores._edge_folder import load, make_indexes, require_free
-from m3_vdb.stores._edge_requests import among, fused, leaves, part_requests, to_point
-from m3_vdb.stores._edge_schema import OPTIONS
-from m3_vdb.stores._folder import FolderLock, advice, mapped_os_errors, read_metadata, write_metadata
-from m3_vdb.stores._fuse import best_first, fuse
-from m3_vdb.stores._page import Found, read_page
-from m3_vdb.stores._plan import Plan, make_plan, read_parts, vectors_to_score
-from m3_vdb.stores._points import (
+from m3_vdb.stores.base import VectorStore
+from m3_vdb.stores.folder import FolderLock, advice, mapped_os_errors, read_metadata, write_metadata
+from m3_vdb.stores.fusion import Found, Plan, best_first, fuse, make_plan, read_page, read_parts, vectors_to_score
+from m3_vdb.stores.options import DEFAULT_OPTIONS, DENSE, MULTI_VECTOR, SPARSE, CollectionOptions, IndexType, Search
+from m3_vdb.stores.points import (
     ID_FIELD,
     batches,
     make_points,
@@ -35,9 +32,9 @@ from m3_vdb.stores._points import (
     read_id,
     read_point,
 )
-from m3_vdb.stores.base import VectorStore
-from m3_vdb.stores.options import DEFAULT_OPTIONS, CollectionOptions, IndexType
-from m3_vdb.stores.search import DENSE, MULTI_VECTOR, SPARSE, Search
+from m3_vdb.stores.qdrant.embedded_folder import load, make_indexes, require_free
+from m3_vdb.stores.qdrant.embedded_requests import among, fused, leaves, part_requests, to_point
+from m3_vdb.stores.qdrant.embedded_schema import OPTIONS
 from m3_vdb.types import Document, Hit, M3Embedding, M3Embeddings, Scores
 
 MAX_UPDATE_BYTES: Final = 16 * 1024 * 1024
@@ -186,7 +183,7 @@ class QdrantEdgeStore(VectorStore):
         return [(hit.id, hit.score) for hit in self._search(query, search, explain=False, ids_only=True)]
 
     def _search(self, query: M3Embedding, search: Search, *, explain: bool, ids_only: bool) -> list[Found]:
-        """As on a server (``_qdrant_search``): the engine fuses all but ranks, and explains the hits of the page."""
+        """As on a server (``search``): the engine fuses all but ranks, and explains the hits of the page."""
         plan = make_plan(query, search)
         if not plan.branches:
             return []

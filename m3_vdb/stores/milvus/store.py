@@ -1,4 +1,4 @@
-"""A collection of Milvus, on a server or in a file (milvus-lite), through pymilvus. The twin of ``qdrant.py``.
+"""A collection of Milvus, on a server or in a file (milvus-lite), through pymilvus. The twin of ``qdrant/server.py``.
 
 Two steps per query: a search picks the candidates, then one hybrid search over the same candidates scores them by the
 three vectors and adds the three. What the engine at hand cannot do is done here, exactly (``MilvusCapabilities``).
@@ -17,14 +17,15 @@ from typing import Any, Final
 from pymilvus import MilvusClient
 
 from m3_vdb.encoding.identity import ModelIdentity
-from m3_vdb.errors import StoreError
-from m3_vdb.stores._fuse import best_first
-from m3_vdb.stores._milvus_errors import mapped_errors
-from m3_vdb.stores._milvus_filters import condition, numbers, terms
-from m3_vdb.stores._milvus_limits import check_limits
-from m3_vdb.stores._milvus_open import MilvusCapabilities, open_collection
-from m3_vdb.stores._milvus_requests import Requests
-from m3_vdb.stores._milvus_rows import (
+from m3_vdb.errors import CollectionNotFoundError, StoreError
+from m3_vdb.stores.base import VectorStore
+from m3_vdb.stores.fusion import best_first, make_plan
+from m3_vdb.stores.milvus.client import LiteServer, connect, is_database, mapped_errors
+from m3_vdb.stores.milvus.engine import MilvusCapabilities, open_collection
+from m3_vdb.stores.milvus.filters import condition, numbers, terms
+from m3_vdb.stores.milvus.limits import check_limits
+from m3_vdb.stores.milvus.requests import Requests, Scorer
+from m3_vdb.stores.milvus.rows import (
     DOCUMENT_FIELDS,
     MAX_ELEMENTS,
     batches,
@@ -33,16 +34,13 @@ from m3_vdb.stores._milvus_rows import (
     to_row,
     vector_fields,
 )
-from m3_vdb.stores._milvus_scores import Scorer
-from m3_vdb.stores._plan import make_plan
-from m3_vdb.stores._points import make_points, pack, point_id
-from m3_vdb.stores.base import VectorStore
-from m3_vdb.stores.options import DEFAULT_OPTIONS, CollectionOptions, IndexType
-from m3_vdb.stores.search import DENSE, MULTI_VECTOR, SPARSE, Search
+from m3_vdb.stores.names import Folder, Server
+from m3_vdb.stores.options import DEFAULT_OPTIONS, DENSE, MULTI_VECTOR, SPARSE, CollectionOptions, IndexType, Search
+from m3_vdb.stores.points import make_points, pack, point_id
 from m3_vdb.types import Document, Hit, M3Embedding, M3Embeddings, Scores
 
-__all__ = ["MilvusCapabilities", "MilvusStore"]
-
+COLLECTION_IN_FILE: Final = "m3"
+"""A file holds one collection, as a folder of Qdrant's engine does."""
 MAX_REQUEST_BYTES: Final = 16 * 1024 * 1024
 """Upserts are cut here, well below the 64 MiB that a Milvus server takes by default (proxy.grpc.serverMaxRecvSize)."""
 _KEYS_PER_DELETE: Final = 1000
@@ -271,3 +269,79 @@ def _free(client: MilvusClient, on_close: Callable[[], None] | None) -> None:
     client.close()
     if on_close is not None:
         on_close()
+
+
+def open_milvus(
+    place: Folder | Server,
+    *,
+    identity: ModelIdentity | None,
+    create: bool,
+    exact: bool | None,
+    options: CollectionOptions,
+    token: str | None,
+    timeout: float,
+) -> MilvusStore:
+    """Open a collection; see ``m3_vdb.stores.open_store``.
+
+    Raises:
+        StoreConnectionError: the server did not answer.
+        StoreError: the folder is open already.
+    """
+    if isinstance(place, Folder):
+        return _open_file(place.path, identity=identity, create=create, exact=exact, options=options, timeout=timeout)
+    client = connect(place, token=token, timeout=timeout)
+    try:
+        return MilvusStore(
+            client,
+            place.collection,
+            identity=identity,
+            create=create,
+            exact=exact,
+            options=options,
+            timeout=timeout,
+            server=place.url,
+        )
+    except BaseException:
+        client.close()
+        raise
+
+
+def _open_file(
+    path: Path,
+    *,
+    identity: ModelIdentity | None,
+    create: bool,
+    exact: bool | None,
+    options: CollectionOptions,
+    timeout: float,
+) -> MilvusStore:
+    """Open the collection in a file of milvus-lite; see ``m3_vdb.stores.open_store``.
+
+    Raises:
+        CollectionNotFoundError: there is none, and none may be made.
+        StoreError: the file is open already.
+    """
+    if not path.is_file() and not is_database(path) and (identity is None or not create):
+        raise CollectionNotFoundError(f"there is no collection in {path}: check the name, or ingest into it first")
+    lite = LiteServer(path)
+    try:
+        with mapped_errors(f"collection in {path}"):
+            client = MilvusClient(uri=lite.uri, dedicated=True)
+        try:
+            return MilvusStore(
+                client,
+                COLLECTION_IN_FILE,
+                identity=identity,
+                create=create,
+                exact=exact,
+                options=options,
+                timeout=timeout,
+                path=path,
+                on_close=lite.stop,
+            )
+        except BaseException:
+            client.close()
+            raise
+    except BaseException:
+        lite.stop()
+        raise

@@ -11,9 +11,8 @@ from qdrant_client import QdrantClient, models
 
 from m3_vdb.encoding.identity import ModelIdentity
 from m3_vdb.errors import CollectionMismatchError, ConfigError
-from m3_vdb.stores._points import field_name, field_path
-from m3_vdb.stores.options import CollectionOptions
-from m3_vdb.stores.search import DENSE, MULTI_VECTOR, SPARSE
+from m3_vdb.stores.options import DENSE, MULTI_VECTOR, SPARSE, CollectionOptions
+from m3_vdb.stores.points import field_name, field_path
 
 MAX_MULTI_VECTOR_FLOATS: Final = 1024 * 1024
 """A multi-vector of this many numbers or more is refused (MAX_MULTIVECTOR_FLATTENED_LEN, Qdrant 1.10 to 1.19)."""

@@ -9,8 +9,8 @@ import numpy as np
 
 from m3_vdb.errors import DocumentError
 from m3_vdb.marks import MARKS_FIELD, to_json
-from m3_vdb.stores._milvus_filters import numbers, terms
-from m3_vdb.stores._milvus_rows import ID, MAX_ELEMENTS, MAX_TEXT_BYTES
+from m3_vdb.stores.milvus.filters import numbers, terms
+from m3_vdb.stores.milvus.rows import ID, MAX_ELEMENTS, MAX_TEXT_BYTES
 from m3_vdb.types import Document, M3Embeddings
 
 

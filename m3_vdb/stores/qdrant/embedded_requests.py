@@ -1,4 +1,4 @@
-"""What the embedded engine is sent: points, filters, the fused query, its batch. The twin of ``_qdrant_requests.py``.
+"""What the embedded engine is sent: points, filters, the fused query, its batch. The twin of ``requests.py``.
 
 Everything here is a pure function of checked values, built from the request classes of qdrant-edge-py.
 """
@@ -12,14 +12,14 @@ import numpy as np
 import qdrant_edge as edge
 
 from m3_vdb.filters import And, AnyOf, Condition, Exists, Expression, Not, Or, Range, field_steps
-from m3_vdb.stores._plan import Plan
-from m3_vdb.stores._points import ID_FIELD, Point, field_path
-from m3_vdb.stores.search import DENSE, MULTI_VECTOR, SPARSE, Search
+from m3_vdb.stores.fusion import Plan
+from m3_vdb.stores.options import DENSE, MULTI_VECTOR, SPARSE, Search
+from m3_vdb.stores.points import ID_FIELD, Point, field_path
 from m3_vdb.types import M3Embedding
 
 
 def leaves(query: M3Embedding, plan: Plan, search: Search, *, exact: bool) -> list[edge.Prefetch]:
-    """The searches that find the candidates; the reasons stand in ``_qdrant_requests``."""
+    """The searches that find the candidates; the reasons stand in ``requests``."""
     condition, vectors = to_filter(search.filter), _vectors(query)
     return [
         edge.Prefetch(
@@ -65,7 +65,7 @@ def fused(
 
 
 def _fusion(plan: Plan, search: Search) -> Any:  # noqa: ANN401 - the three share no base class
-    """What makes one score of the branches: a formula or a fusion, but never by ranks (``_qdrant_requests``)."""
+    """What makes one score of the branches: a formula or a fusion, but never by ranks (``requests``)."""
     if search.fusion == "dbsf":
         return edge.Fusion.Dbsf()
     products = [

@@ -23,8 +23,7 @@ from m3_vdb.errors import ConfigError, DocumentError
 from m3_vdb.filters import And, AnyOf, DateRange, Exists, Expression, Not, Or, Range, field_values
 from m3_vdb.inputs import DocumentLike, plain_value, read_documents, surrogate
 from m3_vdb.marks import id_fault
-from m3_vdb.stores.options import IndexType
-from m3_vdb.stores.search import FUSIONS, SOURCES, Search
+from m3_vdb.stores.options import FUSIONS, SOURCES, IndexType, Search
 from m3_vdb.types import Document, M3Embedding, M3Embeddings, OffsetArray, Payload
 
 MAX_PAYLOAD_DEPTH: Final = 64

@@ -1,4 +1,4 @@
-"""The schema of a collection in a folder. The twin of ``_qdrant_schema.py``."""
+"""The schema of a collection in a folder. The twin of ``schema.py``."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import Any, Final
 import qdrant_edge as edge
 
 from m3_vdb.encoding.identity import ModelIdentity
-from m3_vdb.stores._points import field_path
-from m3_vdb.stores.options import CollectionOptions, IndexType, Storage
-from m3_vdb.stores.search import DENSE, MULTI_VECTOR, SPARSE
+from m3_vdb.stores.options import DENSE, MULTI_VECTOR, SPARSE, CollectionOptions, IndexType, Storage
+from m3_vdb.stores.points import field_path
 
 OPTIONS: Final = ("storage", "indexes", "tenant", "on_disk")
 """What the embedded engine has of ``CollectionOptions``."""

@@ -17,9 +17,8 @@ import numpy as np
 
 from m3_vdb.encoding.identity import ModelIdentity
 from m3_vdb.marks import MARKS_FIELD, read_document, to_json
-from m3_vdb.stores._checks import check_documents, check_embeddings, check_types
-from m3_vdb.stores.options import IndexType
-from m3_vdb.stores.search import DENSE, MULTI_VECTOR, SPARSE
+from m3_vdb.stores.checks import check_documents, check_embeddings, check_types
+from m3_vdb.stores.options import DENSE, MULTI_VECTOR, SPARSE, IndexType
 from m3_vdb.types import Document, FloatArray, M3Embedding, M3Embeddings, SparseVector
 
 _NAMESPACE: Final = uuid.UUID("a4a0f3c1-94a1-5a57-8f1c-6d3f5c0e7d10")

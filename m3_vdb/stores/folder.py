@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any, Final, TypeVar
 
 from m3_vdb.errors import CollectionMismatchError, StoreError
-from m3_vdb.stores._process import is_open_here
+from m3_vdb.stores.process import is_open_here
 
 IDENTITY_FILE: Final = "m3.json"
 LOCK_FILE: Final = "m3.lock"

@@ -1,4 +1,4 @@
-"""A search on a Qdrant server, in the form that the server allows; ``_qdrant_requests.py`` describes the four."""
+"""A search on a Qdrant server, in the form that the server allows; ``requests.py`` describes the four."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from typing import Any, Final
 from qdrant_client import QdrantClient, models
 
 from m3_vdb.errors import ConfigError
-from m3_vdb.stores._fuse import best_first, fuse
-from m3_vdb.stores._page import Found, read_page
-from m3_vdb.stores._plan import Plan, make_plan, read_parts, vectors_to_score
-from m3_vdb.stores._points import ID_FIELD, point_id, read_id
-from m3_vdb.stores._qdrant_requests import among, candidate_requests, fused, leaves, part_requests
-from m3_vdb.stores._qdrant_schema import QdrantCapabilities
-from m3_vdb.stores.search import Search
+from m3_vdb.stores.fusion import Found, Plan, best_first, fuse, make_plan, read_page, read_parts, vectors_to_score
+from m3_vdb.stores.options import Search
+from m3_vdb.stores.points import ID_FIELD, point_id, read_id
+from m3_vdb.stores.qdrant.requests import among, candidate_requests, fused, leaves, part_requests
+from m3_vdb.stores.qdrant.schema import QdrantCapabilities
 from m3_vdb.types import M3Embedding, Scores
 
 _UNDERSAMPLED: Final = 128

@@ -1,4 +1,4 @@
-"""What a Qdrant server is sent: points, filters, the fused query and its batch. The twin of ``_edge_requests.py``.
+"""What a Qdrant server is sent: points, filters, the fused query and its batch. The twin of ``embedded_requests.py``.
 
 Everything here is a pure function of checked values, built from the request models of qdrant-client.
 
@@ -21,9 +21,9 @@ from typing import Any
 from qdrant_client import models
 
 from m3_vdb.filters import And, AnyOf, Condition, Exists, Expression, Not, Or, Range, field_steps
-from m3_vdb.stores._plan import Plan
-from m3_vdb.stores._points import ID_FIELD, Point, field_path
-from m3_vdb.stores.search import DENSE, MULTI_VECTOR, SPARSE, Search
+from m3_vdb.stores.fusion import Plan
+from m3_vdb.stores.options import DENSE, MULTI_VECTOR, SPARSE, Search
+from m3_vdb.stores.points import ID_FIELD, Point, field_path
 from m3_vdb.types import M3Embedding
 
 

@@ -12,10 +12,10 @@ import qdrant_edge as edge
 from m3_vdb.encoding.identity import ModelIdentity
 from m3_vdb.encoding.model_files import brief
 from m3_vdb.errors import CollectionMismatchError, StoreError
-from m3_vdb.stores._edge_schema import INDEXES, edge_config, index_operations
-from m3_vdb.stores._folder import OUR_FILES, RESTORE, advice
-from m3_vdb.stores._points import field_name
+from m3_vdb.stores.folder import OUR_FILES, RESTORE, advice
 from m3_vdb.stores.options import CollectionOptions, IndexType
+from m3_vdb.stores.points import field_name
+from m3_vdb.stores.qdrant.embedded_schema import INDEXES, edge_config, index_operations
 
 _SHARD: Final = "shard"
 _CONFIG: Final = "edge_config.json"
