@@ -7,7 +7,7 @@ more collections (one a language, say); its results are plain values (``results.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
 from m3_vdb.encoding.long_documents import REFUSE, LongDocuments
-from m3_vdb.errors import ConfigError
+from m3_vdb.errors import BundleError, ConfigError
 from m3_vdb.evaluation.bm25 import BM25
 from m3_vdb.evaluation.collection import Collection
 from m3_vdb.evaluation.environment import describe_environment
@@ -190,9 +190,7 @@ def _check(collections: Sequence[Collection], modes: Sequence[Mode]) -> None:
 
 
 def _describe_model(embed: M3EmbeddingFunction) -> dict[str, str]:
-    return {
-        "name": embed.bundle.name,
-        "fingerprint": embed.identity.fingerprint,
-        "precision": embed.bundle.precision,
-        "max_length": str(embed.max_length),
-    }
+    about = {"name": embed.identity.name, "fingerprint": embed.identity.fingerprint}
+    with suppress(BundleError):  # a model made from parts has no file, so no stored precision
+        about["precision"] = embed.bundle.precision
+    return {**about, "max_length": str(embed.max_length)}

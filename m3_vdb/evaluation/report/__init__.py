@@ -1,15 +1,46 @@
-"""The report of one or more evaluations: a page for people, Markdown to be committed. Drawn from ``results`` alone."""
+"""The report of one or more evaluations, drawn from ``results`` alone: an HTML page, and Markdown with its tables."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, Final
 
 from m3_vdb.errors import ConfigError, MissingExtraError
-from m3_vdb.evaluation.report.markdown import to_markdown
+from m3_vdb.evaluation.report import charts
+from m3_vdb.evaluation.report.tables import (
+    Block,
+    Table,
+    blocks,
+    headline,
+    provenance,
+    summary,
+    system_name,
+    tiles,
+    written,
+)
 from m3_vdb.evaluation.results import Evaluation
 
 __all__ = ["to_html", "to_markdown", "write_report"]
+
+PANEL_CAPTION: Final = "All from 0; a thin line is a 95 % confidence interval."
+TASKS_NOTE: Final = "Mean of the first measure of every task, every group counted once."
+BESIDE: Final[dict[str, Callable[..., list[charts.Chart]]]] = {
+    "groups": charts.dots,
+    "weights": charts.curves,
+    "latency": charts.latency,
+}
+"""Block → the chart beside its table."""
+TOGETHER: Final = re.compile(r"\[[^\]]*\]|p [<=] [\d.]+")
+SPECIAL: Final = re.compile(
+    r"[\\`*|~$]"
+    r"|<(?=[A-Za-z/!?])|&(?=#?\w+;)"  # a tag, an entity
+    r"|\](?=[(\[])"  # a link
+    r"|(?<![^\W_])_|_(?![^\W_])"  # emphasis: inside a word an underscore is none
+)
+"""What GitHub would read as markup inside a line; no line begins with text of others."""
 
 
 def write_report(evaluations: Sequence[Evaluation], folder: Path) -> tuple[Path, Path]:
@@ -24,7 +55,7 @@ def write_report(evaluations: Sequence[Evaluation], folder: Path) -> tuple[Path,
 
     Raises:
         ConfigError: there is no evaluation.
-        MissingExtraError: matplotlib or Jinja is not installed; nothing is written.
+        MissingExtraError: Jinja is not installed; nothing is written.
     """
     if not evaluations:
         raise ConfigError("there is no evaluation to report on: expected at least one")
@@ -37,13 +68,113 @@ def write_report(evaluations: Sequence[Evaluation], folder: Path) -> tuple[Path,
 
 
 def to_html(evaluations: Sequence[Evaluation]) -> str:
-    """The report as one page that needs nothing else.
+    """The report as one page that needs nothing else; whatever it is given stays text.
 
     Raises:
-        MissingExtraError: matplotlib or Jinja is not installed.
+        MissingExtraError: Jinja is not installed.
     """
     try:
-        from m3_vdb.evaluation.report import html  # noqa: PLC0415 - a second to import, and optional
+        import jinja2  # noqa: PLC0415 - optional
     except ModuleNotFoundError as error:
         raise MissingExtraError("drawing an evaluation report", extra="eval") from error
-    return html.to_html(evaluations)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    # No line ends inside an interval or a p-value.
+    environment.filters["unbroken"] = lambda text: TOGETHER.sub(lambda match: match[0].replace(" ", "\u00a0"), text)
+    environment.filters["written"] = written
+    styles = charts.palette(name for e in evaluations for name in (*e.systems, *(curve.weight for curve in e.curves)))
+    return environment.get_template("report.html.jinja").render(
+        title=", ".join(evaluation.task for evaluation in evaluations),
+        tasks_note=TASKS_NOTE,
+        panel_caption=PANEL_CAPTION,
+        summary=summary(evaluations),
+        styles=charts.STYLES,
+        sections=[
+            {
+                "anchor": f"task-{i}",
+                "title": evaluation.task,
+                "headline": headline(evaluation),
+                "tiles": tiles(evaluation),
+                "parts": [_with_charts(evaluation, block, styles) for block in blocks(evaluation)],
+                "provenance": provenance(evaluation),
+            }
+            for i, evaluation in enumerate(evaluations, start=1)
+        ],
+    )
+
+
+def _with_charts(evaluation: Evaluation, block: Block, styles: dict[str, charts.Style]) -> dict[str, Any]:
+    """A block, the chart beside its table with what the colours mean, and the panels below it."""
+    beside = BESIDE[block.key](evaluation, styles) if block.key in BESIDE else []
+    below = block.key == ("groups" if len(evaluation.groups) > 1 else "systems")
+    named = {"groups": evaluation.systems, "weights": [curve.weight for curve in evaluation.curves]}
+    legend = [(styles[system], system_name(system)) for system in named.get(block.key, ()) if beside]
+    return {
+        "block": block,
+        "beside": beside,
+        "legend": legend,
+        "panels": charts.bars(evaluation, styles) if below else [],
+    }
+
+
+def to_markdown(evaluations: Sequence[Evaluation]) -> str:
+    """The tables of the page as GitHub shows them, without the charts, to be committed beside the code."""
+    lines = ["# Evaluation: " + ", ".join(escape(evaluation.task) for evaluation in evaluations), ""]
+    table = summary(evaluations)
+    if table is not None:
+        lines += [TASKS_NOTE, "", *_table(table), ""]
+    for evaluation in evaluations:
+        lines += [] if table is None else [f"## {escape(evaluation.task)}", ""]
+        lines += [escape(headline(evaluation)), ""]
+        for block in blocks(evaluation):
+            lines += [f"{'##' if table is None else '###'} {escape(block.title)}", ""]
+            lines += [escape(block.text), ""] if block.text else []
+            lines += [*_table(block.table), ""] if block.table is not None else []
+            for one in block.more:
+                lines += [f"{escape(one.title)}:", "", *_table(one), ""]
+        about = "; ".join(f"{escape(name)} {_code(value)}" for name, value in provenance(evaluation))
+        lines += [f"Measured with: {about}.", ""] if about else []
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _table(table: Table) -> Iterator[str]:
+    """Padded, so that it reads well as plain text too; numbers to the right."""
+    found = written(table)
+    lines = [[escape(text) for text in found.headings]]
+    for row, cells in found.rows:
+        name = escape(row.name)
+        line = [f"*{name}*" if row.summary else name]
+        for cell in cells:
+            text = f"**{escape(cell.text)}**" if cell.best else escape(cell.text)
+            line.append(f"{text} {escape(cell.small)}".rstrip())
+        lines.append(line)
+    widths = [max(3, *map(_width, column)) for column in zip(*lines, strict=True)]
+    for i, line in enumerate(lines):
+        pads = [" " * (width - _width(text)) for text, width in zip(line, widths, strict=True)]
+        numbers = [pad + text for text, pad in zip(line[1:], pads[1:], strict=True)]
+        yield "| " + " | ".join((line[0] + pads[0], *numbers)) + " |"
+        if i == 0:
+            yield "|" + "|".join(["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])]) + "|"
+
+
+def _width(text: str) -> int:
+    """Columns on a screen: East Asian letters take two, combining marks none."""
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def escape(text: str) -> str:
+    """Text that stays text in Markdown, on one line."""
+    return SPECIAL.sub(lambda match: "\\" + match[0], " ".join(text.split()))
+
+
+def _code(text: str) -> str:
+    """Inline code, fenced by more backticks than it holds."""
+    shown = " ".join(text.split())
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", shown)), default=0))
+    pad = " " if shown.startswith("`") or shown.endswith("`") else ""
+    return f"{fence}{pad}{shown}{pad}{fence}"

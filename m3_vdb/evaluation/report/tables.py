@@ -1,30 +1,95 @@
-"""A table as values, and those of quality: the page and the Markdown draw the same ones."""
+"""What a report says about an evaluation: tables of numbers, and the sentences between them.
+
+A table holds numbers and values of ``results``; its columns know how to write them. ``written`` does that, once, for
+the page and the Markdown alike.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import chain
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any, Final
 
-from m3_vdb.evaluation.report import numbers
-from m3_vdb.evaluation.report.numbers import MISSING
-from m3_vdb.evaluation.results import Evaluation, Figure, Group
+from m3_vdb.evaluation.report.numbers import (
+    MISSING,
+    count,
+    counted,
+    interval,
+    number,
+    p_value,
+    percentiles,
+    plain,
+    rate,
+    scientific,
+    share,
+    signed,
+    size,
+    tenths,
+)
+from m3_vdb.evaluation.results import Comparison, Cost, Curve, Evaluation, Figure, Group, Percentiles
 
-NAMES = {"multi_vector": "multi-vector", "dense_sparse": "dense + sparse", "bm25": "BM25"}
+NAMES: Final = {"multi_vector": "multi-vector", "dense_sparse": "dense + sparse", "bm25": "BM25"}
+ENCODING: Final = "encode the query"
+FEW_COLLECTIONS: Final = 3
+"""Up to this many collections stand in the first table of costs; more are summed up there and listed below."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """How the values of a column are written.
+
+    Attributes:
+        name: the heading.
+        show: value → text.
+        small: value → what stands beside it, quieter.
+        hover: value → what is said when pointed at.
+        rank: value → number by which the best one is found; None where nothing is best.
+    """
+
+    name: str
+    show: Callable[[Any], str]
+    small: Callable[[Any], str] = lambda _: ""
+    hover: Callable[[Any], str] = lambda _: ""
+    rank: Callable[[Any], float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A line of a table: None where nothing was measured, text where it is shown as it is. Summaries stand apart."""
+
+    name: str
+    values: Sequence[Any]
+    summary: bool = False
+    hover: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows of numbers.
+
+    Attributes:
+        corner: heading of the names.
+        columns: one per value of a row.
+        rows: the lines.
+        title: shown where the table is collapsed.
+        best_of_column: the best of each column is bold, not that of each row.
+        shaded: ranked cells are shaded by their place among all of the table.
+    """
+
+    corner: str
+    columns: Sequence[Column]
+    rows: Sequence[Row]
+    title: str = ""
+    best_of_column: bool = False
+    shaded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One number.
-
-    Attributes:
-        text: as it is written.
-        small: said beside it, quieter.
-        hover: said when pointed at.
-        best: the best of its row or column.
-        heat: 0 to 1, place of the number among all of the table; None without shading.
-    """
+    """A value as it is written; ``heat`` is 0 to 1, None without shading."""
 
     text: str
     small: str = ""
@@ -34,23 +99,61 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """A line of a table; ``summary`` lines stand apart."""
+class Written:
+    """A table as text, without the columns in which nothing was measured."""
 
-    name: str
-    cells: tuple[Cell, ...]
-    summary: bool = False
-    hover: str = ""
+    title: str
+    headings: tuple[str, ...]
+    rows: tuple[tuple[Row, tuple[Cell, ...]], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
-    """Rows of numbers under headings; ``corner`` is the heading of the names, ``title`` is only shown if collapsed."""
+class Block:
+    """A part of a task's section; ``key`` says which charts belong to it, ``more`` is collapsed on the page."""
 
-    corner: str
-    columns: tuple[str, ...]
-    rows: tuple[Row, ...]
-    title: str = ""
+    key: str
+    title: str
+    text: str = ""
+    table: Table | None = None
+    more: tuple[Table, ...] = ()
+
+
+def written(table: Table) -> Written:
+    """A table as text. The best is the largest of its row (or column), and everything a reader cannot tell from it."""
+    ranks = [
+        [_rank(column, value) for column, value in zip(table.columns, row.values, strict=True)] for row in table.rows
+    ]
+    lines = [*zip(*ranks, strict=True)] if table.best_of_column else ranks
+    tops = [max(known) if len(known := [r for r in line if r is not None]) > 1 else None for line in lines]
+    heats = [r for row, line in zip(table.rows, ranks, strict=True) if not row.summary for r in line if r is not None]
+    low, span = min(heats, default=0.0), max(heats, default=0.0) - min(heats, default=0.0)
+    rows: list[list[Cell]] = []
+    for y, row in enumerate(table.rows):
+        cells = []
+        for x, (column, value) in enumerate(zip(table.columns, row.values, strict=True)):
+            rank, top = ranks[y][x], tops[x if table.best_of_column else y]
+            if value is None or isinstance(value, str):
+                cells.append(Cell(value or MISSING))
+                continue
+            best = rank is not None and rank == top
+            shaded = table.shaded and span > 0 and not row.summary and rank is not None
+            heat = (rank - low) / span if shaded and rank is not None else None
+            cells.append(Cell(column.show(value), column.small(value), column.hover(value), best, heat))
+        rows.append(cells)
+    kept = [x for x in range(len(table.columns)) if any(cells[x].text != MISSING for cells in rows)]
+    return Written(
+        table.title,
+        (table.corner, *(table.columns[x].name for x in kept)),
+        tuple((row, tuple(cells[x] for x in kept)) for row, cells in zip(table.rows, rows, strict=True)),
+    )
+
+
+def _rank(column: Column, value: object) -> float | None:
+    """The number by which a value is ranked, as precise as it is shown."""
+    if column.rank is None or value is None or isinstance(value, str):
+        return None
+    rank = column.rank(value)
+    return round(rank, 3) if math.isfinite(rank) else None
 
 
 def system_name(system: str) -> str:
@@ -58,118 +161,383 @@ def system_name(system: str) -> str:
     return NAMES.get(system, system)
 
 
-def labels(groups: Sequence[Group]) -> tuple[str, tuple[str, ...]]:
-    """Heading and name of every group: the language alone where there is one collection only."""
-    one = len({group.collection for group in groups}) == 1
-    by_language = all(group.lang and (one or group.lang == group.collection) for group in groups)
-    names = tuple(group.lang if by_language else group.label for group in groups)
-    return "language" if by_language else "collection", names
-
-
-def without_empty_columns(table: Table) -> Table:
-    """A column in which nothing was measured does not appear."""
-    kept = [i for i in range(len(table.columns)) if any(row.cells[i].text != MISSING for row in table.rows)]
-    rows = tuple(replace(row, cells=tuple(row.cells[i] for i in kept)) for row in table.rows)
-    return replace(table, columns=tuple(table.columns[i] for i in kept), rows=rows)
-
-
-def cells(texts: Iterable[str]) -> tuple[Cell, ...]:
-    """Plain cells."""
-    return tuple(Cell(text or MISSING) for text in texts)
-
-
 def figure_of(figures: Mapping[str, Mapping[str, Figure]], system: str, measure: str) -> Figure | None:
-    """The figure, None if it is missing or no number."""
+    """The figure, None if it is missing or not a number."""
     figure = figures.get(system, {}).get(measure)
     return figure if figure is not None and math.isfinite(figure.value) else None
 
 
-def with_best(row: Sequence[Cell]) -> tuple[Cell, ...]:
-    """The largest in bold, and everything a reader cannot tell from it; nothing if there is nothing to compare."""
-    texts = [cell.text for cell in row if cell.text != MISSING]
-    best = max(texts, key=_value, default=MISSING)
-    return tuple(replace(cell, best=len(texts) > 1 and cell.text == best) for cell in row)
+def comparison_of(evaluation: Evaluation, system: str, measure: str) -> Comparison | None:
+    """The comparison with the baseline, None if it is missing or not a number."""
+    found = evaluation.comparisons.get(system, {}).get(measure)
+    return found if found is not None and math.isfinite(found.delta) else None
 
 
-def _value(text: str) -> float:
-    return float(text.replace("−", "-"))
+def labels(groups: Sequence[Group]) -> tuple[str, tuple[str, ...]]:
+    """Heading and name of every group: the language alone where that tells them apart."""
+    one = len({group.collection for group in groups}) == 1
+    by_language = all(group.lang and (one or group.lang == group.collection) for group in groups)
+    return "language" if by_language else "collection", tuple(g.lang if by_language else g.label for g in groups)
 
 
-def _cell(figure: Figure | None, *, short: bool) -> Cell:
-    if figure is None:
-        return Cell(MISSING)
-    between = numbers.interval(figure.low, figure.high)
-    small = numbers.half_width(figure) if short else between
-    return Cell(numbers.number(figure.value), small, f"95 % confidence interval {between}" if between else "")
+def summary(evaluations: Sequence[Evaluation]) -> Table | None:
+    """A row per task with its first measure; None for one task, which says it itself."""
+    if len(evaluations) < 2:
+        return None
+    systems = tuple(dict.fromkeys(system for evaluation in evaluations for system in evaluation.systems))
+    rows = []
+    for evaluation in evaluations:
+        measure = evaluation.measures[0] if evaluation.measures else ""
+        rows.append(Row(evaluation.task, (measure, *(figure_of(evaluation.mean, s, measure) for s in systems))))
+    columns = [
+        Column(system_name(system), lambda f: number(f.value), rank=lambda f: float(f.value)) for system in systems
+    ]
+    return Table("task", (Column("measure", str), *columns), rows)
 
 
-def systems_table(evaluation: Evaluation, measure: str) -> Table:
-    """A row per system: its mean, its pooled figure, and how it stands beside the baseline."""
-    found = evaluation.systems
-    means = with_best([_cell(figure_of(evaluation.mean, system, measure), short=False) for system in found])
-    pooled = with_best([_cell(figure_of(evaluation.pooled, system, measure), short=False) for system in found])
-    rows = tuple(
-        Row(system_name(system), (mean, pool, *_compared(evaluation, system, measure)))
-        for system, mean, pool in zip(found, means, pooled, strict=True)
+def blocks(evaluation: Evaluation) -> tuple[Block, ...]:
+    """The parts of which there is anything to say, in reading order."""
+    return (*_quality(evaluation), *_weights(evaluation), *_costs(evaluation))
+
+
+def _quality(evaluation: Evaluation) -> list[Block]:
+    if not evaluation.measures:
+        return []
+    first, *others = evaluation.measures
+    text = "In brackets 95 % bootstrap confidence intervals over queries."
+    if evaluation.comparisons:
+        text += f" The difference to {system_name(evaluation.baseline)} is paired, query by query; p of a two-sided "
+        text += "randomization test."
+    more = tuple(_systems_table(evaluation, measure) for measure in others)
+    found = [Block("systems", first, text, _systems_table(evaluation, first), more)]
+    if len(evaluation.groups) > 1:
+        more = tuple(_groups_table(evaluation, measure) for measure in others)
+        text = "± is half the 95 % confidence interval; the best of a row is bold."
+        title = f"{first} by {labels(evaluation.groups)[0]}"
+        found.append(Block("groups", title, text, _groups_table(evaluation, first), more))
+    return found
+
+
+def _figures(name: str, *, short: bool = False) -> Column:
+    """A column of ``Figure``, with its interval or, ``short``, half of that."""
+
+    def half(figure: Figure) -> str:
+        width = (figure.high - figure.low) / 2
+        return f"±{width:.3f}" if math.isfinite(width) else ""
+
+    def between(figure: Figure) -> str:
+        return interval(figure.low, figure.high)
+
+    def hover(figure: Figure) -> str:
+        return f"95 % confidence interval {between(figure)}" if between(figure) else ""
+
+    return Column(name, lambda f: number(f.value), half if short else between, hover, lambda f: float(f.value))
+
+
+def _systems_table(evaluation: Evaluation, measure: str) -> Table:
+    """A row per system: its mean, its pooled figure, and how it compares with the baseline."""
+    several = len(evaluation.groups) != 1
+    columns = (
+        *([_figures("mean of groups"), _figures("all queries")] if several else [_figures(measure)]),
+        Column(
+            f"difference to {system_name(evaluation.baseline)}",
+            lambda c: signed(c.delta),
+            lambda c: interval(c.low, c.high, sign=True),
+        ),
+        Column("p", lambda c: p_value(c.p_value)),
+        Column("queries better", lambda c: count(c.better)),
+        Column("worse", lambda c: count(c.worse)),
     )
-    baseline = system_name(evaluation.baseline)
-    columns: tuple[str, ...] = (
-        "mean of groups",
-        "all queries",
-        f"difference to {baseline}",
-        "p",
-        "queries better",
-        "worse",
-    )
-    if len(evaluation.groups) == 1:
-        rows = tuple(replace(row, cells=(row.cells[0], *row.cells[2:])) for row in rows)
-        columns = (measure, *columns[2:])
-    return without_empty_columns(Table("system", columns, rows, measure))
+    rows = []
+    for system in evaluation.systems:
+        figures = [figure_of(evaluation.mean, system, measure), figure_of(evaluation.pooled, system, measure)]
+        compared: list[Any] = [comparison_of(evaluation, system, measure)] * 4
+        if evaluation.comparisons and system == evaluation.baseline:
+            compared = ["baseline", None, None, None]
+        rows.append(Row(system_name(system), (*figures[: 1 + several], *compared)))
+    return Table("system", columns, rows, measure, best_of_column=True)
 
 
-def _compared(evaluation: Evaluation, system: str, measure: str) -> tuple[Cell, ...]:
-    comparison = evaluation.comparisons.get(system, {}).get(measure)
-    if evaluation.comparisons and system == evaluation.baseline:
-        return cells(["baseline", "", "", ""])
-    if comparison is None or not math.isfinite(comparison.delta):
-        return cells([""] * 4)
-    delta, _, between = numbers.difference(comparison).partition(" ")
-    better, worse = numbers.count(comparison.better), numbers.count(comparison.worse)
-    return (Cell(delta, between), *cells([numbers.p_value(comparison.p_value), better, worse]))
-
-
-def groups_table(evaluation: Evaluation, measure: str) -> Table:
+def _groups_table(evaluation: Evaluation, measure: str) -> Table:
     """A row per group and a column per system, then the mean and the pooled figure."""
     corner, names = labels(evaluation.groups)
-    figures = [group.figures for group in evaluation.groups]
-    summaries = {"mean": evaluation.mean, "all queries": evaluation.pooled} if len(figures) > 1 else {}
-    lines = [
-        with_best([_cell(figure_of(line, system, measure), short=True) for system in evaluation.systems])
-        for line in chain(figures, summaries.values())
-    ]
-    shaded = [*_heat(lines[: len(figures)]), *lines[len(figures) :]]
-    total = Cell(numbers.count(sum(group.queries for group in evaluation.groups)))
+
+    def line(name: str, queries: int, figures: Mapping[str, Mapping[str, Figure]], **about: Any) -> Row:  # noqa: ANN401
+        return Row(name, (queries, *(figure_of(figures, s, measure) for s in evaluation.systems)), **about)
+
     rows = [
-        Row(name, (Cell(numbers.count(group.queries)), *line), hover=_about(group))
-        for name, group, line in zip(names, evaluation.groups, shaded, strict=False)
+        line(name, group.queries, group.figures, hover=f"{group.label}: {counted(group.documents, 'document')}")
+        for name, group in zip(names, evaluation.groups, strict=True)
     ]
-    for name, line in zip(summaries, shaded[len(figures) :], strict=True):
-        rows.append(Row(name, (total, *line), summary=True))
-    columns = ("queries", *(system_name(system) for system in evaluation.systems))
-    return without_empty_columns(Table(corner, columns, tuple(rows), measure))
-
-
-def _about(group: Group) -> str:
-    return f"{group.label}: {numbers.counted(group.documents, 'document')}"
-
-
-def _heat(lines: Sequence[Sequence[Cell]]) -> list[tuple[Cell, ...]]:
-    """Every number's place between the smallest and the largest of all lines."""
-    values = [_value(cell.text) for line in lines for cell in line if cell.text != MISSING]
-    low, span = min(values, default=0.0), max(values, default=0.0) - min(values, default=0.0)
-    if span <= 0 or len(lines) < 2:
-        return [tuple(line) for line in lines]
-    return [
-        tuple(c if c.text == MISSING else replace(c, heat=(_value(c.text) - low) / span) for c in line)
-        for line in lines
+    total = sum(group.queries for group in evaluation.groups)
+    rows += [
+        line(name, total, figures, summary=True)
+        for name, figures in (("mean", evaluation.mean), ("all queries", evaluation.pooled))
     ]
+    columns = (Column("queries", count), *(_figures(system_name(system), short=True) for system in evaluation.systems))
+    return Table(corner, columns, rows, measure, shaded=True)
+
+
+def _weights(evaluation: Evaluation) -> list[Block]:
+    found = []
+    measure = evaluation.measures[0] if evaluation.measures else ""
+    known = [(curve, points) for curve in evaluation.curves if (points := finite_points(curve))]
+    if known:
+        at = [
+            Column(name, lambda p: number(p[1]), lambda p: f"at {plain(p[0])}")
+            for name in ("as used", "best tried", "worst tried")
+        ]
+        rows = []
+        for curve, points in known:
+            used = next((value for weight, value in points if math.isclose(weight, curve.used)), math.nan)
+
+            best = max(points, key=lambda point: point[1])
+            rows.append(
+                Row(system_name(curve.weight), ((curve.used, used), best, min(points, key=lambda point: point[1])))
+            )
+        text = f"Mean {measure} of all while one weight varies and the two others stay."
+        table = Table(f"{measure} by weight", at, rows)
+        found.append(Block("weights", "Sensitivity to the weights", text, table, (_points_table(evaluation.curves),)))
+    if evaluation.tunings:
+        found.append(_tuning_block(evaluation, measure))
+    if evaluation.fusion_error is not None and math.isfinite(evaluation.fusion_error):
+        text = "Largest relative difference between a fused score of the store and the weighted sum of its three "
+        text += f"parts, asked for one by one: {scientific(evaluation.fusion_error)}."
+        found.append(Block("fusion", "Exactness of the fusion", text))
+    return found
+
+
+def _points_table(curves: Sequence[Curve]) -> Table:
+    """Every point of every curve, a row per weight."""
+    known = [(curve, dict(finite_points(curve))) for curve in curves]
+    rows = []
+    for weight in sorted({weight for _, points in known for weight in points}):
+        values = [
+            (points.get(weight, math.nan), "used" if math.isclose(weight, curve.used) else "")
+            for curve, points in known
+        ]
+        rows.append(Row(plain(weight), values))
+    columns = [
+        Column(system_name(curve.weight), lambda p: number(p[0]), lambda p: str(p[1]), rank=lambda p: float(p[0]))
+        for curve in curves
+    ]
+    return Table("weight", columns, rows, "Every weight tried", best_of_column=True)
+
+
+def finite_points(curve: Curve) -> list[tuple[float, float]]:
+    """The points that can be drawn."""
+    return [point for point in curve.points if all(map(math.isfinite, point))]
+
+
+def _tuning_block(evaluation: Evaluation, measure: str) -> Block:
+    def weights(values: Sequence[float]) -> str:
+        return ", ".join(map(plain, values))
+
+    def move(values: tuple[float, float]) -> str:
+        return f"{number(values[0])} → {number(values[1])}"
+
+    columns = (
+        *(Column("weights before", weights), Column("tuned", weights), Column("dev queries", count)),
+        *(Column("dev", move), Column("gained on dev", signed), Column("test", move), Column("gained on test", signed)),
+    )
+    rows = [
+        Row(
+            system_name(t.mode),
+            (
+                *(t.before, t.after, t.dev_queries, (t.dev_before, t.dev_after), t.dev_after - t.dev_before),
+                *((t.test_before, t.test_after), t.test_after - t.test_before),
+            ),
+        )
+        for t in evaluation.tunings
+    ]
+    text = f"Weights (dense, sparse, multi-vector) with the best mean {measure} on the dev queries; "
+    text += "all other figures of this report are those of the tuned weights."
+    return Block("tuning", "Tuned weights", text, Table("mode", columns, rows))
+
+
+def _costs(evaluation: Evaluation) -> list[Block]:
+    found = []
+    latency = latencies(evaluation)
+    if latency:
+        columns = [
+            *(Column("p50", lambda p: tenths(p.p50)), Column("p95", lambda p: tenths(p.p95))),
+            *(Column("p99", lambda p: tenths(p.p99)), Column("measured", lambda p: count(p.count))),
+        ]
+        table = Table("milliseconds", columns, [Row(system_name(name), [value] * 4) for name, value in latency.items()])
+        text = "One request for 10 hits with their texts; encoding the query is not part of it."
+        more: tuple[Table, ...] = ()
+        if len(evaluation.costs) > 1:
+            text += f" Medians over {len(evaluation.costs)} collections."
+            rows = [
+                Row(name, (cost.encode_ms, *map(cost.search_ms.get, evaluation.systems)))
+                for name, cost in evaluation.costs.items()
+            ]
+            columns = [Column(name, percentiles) for name in ("encode", *map(system_name, evaluation.systems))]
+            more = (Table("collection", columns, rows, "Milliseconds by collection, p50 / p95 / p99"),)
+        found.append(Block("latency", "Latency", text, table, more))
+    if evaluation.costs:
+        rows = [_ingested(name, [cost]) for name, cost in evaluation.costs.items()]
+        total = _ingested(f"all {len(rows)}", list(evaluation.costs.values()), summary=True)
+        listed = Table("collection", INGEST, [*rows, total] if len(rows) > 1 else rows)
+        more = ()
+        if len(rows) > FEW_COLLECTIONS:
+            more = (Table("collection", INGEST, rows, "Ingest by collection"),)
+            listed = Table("collections", INGEST, [total])
+        found.append(Block("ingest", "Ingest and index", "", listed, more))
+    approximate = [one for measure in evaluation.measures if (one := _approximation_table(evaluation, measure))]
+    if approximate:
+        text = "The engine's graph instead of a full scan: what it changes, and how many of the true top 10 it finds."
+        title = "What approximate search costs"
+        found.append(Block("approximate", title, text, approximate[0], tuple(approximate[1:])))
+    return found
+
+
+def latencies(evaluation: Evaluation) -> dict[str, Percentiles]:
+    """Encoding and every system: percentiles of the one collection, or the median of each over the collections."""
+    costs = evaluation.costs.values()
+    parts = {ENCODING: [cost.encode_ms for cost in costs]}
+    parts |= {system: [cost.search_ms.get(system) for cost in costs] for system in evaluation.systems}
+    known = {name: [value for value in values if value is not None] for name, values in parts.items()}
+    return {
+        name: Percentiles(
+            p50=statistics.median(value.p50 for value in values),
+            p95=statistics.median(value.p95 for value in values),
+            p99=statistics.median(value.p99 for value in values),
+            count=sum(value.count for value in values),
+        )
+        for name, values in known.items()
+        if values
+    }
+
+
+INGEST: Final = (
+    *(Column(name, count) for name in ("encoded", "unchanged", "rejected", "tokens", "truncated")),
+    *(Column("seconds", tenths), Column("documents/s", rate), Column("tokens/s", rate)),
+    *(Column("index", size), Column("per document", size)),
+)
+
+
+def ingest_speed(costs: Iterable[Cost]) -> tuple[float | None, float | None]:
+    """Documents and tokens per second; None where nothing was encoded."""
+    known = list(costs)
+    seconds = sum(cost.ingest_seconds for cost in known)
+    amounts = (sum(cost.documents for cost in known), sum(cost.tokens for cost in known))
+    documents, tokens = (amount / seconds if amount and seconds > 0 else None for amount in amounts)
+    return documents, tokens
+
+
+def index_size(costs: Iterable[Cost]) -> tuple[int, int] | None:
+    """Bytes of all indexes and the documents in them; None if a store does not know."""
+    known = [(cost.index_bytes, cost.documents + cost.reused) for cost in costs if cost.index_bytes is not None]
+    complete = len(known) == len(list(costs)) and known
+    return (sum(held for held, _ in known), sum(documents for _, documents in known)) if complete else None
+
+
+def _ingested(name: str, costs: Sequence[Cost], *, summary: bool = False) -> Row:
+    parts = ("documents", "reused", "rejected", "tokens", "truncated")
+    documents, reused, rejected, tokens, truncated = (sum(getattr(cost, part) for cost in costs) for part in parts)
+    seconds, speed, stored = sum(cost.ingest_seconds for cost in costs), ingest_speed(costs), index_size(costs)
+    values = (
+        *(documents, reused or None, rejected or None, tokens if documents else None, truncated or None),
+        *(seconds if documents else None, speed[0], speed[1] if documents else None),
+        *(stored and stored[0], stored[0] / stored[1] if stored and stored[1] else None),
+    )
+    return Row(name, values, summary)
+
+
+def _approximation_table(evaluation: Evaluation, measure: str) -> Table | None:
+    rows = [
+        Row(
+            system_name(mode),
+            (
+                *(one.exact[measure], one.approximate[measure], one.approximate[measure] - one.exact[measure]),
+                *(one.overlap, one.search_ms),
+            ),
+        )
+        for mode, one in evaluation.approximations.items()
+        if measure in one.exact and measure in one.approximate
+    ]
+    columns = (
+        *(Column("exact", number), Column("approximate", number), Column("difference", signed)),
+        *(Column("same top 10", share), Column("ms, p50 / p95 / p99", percentiles)),
+    )
+    return Table("mode", columns, rows, measure) if rows else None
+
+
+def best_mode(evaluation: Evaluation) -> str | None:
+    """The system with the highest mean of the first measure, the baseline aside."""
+    measure = evaluation.measures[0] if evaluation.measures else ""
+    figures = {s: figure_of(evaluation.mean, s, measure) for s in evaluation.systems if s != evaluation.baseline}
+    known = {system: figure.value for system, figure in figures.items() if figure is not None}
+    return max(known, key=known.__getitem__, default=None)
+
+
+def headline(evaluation: Evaluation) -> str:
+    """What was measured and what came out, in one sentence."""
+    groups = evaluation.groups
+    documents = {group.collection: group.documents for group in groups}
+    languages = len({group.lang for group in groups if group.lang})
+    text = counted(sum(group.queries for group in groups), "query", "queries")
+    text += f" in {languages} languages" if languages > 1 else ""
+    text += f" on {counted(sum(documents.values()), 'document')} in "
+    text += f"{len(documents)} collections" if len(documents) > 1 else "one collection"
+    best = best_mode(evaluation)
+    if best is None:
+        return f"{text}."
+    measure = evaluation.measures[0]
+    figure = evaluation.mean[best][measure]
+    between = interval(figure.low, figure.high)
+    text += f": the best mode, {system_name(best)}, has {measure} {number(figure.value)}{between and ' ' + between}"
+    text += f" (mean of {len(groups)} groups)" if len(groups) > 1 else ""
+    compared = comparison_of(evaluation, best, measure)
+    if compared is not None:
+        low, high = compared.low, compared.high
+        if compared.delta < 0 and low is not None and high is not None:
+            low, high = -high, -low
+        between = interval(low, high)
+        text += f" and, query by query, is {number(abs(compared.delta))}{between and ' ' + between} "
+        text += f"{'behind' if compared.delta < 0 else 'ahead of'} {system_name(evaluation.baseline)} "
+        text += f"({p_value(compared.p_value, name='p')}; better on {count(compared.better)} queries, "
+        text += f"worse on {count(compared.worse)})"
+    return f"{text}."
+
+
+def tiles(evaluation: Evaluation) -> list[tuple[str, str, str]]:
+    """(name, value, note) of the task's key figures."""
+    found = []
+    best = best_mode(evaluation)
+    latency = latencies(evaluation)
+    if best is not None:
+        measure = evaluation.measures[0]
+        figure = evaluation.mean[best][measure]
+        found.append((f"{measure}, {system_name(best)}", number(figure.value), interval(figure.low, figure.high)))
+        compared = comparison_of(evaluation, best, measure)
+        if compared is not None:
+            between, p = interval(compared.low, compared.high, sign=True), p_value(compared.p_value, name="p")
+            name = f"difference to {system_name(evaluation.baseline)}"
+            found.append((name, signed(compared.delta), f"{between}, {p}" if between else p))
+        if best in latency:
+            encoding = latency.get(ENCODING)
+            note = f"and {tenths(encoding.p50)} ms to encode it" if encoding else ""
+            found.append(("one query, median", f"{tenths(latency[best].p50)} ms", note))
+    costs = evaluation.costs.values()
+    documents, tokens = ingest_speed(costs)
+    if documents is not None:
+        found.append(("documents a second", rate(documents), f"{rate(tokens)} tokens a second" if tokens else ""))
+    if stored := index_size(costs):
+        found.append(("index", size(stored[0]), counted(stored[1], "document")))
+    return found
+
+
+def provenance(evaluation: Evaluation) -> tuple[tuple[str, str], ...]:
+    """Everything that is needed to read the figures or to measure them again."""
+    try:
+        date = datetime.fromisoformat(evaluation.created.replace("Z", "+00:00"))  # Python 3.10 does not know Z
+        created = (date.astimezone(timezone.utc) if date.tzinfo else date).strftime("%Y-%m-%d %H:%M UTC")
+    except ValueError:
+        created = evaluation.created
+    about = [("date", created), ("command", evaluation.command), ("store", evaluation.store)]
+    about += [(f"model {name.replace('_', ' ')}", value) for name, value in evaluation.model.items()]
+    about += [(system_name(name).replace("_", " "), value) for name, value in evaluation.protocol.items()]
+    about += evaluation.environment.items()
+    return tuple((name, value) for name, value in about if value)
