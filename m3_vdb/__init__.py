@@ -17,10 +17,12 @@ from m3_vdb.index import HybridIndex
 from m3_vdb.stores import open_store
 from m3_vdb.types import Document, Hit, M3Embedding, M3Embeddings, Scores, SparseVector
 from m3_vdb.weights import PRESETS, Weights
+from m3_vdb.writer import AddReport
 
 __version__ = "0.1.0"
 __all__ = [
     "PRESETS",
+    "AddReport",
     "Bundle",
     "Document",
     "Hit",

@@ -2,60 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable
 from itertools import islice
 from types import TracebackType
-from typing import Protocol
 
-from m3_vdb.encoding.identity import ModelIdentity
-from m3_vdb.encoding.long_documents import REFUSE, LongDocuments, text_encoding
-from m3_vdb.errors import ConfigError, DocumentError, ItemError
+from m3_vdb.encoding.embedder import Embedder
+from m3_vdb.encoding.long_documents import REFUSE, LongDocuments
 from m3_vdb.inputs import DocumentLike, read_documents, read_ids, read_query, whole_number
-from m3_vdb.passages import (
-    group_hits,
-    make_splitter,
-    outdated_passages,
-    replaced_fault,
-    stored_ids,
-    whole_documents,
-)
+from m3_vdb.passages import group_hits, stored_ids, whole_documents
 from m3_vdb.stores.base import VectorStore
-from m3_vdb.stores.checks import check_documents
 from m3_vdb.stores.options import DEFAULT_CANDIDATES, DEFAULT_WEIGHTS, Fusion, Source
-from m3_vdb.types import Document, Filter, Hit, M3Embeddings
+from m3_vdb.types import Document, Filter, Hit
 from m3_vdb.weights import WeightsLike
-
-
-class Embedder(Protocol):
-    """What an index needs of an embedding function; ``M3EmbeddingFunction`` is one."""
-
-    @property
-    def identity(self) -> ModelIdentity:
-        """The model behind it."""
-        ...
-
-    def encode_documents(self, texts: list[str], /) -> M3Embeddings:
-        """Embeddings of n passages, all three parts."""
-        ...
-
-    def encode_queries(self, texts: list[str], /) -> M3Embeddings:
-        """Embeddings of n queries, all three parts."""
-        ...
-
-
-def check_parts(embed: Embedder, store: VectorStore) -> None:
-    """Check that an embedding function and an open store are what they should be, and belong together.
-
-    Raises:
-        ConfigError: one of them is something else.
-        CollectionMismatchError: the store holds vectors of another model.
-    """
-    if isinstance(embed, VectorStore) or not hasattr(embed, "encode_documents"):
-        raise ConfigError(f"embed: expected an embedding function, M3EmbeddingFunction(), got {type(embed).__name__}")
-    if not hasattr(store, "upsert"):  # a store that wraps another one is a store
-        raise ConfigError(f"store: expected an open store, open_store(…, identity=embed), got {type(store).__name__}")
-    embed.identity.require_same(store.identity, where="the store")
+from m3_vdb.writer import AddReport, BatchWriter, check_parts, placed
 
 
 class HybridIndex:
@@ -71,29 +30,27 @@ class HybridIndex:
         CollectionMismatchError: the store holds vectors of another model.
         ConfigError: an argument is something else, or documents are to be split and the embedding function has no
             tokenizer.
-
-    Attributes:
-        long_count: documents added so far that were too long, and were pooled, cut or split.
     """
 
     def __init__(self, embed: Embedder, store: VectorStore, *, long_documents: LongDocuments = REFUSE) -> None:
         check_parts(embed, store)
         self._embed = embed
         self._store = store
-        self._plan = long_documents
-        self._encoding = text_encoding(embed)
-        self._splitter = make_splitter(embed, long_documents, store.max_rows)
-        self.long_count = 0
+        self._writer = BatchWriter(embed, store, long_documents)
 
-    def add(self, documents: Iterable[DocumentLike], *, batch_size: int = 64) -> int:
-        """Encode documents and store them; a known id is replaced. Returns how many were taken from ``documents``.
+    def add(self, documents: Iterable[DocumentLike], *, batch_size: int = 64) -> AddReport:
+        """Encode documents and store them; a known id is replaced, and of equal ids the last document wins.
 
-        Batches are stored as they are done: if one fails, those before it stay.
+        Batches are stored as they are done: if one fails, nothing of it is stored, and those before it stay. (Of a long
+        document that is split into more passages than ``batch_size``, the passages before the failure stay.)
 
         Args:
             documents: any number, also a generator; read ``batch_size`` at a time. A dict with id, text and, if there
                 are any, title and payload is a document too; without a payload, its other fields are the payload.
             batch_size: documents encoded and stored together.
+
+        Returns:
+            How many documents were stored, as how many passages, and how many were too long.
 
         Raises:
             InputError: a text cannot be encoded or a document not stored; ``index`` is its place in ``documents``.
@@ -102,45 +59,11 @@ class HybridIndex:
         """
         batch_size = whole_number("batch_size", batch_size, least=1)
         remaining = read_documents(documents)
-        added = 0
+        report = AddReport()
         while batch := list(islice(remaining, batch_size)):
-            with _placed(range(added, added + len(batch))):
-                checked = check_documents(batch)
-            # Of an id that occurs twice the last one wins, with its passages and no others.
-            kept = sorted({document.id: i for i, document in enumerate(checked)}.values())
-            with _placed([added + i for i in kept]):
-                parts = self._split([checked[i] for i in kept])
-            passages = [passage for part in parts for passage in part]
-            places = [added + i for i, part in zip(kept, parts, strict=True) for _ in part]
-            for start in range(0, len(passages), batch_size):
-                with _placed(places[start:]):
-                    self._add(passages[start : start + batch_size])
-            added += len(batch)
-        return added
-
-    def _split(self, batch: list[Document]) -> list[list[Document]]:
-        """The passages of each document, where that is the plan for long ones; else the documents themselves."""
-        if self._splitter is None:
-            return [[document] for document in batch]
-        parts = [self._splitter.split(document, index=i) for i, document in enumerate(batch)]
-        others = {passage.id: (i, passage) for i, part in enumerate(parts) for passage in part[1:]}
-        for stored in self._store.get(list(others)) if others else ():
-            i, passage = others[stored.id]
-            if fault := replaced_fault(stored, passage):
-                raise DocumentError(f"document {i}: {fault}", index=i)
-        self.long_count += sum(len(part) > 1 for part in parts)
-        return parts
-
-    def _add(self, batch: list[Document]) -> None:
-        embeddings = self._embed.encode_documents([document.content for document in batch])
-        embeddings, long = self._plan.fit(batch, embeddings, self._store.max_rows)
-        documents = [self._plan.marked(one, self._store.max_rows, text=self._encoding) for one in batch]
-        known = {document.id: document for document in documents}
-        outdated = outdated_passages(self._store, self._store.get(list(known)), known)
-        if outdated:  # before the first passage is replaced, which says how many there are
-            self._store.delete([name for names in outdated.values() for name in names])
-        self._store.upsert(documents, embeddings)
-        self.long_count += int(long.sum())
+            with placed(range(report.documents, report.documents + len(batch))):
+                report += self._writer.add(batch, batch_size=batch_size)
+        return report
 
     def query(
         self,
@@ -220,16 +143,3 @@ class HybridIndex:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-@contextmanager
-def _placed(places: Sequence[int]) -> Iterator[None]:
-    """Errors about an item of a batch name its place in all that was given.
-
-    Args:
-        places: of the batch's items.
-    """
-    try:
-        yield
-    except ItemError as error:
-        raise error.at(places[error.index]) from error.__cause__

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from m3_vdb import AddReport
 from m3_vdb.errors import CollectionMismatchError, ConfigError, StoreError
 from m3_vdb.index import HybridIndex
 from m3_vdb.stores import MemoryStore
@@ -35,7 +36,7 @@ def index():
 
 
 def test_add_reads_a_generator_in_batches_and_encodes_title_and_text(index):
-    assert index.add((d for d in make_documents(10)), batch_size=4) == 10
+    assert index.add((d for d in make_documents(10)), batch_size=4).documents == 10
     calls = index._embed.calls
     assert [len(call) for call in calls] == [4, 4, 2]
     assert calls[0][:2] == ["text 0", "title 1\ntext 1"]
@@ -66,7 +67,7 @@ def test_get_delete_and_close(index):
 
 
 def test_nothing_to_add(index):
-    assert index.add([]) == 0
+    assert index.add([]) == AddReport()
     assert index._embed.calls == []
 
 

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from m3_vdb import Document, HybridIndex, M3EmbeddingFunction
 from m3_vdb.encoding.long_documents import PLANS, LongDocuments
+from m3_vdb.encoding.splitter import Splitter
 from m3_vdb.encoding.token_pooling import pool_rows
 from m3_vdb.encoding.tokenizer import Tokenizer
 from m3_vdb.errors import ConfigError, DocumentError
 from m3_vdb.ingest import ingest
-from m3_vdb.passages import Splitter
 from m3_vdb.scoring import hybrid_score, score
 from m3_vdb.stores import MemoryStore, open_store, transfer
 from m3_vdb.weights import Weights
@@ -206,8 +206,8 @@ def test_an_array_on_a_milvus_server_is_a_limit():
 def test_an_index_pools_and_counts(embed):
     plan = LongDocuments(plan="pool", max_rows=30)
     with HybridIndex(embed, MemoryStore(embed.identity), long_documents=plan) as index:
-        index.add(corpus(), batch_size=3)
-        assert index.long_count == 5
+        report = index.add(corpus(), batch_size=3)
+        assert (report.documents, report.passages, report.long_documents) == (10, 10, 5)
 
 
 # --- cutting
@@ -272,9 +272,9 @@ SPLIT = LongDocuments(plan="split")
 def test_hits_are_documents_with_the_score_of_their_best_passage(opened, embed):
     documents, query = corpus(), "the sparse token model und die Straße"
     with HybridIndex(embed, opened, long_documents=SPLIT) as index:
-        index.add(documents, batch_size=4)
-        assert index.long_count == 5
-        assert index.count() > 20, "passages"
+        report = index.add(documents, batch_size=4)
+        assert (report.documents, report.long_documents) == (10, 5)
+        assert index.count() == report.passages > 20
         splitter = Splitter(embed.tokenizer, max_tokens=embed.max_length)
         asked = embed.encode_queries([query])[0]
         best = {}

@@ -217,7 +217,7 @@ def test_a_dict_with_the_fields_of_a_document_is_one(index):
         Document("4", "", "Only a title"),
         Document("5", "five", "V", {"lang": "fr"}),
     ]
-    assert index.add(iter(documents)) == 5
+    assert index.add(iter(documents)).documents == 5
     assert index.get("12345"[i] for i in range(5)) == expected
     report = ingest(documents, HashEmbed(), MemoryStore(HashEmbed().identity))
     assert (report.documents, report.rejected) == (5, [])

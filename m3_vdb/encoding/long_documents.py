@@ -3,7 +3,7 @@
 - ``error``: the document is refused.
 - ``truncate``: the first rows of its multi-vector are kept.
 - ``pool``: neighbouring rows of like direction are averaged (``token_pooling``) until as many are left as fit.
-- ``split``: it is stored in passages, each with its own three vectors (``m3_vdb.passages``).
+- ``split``: it is stored in passages, each with its own three vectors (``m3_vdb.encoding.splitter``).
 
 With ``truncate`` and ``pool`` the dense and lexical parts stay those of the whole document.
 """
@@ -72,7 +72,7 @@ class LongDocuments:
         names = [one.name for one in fields(self) if getattr(self, one.name) != getattr(default, one.name)]
         return ", ".join([self.plan, *(f"{name.replace('_', ' ')} {getattr(self, name):g}" for name in names)])
 
-    def marked(self, document: Document, store_rows: int | None, *, text: str) -> Document:
+    def with_encoding_mark(self, document: Document, store_rows: int | None, *, text: str) -> Document:
         """The document with how it is encoded, whoever stores it; another ``encoding`` means to encode it again.
 
         Known before anything is tokenized: a document with fewer characters than rows is not too long.

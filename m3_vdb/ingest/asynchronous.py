@@ -8,7 +8,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, It
 from concurrent.futures import TimeoutError as WaitedEnough
 from typing import Any, Final
 
-from m3_vdb.index import Embedder
+from m3_vdb.encoding.embedder import Embedder
 from m3_vdb.ingest.batch import Item
 from m3_vdb.ingest.pipeline import ingest
 from m3_vdb.ingest.report import IngestReport, Progress

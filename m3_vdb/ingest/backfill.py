@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
+from m3_vdb.encoding.embedder import Embedder
 from m3_vdb.encoding.long_documents import REFUSE, LongDocuments
-from m3_vdb.index import Embedder
 from m3_vdb.ingest.collections import SourceCollection
 from m3_vdb.ingest.pipeline import BATCH_DOCUMENTS, ingest
 from m3_vdb.ingest.report import IngestReport, Progress

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from m3_vdb.encoding.embedder import Embedder
 from m3_vdb.encoding.embedding_function import M3EmbeddingFunction, not_finite_error
 from m3_vdb.errors import ItemError, ModelOutputError
-from m3_vdb.index import Embedder
 from m3_vdb.ingest import rows as kinds
 from m3_vdb.ingest.batch import Batch, Item
 from m3_vdb.ingest.packed import keep_texts, keep_tokens

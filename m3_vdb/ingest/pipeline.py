@@ -13,8 +13,9 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
+from m3_vdb.encoding.embedder import Embedder
 from m3_vdb.encoding.long_documents import REFUSE, LongDocuments, text_encoding
-from m3_vdb.index import Embedder, check_parts
+from m3_vdb.encoding.splitter import make_splitter
 from m3_vdb.ingest.batch import Batch, Item, cut, read_items
 from m3_vdb.ingest.corpus import Corpus
 from m3_vdb.ingest.dead_letters import DeadLetters, letters_length
@@ -28,8 +29,8 @@ from m3_vdb.ingest.run import Run
 from m3_vdb.ingest.settle import AHEAD, Settler
 from m3_vdb.ingest.splitting import split_rows
 from m3_vdb.inputs import DocumentLike, read_path, whole_number
-from m3_vdb.passages import make_splitter
 from m3_vdb.stores.base import VectorStore
+from m3_vdb.writer import Writer, check_parts
 
 BATCH_DOCUMENTS: Final = 256
 """Documents encoded together: enough for the packing to find neighbours of like length."""
@@ -127,13 +128,11 @@ def ingest(
         report.resumed = ledger.settled.rows
         report.rejections.update(ledger.settled.rejections)
         letters = DeadLetters(rejected, keep=ledger.settled.rejected_bytes, before=ledger.settled.rejected_before)
+        writer = Writer(store, long_documents=long_documents, encoding=encoding, request=run.patience.call)
         preparer = Preparer(
             encoder.tokenize if engine is None else _leave,
-            store,
+            writer,
             ledger,
-            run.patience,
-            encoding=encoding,
-            long_documents=long_documents,
             ask=run.patience.call(store.count) > 0,
             skip_unchanged=skip_unchanged,
         )
@@ -147,7 +146,7 @@ def ingest(
                     if engine is None
                     else run.encode_elsewhere(engine, store, settler, writers=writers)
                 ),
-                *[lambda: run.upload(store, settler)] * uploaders,
+                *[lambda: run.upload(writer, settler)] * uploaders,
             ],
             progress,
         )

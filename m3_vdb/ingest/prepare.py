@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from m3_vdb.encoding.long_documents import REFUSE, LongDocuments
 from m3_vdb.errors import ConfigError, DocumentError
 from m3_vdb.ingest import rows as kinds
 from m3_vdb.ingest.batch import Batch, Item, Waiting
 from m3_vdb.ingest.content import chained, content_hash, row_hash
 from m3_vdb.ingest.ledger import Ledger
-from m3_vdb.ingest.retry import Patience
 from m3_vdb.ingest.rows import Rejected, Row, reject, words
-from m3_vdb.passages import outdated_passages, replaced_fault
-from m3_vdb.stores import VectorStore, check_documents
-from m3_vdb.stores.checks import check_types
 from m3_vdb.types import Document
+from m3_vdb.writer import Writer
 
 
 class Preparer:
@@ -23,11 +19,8 @@ class Preparer:
 
     Args:
         tokenize: the last step of preparing; may reject rows.
-        store: asked what it holds.
+        writer: of the store.
         ledger: knows the ids of the corpus, and how many rows are done.
-        patience: for the store.
-        encoding: how documents are encoded, "" for the model's own way.
-        long_documents: says what is done to long ones, which is part of how they are encoded.
         ask: whether to ask the store at all.
         skip_unchanged: leave out what the store holds already.
     """
@@ -35,24 +28,17 @@ class Preparer:
     def __init__(
         self,
         tokenize: Callable[[Batch], None],
-        store: VectorStore,
+        writer: Writer,
         ledger: Ledger,
-        patience: Patience,
         *,
-        encoding: str,
-        long_documents: LongDocuments = REFUSE,
         ask: bool,
         skip_unchanged: bool = True,
     ) -> None:
         self._tokenize = tokenize
-        self._store = store
+        self._writer = writer
         self._ledger = ledger
-        self._patience = patience
-        self._encoding = encoding
-        self._long_documents = long_documents
         self._ask = ask
         self._skip_unchanged = skip_unchanged
-        self._types = store.field_types
         self._place = 0
         self._number = 0
         self._digest = b""
@@ -111,11 +97,8 @@ class Preparer:
         )
 
     def _check(self, batch: Batch, place: int, item: Document | Row) -> None:
-        given = item.document if isinstance(item, Row) else item
         try:
-            document = check_documents([given])[0]
-            check_types([document], self._types)
-            document = self._long_documents.marked(document, self._store.max_rows, text=self._encoding)
+            document = self._writer.check(item.document if isinstance(item, Row) else item)
         except DocumentError as error:
             batch.rejected.append((place, reject(item, kinds.NOT_STORABLE, words(error))))
         else:
@@ -130,18 +113,14 @@ class Preparer:
 
     def _compare(self, batch: Batch) -> None:
         """With what the store holds: drop what is unchanged, and note passages that will be left over."""
-        waiting = {row.document.id: row.document for row in batch.waiting}
-        found = self._patience.call(lambda: self._store.get(list(waiting))) if waiting else []
-        stored = {document.id: document for document in found}
+        stored = self._writer.look_up([row.document for row in batch.waiting])
+        batch.outdated = dict(stored.outdated)
         for index in reversed(range(len(batch.waiting))):
-            new = batch.waiting[index].document
-            fault = new.id in stored and replaced_fault(stored[new.id], new)
-            if fault:
+            if fault := stored.faults.get(batch.waiting[index].document.id):
                 batch.drop(index, kinds.NOT_STORABLE, fault)
-        batch.outdated = self._patience.call(lambda: outdated_passages(self._store, found, waiting))
         if not self._skip_unchanged:
             return
-        hashes = {document.id: content_hash(document) for document in found}
+        hashes = {id: content_hash(document) for id, document in stored.documents.items()}
         fresh = [row for row in batch.waiting if hashes.get(row.document.id) != content_hash(row.document)]
         kept = {row.place for row in fresh}
         batch.unchanged = [row.document.id for row in batch.waiting if row.place not in kept]

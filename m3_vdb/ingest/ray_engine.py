@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
+from m3_vdb.encoding.embedder import Embedder
 from m3_vdb.errors import ConfigError, EngineError, M3Error
-from m3_vdb.index import Embedder
 from m3_vdb.ingest.batch import Batch, Stored
 from m3_vdb.ingest.engine import Spent, Work
 from m3_vdb.ingest.ray_cluster import check_resources, connected, first_line

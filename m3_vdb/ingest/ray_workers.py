@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import pyarrow as pa  # type: ignore[import-untyped]
 import ray
 
+from m3_vdb.encoding.embedder import Embedder
 from m3_vdb.encoding.identity import ModelIdentity
 from m3_vdb.encoding.long_documents import LongDocuments
 from m3_vdb.errors import EngineError, M3Error, StoreConnectionError, StoreError, StoreRequestError
-from m3_vdb.index import Embedder
 from m3_vdb.ingest.batch import Batch, Stored, Waiting
 from m3_vdb.ingest.encoder import Encoder
 from m3_vdb.ingest.ray_feed import DATA, GONE, NUMBER, Halted, message
@@ -28,6 +28,7 @@ from m3_vdb.ingest.retry import Patience, Retry, retry_after, status
 from m3_vdb.ingest.upload import store_batch
 from m3_vdb.stores.base import VectorStore
 from m3_vdb.types import Document, M3Embeddings
+from m3_vdb.writer import Writer
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
@@ -215,7 +216,8 @@ class StoreStage:
         try:
             if self._store is None:  # here, where a server that is away is waited for
                 self._store = self._patience.call(self._open)
-            stored = store_batch(self._store, batch, self._patience, self._long_documents)
+            request = self._patience.call
+            stored = store_batch(Writer(self._store, long_documents=self._long_documents, request=request), batch)
         except Exception as error:
             return Outcome(failure=Failure.of(error, "a worker cannot store a batch"))
         return replace(

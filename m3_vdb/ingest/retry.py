@@ -6,7 +6,7 @@ import random
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from m3_vdb.errors import ConfigError, StoreConnectionError, StoreError, StoreRequestError
 
@@ -68,7 +68,7 @@ class Patience:
         with self._lock:
             self.retries += retries
 
-    def call(self, request: Callable[[], T]) -> T:
+    def call(self, request: Callable[..., T], /, *arguments: Any) -> T:  # noqa: ANN401 - those of the request
         """The request's result.
 
         Raises:
@@ -76,12 +76,12 @@ class Patience:
         """
         for failures in range(1, self._retry.attempts):
             try:
-                return request()
+                return request(*arguments)
             except StoreError as error:
                 if not passes(error) or self._stop.wait(self._retry.pause(failures, error)):
                     raise
             self.add(1)
-        return request()
+        return request(*arguments)
 
 
 def passes(error: StoreError) -> bool:

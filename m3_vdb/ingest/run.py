@@ -21,6 +21,7 @@ from m3_vdb.ingest.retry import Patience, Retry, passes
 from m3_vdb.ingest.settle import Settler, refuse
 from m3_vdb.ingest.upload import store_batch
 from m3_vdb.stores.base import VectorStore
+from m3_vdb.writer import Writer
 
 _QUEUED: Final = 2
 _TICK: Final = 0.1
@@ -164,12 +165,12 @@ class Run:
             self._prepared.abandon()
             self._encoded.close()
 
-    def upload(self, store: VectorStore, settler: Settler) -> None:
+    def upload(self, writer: Writer, settler: Settler) -> None:
         """Fourth step, in one thread or several. What is encoded is stored, also when the run is to end."""
         done = False
         try:
             while (batch := self._encoded.get()) is not None:
-                stored = batch.stored or store_batch(store, batch, self.patience, self._long_documents)
+                stored = batch.stored or store_batch(writer, batch)
                 batch.embeddings = None  # it may have to wait for an earlier one
                 settler.settle(batch, stored, self._tell)
             done = True

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
+from m3_vdb.encoding.splitter import Splitter
 from m3_vdb.errors import DocumentError, TextError
 from m3_vdb.ingest import rows as kinds
 from m3_vdb.ingest.batch import Item
 from m3_vdb.ingest.report import IngestReport
 from m3_vdb.ingest.rows import Rejected, Row, reject, words
-from m3_vdb.passages import Splitter
 from m3_vdb.types import Document
 
 

@@ -5,31 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from m3_vdb.encoding.long_documents import REFUSE, LongDocuments
 from m3_vdb.errors import DocumentError, StoreRequestError
 from m3_vdb.ingest import rows as kinds
 from m3_vdb.ingest.batch import Batch, Stored
 from m3_vdb.ingest.packed import part, vector_bytes
-from m3_vdb.ingest.retry import Patience, about_content, status
+from m3_vdb.ingest.retry import about_content, status
 from m3_vdb.ingest.rows import reject, words
-from m3_vdb.stores.base import VectorStore
 from m3_vdb.types import M3Embeddings
+from m3_vdb.writer import Writer
 
 PIECE_BYTES: Final = 4 * 1024 * 1024
 """Vectors and texts handed to the store at once: what is sent again when a request fails."""
 PIECE_DOCUMENTS: Final = 256
 
 
-def store_batch(store: VectorStore, batch: Batch, patience: Patience, long_documents: LongDocuments = REFUSE) -> Stored:
+def store_batch(writer: Writer, batch: Batch) -> Stored:
     """Store what is waiting in a batch; what the store cannot hold is added to ``batch.rejected``.
 
     Of a batch, one thread stores piece after piece; several batches may be stored at the same time.
 
     Args:
-        store: takes the documents.
+        writer: of the store.
         batch: encoded.
-        patience: for the store.
-        long_documents: what becomes of documents with more rows than the store takes.
 
     Raises:
         StoreError: the store failed; pieces before it are stored.
@@ -37,9 +34,6 @@ def store_batch(store: VectorStore, batch: Batch, patience: Patience, long_docum
     embeddings, rows = batch.embeddings, batch.waiting
     if embeddings is None or not rows:
         return Stored()
-    outdated = [one for row in rows for one in batch.outdated.get(row.document.id, ())]
-    if outdated:  # before the first passage is replaced, which says how many there are
-        patience.call(lambda: store.delete(outdated))
     ids: list[str] = []
     truncated = shortened = 0
     pieces = list(_pieces(batch, embeddings))[::-1]
@@ -47,8 +41,7 @@ def store_batch(store: VectorStore, batch: Batch, patience: Patience, long_docum
         start, stop = pieces.pop()
         documents, vectors = [row.document for row in rows[start:stop]], part(embeddings, start, stop)
         try:
-            vectors, long = long_documents.fit(documents, vectors, store.max_rows)
-            patience.call(lambda d=documents, v=vectors: store.upsert(d, v))  # type: ignore[misc]
+            long = writer.write(documents, vectors, batch.outdated)
         except DocumentError as error:
             bad = start + error.index
             batch.rejected.append((rows[bad].place, reject(rows[bad].source, kinds.NOT_STORABLE, words(error))))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from m3_vdb.encoding.long_documents import LongDocuments
+from m3_vdb.encoding.splitter import Splitter
 from m3_vdb.errors import ConfigError
 from m3_vdb.evaluation import MODES, PROTOCOLS, Collection, Protocol, Query, evaluate
 from m3_vdb.evaluation.corpus import fill
@@ -17,7 +18,6 @@ from m3_vdb.evaluation.metrics import MEASURES, measure, read_run
 from m3_vdb.evaluation.protocol import DEPTH, PARTS
 from m3_vdb.evaluation.search import encode, search
 from m3_vdb.evaluation.weighting import Pool, gather
-from m3_vdb.passages import Splitter
 from m3_vdb.scoring import hybrid_score, score
 from m3_vdb.stores import MemoryStore
 from m3_vdb.types import Document, Scores

@@ -1,0 +1,257 @@
+"""The one way of documents into a store: checked, split, marked, encoded, written. ``HybridIndex.add`` and ``ingest``.
+
+- **Equal ids.** Of documents with the same id in one ``add`` the last wins, and no passage of the others is left; it is
+  what ``VectorStore.upsert`` and calling ``add`` twice do. (A corpus is read on the understanding that an id occurs
+  once: ``ingest`` keeps the first row, whatever finishes first, and sets the others aside, counted as "duplicate id".)
+- **Bad rows.** Every step raises an ``ItemError`` whose ``index`` names the document, before anything of what it was
+  given is written. ``add`` lets it through; ``ingest`` sets that row aside and writes the others.
+- **Older versions.** Passages that the stored version has and the new one has not are deleted right before the new
+  version is written.
+
+It keeps nothing between two calls. Requests go through ``request``, which may repeat them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from m3_vdb.encoding.embedder import Embedder
+from m3_vdb.encoding.long_documents import REFUSE, LongDocuments, text_encoding
+from m3_vdb.encoding.splitter import make_splitter
+from m3_vdb.errors import ConfigError, DocumentError, ItemError
+from m3_vdb.passages import belongs_to, held_passages, other_passages
+from m3_vdb.stores.base import VectorStore
+from m3_vdb.stores.checks import check_documents, check_types
+from m3_vdb.types import Document, M3Embeddings
+
+T = TypeVar("T")
+
+
+class Request(Protocol):
+    """Makes a request to the store; ``Retrier.call`` makes it again if it fails."""
+
+    def __call__(self, request: Callable[..., T], /, *arguments: Any) -> T:  # noqa: ANN401 - those of the request
+        """Its result."""
+        ...
+
+
+def once(request: Callable[..., T], /, *arguments: Any) -> T:  # noqa: ANN401 - those of the request
+    """Make a request, and let its failure through."""
+    return request(*arguments)
+
+
+def check_parts(embed: Embedder, store: VectorStore) -> None:
+    """Check that an embedding function and an open store are what they should be, and belong together.
+
+    Raises:
+        ConfigError: one of them is something else.
+        CollectionMismatchError: the store holds vectors of another model.
+    """
+    if isinstance(embed, VectorStore) or not hasattr(embed, "encode_documents"):
+        raise ConfigError(f"embed: expected an embedding function, M3EmbeddingFunction(), got {type(embed).__name__}")
+    if not hasattr(store, "upsert"):  # a store that wraps another one is a store
+        raise ConfigError(f"store: expected an open store, open_store(…, identity=embed), got {type(store).__name__}")
+    embed.identity.require_same(store.identity, where="the store")
+
+
+@dataclass(frozen=True, slots=True)
+class AddReport:
+    """What ``HybridIndex.add`` did.
+
+    Attributes:
+        documents: documents that were given, and are stored.
+        passages: what they are stored as: one per document, more where long ones were split. Of an id that was given
+            twice in one batch, only the last version counts.
+        long_documents: documents that were too long, and were pooled, cut or split as planned.
+        truncated: documents, or passages, that were longer than the embedding function's maximum and were cut.
+        tokens: tokens that were encoded.
+    """
+
+    documents: int = 0
+    passages: int = 0
+    long_documents: int = 0
+    truncated: int = 0
+    tokens: int = 0
+
+    def __add__(self, other: AddReport) -> AddReport:
+        return AddReport(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What a store holds under the ids of documents that are to be written.
+
+    Attributes:
+        documents: id → the stored document.
+        faults: id → why the new one may not be stored there.
+        outdated: id → passages that the stored version has and the new one has not.
+    """
+
+    documents: Mapping[str, Document] = field(default_factory=dict)
+    faults: Mapping[str, str] = field(default_factory=dict)
+    outdated: Mapping[str, list[str]] = field(default_factory=dict)
+
+
+class Writer:
+    """Writes documents to one store.
+
+    Args:
+        store: takes them.
+        long_documents: what becomes of documents with more tokens than the store takes rows.
+        encoding: how texts are encoded, "" for the model's own way (``text_encoding``).
+        request: how the store is asked.
+    """
+
+    def __init__(
+        self, store: VectorStore, *, long_documents: LongDocuments = REFUSE, encoding: str = "", request: Request = once
+    ) -> None:
+        self._store = store
+        self._long_documents = long_documents
+        self._encoding = encoding
+        self._request = request
+        self._types = store.field_types
+        self._max_rows = store.max_rows
+
+    def check(self, document: Document, index: int = 0) -> Document:
+        """The document as it will be stored, with how it will be encoded.
+
+        Args:
+            document: given by a user.
+            index: its place, for errors.
+
+        Raises:
+            DocumentError: the store cannot hold it; ``index`` is 0 unless given.
+        """
+        try:
+            checked = check_documents([document])
+            check_types(checked, self._types)
+        except DocumentError as error:
+            raise error.at(index) from error.__cause__
+        return self._long_documents.with_encoding_mark(checked[0], self._max_rows, text=self._encoding)
+
+    def look_up(self, documents: Sequence[Document]) -> Stored:
+        """What the store holds under the ids of documents.
+
+        Args:
+            documents: checked, each id once.
+
+        Raises:
+            StoreError: the store cannot be asked.
+        """
+        new = {document.id: document for document in documents}
+        found = self._request(self._store.get, list(new)) if new else []
+        faults = {old.id: fault for old in found if (fault := _replaced_fault(old, new[old.id]))}
+        outdated: dict[str, list[str]] = {}
+        for old in found:
+            passage = new[old.id].passage
+            count = 1 if passage is None else passage.of
+            ids = [id for number, id in enumerate(other_passages(old), start=2) if number > count]
+            if ids and (held := self._request(held_passages, self._store, ids, old.id)):
+                outdated[old.id] = [one.id for one in held]
+        return Stored({document.id: document for document in found}, faults, outdated)
+
+    def write(
+        self, documents: Sequence[Document], embeddings: M3Embeddings, outdated: Mapping[str, list[str]]
+    ) -> NDArray[np.bool_]:
+        """Store documents in one request.
+
+        Args:
+            documents: n documents, checked.
+            embeddings: of these.
+            outdated: of ``look_up``.
+
+        Returns:
+            bool [n], True for documents of which fewer rows are stored than they have, as planned.
+
+        Raises:
+            DocumentError: one cannot be stored; ``index`` names it, and nothing was written.
+            StoreError: the store failed.
+        """
+        embeddings, long = self._long_documents.fit(documents, embeddings, self._max_rows)
+        left_over = [id for document in documents for id in outdated.get(document.id, ())]
+        if left_over:  # before the first passage is replaced, which says how many there are
+            self._request(self._store.delete, left_over)
+        self._request(self._store.upsert, documents, embeddings)
+        return long
+
+
+class BatchWriter:
+    """Encodes and writes whole batches: what ``HybridIndex.add`` does with each.
+
+    Args:
+        embed: makes the vectors.
+        store: keeps them.
+        long_documents: what becomes of documents with more tokens than the store takes rows.
+
+    Raises:
+        ConfigError: documents are to be split, and the embedding function has no tokenizer.
+    """
+
+    def __init__(self, embed: Embedder, store: VectorStore, long_documents: LongDocuments) -> None:
+        self._embed = embed
+        self._splitter = make_splitter(embed, long_documents, store.max_rows)
+        self._writer = Writer(store, long_documents=long_documents, encoding=text_encoding(embed))
+
+    def add(self, batch: Sequence[Document], *, batch_size: int) -> AddReport:
+        """Encode and store documents.
+
+        Args:
+            batch: documents, as they were given.
+            batch_size: documents, or passages, that are encoded and written together.
+
+        Raises:
+            InputError: a text cannot be encoded or a document not stored; ``index`` is its place in ``batch``. Nothing
+                of the batch is written; where it was split into more passages than ``batch_size``, those before it are.
+            ModelOutputError: the model returned NaN or infinity for a text; likewise.
+        """
+        checked = [self._writer.check(document, i) for i, document in enumerate(batch)]
+        last = sorted({document.id: i for i, document in enumerate(checked)}.values())  # of equal ids
+        split = [self._splitter.split(checked[i], index=i) if self._splitter else [checked[i]] for i in last]
+        places = [i for i, parts in zip(last, split, strict=True) for _ in parts]
+        passages = [passage for parts in split for passage in parts]
+        stored = self._writer.look_up(passages)
+        for i, passage in zip(places, passages, strict=True):
+            if passage.id in stored.faults:
+                raise DocumentError(f"document {i}: {stored.faults[passage.id]}", index=i)
+        report = AddReport(len(batch), len(passages), sum(len(parts) > 1 for parts in split))
+        for start in range(0, len(passages), batch_size):
+            some = passages[start : start + batch_size]
+            with placed(places[start:]):
+                embeddings = self._embed.encode_documents([one.content for one in some])
+                shortened = self._writer.write(some, embeddings, stored.outdated)
+            report += AddReport(
+                long_documents=int(shortened.sum()),
+                truncated=int(embeddings.truncated.sum()),
+                tokens=int(embeddings.token_counts.sum()),
+            )
+        return report
+
+
+def _replaced_fault(stored: Document, document: Document) -> str | None:
+    """Why a passage may not be stored where there is a document of another one's id already, None if it may."""
+    after = document.passage
+    if after is None or after.number == 1 or belongs_to(stored, after.document):
+        return None
+    return (
+        f"its passage {after.number} would replace the document {stored.id!r}, which was stored when such ids were "
+        f"allowed: store that one under another id and delete it, or give {after.document!r} another id"
+    )
+
+
+@contextmanager
+def placed(places: Sequence[int]) -> Iterator[None]:
+    """Errors about an item of a part name its place in the whole.
+
+    Args:
+        places: of the part's items.
+    """
+    try:
+        yield
+    except ItemError as error:
+        raise error.at(places[error.index]) from error.__cause__
