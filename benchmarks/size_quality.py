@@ -72,7 +72,7 @@ def rotation(embed: M3EmbeddingFunction, rows: Path | None, *, sample: int = 400
         return lambda embeddings: embeddings
     import torch
 
-    from train.project import principal_directions
+    from train.edit import principal_directions
 
     with rows.open(encoding="utf-8") as lines:
         texts = [json.loads(line)["pos"][0] for line in islice(lines, sample)]

@@ -77,7 +77,7 @@ class _Enough(Exception):  # noqa: N818
 
 def train(work: Work) -> Result:
     """Steps of our trainer; runs in a process of its own."""
-    from train.contrastive.stages import finetune
+    from train.contrastive.stages import contrastive
     from train.engine.loop import StepReport
 
     meter = Meter()
@@ -88,7 +88,7 @@ def train(work: Work) -> Result:
             raise _Enough
 
     with suppress(_Enough):
-        finetune(settings(work), report=report, warn=typer.echo)
+        contrastive(settings(work), report=report, warn=typer.echo)
     return meter.result()
 
 

@@ -21,7 +21,7 @@ from transformers import XLMRobertaConfig, XLMRobertaModel
 
 from m3_vdb import Document, HybridIndex, M3EmbeddingFunction, open_store
 from onnx_export.export import export
-from train.commands import evaluate, finetune, mine, pretrain
+from train.commands import evaluate, mine, train
 from train.config import Batching, FinetuneConfig, Phase, PretrainConfig, Schedule
 from train.import_base import tokenizer_json
 from train.model import M3Model
@@ -98,7 +98,7 @@ def main(folder: Path) -> None:
 
     console.rule("Stage 1: titles find their texts, dense only")
     dense = Phase(steps=100, losses=["dense"], train=["embeddings", "encoder"], learning_rate=1e-3)
-    pretrain(PretrainConfig(model=start, data=[pairs], out=folder / "stage1", phase=dense, **shared), console)  # type: ignore[arg-type]
+    train(PretrainConfig(model=start, data=[pairs], out=folder / "stage1", phase=dense, **shared), console)  # type: ignore[arg-type]
     first = folder / "stage1" / "step-000100"
 
     console.rule("Hard negatives, mined with that model")
@@ -112,7 +112,7 @@ def main(folder: Path) -> None:
         ),
         unified=Phase(steps=35, self_distill=True, learning_rate=5e-4, head_learning_rate=2e-3),
     )
-    finetune(
+    train(
         FinetuneConfig(model=first, data=[mined], out=folder / "stage2", group_size=3, phases=phases, **shared),  # type: ignore[arg-type]
         console,
     )

@@ -127,7 +127,7 @@ def _embeddings(g: GraphBuilder) -> str:
 def period(rows: NDArray[np.float32]) -> int:
     """The smallest P with row i = row i mod P throughout, which is all that has to be stored.
 
-    Positions extended by ``repeat`` (train/retromae/positions.py) and frozen since have the P of before; others n.
+    Positions extended by ``repeat`` (train/edit.py) and frozen since have the P of before; others n.
 
     Args:
         rows: float32 [n, d].

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -23,10 +23,8 @@ from train.config import (
     ImportBundleConfig,
     PretrainConfig,
     ProjectConfig,
-    RunConfig,
 )
 from train.data.config import SelectConfig
-from train.recipe.config import RecipeConfig
 from train.retrieval.config import EvaluateConfig, MineConfig, TopicsConfig
 from train.retromae.config import ExtendConfig, RetroMAEConfig
 from train.synthesis.config import SynthesizeConfig
@@ -36,8 +34,6 @@ if TYPE_CHECKING:
 
 LINE_SECONDS: Final = 10.0
 """Time between two lines of progress where there is no terminal."""
-INTERRUPTED: Final = 130
-"""Exit code of a recipe that Ctrl-C or SIGTERM ended, as shells have it for Ctrl-C: it is not finished."""
 
 
 def say(console: Console, text: str, *, style: str | None = None) -> None:
@@ -45,38 +41,19 @@ def say(console: Console, text: str, *, style: str | None = None) -> None:
     console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
-def retromae(config: RetroMAEConfig, console: Console) -> Outcome:
-    """Stage 0."""
-    from train.retromae.stage import retromae as run
-
-    return _train(run, config, console)
-
-
-def pretrain(config: PretrainConfig, console: Console) -> Outcome:
-    """Stage 1."""
-    from train.contrastive.stages import pretrain as run
-
-    return _train(run, config, console)
-
-
-def finetune(config: FinetuneConfig, console: Console) -> Outcome:
-    """Stage 2."""
-    from train.contrastive.stages import finetune as run
-
-    return _train(run, config, console)
-
-
-def _train(run: Callable[..., Outcome], config: RunConfig, console: Console) -> Outcome:
+def train(config: RetroMAEConfig | PretrainConfig | FinetuneConfig, console: Console) -> Outcome:
+    """Stages 0, 1 and 2."""
+    from train.contrastive.stages import contrastive
     from train.engine.card import write_card
-    from train.engine.distributed import rank
+    from train.engine.processes import rank
+    from train.retromae.stage import retromae
 
     if rank():
         console = Console(stderr=True, quiet=True)
+    begun, steps, tokens = time.monotonic(), 0, 0
 
     def warn(text: str) -> None:
         say(console, text, style="yellow")
-
-    begun, steps, tokens = time.monotonic(), 0, 0
 
     def count(step: StepReport) -> None:
         nonlocal steps, tokens
@@ -84,14 +61,18 @@ def _train(run: Callable[..., Outcome], config: RunConfig, console: Console) -> 
         report(step)
 
     with _progress(console) as report:
-        outcome = run(config, report=count, warn=warn)
+        if isinstance(config, RetroMAEConfig):
+            outcome = retromae(config, report=count, warn=warn)
+        else:
+            outcome = contrastive(config, report=count, warn=warn)
     if rank() == 0:
-        write_card(config, outcome)
+        if steps or not (outcome.checkpoint / "README.md").is_file():
+            write_card(config, outcome)
         cost = timedelta(seconds=round(time.monotonic() - begun))
-        say(console, f"{steps:,} optimiser steps over {tokens:,} tokens in {cost}")
+        say(console, f"{steps:,} optimiser steps over {tokens:,} tokens in {cost}" if steps else "finished before")
         if outcome.stopped:
             how = "the same command" if config.resume else "the same command with --resume true"
-            say(console, f"stopped: {outcome.stopped}; {how} goes on")
+            say(console, f"stopped: {outcome.stopped}; {how} resumes")
         else:
             say(console, f"next: python -m onnx_export {outcome.checkpoint} BUNDLE, then --model BUNDLE for m3-vdb")
         say(console, str(outcome.checkpoint))
@@ -161,14 +142,6 @@ def topics(config: TopicsConfig, console: Console) -> None:
     run(config, report=lambda line: say(console, line))
 
 
-def recipe(config: RecipeConfig, console: Console) -> None:
-    """All steps of a recipe."""
-    from train.recipe.run import run_recipe
-
-    if not run_recipe(config, console):
-        raise SystemExit(INTERRUPTED)
-
-
 def synthesize(config: SynthesizeConfig, console: Console) -> None:
     """Questions for long articles."""
     from train.synthesis.stage import synthesize as run
@@ -207,8 +180,8 @@ def import_bundle(config: ImportBundleConfig, console: Console) -> None:
 def extend(config: ExtendConfig, console: Console) -> None:
     """More positions."""
     from train.checkpoint_files import read_tokenizer
+    from train.edit import extend_positions
     from train.model import M3Model
-    from train.retromae.positions import extend_positions
 
     model = M3Model.load(config.model)
     extend_positions(model.encoder, config.max_length, how=config.positions)
@@ -218,7 +191,7 @@ def extend(config: ExtendConfig, console: Console) -> None:
 
 def average(config: AverageConfig, console: Console) -> None:
     """One model between several."""
-    from train.average import average as run
+    from train.edit import average as run
 
     model, tokenizer_json = run(config.models, config.weights or [1.0] * len(config.models))
     model.save(config.out, tokenizer_json=tokenizer_json)
@@ -232,16 +205,14 @@ def project(config: ProjectConfig, console: Console) -> None:
     from m3_vdb.encoding.tokenizer import Tokenizer
     from train.checkpoint_files import read_tokenizer
     from train.data.rows import read_rows
+    from train.edit import project as run
     from train.model import M3Model
-    from train.project import project as run
 
     rows = read_rows(config.data)
     chosen = random.Random(config.seed).sample(rows, min(config.texts, len(rows)))
     tokenizer_json = read_tokenizer(config.model)
-    sample = [row.positives[0] for row in chosen]
     # sdpa, since a base with 8192 positions reads long passages whole
-    narrow: Any = run(
-        M3Model.load(config.model, attention="sdpa"), Tokenizer(tokenizer_json), sample, config.colbert_dim
-    )
+    model = M3Model.load(config.model, attention="sdpa")
+    narrow = run(model, Tokenizer(tokenizer_json), [row.positives[0] for row in chosen], config.colbert_dim)
     narrow.save(config.out, tokenizer_json=tokenizer_json)
     say(console, f"{config.out}: colbert_dim {config.colbert_dim}")

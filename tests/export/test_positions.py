@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from m3_vdb.encoding.sessions import OnnxRuntimeSession, OpenVinoSession
 from onnx_export.export import export
 from onnx_export.graph import period
+from train.edit import extend_positions
 from train.model import M3Model
-from train.retromae.positions import extend_positions
 
 
 def test_period_by_hand():

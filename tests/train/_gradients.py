@@ -14,11 +14,10 @@ from torch import Tensor
 
 from train.config import Batching, FinetuneConfig, Objective, Phase
 from train.contrastive.draw import Draw
-from train.contrastive.task import ContrastiveTask
+from train.contrastive.stages import ContrastiveTask
 from train.data.store import Lengths, RowStore
-from train.engine.distributed import leave_processes, rank, sum_over_processes, world_size
-from train.engine.open import start_processes
-from train.engine.processes import gradient_sync
+from train.engine.processes import gradient_sync, leave_processes, rank, sum_over_processes, world_size
+from train.engine.start import start_processes
 from train.model import M3Model
 
 CASES: dict[str, tuple[Phase, Objective]] = {

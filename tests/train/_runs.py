@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from train.config import Batching, FinetuneConfig, Phase, Schedule
-from train.contrastive.stages import finetune
+from train.contrastive.stages import contrastive
 from train.engine.loop import Outcome, StepReport
 from train.model import M3Model
 
@@ -62,7 +62,7 @@ def run(settings: FinetuneConfig) -> tuple[Outcome, list[StepReport], list[str]]
     """(outcome, reports of all steps, warnings)."""
     reports: list[StepReport] = []
     warnings: list[str] = []
-    outcome = finetune(settings, report=reports.append, warn=warnings.append)
+    outcome = contrastive(settings, report=reports.append, warn=warnings.append)
     return outcome, reports, warnings
 
 

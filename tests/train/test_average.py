@@ -10,9 +10,9 @@ import torch
 
 from m3_vdb.errors import ConfigError
 from tests.train.test_cli import train
-from train.average import average
 from train.checkpoint_files import read_tokenizer
 from train.config import AverageConfig
+from train.edit import average
 from train.model import M3Model
 
 

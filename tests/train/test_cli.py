@@ -12,8 +12,8 @@ import torch
 
 from tests.train._collections import write_collection
 from tests.train._runs import write_rows
+from train.__main__ import STAGES, list_options, with_brackets
 from train.model import M3Model
-from train.stages import STAGES, list_options, with_brackets
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted(p for p in (ROOT / "train" / "recipes").glob("*.yaml") if "\nsteps:" not in p.read_text("utf-8"))

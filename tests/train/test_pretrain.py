@@ -17,15 +17,14 @@ from tests.train._runs import TOPICS, tensors
 from tests.train.test_resume import Killed
 from train.checkpoint_files import read_tokenizer
 from train.config import Batching, Objective, Phase, PretrainConfig
-from train.contrastive.stages import pretrain
+from train.contrastive.stages import contrastive
 from train.data.store import Lengths, RowStore
-from train.engine.open import start_processes
+from train.engine.start import start_processes
 from train.model import M3Model
 from train.retromae.config import RetroMAEConfig, RetroMAESettings
 from train.retromae.masking import MaskedBatch
 from train.retromae.model import DECODER_FILE
-from train.retromae.stage import retromae
-from train.retromae.task import MaskedTexts, RetroMAETask
+from train.retromae.stage import MaskedTexts, RetroMAETask, retromae
 
 
 def write_pairs(path: Path) -> Path:
@@ -75,7 +74,7 @@ def texts_config(checkpoint: Path, folder: Path) -> RetroMAEConfig:
 def test_pairs_are_learned_and_only_the_encoder_moves(tiny_checkpoint, tmp_path, symmetric):
     reports = []
     settings = replace(pairs_config(tiny_checkpoint, tmp_path), objective=Objective(symmetric=symmetric))
-    outcome = pretrain(settings, report=reports.append, warn=pytest.fail)
+    outcome = contrastive(settings, report=reports.append, warn=pytest.fail)
     losses = [report.measures["loss"] for report in reports]
     assert sum(losses[-3:]) < 0.7 * sum(losses[:3])
     assert all(5 < report.measures["candidates"] <= 8 for report in reports)  # answers to equal queries are left out

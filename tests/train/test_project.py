@@ -7,8 +7,8 @@ import torch
 
 from m3_vdb.encoding.tokenizer import Tokenizer
 from m3_vdb.errors import ConfigError
+from train.edit import principal_directions, project, token_rows
 from train.model import M3Model
-from train.project import principal_directions, project, token_rows
 
 
 @pytest.fixture(scope="module")

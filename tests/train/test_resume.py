@@ -35,14 +35,14 @@ class Killed(BaseException):
 
 def killed_at(settings, step: int) -> None:
     """Run until ``step`` was logged, then stop dead."""
-    from train.contrastive.stages import finetune
+    from train.contrastive.stages import contrastive
 
     def report(done):
         if done.step == step:
             raise Killed
 
     with pytest.raises(Killed):
-        finetune(settings, report=report, warn=lambda text: None)
+        contrastive(settings, report=report, warn=lambda text: None)
 
 
 def assert_same(first: Path, second: Path) -> None:

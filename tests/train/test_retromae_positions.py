@@ -5,7 +5,7 @@ import torch
 
 from m3_vdb.errors import ConfigError
 from tests.train._retromae import texts, tiny_encoder
-from train.retromae.positions import extend_positions
+from train.edit import extend_positions
 
 
 def run(encoder, ids):

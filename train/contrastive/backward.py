@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from train.contrastive.representations import Representations
-from train.engine.randomness import random_state, set_random_state
+from train.engine.processes import random_state, set_random_state
 from train.engine.task import Sync
 
 Forward = Callable[[], Representations]

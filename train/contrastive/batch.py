@@ -18,7 +18,7 @@ from train.config import Head, Objective
 from train.contrastive.losses import Losses, Scores, Targets, unified_loss
 from train.contrastive.representations import Representations, owners
 from train.contrastive.scores import score_matrices
-from train.engine.distributed import gather_rows, most, rank
+from train.engine.processes import gather_rows, most, rank
 
 
 @dataclass(frozen=True, slots=True)

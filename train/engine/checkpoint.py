@@ -25,9 +25,7 @@ from torch.distributed.checkpoint.state_dict import (
 
 from m3_vdb.errors import ConfigError
 from train.config import FREE
-from train.engine.distributed import rank
-from train.engine.processes import Processes
-from train.engine.randomness import random_state, set_random_state
+from train.engine.processes import Processes, random_state, rank, set_random_state
 from train.engine.task import Task
 
 WHOLE: Final = StateDictOptions(full_state_dict=True, cpu_offload=True)

@@ -1,4 +1,4 @@
-"""What goes wrong in training without an error, said aloud: dead heads, batches without negatives, weights at rest."""
+"""Detects silent training failures: dead heads, batches without negatives, weights that do not change."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ class Guards:
         )
 
 
-class Movement:
-    """Whether training moved the weights that it was meant to move (FlagEmbedding #1547 found that it need not).
+class UnchangedWeights:
+    """Whether training changed the weights that it was meant to change (FlagEmbedding #1547 found that it need not).
 
     Args:
         model: at the beginning of a phase.

@@ -1,4 +1,4 @@
-"""The training loop of every stage: phases, steps, checkpoints, hooks, resume, a clean end at SIGTERM.
+"""The training loop of every stage: phases, steps, checkpoints, hooks, log, resume, a clean end at SIGTERM.
 
 A run is a pure function of its settings and files: killed at any point and resumed, it ends with the same weights, bit
 for bit, as if it had never stopped (on the same kind of machine and the same number of processes).
@@ -6,12 +6,18 @@ for bit, as if it had never stopped (on the same kind of machine and the same nu
 
 from __future__ import annotations
 
+import json
 import math
+import resource
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, Final
 
 import torch
 from torch import nn
@@ -20,20 +26,27 @@ from m3_vdb.errors import ConfigError, ModelOutputError
 from train.config import Phase, RunConfig, as_json
 from train.engine.checkpoint import (
     Position,
-    last_checkpoint,
     load_optimiser,
     load_random,
     prune,
     read_position,
     save_checkpoint,
 )
-from train.engine.distributed import any_process, rank, sum_over_processes, world_size
-from train.engine.guards import Guards, Movement
-from train.engine.log import TrainingLog
-from train.engine.processes import Processes, clip_gradients, gradient_sync
-from train.engine.randomness import random_state, set_random_state
-from train.engine.signals import Interruption
+from train.engine.guards import Guards, UnchangedWeights
+from train.engine.processes import (
+    Processes,
+    any_process,
+    clip_gradients,
+    gradient_sync,
+    random_state,
+    rank,
+    set_random_state,
+    sum_over_processes,
+    world_size,
+)
 from train.engine.task import Measures, ParameterGroup, Task
+
+SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,24 +86,6 @@ class Outcome:
 Report = Callable[[StepReport], None]
 
 
-def open_run(config: RunConfig, processes: Processes) -> Path | None:
-    """The checkpoint to resume from, None for a new run; makes ``out``.
-
-    Raises:
-        ConfigError: ``out`` holds something and ``resume`` is not set.
-    """
-    checkpoint = last_checkpoint(config.out)
-    if config.resume:
-        return checkpoint
-    if config.out.exists() and any(config.out.iterdir()):
-        raise ConfigError(f"{config.out} is not empty: give a new directory, or set resume to true to go on there")
-    processes.wait()
-    if processes.main:
-        config.out.mkdir(parents=True, exist_ok=True)
-    processes.wait()
-    return None
-
-
 class Loop:
     """A run of one stage.
 
@@ -109,7 +104,7 @@ class Loop:
         self._json = as_json(config)
         self._position = Position()
         self._guards = Guards(warn if processes.main else lambda text: None)
-        self._log = TrainingLog(config.out, processes)
+        self._log = config.out / "training.jsonl"
 
     def run(self, resume_from: Path | None) -> Outcome:
         """Train from the beginning or from a checkpoint of this run.
@@ -118,28 +113,53 @@ class Loop:
             ModelOutputError: the loss or a gradient is not finite; the last checkpoint is kept.
             ConfigError: the checkpoint was made with other settings.
         """
-        task, position = self._task, self._position
         torch.manual_seed(self._config.seed + rank())
         if resume_from:
-            self._position = position = read_position(resume_from, self._json)
-            task.restore(resume_from)
-            task.sampler.load_state_dict(position.sampler)
+            self._position = read_position(resume_from, self._json)
+            self._task.restore(resume_from)
+            self._task.sampler.load_state_dict(self._position.sampler)
             load_random(resume_from)
-        self._log.rewind(position.step)
-        self._processes.start_trackers(self._json)
-        outcome = Outcome(resume_from or self._config.out)
-        if resume_from and self._hooks(resume_from):  # what a kill may have cut off
-            return Outcome(resume_from, "early stopping")
+        task, position, processes = self._task, self._position, self._processes
+        self._rewind_log()
+        processes.start_trackers(self._json)
+        checkpoint = resume_from or self._config.out
+        stopped = ""
         try:
-            with Interruption() as interruption:
-                while position.phase < len(task.phases) and not outcome.stopped:
-                    outcome = self._phase(*task.phases[position.phase], resume_from, interruption)
+            with interruption() as signals:
+                if resume_from and self._hooks(resume_from):  # what a kill may have cut off
+                    stopped = "early stopping"
+                while position.phase < len(task.phases) and not stopped:
+                    name, phase = task.phases[position.phase]
+                    wrapped, optimiser = self._begin(name, phase, resume_from)
                     resume_from = None
+                    unchanged = UnchangedWeights(task.model)
+                    batches = iter(task.sampler)
+                    last = False
+                    while not (last or stopped):
+                        self._step(name, phase, wrapped, optimiser, batches)
+                        last = position.phase_step == position.phase_steps
+                        if last:
+                            unchanged.check(task.model, name, self._guards)
+                            position.phase, position.phase_step, position.phase_steps = position.phase + 1, 0, 0
+                        stop = any_process(bool(signals), processes.device)
+                        if last or stop or self._due():
+                            sampler = task.sampler
+                            position.sampler = sampler.state_dict()
+                            checkpoint = save_checkpoint(
+                                self._config.out, task, wrapped, optimiser, position, self._json, processes
+                            )
+                            if self._hooks(checkpoint):
+                                stopped = "early stopping"
+                            elif task.sampler is not sampler:
+                                batches = iter(task.sampler)
+                        if stop and not stopped:
+                            stopped = "interrupted"
         finally:
-            self._processes.close()
-        return outcome
+            processes.close()
+        return Outcome(checkpoint, stopped)
 
-    def _phase(self, name: str, phase: Phase, resume_from: Path | None, interruption: Interruption) -> Outcome:
+    def _begin(self, name: str, phase: Phase, resume_from: Path | None) -> tuple[nn.Module, torch.optim.Optimizer]:
+        """Wrapped model and optimiser of a phase, in the middle of it where the run is resumed there."""
         task, position, config = self._task, self._position, self._config
         groups = task.begin(phase)
         task.model.to(self._processes.device).train()
@@ -150,32 +170,9 @@ class Loop:
         )
         if not phase.steps:
             self._guards.count_steps(name, position.phase_steps, batches=len(task.sampler))
-        movement = Movement(task.model)
         if resume_from and position.phase_step:
             load_optimiser(resume_from, wrapped, optimiser)
-        batches = iter(task.sampler)
-        checkpoint = resume_from
-        last = False
-        while not last:
-            self._step(name, phase, wrapped, optimiser, batches)
-            last = position.phase_step == position.phase_steps
-            stop = any_process(interruption.requested, self._processes.device)
-            if last:
-                movement.check(task.model, name, self._guards)
-                position.phase, position.phase_step, position.phase_steps = position.phase + 1, 0, 0
-            if last or stop or self._due():
-                position.sampler = task.sampler.state_dict()
-                checkpoint = save_checkpoint(
-                    config.out, task, wrapped, optimiser, position, self._json, self._processes
-                )
-                sampler = task.sampler
-                if self._hooks(checkpoint):
-                    return Outcome(checkpoint, "early stopping")
-                if task.sampler is not sampler:
-                    batches = iter(task.sampler)
-            if stop:
-                return Outcome(checkpoint or config.out, "interrupted")
-        return Outcome(checkpoint or config.out)
+        return wrapped, optimiser
 
     def _step(
         self,
@@ -221,10 +218,31 @@ class Loop:
         measures |= {"gradient_norm": norm, "tokens_per_second": measures["tokens"] / seconds}
         self._guards.look(measures, position.step)
         steps = position.step - position.phase_step + position.phase_steps
-        report = StepReport(position.step, steps, name, self._log.complete(measures), rate, seconds)
-        self._log.write(report)
+        self._write(StepReport(position.step, steps, name, measures | self._costs(measures), rate, seconds))
+
+    def _costs(self, measures: dict[str, float]) -> dict[str, float]:
+        """Share of padding and peak memory."""
+        padded = measures.pop("padded_tokens", 0.0)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
+        if self._processes.device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated()
+        padding = {"padding": 1 - measures["tokens"] / padded} if padded else {}
+        return padding | {"peak_memory_mib": peak / 2**20}
+
+    def _write(self, report: StepReport) -> None:
+        """Append a step to ``training.jsonl``, send it to the trackers and tell it."""
+        self._processes.accelerator.log(report.measures | {"learning_rate": report.learning_rate}, step=report.step)
         if self._processes.main:
+            with self._log.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(asdict(report)) + "\n")
             self._report(report)
+
+    def _rewind_log(self) -> None:
+        """Drop lines after the present step, and a torn last one: a resumed run writes them again."""
+        if self._processes.main and self._log.is_file():
+            lines = self._log.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= self._position.step]
+            self._log.write_text("".join(kept), encoding="utf-8")
 
     def _add(self, measures: dict[str, float], found: Measures, share: float) -> None:
         """Add one batch: means weighted by rows and averaged over batches, sums as they are."""
@@ -251,6 +269,34 @@ class Loop:
         if self._processes.main:
             prune(self._config.out, keep=self._config.keep, best=best_checkpoint(self._config.out))
         return stop
+
+
+@contextmanager
+def interruption() -> Iterator[list[int]]:
+    """SIGTERM and SIGINT as a request: the first is put into the list, a second one ends the program at once.
+
+    Signals reach the main thread alone; elsewhere the list stays empty.
+    """
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        restore()
+
+    for number in SIGNALS:
+        signal.signal(number, note)
+    try:
+        yield received
+    finally:
+        restore()
 
 
 def best_checkpoint(out: Path) -> str | None:

@@ -1,17 +1,32 @@
-"""``python -m train retromae`` (stage 0) as a function."""
+"""``python -m train retromae`` (stage 0): plain text, masked anew in every epoch, in independent sub-batches."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from m3_vdb.encoding.packing import pack
 from train.checkpoint_files import read_tokenizer
-from train.data.store import Lengths, RowStore
-from train.engine.loop import Loop, Outcome, Report, open_run
-from train.engine.open import note_rejected, pick_attention, start_processes
+from train.config import Phase
+from train.data.batches import BatchSampler, Numbers, RowSizes
+from train.data.store import Lengths, RowStore, token_batch
+from train.edit import extend_positions
+from train.engine.loop import Loop, Outcome, Report
+from train.engine.processes import Processes, most, sum_over_processes, world_size
+from train.engine.start import is_finished, note_rejected, open_run, pick_attention, start_processes
+from train.engine.task import Hook, Measures, ParameterGroup, Sync
 from train.model import M3Model
 from train.retromae.config import RetroMAEConfig
-from train.retromae.positions import extend_positions
-from train.retromae.task import RetroMAETask
+from train.retromae.masking import MaskedBatch, mask_batch
+from train.retromae.model import DECODER_FILE, RetroMAE, RetroMAESums
+from train.words import word_starts
 
 
 def retromae(config: RetroMAEConfig, *, report: Report, warn: Callable[[str], None]) -> Outcome:
@@ -27,6 +42,8 @@ def retromae(config: RetroMAEConfig, *, report: Report, warn: Callable[[str], No
     tokenizer_json = read_tokenizer(config.model)
     processes = start_processes(config)
     resume_from = open_run(config, processes)
+    if resume_from and is_finished(resume_from, config, [("retromae", config.phase)]):
+        return Outcome(resume_from)
     base = M3Model.load(config.model, attention=pick_attention(config, length, processes))
     extend_positions(base.encoder, length, how=config.retromae.positions)
     with processes.first():
@@ -42,3 +59,123 @@ def retromae(config: RetroMAEConfig, *, report: Report, warn: Callable[[str], No
         note_rejected(store, config.out, warn)
     task = RetroMAETask(config, base, tokenizer_json, store, processes)
     return Loop(task, config, processes, report=report, warn=warn).run(resume_from)
+
+
+@dataclass(frozen=True, slots=True)
+class MaskedTexts:
+    """Sub-batches of this process, and how many tokens they have."""
+
+    parts: list[MaskedBatch]
+    tokens: int
+    padded_tokens: int
+
+
+class RetroMAETask:
+    """See ``train.engine.task.Task``.
+
+    Args:
+        config: settings.
+        base: the model to start from, its positions extended already; its heads go into every checkpoint unchanged.
+        tokenizer_json: goes into checkpoints.
+        store: the texts, as queries.
+        processes: this process among its peers.
+    """
+
+    def __init__(
+        self, config: RetroMAEConfig, base: M3Model, tokenizer_json: str, store: RowStore, processes: Processes
+    ) -> None:
+        self.model = RetroMAE.from_encoder(base.encoder, seed=config.seed)
+        self.phases: Sequence[tuple[str, Phase]] = [("retromae", config.phase)]
+        self.hooks: Sequence[Hook] = []
+        self.layers: Sequence[nn.Module] = list(base.encoder.encoder.layer)
+        self._config, self._base, self._tokenizer_json, self._store = config, base, tokenizer_json, store
+        self._processes = processes
+        self._word_starts = torch.from_numpy(word_starts(tokenizer_json))
+        self._mask_id = mask_id(tokenizer_json)
+        lengths = store.column("query_length").astype("int64")
+        sizes = RowSizes(lengths, lengths, lengths * 0)
+        self.sampler = BatchSampler(sizes, config.batching, least=world_size(), seed=config.seed)
+        if config.memory == "split":
+            base.encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        if config.dropout is not None:
+            for module in self.model.modules():
+                if isinstance(module, nn.Dropout):
+                    module.p = config.dropout
+
+    def begin(self, phase: Phase) -> list[ParameterGroup]:
+        """Decoder and LM head always train."""
+        encoder = self._base.encoder
+        encoder.embeddings.requires_grad_("embeddings" in phase.train)
+        encoder.encoder.requires_grad_("encoder" in phase.train)
+        for layer in self.layers[: phase.freeze_layers]:
+            layer.requires_grad_(False)
+        return [ParameterGroup(("",), phase.learning_rate)]
+
+    def collate(self, rows: Numbers, *, epoch: int, share: float) -> MaskedTexts:
+        """Pack the texts and mask them; the masks depend on seed, epoch and rows alone."""
+        texts = token_batch(record["query"] for record in self._store.rows(rows.tolist()))
+        name = f"{self._config.seed}/{epoch}/{rows.tolist()}"
+        seed = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=7).digest(), "little")
+        generator = torch.Generator().manual_seed(seed)
+        parts = [
+            mask_batch(
+                torch.from_numpy(texts.padded(group)[0]),
+                self._word_starts,
+                self._config.retromae,
+                mask_id=self._mask_id,
+                generator=generator,
+            )
+            for group in pack(texts.lengths, batch_tokens=self._config.micro_tokens)
+        ]
+        return MaskedTexts(parts, int(texts.lengths.sum()), sum(part.input_ids.numel() for part in parts))
+
+    def step(self, model: nn.Module, batch: MaskedTexts, phase: Phase, *, scale: float, sync: Sync) -> Measures:
+        """MLM mean plus decoder mean over the tokens of all processes, one sub-batch after another."""
+        device = self._processes.device
+        counts = {
+            "mlm": float(sum(part.mlm_count for part in batch.parts)),
+            "decoder": float(sum(part.decoder_count for part in batch.parts)),
+        }
+        counts = {name: max(1.0, count) for name, count in sum_over_processes(counts, device).items()}
+        idle = most(len(batch.parts), device) - len(batch.parts) if self._processes.lockstep else 0
+        sums = dict.fromkeys(("loss", "loss/mlm", "loss/decoder", "accuracy/mlm", "accuracy/decoder"), 0.0)
+        passes = [(part, 1.0) for part in batch.parts] + [(batch.parts[0], 0.0)] * idle
+        for number, (part, weight) in enumerate(passes, start=1):
+            with sync(number == len(passes)):
+                with self._processes.autocast():
+                    found: RetroMAESums = model(part.to(device))
+                mlm = found.mlm_loss_sum / counts["mlm"] * weight
+                decoder = found.decoder_loss_sum / counts["decoder"] * weight
+                ((mlm + decoder) * scale).backward()
+            part_of_batch = weight * scale / world_size()
+            sums["loss/mlm"] += float(mlm.detach()) * part_of_batch
+            sums["loss/decoder"] += float(decoder.detach()) * part_of_batch
+            sums["accuracy/mlm"] += float(found.mlm_correct) / counts["mlm"] * part_of_batch
+            sums["accuracy/decoder"] += float(found.decoder_correct) / counts["decoder"] * part_of_batch
+        sums["loss"] = sums["loss/mlm"] + sums["loss/decoder"]
+        return Measures({}, sums | {"tokens": batch.tokens, "padded_tokens": batch.padded_tokens})
+
+    def write(self, path: Path, state: Mapping[str, Tensor]) -> None:
+        """BGE-M3 layout with the base's heads, and the decoder beside it."""
+        whole = {n: t for n, t in self._base.state_dict().items() if not n.startswith("encoder.")}
+        whole |= {n: t for n, t in state.items() if n.startswith("encoder.")}
+        self._base.save(path, tokenizer_json=self._tokenizer_json, state=whole)
+        save_file({n: t.contiguous() for n, t in state.items() if not n.startswith("encoder.")}, path / DECODER_FILE)
+
+    def restore(self, path: Path) -> None:
+        """Encoder and decoder of a checkpoint."""
+        self._base.load_state_dict(M3Model.load(path).state_dict())
+        self.model.load_decoder(path)
+
+    def name_rows(self, rows: Numbers) -> str:
+        """Text numbers."""
+        return f"texts {rows.tolist()}"
+
+
+def mask_id(tokenizer_json: str) -> int:
+    """Id of ``<mask>``."""
+    tokens: list[dict[str, object]] = json.loads(tokenizer_json)["added_tokens"]
+    vocabulary = json.loads(tokenizer_json)["model"]["vocab"]
+    found = [token["id"] for token in tokens if token["content"] == "<mask>"]
+    found += [number for number, (piece, _) in enumerate(vocabulary) if piece == "<mask>"]
+    return int(str(found[0]))
