@@ -13,12 +13,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 from m3_vdb.errors import ConfigError
 from tests.train._collections import write_collection
 from tests.train._runs import UNIFIED, config, run, tensors
+from train.commands import train
 from train.config import Batching, LoRA, Phase, Refresh, Schedule, Watch
+from train.engine.card import write_card
 from train.engine.checkpoint import last_checkpoint
+from train.model import M3Model
 from train.retrieval.options import MineOptions
 
 ROOT = Path(__file__).parents[2]
@@ -96,12 +100,16 @@ def test_evaluations_and_fresh_negatives_are_resumed_too(tiny_checkpoint, tmp_pa
         assert (both[0].out / name).read_text() == (both[1].out / name).read_text(), name
 
 
-def test_a_finished_run_resumes_to_nothing(tiny_checkpoint, tmp_path):
+def test_a_finished_run_says_so_without_loading_a_model(tiny_checkpoint, tmp_path, monkeypatch, capsys):
     settings = config(tiny_checkpoint, tmp_path)
     outcome, _, _ = run(settings)
-    again, reports, _ = run(replace(settings, resume=True))
-    assert reports == []
-    assert again.checkpoint == outcome.checkpoint
+    write_card(settings, outcome)
+    before = sorted((path, path.stat().st_mtime_ns) for path in settings.out.rglob("*"))
+    monkeypatch.setattr(M3Model, "load", lambda *arguments, **options: pytest.fail("loads a model"))
+    again = train(replace(settings, resume=True), Console(stderr=True, width=200))
+    assert again == outcome
+    assert "finished before" in capsys.readouterr().err
+    assert sorted((path, path.stat().st_mtime_ns) for path in settings.out.rglob("*")) == before
 
 
 def test_other_settings_are_refused_by_name(tiny_checkpoint, tmp_path):
@@ -148,7 +156,7 @@ def test_a_real_process_survives_a_real_signal(tiny_checkpoint, tmp_path, number
     message = killed.communicate(timeout=60)[1]
     if number != signal.SIGKILL:
         assert killed.returncode == 130, message
-        assert "stopped: interrupted; the same command with --resume true goes on" in " ".join(message.split())
+        assert "stopped: interrupted; the same command with --resume true resumes" in " ".join(message.split())
         line = json.loads((tmp_path / "killed" / "out" / "training.jsonl").read_text().splitlines()[-1])
         last = last_checkpoint(tmp_path / "killed" / "out")
         assert last is not None
