@@ -29,7 +29,7 @@ Opener = Callable[[ModelIdentity, Path], AbstractContextManager[VectorStore]]
 
 @contextmanager
 def _folder(
-    identity: ModelIdentity, folder: Path, *, storage: Storage = "exact", exact: bool = True
+    identity: ModelIdentity, folder: Path, *, storage: Storage = "float32", exact: bool = True
 ) -> Iterator[VectorStore]:
     made = CollectionOptions(indexes=INDEXES, storage=storage)
     with open_store(str(folder / "x.qdrant"), identity=identity, options=made, exact=exact) as store:

@@ -33,7 +33,7 @@ from m3_vdb.types import FloatArray
 
 MODES: Final[tuple[Mode, ...]] = ("multi_vector", "all")
 MEASURE: Final = "nDCG@10"
-BYTES: Final[dict[Storage, int]] = {"exact": 4, "half": 2, "quarter": 1}
+BYTES: Final[dict[Storage, int]] = {"float32": 4, "half": 2, "quarter": 1}
 Turn: TypeAlias = Callable[[M3Embeddings], M3Embeddings]
 BLOCK: Final = 256
 """Documents that are encoded together."""

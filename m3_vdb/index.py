@@ -74,7 +74,7 @@ class HybridIndex:
         offset: int = 0,
         candidates: int = DEFAULT_CANDIDATES,
         source: Source = "dense",
-        fusion: Fusion = "exact",
+        fusion: Fusion = "weighted_sum",
         ef: int | None = None,
         score_threshold: float | None = None,
         filter: Filter | None = None,

@@ -107,6 +107,17 @@ class M3Embedding(_Values):
         sparse = None if self.sparse is None else f"{len(self.sparse.ids)} tokens"
         return f"M3Embedding(dense: {_shape(self.dense)}, sparse: {sparse}, multi_vector: {_shape(self.multi_vector)})"
 
+    def to_qdrant(self) -> dict[str, Any]:
+        """Named vectors as plain Python values, the ``vector`` field of a Qdrant REST point, without absent parts."""
+        vectors: dict[str, Any] = {}
+        if self.dense is not None:
+            vectors["dense"] = self.dense.tolist()
+        if self.sparse is not None:
+            vectors["sparse"] = {"indices": self.sparse.ids.tolist(), "values": self.sparse.weights.tolist()}
+        if self.multi_vector is not None:
+            vectors["multi_vector"] = self.multi_vector.tolist()
+        return vectors
+
 
 @dataclass(frozen=True, slots=True)
 class EncodeStats:
@@ -246,7 +257,7 @@ class M3Embeddings(_Values):
 
     def to_qdrant(self) -> list[dict[str, Any]]:
         """Named vectors of each text as plain Python values, the ``vector`` field of a Qdrant REST point."""
-        return [_qdrant_vectors(embedding) for embedding in self]
+        return [embedding.to_qdrant() for embedding in self]
 
     def to_pymilvus_model(self) -> dict[str, list[Any]]:
         """The keys of ``pymilvus.model.hybrid.BGEM3EmbeddingFunction``, JSON-serialisable; absent parts have no key."""
@@ -270,20 +281,6 @@ class M3Embeddings(_Values):
         if self.multi_vector is None:
             return None
         return [e.multi_vector.tolist() for e in self if e.multi_vector is not None]
-
-
-def _qdrant_vectors(embedding: M3Embedding) -> dict[str, Any]:
-    vectors: dict[str, Any] = {}
-    if embedding.dense is not None:
-        vectors["dense"] = embedding.dense.tolist()
-    if embedding.sparse is not None:
-        vectors["sparse"] = {
-            "indices": embedding.sparse.ids.tolist(),
-            "values": embedding.sparse.weights.tolist(),
-        }
-    if embedding.multi_vector is not None:
-        vectors["multi_vector"] = embedding.multi_vector.tolist()
-    return vectors
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ def curve(folder: Path, *options: object) -> list[dict]:
 
 def test_a_form_costs_and_finds_what_the_same_collection_does(tmp_path: Path):
     folder = write(tmp_path / "help", collection(n=8))
-    lines = curve(folder, "--widths", "96,32", "--factors", "1,3", "--storages", "exact,quarter")
+    lines = curve(folder, "--widths", "96,32", "--factors", "1,3", "--storages", "float32,quarter")
     assert len(lines) == 8
     found = {(line["width"], line["factor"], line["storage"]): line for line in lines}
     embed = M3EmbeddingFunction(on_truncate="ignore")
@@ -40,18 +40,18 @@ def test_a_form_costs_and_finds_what_the_same_collection_does(tmp_path: Path):
             [task], embed, "memory://", modes=["multi_vector", "all"], long_documents=LongDocuments(pool_factor=factor)
         ).mean
         for mode in ("multi_vector", "all"):
-            assert found[96, factor, "exact"][mode] == pytest.approx(expected[mode]["nDCG@10"].value, abs=1e-4)
-    one = found[96, 1, "exact"]
+            assert found[96, factor, "float32"][mode] == pytest.approx(expected[mode]["nDCG@10"].value, abs=1e-4)
+    one = found[96, 1, "float32"]
     assert one["bytes"] == pytest.approx(one["rows"] * 96 * 4, rel=1e-4)
     assert found[32, 3, "quarter"]["bytes"] == pytest.approx(found[32, 3, "quarter"]["rows"] * 32, rel=1e-4)
-    assert one["rows"] / 3 <= found[96, 3, "exact"]["rows"] < one["rows"] / 3 + 1, "rounded up, document by document"
-    assert found[32, 1, "exact"]["multi_vector"] != one["multi_vector"]
+    assert one["rows"] / 3 <= found[96, 3, "float32"]["rows"] < one["rows"] / 3 + 1, "rounded up, document by document"
+    assert found[32, 1, "float32"]["multi_vector"] != one["multi_vector"]
 
 
 def test_rows_are_averaged_or_cut():
     embed = M3EmbeddingFunction(on_truncate="ignore")
     whole = embed.encode_documents(["one text of several words", "another one"])
-    pooled, cut = (Form(16, 2, "exact", cut=cut).of(whole) for cut in (False, True))
+    pooled, cut = (Form(16, 2, "float32", cut=cut).of(whole) for cut in (False, True))
     assert np.linalg.norm(pooled.multi_vector, axis=1) == pytest.approx(1, abs=1e-6)
     assert len(pooled.multi_vector) == len(cut.multi_vector) < len(whole.multi_vector)
     np.testing.assert_allclose(cut[0].multi_vector[0], narrowed(whole, 16)[0].multi_vector[0], atol=1e-6)

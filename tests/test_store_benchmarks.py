@@ -88,4 +88,4 @@ def test_speed_of_a_small_collection():
 def test_what_storage_costs():
     result = last_line(storage.main, "--documents", 60, "--queries", 2, "--width", 96)
     errors = {row["storage"]: row["largest_relative_error"] for row in result["results"]}
-    assert errors["exact"] < 1e-6 < errors["half"] < errors[storage.FLOAT16] < errors["quarter"] < 1e-2
+    assert errors["float32"] < 1e-6 < errors["half"] < errors[storage.FLOAT16] < errors["quarter"] < 1e-2

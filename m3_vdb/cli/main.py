@@ -88,7 +88,7 @@ def search_command(
 def create_command(
     store: StoreOption,
     model: ModelOption = None,
-    storage: Annotated[str, typer.Option(help=f"Size of multi-vectors: {', '.join(STORAGES)}.")] = "exact",
+    storage: Annotated[str, typer.Option(help=f"Size of multi-vectors: {', '.join(STORAGES)}.")] = "float32",
     index: Annotated[
         list[str] | None, typer.Option(help=f"FIELD=TYPE ({', '.join(INDEX_TYPES)}); may be repeated.")
     ] = None,

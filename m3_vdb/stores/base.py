@@ -91,7 +91,7 @@ class VectorStore(ProcessBound, ABC):
         offset: int = 0,
         candidates: int = DEFAULT_CANDIDATES,
         source: Source = "dense",
-        fusion: Fusion = "exact",
+        fusion: Fusion = "weighted_sum",
         ef: int | None = None,
         score_threshold: float | None = None,
         filter: Filter | None = None,
@@ -185,7 +185,7 @@ class VectorStore(ProcessBound, ABC):
         """Everything that is stored, in batches: for export, and to move a collection without encoding again.
 
         Every document comes once, in no particular order. Documents that are written or deleted on the way may come
-        or not. The vectors are those that the store keeps: of a collection that is not ``storage="exact"`` they are
+        or not. The vectors are those that the store keeps: of a collection that is not ``storage="float32"`` they are
         rounded. ``token_counts`` are as encoded (without MCLS, and unless rows were pooled or cut, ``LongDocuments``);
         ``truncated`` is unknown and False. Of documents that were split, passages come.
 

@@ -1,11 +1,13 @@
-"""The fused request as a plan that every engine carries out in its own words.
+"""How a query is carried out by every engine: the plan, the ways of fusion, and the page of hits.
 
-*Leaves* search the whole collection; what they find are the candidates. *Branches* score all candidates by one vector
-each, exactly; the fused score is the weighted sum of the branches. The first branch knows every candidate, so a
-candidate that another branch lacks (no common token) counts as 0 there, which is its true score.
+The plan has two parts. *Prefetches* search the whole collection; what they find are the candidates. *Rescores* score
+all candidates by one vector each, exactly; the fused score is the weighted sum of the rescores. The first rescore (the
+primary one) knows every candidate, so a candidate that another one lacks (no common token) counts as 0 there, which is
+its true score.
 
-The engine adds the branches in one request. Where it may not add, and where ranks are added (of equal scores an engine
-ranks any first), the branches are the requests of one batch, and they are added here, in float64, by the same rules.
+An engine adds the rescores in one request where it can. Where it cannot, and where ranks are added (of equal scores an
+engine ranks any first), the rescores are the requests of one batch, and they are added here, in float64, by the rules
+that the engines are tested against.
 """
 
 from __future__ import annotations
@@ -20,23 +22,28 @@ from m3_vdb.scoring import hybrid_score
 from m3_vdb.stores.options import DENSE, MULTI_VECTOR, RRF_K, SPARSE, Search, Source
 from m3_vdb.types import M3Embedding, Scores
 
-LEAVES: Final[dict[Source, tuple[str, ...]]] = {"dense": (DENSE,), "sparse": (SPARSE,), "union": (DENSE, SPARSE)}
+SOURCE_VECTORS: Final[dict[Source, tuple[str, ...]]] = {
+    "dense": (DENSE,),
+    "sparse": (SPARSE,),
+    "union": (DENSE, SPARSE),
+}
+Name = TypeVar("Name", str, int)
 
 
 @dataclass(frozen=True, slots=True)
-class Branch:
-    """Candidates scored by one vector.
+class Rescore:
+    """All candidates scored by one vector.
 
     Attributes:
         vector: its name.
         weight: factor of the engine's score in the sum. MAX_SIM is a *sum* over the N rows of the query and M3 defines
             a mean, so multi_vector has w3 / N (``m3_vdb.scoring``).
-        is_leaf: the leaf itself gives this score; otherwise the candidates of all leaves are scored again.
+        is_prefetch: the prefetch itself gives this score; otherwise the candidates are scored again.
     """
 
     vector: str
     weight: float
-    is_leaf: bool
+    is_prefetch: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +51,16 @@ class Plan:
     """One query.
 
     Attributes:
-        leaves: vectors that are searched; empty if nothing can be found.
-        branches: what is summed; the first has weight 0 if it is only there to know the candidates.
-        leaf_limit: candidates of a leaf.
-        branch_limit: a branch must return *all* candidates; one that it cut off would count as 0.
+        prefetches: vectors by which candidates are searched; empty if nothing can be found.
+        rescores: what is summed; the first has weight 0 if it is only there to know the candidates.
+        prefetch_limit: candidates of one prefetch.
+        rescore_limit: a rescore must return *all* candidates; one that it left out would count as 0.
     """
 
-    leaves: tuple[str, ...]
-    branches: tuple[Branch, ...]
-    leaf_limit: int
-    branch_limit: int
+    prefetches: tuple[str, ...]
+    rescores: tuple[Rescore, ...]
+    prefetch_limit: int
+    rescore_limit: int
 
 
 def make_plan(query: M3Embedding, search: Search) -> Plan:
@@ -62,24 +69,24 @@ def make_plan(query: M3Embedding, search: Search) -> Plan:
     assert query.sparse is not None
     assert query.multi_vector is not None
     lexical = len(query.sparse.ids) > 0
-    leaves = tuple(vector for vector in LEAVES[source] if vector != SPARSE or lexical)
-    # Only these know every candidate: the sparse branch of a dense search would lose those without a common token.
-    knows_all = SPARSE if source == "sparse" else DENSE
+    prefetches = tuple(vector for vector in SOURCE_VECTORS[source] if vector != SPARSE or lexical)
+    # Only this one knows every candidate: the sparse list of a dense search would lose those without a common token.
+    primary = SPARSE if source == "sparse" else DENSE
     factors = {
         DENSE: weights.dense,
         SPARSE: weights.sparse if lexical else 0.0,
         MULTI_VECTOR: weights.multi_vector / len(query.multi_vector),
     }
-    order = sorted(factors, key=lambda vector: vector != knows_all)
-    branches = tuple(
-        Branch(vector, factors[vector], is_leaf=leaves == (vector,))
-        for vector in order
-        if factors[vector] or vector == knows_all
+    rescores = tuple(
+        Rescore(vector, factors[vector], is_prefetch=prefetches == (vector,))
+        for vector in sorted(factors, key=lambda vector: vector != primary)
+        if factors[vector] or vector == primary
     )
-    if search.fusion != "exact":
-        # Ranks of lists: a list without a weight takes no part, and nothing has to be complete.
-        branches = tuple(branch for branch in branches if branch.weight)
-    return Plan(leaves, branches if leaves else (), search.candidates, search.candidates * len(leaves))
+    if search.fusion != "weighted_sum":
+        # Ranks of lists: a list without a weight takes no part, and none has to be complete.
+        rescores = tuple(rescore for rescore in rescores if rescore.weight)
+    limit = search.candidates
+    return Plan(prefetches, rescores if prefetches else (), limit, limit * len(prefetches))
 
 
 def vectors_to_score(query: M3Embedding, plan: Plan, *, explain: bool) -> tuple[str, ...]:
@@ -88,7 +95,7 @@ def vectors_to_score(query: M3Embedding, plan: Plan, *, explain: bool) -> tuple[
     The lexical one is left out where nothing can be found by it: every score is 0 then.
     """
     assert query.sparse is not None
-    wanted = [branch.vector for branch in plan.branches]
+    wanted = [rescore.vector for rescore in plan.rescores]
     if explain:
         wanted += [name for name in (DENSE, SPARSE, MULTI_VECTOR) if name not in wanted]
     return tuple(name for name in wanted if name != SPARSE or len(query.sparse.ids))
@@ -109,22 +116,6 @@ def read_parts(query: M3Embedding, answers: Mapping[str, Mapping[str, float]]) -
     return {i: Scores(dense.get(i, 0.0), sparse.get(i, 0.0), multi.get(i, 0.0) / rows) for i in known}
 
 
-Name = TypeVar("Name", str, int)
-
-
-def best_first(totals: Mapping[Name, float], search: Search) -> list[tuple[Name, float]]:
-    """The page of hits that a search asks for: by score, of equal ones by id.
-
-    Args:
-        totals: candidate → fused score.
-        search: which hits to return.
-    """
-    lowest = search.score_threshold
-    kept = [(name, total) for name, total in totals.items() if lowest is None or total >= lowest]
-    kept.sort(key=lambda pair: (-pair[1], pair[0]))
-    return kept[search.offset : search.offset + search.limit]
-
-
 def fuse(parts: Mapping[Name, Scores], search: Search) -> dict[Name, float]:
     """One score per candidate from its three raw scores.
 
@@ -133,14 +124,14 @@ def fuse(parts: Mapping[Name, Scores], search: Search) -> dict[Name, float]:
         search: says how.
 
     Returns:
-        Candidate → score. "exact" is the weighted sum. Else every score with a weight is a list of the candidates, best
-        first, the lexical one of those that share a token: "rrf" adds 1/(60 + rank), ranks from 1; "dbsf" adds
-        (score − (μ − 3σ)) / 6σ with mean and sample deviation of the list, or 0.5 where σ is 0. Of equal scores the
-        smaller candidate has the better rank. A candidate that is in no list has no score.
+        Candidate → score. "weighted_sum" is the M3 score. Otherwise every score with a weight is a list of the
+        candidates, best first, the lexical one of those that share a token: "rrf" adds 1/(60 + rank), ranks from 1;
+        "dbsf" adds (score − (μ − 3σ)) / 6σ with mean and sample deviation of the list, or 0.5 where σ is 0. Of equal
+        scores the smaller candidate has the better rank. A candidate that is in no list has no score.
     """
-    if search.fusion == "exact":
-        return {candidate: hybrid_score(scores, search.weights) for candidate, scores in parts.items()}
     weights = search.weights
+    if search.fusion == "weighted_sum":
+        return {candidate: hybrid_score(scores, weights) for candidate, scores in parts.items()}
     lists = [
         {candidate: scores.dense for candidate, scores in parts.items() if weights.dense},
         {candidate: scores.sparse for candidate, scores in parts.items() if weights.sparse and scores.sparse > 0},
@@ -167,6 +158,19 @@ def _normalised(scored: Mapping[Name, float]) -> dict[Name, float]:
     return {candidate: (value - low) / (6 * deviation) for candidate, value in scored.items()}
 
 
+def best_first(totals: Mapping[Name, float], search: Search) -> list[tuple[Name, float]]:
+    """The page of hits that a search asks for: by score, of equal scores by id.
+
+    Args:
+        totals: candidate → fused score.
+        search: which hits to return.
+    """
+    lowest = search.score_threshold
+    kept = [(name, total) for name, total in totals.items() if lowest is None or total >= lowest]
+    kept.sort(key=lambda pair: (-pair[1], pair[0]))
+    return kept[search.offset : search.offset + search.limit]
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
     """A hit as an engine gives it.
@@ -190,20 +194,24 @@ def read_page(
     ask: Callable[[int, int, bool], Sequence[Found]],
     payloads: Callable[[Sequence[str]], Mapping[str, Mapping[str, Any]]] | None,
 ) -> list[Found]:
-    """The hits of a page, best first.
+    """One page of the hits that an engine fuses, best first; of equal scores by id.
+
+    Engines return hits of equal scores in any order, which differs between requests. So one hit before the page and one
+    behind it are requested too. If no two equal hits lie on both sides of an edge, the page holds what it must and is
+    only sorted. Otherwise the ids and scores of all candidates are requested, and the page is taken from them here.
 
     Args:
         search: which hits to return.
         most: candidates that there may be.
-        ask: gives hits by (offset, limit, whether their ids will do), best first.
-        payloads: gives the payloads of ids that still exist; None if ids are all that is wanted.
+        ask: gives hits by (offset, limit, whether their ids suffice), best first.
+        payloads: gives the payloads of ids that still exist; None if only ids are wanted.
     """
     start, stop = max(search.offset - 1, 0), min(search.offset + search.limit + 1, most)
     if search.offset >= most:
         return []
     found = ask(start, stop - start, payloads is None)
     first, last = search.offset - start, search.offset - start + search.limit
-    if not _cuts_tie(found, first) and not _cuts_tie(found, last):
+    if not _is_tie(found, first) and not _is_tie(found, last):
         return _sorted(found[first:last])
     page = _sorted(ask(0, most, True))[search.offset : search.offset + search.limit]
     if payloads is None:
@@ -212,8 +220,8 @@ def read_page(
     return [replace(one, payload=kept[one.id]) for one in page if one.id in kept]
 
 
-def _cuts_tie(found: Sequence[Found], at: int) -> bool:
-    return 0 < at < len(found) and found[at - 1].score == found[at].score
+def _is_tie(found: Sequence[Found], edge: int) -> bool:
+    return 0 < edge < len(found) and found[edge - 1].score == found[edge].score
 
 
 def _sorted(found: Sequence[Found]) -> list[Found]:

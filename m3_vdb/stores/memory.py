@@ -18,7 +18,7 @@ from m3_vdb.errors import StoreError
 from m3_vdb.filters import matches
 from m3_vdb.scoring import dense_scores, lexical_scores, score
 from m3_vdb.stores.base import VectorStore
-from m3_vdb.stores.fusion import LEAVES, best_first, fuse
+from m3_vdb.stores.fusion import SOURCE_VECTORS, best_first, fuse
 from m3_vdb.stores.options import DENSE, SPARSE, Search
 from m3_vdb.stores.points import Point, make_points, pack, read_point
 from m3_vdb.types import (
@@ -126,9 +126,9 @@ class MemoryStore(VectorStore):
         rows = tables.rows
         allowed = np.array([matches(row.document.payload, search.filter) for row in rows], dtype=np.bool_)
         found: set[int] = set()
-        if DENSE in LEAVES[search.source]:
+        if DENSE in SOURCE_VECTORS[search.source]:
             found.update(_best(dense_scores(query.dense, tables.dense), allowed, search.candidates))
-        if SPARSE in LEAVES[search.source]:
+        if SPARSE in SOURCE_VECTORS[search.source]:
             lexical = lexical_scores(query.sparse, tables.ids, tables.weights, tables.offsets)
             found.update(_best(lexical, allowed & (lexical > 0), search.candidates))
         parts = {i: score(query, rows[i].embedding) for i in found}

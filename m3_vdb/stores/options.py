@@ -12,8 +12,8 @@ from m3_vdb.filters import Expression, check_field
 from m3_vdb.inputs import real_number, whole_number
 from m3_vdb.weights import Weights
 
-Storage: TypeAlias = Literal["exact", "half", "quarter"]
-"""How multi-vectors are kept, by size: "exact" is float32. What the others do to scores stands in docs/stores.md."""
+Storage: TypeAlias = Literal["float32", "half", "quarter"]
+"""How multi-vectors are kept, by size; docs/stores.md has what "half" and "quarter" do to scores."""
 STORAGES: Final[tuple[Storage, ...]] = get_args(Storage)
 IndexType: TypeAlias = Literal["keyword", "integer", "float", "bool"]
 """What an indexed payload field holds."""
@@ -38,7 +38,7 @@ class CollectionOptions:
         ConfigError: a value is out of range, or a field cannot be indexed.
     """
 
-    storage: Storage = "exact"
+    storage: Storage = "float32"
     indexes: Mapping[str, IndexType] = field(default_factory=dict)
     tenant: str | None = None
     shard_number: int | None = None
@@ -95,7 +95,7 @@ Source: TypeAlias = Literal["dense", "sparse", "union"]
 """Where candidates come from. "dense": the nearest by s_dense. "sparse": the best by s_lex, among documents that share
 a token with the query. "union": both lists, so up to twice as many."""
 SOURCES: Final[tuple[Source, ...]] = get_args(Source)
-Fusion: TypeAlias = Literal["exact", "rrf", "dbsf"]
+Fusion: TypeAlias = Literal["weighted_sum", "rrf", "dbsf"]
 """How scores become one; see ``Search``."""
 FUSIONS: Final[tuple[Fusion, ...]] = get_args(Fusion)
 RRF_K: Final = 60
@@ -115,9 +115,9 @@ class Search:
         offset: hits to skip before them, ≥ 0.
         candidates: documents taken from a list and scored; pages beyond them are short or empty.
         source: the list or lists that candidates are taken from.
-        fusion: "exact" is the M3 score of every candidate. "rrf" adds 1/(60 + rank) over the lists of the scores that
-            have a weight, whatever its size; "dbsf" adds scores normalised by their mean and deviation. The last two
-            are ranks of lists, not M3 scores. Of equal scores the smaller id has the better rank.
+        fusion: "weighted_sum" is the M3 score of every candidate. "rrf" adds 1/(60 + rank) over the lists of the scores
+            that have a weight, whatever its size; "dbsf" adds scores normalised by their mean and deviation. These two
+            are not M3 scores. Of equal scores the smaller id has the better rank.
         ef: effort of an approximate dense search (HNSW's ef); None takes the engine's own.
         score_threshold: drop hits with a fused score below it.
         filter: payload conditions, read (``m3_vdb.filters``).
@@ -131,7 +131,7 @@ class Search:
     offset: int = 0
     candidates: int = DEFAULT_CANDIDATES
     source: Source = "dense"
-    fusion: Fusion = "exact"
+    fusion: Fusion = "weighted_sum"
     ef: int | None = None
     score_threshold: float | None = None
     filter: Expression | None = None

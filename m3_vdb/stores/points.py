@@ -1,4 +1,4 @@
-"""What the two Qdrant stores share: point ids, the layout of a point's payload, batches by bytes.
+"""What stores write and read: points, their ids and payload, batches by bytes, embeddings packed again.
 
 A point's payload is ``{"id": …, "title": …, "text": …, "payload": {…}, "m3": {…}}``. The user's fields live under
 ``payload`` alone, so no name of theirs can meet one of ours, and a filter on ``lang`` is a condition on
@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from m3_vdb.stores.checks import check_documents, check_embeddings, check_types
 from m3_vdb.stores.options import DENSE, MULTI_VECTOR, SPARSE, IndexType
 from m3_vdb.types import Document, FloatArray, M3Embedding, M3Embeddings, SparseVector
 
+Item = TypeVar("Item")
 _NAMESPACE: Final = uuid.UUID("a4a0f3c1-94a1-5a57-8f1c-6d3f5c0e7d10")
 """Fixed for ever: another namespace would give every stored document another point id."""
 ID_FIELD: Final = "id"
@@ -50,6 +51,11 @@ class Point:
     sparse: SparseVector
     multi_vector: FloatArray
     json_bytes: int
+
+    @property
+    def embedding(self) -> M3Embedding:
+        """Its three vectors."""
+        return M3Embedding(self.dense, self.sparse, self.multi_vector)
 
     @property
     def floats(self) -> int:
@@ -135,19 +141,26 @@ def _make_point(document: Document, embeddings: M3Embeddings, i: int) -> Point:
     )
 
 
-def batches(points: Sequence[Point], *, max_bytes: int, max_points: int | None = None) -> Iterator[list[Point]]:
-    """The points in order, cut so that a batch stays below ``max_bytes`` and has no more than ``max_points``.
+def batches(
+    items: Iterable[Item], size: Callable[[Item], int], *, max_bytes: int, max_items: int | None = None
+) -> Iterator[list[Item]]:
+    """The items in order, in batches below ``max_bytes`` and of no more than ``max_items``; a larger item comes alone.
 
-    A point that is larger than ``max_bytes`` travels alone.
+    Args:
+        items: points or rows.
+        size: bytes of an item in a request.
+        max_bytes: of a batch.
+        max_items: of a batch; None for no limit.
     """
-    batch: list[Point] = []
-    size = 0
-    for point in points:
-        if batch and (size + point.json_bytes > max_bytes or len(batch) == max_points):
+    batch: list[Item] = []
+    total = 0
+    for item in items:
+        more = size(item)
+        if batch and (total + more > max_bytes or len(batch) == max_items):
             yield batch
-            batch, size = [], 0
-        batch.append(point)
-        size += point.json_bytes
+            batch, total = [], 0
+        batch.append(item)
+        total += more
     if batch:
         yield batch
 

@@ -111,7 +111,7 @@ def test_batches_keep_order_lose_nothing_and_stay_below_the_limit(sizes, limit):
     empty = np.empty(0, np.float32)
     vector = SparseVector(np.empty(0, np.int32), empty)
     points = [Point(str(i), {}, empty, vector, empty, size) for i, size in enumerate(sizes)]
-    cut = list(batches(points, max_bytes=limit))
+    cut = list(batches(points, lambda point: point.json_bytes, max_bytes=limit))
     assert [p for batch in cut for p in batch] == points
     assert all(len(batch) == 1 or sum(p.json_bytes for p in batch) <= limit for batch in cut)
     assert all(sum(p.json_bytes for p in a) + b[0].json_bytes > limit for a, b in pairwise(cut))  # no cut without need

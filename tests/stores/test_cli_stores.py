@@ -82,7 +82,7 @@ def test_create_then_ingest_then_search_by_a_range(tmp_path, tiny_bundle):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--storage", "tiny"], "storage='tiny': expected one of exact, half, quarter"),
+        (["--storage", "tiny"], "storage='tiny': expected one of float32, half, quarter"),
         (["--index", "year"], "--index 'year': expected FIELD=TYPE"),
         (["--index", "year=int"], "'int' is no type; expected one of keyword"),
         (["--index", "$x=integer"], r"begins with \$ cannot be filtered"),

@@ -91,7 +91,7 @@ def test_score_threshold_keeps_what_reaches_it(filled):
         ({"offset": -1}, "offset=-1: expected 0 or more"),
         ({"ef": 0}, "ef=0: expected 1 or more"),
         ({"score_threshold": float("nan")}, "score_threshold=nan: expected a finite number"),
-        ({"fusion": "mean"}, "fusion='mean': expected one of exact, rrf, dbsf"),
+        ({"fusion": "mean"}, "fusion='mean': expected one of weighted_sum, rrf, dbsf"),
     ],
     ids=str,
 )

@@ -270,7 +270,7 @@ def test_options_that_milvus_has(stub):
     options = CollectionOptions(shard_number=3, indexes={"lang": "keyword"})
     open_store(f"{stub.url}/shards", identity=IDENTITY, options=options).close()
     assert [r.shards_num for r in stub.requests("CreateCollection") if r.collection_name == "shards"] == [3]
-    for refused, message in (({"storage": "quarter"}, "'exact' and 'half'"), ({"tenant": "who"}, "no option tenant")):
+    for refused, message in (({"storage": "quarter"}, "'float32' and 'half'"), ({"tenant": "who"}, "no option tenant")):
         with pytest.raises(ConfigError, match=message):
             open_store(f"{stub.url}/nope", identity=IDENTITY, options=CollectionOptions(**refused))
     assert list(stub.collections) == ["shards"]

@@ -110,7 +110,7 @@ def engine(request, tmp_path_factory):
         stub = RestStub(shards=3 if "shards" in name else 1, strict=strict if "strict" in name else None)
         url = f"qdrant://{stub.address}/c"
     options = CollectionOptions(
-        storage="half" if "half" in name else "exact", indexes={"lang": "keyword", "draft": "bool", "year": "integer"}
+        storage="half" if "half" in name else "float32", indexes={"lang": "keyword", "draft": "bool", "year": "integer"}
     )
     with open_store(url, identity=IDENTITY, options=options) as store:
         store.upsert(make_documents(DOCUMENTS), make_embeddings(DOCUMENTS))
@@ -136,14 +136,14 @@ def test_every_engine_equals_the_oracle_on_many_documents(request, engine, oracl
     record_property("fastest_query_ms", 1000 * min(times))
 
 
-@pytest.mark.parametrize("fusion", ["exact", "rrf", "dbsf"])
+@pytest.mark.parametrize("fusion", ["weighted_sum", "rrf", "dbsf"])
 def test_to_explain_changes_no_score(engine, fusion):
     for query in make_queries(5):
         args = {"limit": 30, "filter": CONDITIONS["filtered"], "fusion": fusion}
         plain, explained = engine.query(query, **args), engine.query(query, explain=True, **args)
         close = 1e-5 if fusion == "dbsf" else 1e-6  # the engine normalises in float32
         assert [hit.score for hit in explained] == pytest.approx([hit.score for hit in plain], rel=close)
-        if fusion == "exact":
+        if fusion == "weighted_sum":
             assert {h.document.id: h.score for h in explained} == pytest.approx(
                 {h.document.id: h.score for h in plain}, rel=1e-6
             )

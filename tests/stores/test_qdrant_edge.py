@@ -26,8 +26,8 @@ from m3_vdb.errors import (
 )
 from m3_vdb.stores import CollectionOptions
 from m3_vdb.stores.qdrant import embedded as module
+from m3_vdb.stores.qdrant.edge_values import to_config
 from m3_vdb.stores.qdrant.embedded import QdrantEdgeStore
-from m3_vdb.stores.qdrant.embedded_schema import edge_config
 from m3_vdb.types import Document
 from tests.stores._corpus import IDENTITY, make_documents, make_embeddings, make_queries
 
@@ -160,12 +160,12 @@ def test_a_document_larger_than_a_server_takes(tmp_path):
 def test_storage_keeps_scores_and_takes_less(tmp_path, storage, largest):
     documents, embeddings, queries = make_documents(100), make_embeddings(100), make_queries(5)
     answers = {}
-    for kind in ("exact", storage):
+    for kind in ("float32", storage):
         options = CollectionOptions(storage=kind)
         with QdrantEdgeStore(tmp_path / kind, identity=IDENTITY, options=options) as store:
             store.upsert(documents, embeddings)
             answers[kind] = [{h.document.id: h.score for h in store.query(q, limit=100)} for q in queries]
-    errors = [abs(f[i] - h[i]) for f, h in zip(answers["exact"], answers[storage], strict=True) for i in f]
+    errors = [abs(f[i] - h[i]) for f, h in zip(answers["float32"], answers[storage], strict=True) for i in f]
     assert len(errors) == 500
     assert 0 < max(errors) < largest
 
@@ -270,7 +270,7 @@ UINT8 = qdrant_edge.VectorStorageDatatype.Uint8
 @pytest.mark.parametrize(
     ("everywhere", "dense", "sparse", "message"),
     [
-        ({"quantization_config": INT8}, {}, {}, "every vector is quantised"),
+        ({"quantization_config": INT8}, {}, {}, "dense is quantised"),
         ({}, {"quantization_config": INT8}, {}, "dense is quantised"),
         ({}, {"datatype": UINT8}, {}, "dense is stored as uint8"),
         ({}, {}, {"datatype": UINT8}, "sparse is stored as uint8"),
@@ -283,7 +283,7 @@ def test_files_that_would_give_other_scores(tmp_path, everywhere, dense, sparse,
     """A folder whose engine files others made, from a server's snapshot for example."""
     folder = tmp_path / "c.qdrant"
     QdrantEdgeStore(folder, identity=IDENTITY).close()
-    made = edge_config(IDENTITY, CollectionOptions())
+    made = to_config(IDENTITY, CollectionOptions())
     shutil.rmtree(folder / "shard")
     (folder / "shard").mkdir()
     vectors = {

@@ -164,7 +164,7 @@ def _create(
     facts = probe(client, timeout=timeout)
     options.require_only(*_OPTIONS[: 2 if facts.is_lite else 3], where="milvus-lite" if facts.is_lite else "Milvus")
     if options.storage == "quarter":
-        raise ConfigError("storage='quarter': Milvus has 'exact' and 'half'")
+        raise ConfigError("storage='quarter': Milvus has 'float32' and 'half'")
     try:
         create(client, collection, identity, facts, options, timeout=timeout)
     except MilvusException:

@@ -17,7 +17,7 @@ from pymilvus.client.embedding_list import EmbeddingList
 from pymilvus.exceptions import MilvusException
 
 from m3_vdb.scoring import score
-from m3_vdb.stores.fusion import Branch, Plan, fuse
+from m3_vdb.stores.fusion import Plan, Rescore, fuse
 from m3_vdb.stores.milvus.rows import ID, KEY, SENTINEL, STRUCT_VECTOR, read_embedding, vector_fields
 from m3_vdb.stores.options import DENSE, MULTI_VECTOR, SPARSE, Search
 from m3_vdb.types import M3Embedding, Scores
@@ -73,25 +73,25 @@ class Requests:
         found = self.search(query, vector, limit=len(keys), condition=among(keys))
         return {key: score for key, (_, score) in found.items()}
 
-    def fused(self, query: M3Embedding, branches: Iterable[Branch], keys: Sequence[str]) -> dict[str, float]:
+    def fused(self, query: M3Embedding, rescores: Iterable[Rescore], keys: Sequence[str]) -> dict[str, float]:
         """Key → weighted sum of the raw scores, by one hybrid search over the candidates.
 
         Milvus takes weights in [0, 1] only, so they are divided by the largest and the scores multiplied by it.
         """
-        wanted = [(branch, data) for branch in branches if (data := self._data(query, branch.vector)) is not None]
-        scale = max((branch.weight for branch, _ in wanted), default=0.0) or 1.0
+        wanted = [(rescore, data) for rescore in rescores if (data := self._data(query, rescore.vector)) is not None]
+        scale = max((rescore.weight for rescore, _ in wanted), default=0.0) or 1.0
         requests = [
             AnnSearchRequest(
                 [data],
-                _ANNS_FIELDS[branch.vector],
-                self._params(branch.vector, len(keys), None),
+                _ANNS_FIELDS[rescore.vector],
+                self._params(rescore.vector, len(keys), None),
                 len(keys),
                 expr=among(keys),
             )
-            for branch, data in wanted
+            for rescore, data in wanted
         ]
         # norm_score is True by default: scores pressed through arctan, in another order.
-        ranker = WeightedRanker(*(branch.weight / scale for branch, _ in wanted), norm_score=False)
+        ranker = WeightedRanker(*(rescore.weight / scale for rescore, _ in wanted), norm_score=False)
         hits = self.client.hybrid_search(
             self.collection, requests, ranker, limit=len(keys), output_fields=[KEY], timeout=self.timeout
         )[0]
@@ -187,10 +187,10 @@ class Scorer:
             names: key → id of the candidates.
         """
         keys = list(names)
-        wanted = {branch.vector for branch in plan.branches if branch.weight}
-        if not self.raw or search.fusion != "exact" or (MULTI_VECTOR in wanted and not self.scores_rows):
+        wanted = {rescore.vector for rescore in plan.rescores if rescore.weight}
+        if not self.raw or search.fusion != "weighted_sum" or (MULTI_VECTOR in wanted and not self.scores_rows):
             return _fused(self.parts(query, keys, wanted), names, search)
-        totals = self.requests.fused(query, plan.branches, keys)
+        totals = self.requests.fused(query, plan.rescores, keys)
         lost = self._lost(query, search, keys, totals)
         sure = {names[key]: total for key, total in totals.items() if key not in lost}
         return {**sure, **_fused(self._stored(query, lost), names, search)}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -130,21 +130,6 @@ def row_bytes(row: Mapping[str, Any]) -> int:
         + len(json.dumps(row[NUMBERS]))
         + 256
     )
-
-
-def batches(rows: Iterable[dict[str, Any]], *, max_bytes: int) -> Iterator[list[dict[str, Any]]]:
-    """The rows in order, cut so that a request stays below ``max_bytes``; a larger row travels alone."""
-    batch: list[dict[str, Any]] = []
-    size = 0
-    for row in rows:
-        more = row_bytes(row)
-        if batch and size + more > max_bytes:
-            yield batch
-            batch, size = [], 0
-        batch.append(row)
-        size += more
-    if batch:
-        yield batch
 
 
 IDENTITY_PROPERTY: Final = "m3"

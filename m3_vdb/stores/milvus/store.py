@@ -28,15 +28,15 @@ from m3_vdb.stores.milvus.requests import Requests, Scorer
 from m3_vdb.stores.milvus.rows import (
     DOCUMENT_FIELDS,
     MAX_ELEMENTS,
-    batches,
     read_embedding,
     read_row,
+    row_bytes,
     to_row,
     vector_fields,
 )
 from m3_vdb.stores.names import Folder, Server
 from m3_vdb.stores.options import DEFAULT_OPTIONS, DENSE, MULTI_VECTOR, SPARSE, CollectionOptions, IndexType, Search
-from m3_vdb.stores.points import make_points, pack, point_id
+from m3_vdb.stores.points import batches, make_points, pack, point_id
 from m3_vdb.types import Document, Hit, M3Embedding, M3Embeddings, Scores
 
 COLLECTION_IN_FILE: Final = "m3"
@@ -58,7 +58,7 @@ class MilvusStore(VectorStore):
         exact: pick the candidates by a full scan (True), by HNSW (False), or as is natural (None): a server by HNSW,
             milvus-lite always by full scan, because its HNSW loses candidates. Milvus fixes this when a collection is
             made. Scores are exact either way.
-        options: how a *new* collection is made: storage ("exact", or "half": float16 token rows, scores off by about
+        options: how a *new* collection is made: storage ("float32", or "half": float16 token rows, scores off by about
             1e-5), and on a server shard_number. All payload fields are indexed, so indexes asks for nothing more.
         timeout: seconds that a request may take.
         path: where milvus-lite keeps its files; None for a server.
@@ -155,7 +155,7 @@ class MilvusStore(VectorStore):
             for point in points
         )
         with mapped_errors(self._where), self._writing:
-            for batch in batches(rows, max_bytes=MAX_REQUEST_BYTES):
+            for batch in batches(rows, row_bytes, max_bytes=MAX_REQUEST_BYTES):
                 requests.client.upsert(self._collection, batch, timeout=self._timeout)
 
     def _get(self, ids: Sequence[str]) -> list[Document]:
@@ -245,8 +245,8 @@ class MilvusStore(VectorStore):
         with mapped_errors(self._where):
             names: dict[str, str] = {}
             allowed = condition(search.filter, requests)
-            for vector in plan.leaves if plan.branches else ():
-                found = requests.search(query, vector, limit=plan.leaf_limit, condition=allowed, ef=search.ef)
+            for vector in plan.prefetches if plan.rescores else ():
+                found = requests.search(query, vector, limit=plan.prefetch_limit, condition=allowed, ef=search.ef)
                 names.update((key, name) for key, (name, _) in found.items())
             if not names:
                 return [], parts

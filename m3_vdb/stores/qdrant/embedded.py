@@ -1,4 +1,4 @@
-"""A collection in a folder, run by Qdrant's engine inside this process. The embedded twin of ``qdrant/server.py``.
+"""A collection in a folder, run by Qdrant's engine inside this process. The embedded twin of ``server.py``.
 
 The folder holds ``shard/`` (the engine's files), ``m3.json`` (the model's identity) and ``m3.lock``. One process at a
 time may use it. Every acknowledged upsert is in the engine's write-ahead log and survives a killed process; for a crash
@@ -7,43 +7,47 @@ of the machine nothing is promised beyond the last flush (every 64 MiB, and ``cl
 
 from __future__ import annotations
 
+import json
+import shutil
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import qdrant_edge as edge
 
 from m3_vdb.encoding.identity import ModelIdentity, open_identity
-from m3_vdb.errors import CollectionNotFoundError, M3Error, StoreError, StoreRequestError
-from m3_vdb.stores.base import VectorStore
-from m3_vdb.stores.folder import FolderLock, advice, mapped_os_errors, read_metadata, write_metadata
-from m3_vdb.stores.fusion import Found, Plan, best_first, fuse, make_plan, read_page, read_parts, vectors_to_score
-from m3_vdb.stores.options import DEFAULT_OPTIONS, DENSE, MULTI_VECTOR, SPARSE, CollectionOptions, IndexType, Search
-from m3_vdb.stores.points import (
-    ID_FIELD,
-    batches,
-    make_points,
-    pack,
-    point_id,
-    read_embedding,
-    read_id,
-    read_point,
+from m3_vdb.encoding.model_files import brief
+from m3_vdb.errors import CollectionMismatchError, CollectionNotFoundError, M3Error, StoreError, StoreRequestError
+from m3_vdb.stores.folder import (
+    OUR_FILES,
+    RESTORE,
+    FolderLock,
+    advice,
+    mapped_os_errors,
+    read_metadata,
+    write_metadata,
 )
-from m3_vdb.stores.qdrant.embedded_folder import load, make_indexes, require_free
-from m3_vdb.stores.qdrant.embedded_requests import among, fused, leaves, part_requests, to_point
-from m3_vdb.stores.qdrant.embedded_schema import OPTIONS
-from m3_vdb.types import Document, Hit, M3Embedding, M3Embeddings, Scores
+from m3_vdb.stores.options import DEFAULT_OPTIONS, DENSE, MULTI_VECTOR, SPARSE, CollectionOptions
+from m3_vdb.stores.points import Point, field_name, field_path, point_id
+from m3_vdb.stores.qdrant.collection import QdrantCollection
+from m3_vdb.stores.qdrant.edge_values import INDEXES, to_config, to_point, to_request
+from m3_vdb.stores.qdrant.requests import Request
+from m3_vdb.stores.qdrant.schema import QdrantCapabilities, check_schema, missing_indexes
 
+_OPTIONS: Final = ("storage", "indexes", "tenant", "on_disk")
+"""What the embedded engine has of ``CollectionOptions``."""
+_SHARD: Final = "shard"
+_CONFIG: Final = "edge_config.json"
+"""The engine's own description of its files."""
 MAX_UPDATE_BYTES: Final = 16 * 1024 * 1024
-"""Upserts are cut here (in JSON bytes, up to six times the stored size) so that a batch's Python lists stay small."""
+"""Of an upsert, in JSON bytes (up to six times the stored size), so that a batch's Python lists stay small."""
 FLUSH_BYTES: Final = 64 * 1024 * 1024
 """Flush when the write-ahead log has grown by this much, or it keeps everything that was ever written."""
 
 
-class QdrantEdgeStore(VectorStore):
+class QdrantEdgeStore(QdrantCollection):
     """One collection in a folder.
 
     A multi-vector may be of any size here; a Qdrant server refuses 1,048,576 numbers and more. The engine holds
@@ -73,7 +77,7 @@ class QdrantEdgeStore(VectorStore):
         exact: bool = True,
         options: CollectionOptions = DEFAULT_OPTIONS,
     ) -> None:
-        options.require_only(*OPTIONS, where="a collection in a folder")
+        options.require_only(*_OPTIONS, where="a collection in a folder")
         super().__init__()
         self._folder = Path(folder)
         self._exact = exact
@@ -83,7 +87,7 @@ class QdrantEdgeStore(VectorStore):
             metadata = read_metadata(self._folder)
             new = metadata is None
             if metadata is None:
-                require_free(self._folder, where=self._where)
+                _require_free(self._folder, where=self._where)
                 if identity is None or not create:
                     raise CollectionNotFoundError(f"there is no {self._where}: check the name, or ingest into it first")
                 self._folder.mkdir(parents=True, exist_ok=True)
@@ -98,58 +102,60 @@ class QdrantEdgeStore(VectorStore):
                 metadata = identity.as_metadata()
                 write_metadata(self._folder, metadata)
             self._identity = open_identity(identity, metadata, where=self._where)
-            shard = load(self._folder, self._identity, options, new=new)
+            shard = _load(self._folder, self._identity, options, new=new)
             opened.callback(shard.close)
             opened.callback(shard.flush)
-            self._field_types = make_indexes(shard, options, create=create)
+            indexes = _make_indexes(shard, options, create=create)
+            self._capabilities = QdrantCapabilities(max_floats=None, indexes=indexes)
             self._shard: edge.EdgeShard | None = shard
             self._own(opened.pop_all().close, folder=self._folder)
-
-    @property
-    def identity(self) -> ModelIdentity:
-        """The model whose vectors the collection holds."""
-        return self._identity
-
-    @property
-    def field_types(self) -> Mapping[str, IndexType]:
-        """Payload fields with an index → what they hold."""
-        return self._field_types
 
     @property
     def _where(self) -> str:
         return f"collection in {self._folder}"
 
-    def _upsert(self, documents: Sequence[Document], embeddings: M3Embeddings) -> None:
-        """Store documents with their vectors; see ``VectorStore.upsert``."""
-        points = make_points(
-            documents,
-            embeddings,
-            identity=self._identity,
-            max_floats=None,
-            types=self._field_types,
-        )
-        with self._engine() as shard:
-            for batch in batches(points, max_bytes=MAX_UPDATE_BYTES):
-                shard.update(edge.UpdateOperation.upsert_points([to_point(point) for point in batch]))
-                self._unflushed += sum(point.log_bytes for point in batch)
-                if self._unflushed > FLUSH_BYTES:
-                    shard.flush()
-                    self._unflushed = 0
+    @property
+    def _max_bytes(self) -> int:
+        return MAX_UPDATE_BYTES
 
-    def _get(self, ids: Sequence[str]) -> list[Document]:
-        """The documents with these ids that exist, in the order of ``ids``."""
+    @contextmanager
+    def _engine(self) -> Iterator[edge.EdgeShard]:
+        """The open shard, for this thread alone."""
+        with self._mutex, _mapped_errors(self._where):
+            if self._shard is None:
+                raise StoreError(f"the {self._where} is closed; open it again")
+            yield self._shard
+
+    def _write(self, points: Sequence[Point]) -> None:
         with self._engine() as shard:
-            records = shard.retrieve([point_id(i) for i in ids], with_payload=True, with_vector=False)
-        found = {document.id: document for document in (read_point(record.payload) for record in records)}
-        return [found[i] for i in ids if i in found]
+            shard.update(edge.UpdateOperation.upsert_points([to_point(point) for point in points]))
+            self._unflushed += sum(point.log_bytes for point in points)
+            if self._unflushed > FLUSH_BYTES:
+                shard.flush()
+                self._unflushed = 0
+
+    def _records(self, point_ids: list[str]) -> Sequence[Any]:
+        with self._engine() as shard:
+            return shard.retrieve([*point_ids], with_payload=True, with_vector=False)
+
+    def _scroll_page(self, offset: Any, limit: int) -> tuple[Sequence[Any], Any]:  # noqa: ANN401 - a point's id
+        vectors = [DENSE, SPARSE, MULTI_VECTOR]
+        with self._engine() as shard:
+            return shard.scroll(edge.ScrollRequest(offset=offset, limit=limit, with_payload=True, with_vector=vectors))
+
+    def _answer(self, request: Request) -> Sequence[Any]:
+        with self._engine() as shard:
+            return shard.query(to_request(request))
+
+    def _answers(self, requests: Sequence[Request]) -> Sequence[Sequence[Any]]:
+        with self._engine() as shard:
+            return shard.query_batch(edge.QueryBatchRequest([to_request(request) for request in requests]))
 
     def _delete(self, ids: Sequence[str]) -> None:
-        """Remove documents; unknown ids are ignored."""
         with self._engine() as shard:
             shard.update(edge.UpdateOperation.delete_points([point_id(i) for i in ids]))
 
     def _count(self) -> int:
-        """Documents in the collection, exact."""
         with self._engine() as shard:
             return shard.count(edge.CountRequest(exact=True))
 
@@ -175,86 +181,71 @@ class QdrantEdgeStore(VectorStore):
             with _mapped_errors(self._where):
                 self._free()
 
-    def _query(self, query: M3Embedding, search: Search, *, explain: bool) -> list[Hit]:
-        found = self._search(query, search, explain=explain, ids_only=False)
-        return [Hit(read_point(hit.payload), hit.score, hit.parts) for hit in found]
 
-    def _rank(self, query: M3Embedding, search: Search) -> list[tuple[str, float]]:
-        return [(hit.id, hit.score) for hit in self._search(query, search, explain=False, ids_only=True)]
+def _require_free(folder: Path, *, where: str) -> None:
+    """Check that a folder without ``m3.json`` may become a collection.
 
-    def _search(self, query: M3Embedding, search: Search, *, explain: bool, ids_only: bool) -> list[Found]:
-        """As on a server (``search``): the engine fuses all but ranks, and explains the hits of the page."""
-        plan = make_plan(query, search)
-        if not plan.branches:
-            return []
-        with self._engine() as shard:  # of a search with several requests nobody sees half
-
-            def payloads(ids: Sequence[str]) -> dict[str, Mapping[str, Any]]:
-                records = shard.retrieve([point_id(name) for name in ids], with_payload=True, with_vector=False)
-                return {read_id(record.payload): record.payload or {} for record in records}
-
-            def ask(offset: int, limit: int, only_ids: bool) -> list[Found]:
-                payload = [ID_FIELD] if only_ids else True
-                request = fused(query, plan, search, exact=self._exact, limit=limit, offset=offset, payload=payload)
-                return [Found(read_id(hit.payload), hit.score, hit.payload or {}) for hit in shard.query(request)]
-
-            if search.fusion != "rrf":
-                hits = read_page(search, plan.branch_limit, ask, None if ids_only else payloads)
-                if explain and hits:
-                    found = among([point_id(hit.id) for hit in hits])
-                    parts = _parts(shard, query, plan, found, leaf=None, limit=len(hits), explain=True)
-                    hits = [replace(hit, parts=parts[hit.id]) for hit in hits]
-                return hits
-            found = leaves(query, plan, search, exact=self._exact)
-            leaf = plan.leaves[0] if len(plan.leaves) == 1 else None
-            parts = _parts(shard, query, plan, found, leaf=leaf, limit=plan.branch_limit, explain=explain)
-            best = best_first(fuse(parts, search), search)
-            kept = {name: {ID_FIELD: name} for name, _ in best} if ids_only else payloads([name for name, _ in best])
-        return [Found(name, total, kept[name], parts[name] if explain else None) for name, total in best]
-
-    def _scroll(self, batch: int) -> Iterator[tuple[list[Document], M3Embeddings]]:
-        offset: edge.PointId | None = None
-        while True:
-            request = edge.ScrollRequest(
-                offset=offset, limit=batch, with_payload=True, with_vector=[DENSE, SPARSE, MULTI_VECTOR]
-            )
-            with self._engine() as shard:
-                records, offset = shard.scroll(request)
-            if records:
-                documents = [read_point(record.payload) for record in records]
-                yield documents, pack([read_embedding(record.vector) for record in records])
-            if offset is None:
-                return
-
-    @contextmanager
-    def _engine(self) -> Iterator[edge.EdgeShard]:
-        """The open shard, for this thread alone."""
-        with self._mutex, _mapped_errors(self._where):
-            if self._shard is None:
-                raise StoreError(f"the {self._where} is closed; open it again")
-            yield self._shard
+    Raises:
+        CollectionMismatchError: the path is a file, or a folder with something else in it.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise CollectionMismatchError(f"{folder} is a file, and a collection is a folder: check the name")
+    foreign = {entry.name for entry in folder.iterdir()} - OUR_FILES if folder.is_dir() else set()
+    if foreign:
+        raise CollectionMismatchError(
+            f"{folder} has no m3.json but holds {', '.join(sorted(foreign)[:3])}, so it is not a {where}: give an "
+            f"empty or new folder"
+        )
 
 
-def _parts(
-    shard: edge.EdgeShard,
-    query: M3Embedding,
-    plan: Plan,
-    found: list[edge.Prefetch],
-    *,
-    leaf: str | None,
-    limit: int,
-    explain: bool,
-) -> dict[str, Scores]:
-    """Id → raw scores of the candidates; the arguments are those of ``part_requests``."""
-    names = vectors_to_score(query, plan, explain=explain)
-    batch = shard.query_batch(edge.QueryBatchRequest(part_requests(query, found, names, leaf=leaf, limit=limit)))
-    return read_parts(
-        query,
-        {
-            name: {read_id(point.payload): point.score for point in points}
-            for name, points in zip(names, batch, strict=True)
-        },
-    )
+def _load(folder: Path, identity: ModelIdentity, options: CollectionOptions, *, new: bool) -> edge.EdgeShard:
+    """Open the engine, after making its files if the collection is new.
+
+    Raises:
+        CollectionMismatchError: the files are there, and would give other scores than M3's.
+        StoreError: files are missing or damaged.
+    """
+    shard = folder / _SHARD
+    fresh = folder / f"{_SHARD}.new"
+    if not shard.exists() and (new or fresh.exists()):
+        # Made aside and renamed, so that a process killed in the middle leaves nothing that looks like a shard.
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir()
+        edge.EdgeShard.create(str(fresh), to_config(identity, options)).close()
+        fresh.rename(shard)
+    if not shard.exists():
+        raise StoreError(f"{shard} is missing: {RESTORE}")
+    _check_config(shard, identity)
+    try:
+        return edge.EdgeShard.load(str(shard))
+    except Exception as error:  # the engine raises plain Exception
+        raise StoreError(f"{shard} cannot be opened ({brief(error)}){advice(str(error)) or f': {RESTORE}'}") from error
+
+
+def _check_config(shard: Path, identity: ModelIdentity) -> None:
+    """Refuse files that others made (from a server's snapshot, say) in another way than ours.
+
+    Raises:
+        StoreError: the engine's description of them is damaged.
+        CollectionMismatchError: they would give other scores than M3's.
+    """
+    try:
+        config = dict(json.loads((shard / _CONFIG).read_text(encoding="utf-8")))
+    except (ValueError, TypeError, FileNotFoundError) as error:
+        raise StoreError(f"{shard / _CONFIG} is damaged ({brief(error)}): {RESTORE}") from None
+    check_schema(config, identity, where=str(shard.parent))
+
+
+def _make_indexes(shard: edge.EdgeShard, options: CollectionOptions, *, create: bool) -> dict[str, str]:
+    """Make the payload indexes that are missing; all indexed fields with what they hold."""
+    kinds = {engine: kind for kind, engine in INDEXES.items()}
+    names = {field_name(path): kinds.get(index.data_type) for path, index in shard.info().payload_schema.items()}
+    present: dict[str, str] = {name: kind for name, kind in names.items() if name is not None and kind is not None}
+    missing = missing_indexes(options, names) if create else {}
+    for name, kind in missing.items():
+        params = edge.KeywordIndexParams(is_tenant=True) if name == options.tenant else INDEXES[kind]
+        shard.update(edge.UpdateOperation.create_field_index(field_path(name), params))
+    return {**missing, **present}
 
 
 @contextmanager

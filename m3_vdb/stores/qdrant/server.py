@@ -1,59 +1,40 @@
-"""A collection on a Qdrant server (1.16 or newer), through qdrant-client. Its embedded twin is ``embedded.py``.
-
-One request per query: a search picks the candidates, the three vectors score the same candidates, and a formula adds
-the three (``fusion``). Where the server does not allow that, other forms give the same scores
-(``requests.py``).
-"""
+"""A collection on a Qdrant server (1.16 or newer), through qdrant-client. Its embedded twin is ``embedded.py``."""
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 from qdrant_client import QdrantClient, models
 
 from m3_vdb.encoding.identity import ModelIdentity, open_identity
 from m3_vdb.errors import CollectionNotFoundError, ConfigError, StoreRequestError
-from m3_vdb.stores.base import VectorStore
-from m3_vdb.stores.fusion import Found
-from m3_vdb.stores.options import (
-    DEFAULT_OPTIONS,
-    DENSE,
-    INDEX_TYPES,
-    MULTI_VECTOR,
-    SPARSE,
-    CollectionOptions,
-    IndexType,
-    Search,
-)
-from m3_vdb.stores.points import (
-    batches,
-    make_points,
-    pack,
-    point_id,
-    read_embedding,
-    read_point,
-)
+from m3_vdb.stores.options import DEFAULT_OPTIONS, DENSE, MULTI_VECTOR, SPARSE, CollectionOptions
+from m3_vdb.stores.points import Point, field_path, point_id
 from m3_vdb.stores.qdrant.client import mapped_errors, where
-from m3_vdb.stores.qdrant.requests import to_point
+from m3_vdb.stores.qdrant.collection import QdrantCollection
+from m3_vdb.stores.qdrant.requests import Request
 from m3_vdb.stores.qdrant.schema import (
-    METADATA_KEY,
+    DATATYPES,
     QdrantCapabilities,
     check_schema,
-    create_collection,
-    create_indexes,
+    missing_indexes,
     read_capabilities,
+    vector_schema,
 )
-from m3_vdb.stores.qdrant.search import Searcher
-from m3_vdb.types import Document, Hit, M3Embedding, M3Embeddings
 
 MAX_REQUEST_BYTES: Final = 8 * 1024 * 1024
-"""Upserts are cut here, well below the 32 MiB that a Qdrant server takes by default (service.max_request_size_mb)."""
+"""Of an upsert, well below the 32 MiB that a Qdrant server takes by default (service.max_request_size_mb)."""
+TURBO_VERSION: Final = (1, 20)
+"""First version whose vectors may be stored as turbo16 and turbo8."""
+METADATA_KEY: Final = "m3"
 _POLL_SECONDS: Final = 0.2
 
 
-class QdrantStore(VectorStore):
+class QdrantStore(QdrantCollection):
     """One collection on a Qdrant server.
 
     Args:
@@ -85,34 +66,77 @@ class QdrantStore(VectorStore):
         self._client = client
         self._collection = collection
         self._exact = exact
-        version = _version(client, collection)
-        with mapped_errors(self._where):
+        version = self._version()
+        with self._engine():
             if not client.collection_exists(collection):
                 if identity is None or not create:
                     raise CollectionNotFoundError(f"there is no {self._where}: check the name, or ingest into it first")
-                _create(client, collection, identity, options, version=version)
+                self._create(identity, options, version=version)
             info = client.get_collection(collection)
         self._identity = open_identity(identity, (info.config.metadata or {}).get(METADATA_KEY), where=self._where)
-        check_schema(info.config, self._identity, where=self._where)
+        config = info.config.model_dump(mode="json")
+        config |= {name: config["params"].get(name) for name in ("vectors", "sparse_vectors")}
+        check_schema(config, self._identity, where=self._where)
         width = self._identity.multi_vector_dim
         self._capabilities = read_capabilities(info, version=version, width=width)
-        if create:
-            with mapped_errors(self._where):
-                if create_indexes(client, collection, options, self._capabilities.indexes):
-                    info = client.get_collection(collection)
+        missing = missing_indexes(options, self._capabilities.indexes) if create else {}
+        if missing:
+            with self._engine():
+                for name, kind in missing.items():
+                    schema: Any = models.PayloadSchemaType(kind)
+                    if name == options.tenant:
+                        schema = models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=True)
+                    client.create_payload_index(collection, field_path(name), field_schema=schema, wait=True)
+                info = client.get_collection(collection)
             self._capabilities = read_capabilities(info, version=version, width=width)
         if exact and not self._capabilities.may_be_exact:
             raise ConfigError(f"{self._where} forbids exact search (strict mode): open it with exact=False")
+
+    def _version(self) -> str:
+        """The server's version, or "" where a proxy or a narrow key hides it."""
+        try:
+            with self._engine():
+                return self._client.info().version
+        except StoreRequestError:
+            return ""
+
+    def _create(self, identity: ModelIdentity, options: CollectionOptions, *, version: str) -> None:
+        """Make the collection; the identity travels as its metadata.
+
+        Raises:
+            ConfigError: the server is too old for an option.
+            StoreRequestError: the server did not keep the metadata.
+        """
+        vectors = vector_schema(identity, _datatype(options, version=version))
+        # Multi-vectors are the bulk of the data, so they stay on disk and the page cache keeps what is used.
+        on_disk = {DENSE: options.on_disk, MULTI_VECTOR: options.on_disk is not False}
+        index = models.SparseIndexParams(on_disk=options.on_disk) if options.on_disk is not None else None
+        try:
+            with self._engine():
+                self._client.create_collection(
+                    self._collection,
+                    vectors_config={
+                        name: models.VectorParams(**vector, on_disk=on_disk[name]) for name, vector in vectors.items()
+                    },
+                    sparse_vectors_config={SPARSE: models.SparseVectorParams(index=index)},
+                    shard_number=options.shard_number,
+                    replication_factor=options.replication_factor,
+                    metadata={METADATA_KEY: identity.as_metadata()},
+                )
+        except StoreRequestError:
+            # Two workers may start at once: the other one made it, and opening it checks what it is.
+            if not self._client.collection_exists(self._collection):
+                raise
+        if not self._client.get_collection(self._collection).config.metadata:
+            raise StoreRequestError(
+                f"{self._where} keeps no metadata, so it cannot say which model made it: m3-vdb needs "
+                f"a Qdrant server of version 1.16 or newer; upgrade it, then delete this empty collection"
+            )
 
     @property
     def capabilities(self) -> QdrantCapabilities:
         """What the server and the collection are, as they were when it was opened."""
         return self._capabilities
-
-    @property
-    def identity(self) -> ModelIdentity:
-        """The model whose vectors the collection holds."""
-        return self._identity
 
     @property
     def is_server(self) -> bool:
@@ -121,58 +145,69 @@ class QdrantStore(VectorStore):
         return options.get("path") is None and options.get("location") != ":memory:"
 
     @property
-    def max_rows(self) -> int | None:
-        """Multi-vector rows that a document may have: what the server, or its strict mode, takes."""
-        return (self._capabilities.max_floats - 1) // self._identity.multi_vector_dim
-
-    @property
-    def field_types(self) -> Mapping[str, IndexType]:
-        """Payload fields with an index → what they hold."""
-        return {name: kind for name, kind in self._capabilities.indexes.items() if kind in INDEX_TYPES}
-
-    @property
     def _where(self) -> str:
         return where(self._client, self._collection)
 
-    def _upsert(self, documents: Sequence[Document], embeddings: M3Embeddings) -> None:
-        """Store documents with their vectors, in requests of bounded size; see ``VectorStore.upsert``."""
-        points = make_points(
-            documents,
-            embeddings,
-            identity=self._identity,
-            max_floats=self._capabilities.max_floats,
-            types=self.field_types,
-        )
-        with mapped_errors(self._where):
-            for batch in batches(points, max_bytes=MAX_REQUEST_BYTES, max_points=self._capabilities.max_upsert):
-                self._client.upsert(self._collection, [to_point(point) for point in batch], wait=True)
+    @property
+    def _max_bytes(self) -> int:
+        return MAX_REQUEST_BYTES
 
-    def _get(self, ids: Sequence[str]) -> list[Document]:
-        """The documents with these ids that exist, in the order of ``ids``."""
-        if not ids:
-            return []
+    @contextmanager
+    def _engine(self) -> Iterator[QdrantClient]:
         with mapped_errors(self._where):
-            records = self._client.retrieve(self._collection, [point_id(i) for i in ids], with_payload=True)
-        found = {document.id: document for document in (read_point(record.payload) for record in records)}
-        return [found[i] for i in ids if i in found]
+            yield self._client
+
+    def _write(self, points: Sequence[Point]) -> None:
+        batch = [
+            models.PointStruct(id=point.id, payload=point.payload, vector=point.embedding.to_qdrant())
+            for point in points
+        ]
+        self._client.upsert(self._collection, batch, wait=True)
+
+    def _records(self, point_ids: list[str]) -> Sequence[Any]:
+        return self._client.retrieve(self._collection, point_ids, with_payload=True)
+
+    def _scroll_page(self, offset: Any, limit: int) -> tuple[Sequence[Any], Any]:  # noqa: ANN401 - a point's id
+        vectors = [DENSE, SPARSE, MULTI_VECTOR]
+        return self._client.scroll(
+            self._collection, limit=limit, offset=offset, with_payload=True, with_vectors=vectors
+        )
+
+    def _answer(self, request: Request) -> Sequence[Any]:
+        one = models.QueryRequest(**request)
+        return self._client.query_points(
+            self._collection,
+            prefetch=one.prefetch,
+            query=one.query,
+            limit=request["limit"],
+            offset=one.offset or None,
+            search_params=one.params,
+            score_threshold=one.score_threshold,
+            with_payload=request["with_payload"],
+        ).points
+
+    def _answers(self, requests: Sequence[Request]) -> Sequence[Sequence[Any]]:
+        """Answers to requests, in as few calls as the server allows."""
+        asked = [models.QueryRequest(**request) for request in requests]
+        size = self._capabilities.max_batch or len(asked)
+        calls = [asked[i : i + size] for i in range(0, len(asked), size)]
+        return [answer.points for call in calls for answer in self._client.query_batch_points(self._collection, call)]
 
     def _delete(self, ids: Sequence[str]) -> None:
-        """Remove documents; unknown ids are ignored."""
         if not ids:
             return
         selector = models.PointIdsList(points=[point_id(i) for i in ids])
-        with mapped_errors(self._where):
-            self._client.delete(self._collection, selector, wait=True)
+        with self._engine() as client:
+            client.delete(self._collection, selector, wait=True)
 
     def _count(self) -> int:
-        """Documents in the collection, exact."""
-        with mapped_errors(self._where):
-            return self._client.count(self._collection, exact=True).count
+        with self._engine() as client:
+            return client.count(self._collection, exact=True).count
 
     def _optimize(self) -> None:
         """Wait until the server has indexed what it was given; it decides itself what to index."""
-        with mapped_errors(self._where):
-            while self._client.get_collection(self._collection).status != models.CollectionStatus.GREEN:
+        with self._engine() as client:
+            while client.get_collection(self._collection).status != models.CollectionStatus.GREEN:
                 time.sleep(_POLL_SECONDS)
 
     def _disk_bytes(self) -> int | None:
@@ -180,65 +215,17 @@ class QdrantStore(VectorStore):
         return None
 
     def _close(self) -> None:
-        """Close the connection; a second call does nothing. Every upsert has been written already."""
+        """Close the connection. Every upsert has been written already."""
         self._client.close()
 
-    def _query(self, query: M3Embedding, search: Search, *, explain: bool) -> list[Hit]:
-        found = self._search(query, search, explain=explain, ids_only=False)
-        return [Hit(read_point(hit.payload), hit.score, hit.parts) for hit in found]
 
-    def _rank(self, query: M3Embedding, search: Search) -> list[tuple[str, float]]:
-        return [(hit.id, hit.score) for hit in self._search(query, search, explain=False, ids_only=True)]
-
-    def _search(self, query: M3Embedding, search: Search, *, explain: bool, ids_only: bool) -> list[Found]:
-        searcher = Searcher(self._client, self._collection, self._capabilities, self._exact)
-        with mapped_errors(self._where):
-            return searcher.search(query, search, explain=explain, ids_only=ids_only)
-
-    def _scroll(self, batch: int) -> Iterator[tuple[list[Document], M3Embeddings]]:
-        offset: Any = None
-        while True:
-            with mapped_errors(self._where):
-                records, offset = self._client.scroll(
-                    self._collection,
-                    limit=batch,
-                    offset=offset,
-                    with_payload=True,
-                    with_vectors=[DENSE, SPARSE, MULTI_VECTOR],
-                )
-            if records:
-                documents = [read_point(record.payload) for record in records]
-                yield documents, pack([read_embedding(record.vector) for record in records])
-            if offset is None:
-                return
-
-
-def _version(client: QdrantClient, collection: str) -> str:
-    """The server's version, or "" where a proxy or a narrow key hides it."""
-    try:
-        with mapped_errors(where(client, collection)):
-            return client.info().version
-    except StoreRequestError:
-        return ""
-
-
-def _create(
-    client: QdrantClient, collection: str, identity: ModelIdentity, options: CollectionOptions, *, version: str
-) -> None:
-    """Make the collection.
-
-    Raises:
-        StoreRequestError: the server did not keep the metadata.
-    """
-    try:
-        with mapped_errors(where(client, collection)):
-            create_collection(client, collection, identity, options, version=version)
-    except StoreRequestError:
-        # Two workers may start at once: that the other one made it is no error, and opening it checks what it is.
-        if not client.collection_exists(collection):
-            raise
-    if not client.get_collection(collection).config.metadata:
-        raise StoreRequestError(
-            f"{where(client, collection)} keeps no metadata, so it cannot say which model made it: m3-vdb needs "
-            f"a Qdrant server of version 1.16 or newer; upgrade it, then delete this empty collection"
-        )
+def _datatype(options: CollectionOptions, *, version: str) -> str | None:
+    if options.storage == "float32":
+        return None
+    numbers = re.match(r"v?(\d+)\.(\d+)", version)
+    if numbers is not None and (int(numbers[1]), int(numbers[2])) >= TURBO_VERSION:
+        return DATATYPES[options.storage]
+    if options.storage == "half":
+        return "float16"
+    needed = ".".join(map(str, TURBO_VERSION))
+    raise ConfigError(f"storage='quarter' needs a Qdrant server of version {needed} (this one: {version or 'unknown'})")

@@ -1,0 +1,137 @@
+"""The values of qdrant-edge, Qdrant's embedded engine, from the requests and the schema shared with a server."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Final
+
+import numpy as np
+import qdrant_edge as edge
+
+from m3_vdb.encoding.identity import ModelIdentity
+from m3_vdb.stores.options import DENSE, MULTI_VECTOR, SPARSE, CollectionOptions, IndexType
+from m3_vdb.stores.points import Point
+from m3_vdb.stores.qdrant.requests import Request
+from m3_vdb.stores.qdrant.schema import DATATYPES, vector_schema
+
+INDEXES: Final[dict[IndexType, Any]] = {
+    "keyword": edge.PayloadSchemaType.Keyword,
+    "integer": edge.PayloadSchemaType.Integer,
+    "float": edge.PayloadSchemaType.Float,
+    "bool": edge.PayloadSchemaType.Bool,
+}
+"""What the engine calls the types of indexes."""
+
+
+def to_config(identity: ModelIdentity, options: CollectionOptions) -> edge.EdgeConfig:
+    """The schema of a new collection."""
+    memory = None if options.on_disk is None else edge.Memory.Cold if options.on_disk else edge.Memory.Cached
+    schema = vector_schema(identity, DATATYPES.get(options.storage))
+    multi = schema[MULTI_VECTOR]
+    datatype = multi["datatype"] and getattr(edge.VectorStorageDatatype, multi["datatype"].capitalize())
+    return edge.EdgeConfig(
+        vectors={
+            DENSE: edge.EdgeVectorParams(size=schema[DENSE]["size"], distance=edge.Distance.Dot, memory=memory),
+            MULTI_VECTOR: edge.EdgeVectorParams(
+                size=multi["size"],
+                distance=edge.Distance.Dot,
+                multivector_config=edge.MultiVectorConfig(edge.MultiVectorComparator.MaxSim),
+                hnsw_config=edge.HnswIndexConfig(ef_construct=100, full_scan_threshold=10_000, **multi["hnsw_config"]),
+                datatype=datatype,
+                memory=memory,
+            ),
+        },
+        sparse_vectors={SPARSE: edge.EdgeSparseVectorParams(memory=memory)},
+    )
+
+
+def to_point(point: Point) -> edge.Point:
+    """A document with its three named vectors."""
+    vectors = {name: _vector(value) for name, value in point.embedding.to_qdrant().items()}
+    return edge.Point(id=point.id, payload=point.payload, vector=vectors)
+
+
+def to_request(request: Request) -> edge.QueryRequest:
+    """A request of ``requests``."""
+    return edge.QueryRequest(
+        prefetches=_prefetches(request),
+        query=_query(request),
+        filter=to_filter(request.get("filter")),
+        params=_params(request),
+        limit=request["limit"],
+        offset=request.get("offset"),
+        score_threshold=request.get("score_threshold"),
+        with_payload=request["with_payload"],
+        with_vector=False,
+    )
+
+
+def _prefetches(request: Request) -> list[edge.Prefetch]:
+    return [
+        edge.Prefetch(
+            prefetches=_prefetches(one),
+            query=_query(one),
+            filter=to_filter(one.get("filter")),
+            params=_params(one),
+            limit=one["limit"],
+        )
+        for one in request.get("prefetch") or ()
+    ]
+
+
+def _params(request: Request) -> edge.SearchParams | None:
+    params = request.get("params")
+    return None if params is None else edge.SearchParams(**params)
+
+
+def _query(request: Request) -> Any:  # noqa: ANN401 - the three share no base class
+    query = request.get("query")
+    if query is None:
+        return None
+    if "using" in request:
+        return edge.Query.Nearest(_vector(query), using=request["using"])
+    if "fusion" in query:
+        return edge.Fusion.Dbsf()
+    products = [
+        edge.Expression.Mult([edge.Expression.Constant(weight), edge.Expression.Variable(score)])
+        for weight, score in (product["mult"] for product in query["formula"]["sum"])
+    ]
+    return edge.Formula(edge.Expression.Sum(products), query["defaults"])
+
+
+def _vector(value: Any) -> Any:  # noqa: ANN401 - lists as they are, and the sparse one as the engine's class
+    return edge.SparseVector(value["indices"], value["values"]) if isinstance(value, dict) else value
+
+
+def to_filter(given: Request | None) -> edge.Filter | None:
+    """A filter of ``requests``; None if there is none."""
+    if given is None:
+        return None
+    clauses: Request = {clause: [_condition(part) for part in parts] for clause, parts in given.items()}
+    return edge.Filter(**clauses)
+
+
+def _condition(part: Request) -> Any:  # noqa: ANN401 - conditions share no base class
+    if "has_id" in part:
+        return edge.HasIdCondition(set(part["has_id"]))
+    if "is_empty" in part:
+        return edge.IsEmptyCondition(part["is_empty"]["key"])
+    if "range" in part:
+        return edge.FieldCondition(part["key"], range=_range(part["range"]))
+    if "match" in part:
+        return edge.FieldCondition(part["key"], match=_match(part["match"]))
+    return to_filter(part)
+
+
+def _range(bounds: Request) -> edge.RangeFloat | edge.RangeDateTime:
+    if any(isinstance(bound, datetime) for bound in bounds.values()):
+        return edge.RangeDateTime(**{name: bound.isoformat() for name, bound in bounds.items()})
+    return edge.RangeFloat(**bounds)
+
+
+def _match(match: Request) -> edge.MatchAny | edge.MatchValue:
+    if "any" in match:
+        return edge.MatchAny(match["any"])
+    # np.bool_ is deliberate: qdrant-edge 0.9 reads a Python bool as the integer 0 or 1, which no stored bool equals.
+    value: Any = np.bool_(match["value"])
+    return edge.MatchValue(value)
