@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from m3_vdb.types import FloatArray, IntArray, M3Embedding, OffsetArray, Scores, SparseVector
+from m3_vdb.types import FloatArray, M3Embedding, Scores, SparseVector
 from m3_vdb.weights import Weights
 
 
@@ -56,27 +56,3 @@ def score(query: M3Embedding, passage: M3Embedding) -> Scores:
 def hybrid_score(parts: Scores, weights: Weights) -> float:
     """s_hybrid: weighted sum of the raw scores, w1·s_dense + w2·s_lex + w3·s_mul."""
     return weights.dense * parts.dense + weights.sparse * parts.sparse + weights.multi_vector * parts.multi_vector
-
-
-def dense_scores(query: FloatArray, passages: FloatArray) -> FloatArray:
-    """s_dense of one query [d] against n passages [n, d]: float32 [n]."""
-    return passages @ query
-
-
-def lexical_scores(query: SparseVector, ids: IntArray, weights: FloatArray, offsets: OffsetArray) -> FloatArray:
-    """s_lex of one query against n packed passages: float32 [n]; 0 without a common token.
-
-    Args:
-        query: ids ascending, as everywhere.
-        ids: int32 [nnz], token ids of all passages.
-        weights: float32 [nnz].
-        offsets: int64 [n + 1].
-    """
-    count = len(offsets) - 1
-    if not len(query.ids):
-        return np.zeros(count, dtype=np.float32)
-    place = np.minimum(np.searchsorted(query.ids, ids), len(query.ids) - 1)
-    shared = np.flatnonzero(query.ids[place] == ids)
-    passage = np.searchsorted(offsets, shared, side="right") - 1
-    products = query.weights[place[shared]] * weights[shared]
-    return np.bincount(passage, products, minlength=count).astype(np.float32)

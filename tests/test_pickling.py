@@ -76,7 +76,14 @@ def described(error: BaseException) -> tuple[object, ...]:
 
 def test_all_kinds_of_errors_are_looked_at():
     names = {name.rpartition(".")[2] for name in error_classes()}
-    assert {"TextError", "MissingExtraError", "StoreRequestError", "DamagedError", "RowError", "RequestFailedError"} <= names
+    assert {
+        "TextError",
+        "MissingExtraError",
+        "StoreRequestError",
+        "DamagedError",
+        "RowError",
+        "RequestFailedError",
+    } <= names
     assert {one.__name__ for one in _subclasses(M3Error)} <= names
 
 

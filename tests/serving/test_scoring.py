@@ -36,11 +36,6 @@ def test_dense_is_the_inner_product():
     assert scoring.dense_score(rows((1, 0))[0], rows((-1, 0))[0]) == -1
 
 
-def test_dense_scores_keep_the_order_of_the_passages():
-    scores = scoring.dense_scores(rows((0.6, 0.8))[0], rows((1, 0), (0, 1), (-0.6, -0.8)))
-    np.testing.assert_allclose(scores, [0.6, 0.8, -1.0], rtol=1e-6)
-
-
 def test_lexical_sums_products_over_common_ids_alone():
     query, passage = sparse({5: 0.5, 7: 2.0, 9: 1.0}), sparse({7: 3.0, 9: 0.25, 11: 100.0})
     assert scoring.lexical_score(query, passage) == 2.0 * 3.0 + 1.0 * 0.25

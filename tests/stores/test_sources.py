@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from m3_vdb.errors import ConfigError
-from m3_vdb.scoring import hybrid_score, lexical_score, lexical_scores, score
+from m3_vdb.scoring import hybrid_score, score
 from m3_vdb.types import SparseVector
 from m3_vdb.weights import PRESETS, Weights
 from tests.stores._corpus import make_documents, make_embeddings, make_queries
@@ -110,18 +110,3 @@ def test_optimize_and_disk_bytes_can_always_be_asked(filled):
     size = store.disk_bytes()
     vectors = sum(p.dense.nbytes + p.multi_vector.nbytes for p in passages.values())
     assert size is None or size > vectors
-
-
-def test_lexical_scores_of_many_passages_are_those_of_each():
-    embeddings = make_embeddings(40)
-    packed = (embeddings.sparse_ids, embeddings.sparse_weights, embeddings.sparse_offsets)
-    for query in make_queries(5):
-        one_by_one = [lexical_score(query.sparse, passage.sparse) for passage in embeddings]
-        assert lexical_scores(query.sparse, *packed).tolist() == pytest.approx(one_by_one, rel=1e-6)
-        assert any(one_by_one)
-    assert lexical_scores(EMPTY, *packed).tolist() == [0] * 40
-    query = SparseVector(np.array([7, 9], np.int32), np.array([2, 4], np.float32))
-    by_hand = lexical_scores(
-        query, np.array([3, 9, 7, 9], np.int32), np.array([5, 0.5, 1, 0.25], np.float32), np.array([0, 2, 2, 4])
-    )
-    assert by_hand.tolist() == [2.0, 0.0, 3.0]  # 4·0.5; an empty passage; 2·1 + 4·0.25
