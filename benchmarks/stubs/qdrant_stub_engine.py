@@ -14,9 +14,10 @@ import tempfile
 import uuid
 from typing import Any
 
-import numpy as np
 import qdrant_edge as edge
 from qdrant_client import models
+
+from m3_vdb.stores.qdrant.edge_values import match_bool
 
 MAX_FLOATS = 1024 * 1024
 _DATATYPES = {
@@ -305,7 +306,7 @@ def _condition(c: Any) -> Any:  # noqa: PLR0911 - one return for each kind
     if isinstance(c.match, models.MatchAny):
         return edge.FieldCondition(c.key, match=edge.MatchAny(list(c.match.any)))
     value = c.match.value
-    return edge.FieldCondition(c.key, match=edge.MatchValue(np.bool_(value) if isinstance(value, bool) else value))
+    return edge.FieldCondition(c.key, match=match_bool(value) if isinstance(value, bool) else edge.MatchValue(value))
 
 
 def _payload(selector: Any) -> Any:

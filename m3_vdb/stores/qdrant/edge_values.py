@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Final
 
-import numpy as np
 import qdrant_edge as edge
 
 from m3_vdb.encoding.identity import ModelIdentity
@@ -129,9 +128,30 @@ def _range(bounds: Request) -> edge.RangeFloat | edge.RangeDateTime:
     return edge.RangeFloat(**bounds)
 
 
+class _NumpyBool:
+    """A truth value that is not a number: what numpy.bool_ is from NumPy 2.3 on."""
+
+    def __init__(self, value: bool) -> None:
+        self._value = value
+
+    def __bool__(self) -> bool:
+        return self._value
+
+
+_NumpyBool.__module__, _NumpyBool.__name__, _NumpyBool.__qualname__ = "numpy", "bool_", "bool_"
+
+
+def match_bool(value: bool) -> edge.MatchValue:
+    """A matcher of true or false.
+
+    qdrant-edge 0.9 takes what can be an index for an integer, which no stored bool equals: a Python bool, and before
+    NumPy 2.3 numpy.bool_ too. Anything else it reads as a bool only if its type says that it is NumPy's.
+    """
+    truth: Any = _NumpyBool(value)
+    return edge.MatchValue(truth)
+
+
 def _match(match: Request) -> edge.MatchAny | edge.MatchValue:
     if "any" in match:
         return edge.MatchAny(match["any"])
-    # np.bool_ is deliberate: qdrant-edge 0.9 reads a Python bool as the integer 0 or 1, which no stored bool equals.
-    value: Any = np.bool_(match["value"])
-    return edge.MatchValue(value)
+    return match_bool(match["value"])
