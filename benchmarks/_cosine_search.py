@@ -11,18 +11,18 @@ import numpy as np
 
 from benchmarks._mean_pooled import PASSAGE, QUERY, MeanPooled
 from m3_vdb.evaluation import PROTOCOLS, Collection
-from m3_vdb.evaluation.measuring import Searched
 from m3_vdb.evaluation.protocol import DEPTH
 from m3_vdb.evaluation.results import Cost
+from m3_vdb.evaluation.runs import CollectionRuns
 from m3_vdb.types import FloatArray
 
 NAME: Final = "zero-shot"
-"""Of the ranking in ``Searched.runs``."""
+"""Of the ranking in ``CollectionRuns.runs``."""
 BLOCK: Final = 4096
 """Texts that are packed into batches together, and are in memory at a time."""
 
 
-def search(encoder: MeanPooled, collection: Collection, *, max_length: int) -> Searched:
+def search(encoder: MeanPooled, collection: Collection, *, max_length: int) -> CollectionRuns:
     """The best ``DEPTH`` documents of every query by cosine, over all documents; equal ones at the end as they come.
 
     Args:
@@ -42,7 +42,7 @@ def search(encoder: MeanPooled, collection: Collection, *, max_length: int) -> S
     passages, seconds = np.concatenate(blocks), time.perf_counter() - begun
     run = dict(_rank(encoder, collection, ids, passages, min(max_length, PROTOCOLS["paper"].query_max_length)))
     cost = Cost(len(ids), 0, 0, tokens, truncated, seconds, index_bytes=None, encode_ms=None, search_ms={})
-    return Searched(collection, len(ids), {NAME: run}, {}, cost)
+    return CollectionRuns(collection, len(ids), {NAME: run}, {}, cost)
 
 
 def _rank(

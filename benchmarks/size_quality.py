@@ -24,7 +24,7 @@ from m3_vdb.encoding.token_pooling import row_counts, rows_to_keep, with_rows
 from m3_vdb.errors import ConfigError
 from m3_vdb.evaluation import PROTOCOLS, Collection, Mode, open_collections
 from m3_vdb.evaluation.collection import subsample
-from m3_vdb.evaluation.figures import group_means
+from m3_vdb.evaluation.metrics import group_means
 from m3_vdb.evaluation.search import search
 from m3_vdb.stores import open_store
 from m3_vdb.stores.options import CollectionOptions, Storage

@@ -21,9 +21,9 @@ from benchmarks._table import text_table
 from m3_vdb.errors import ConfigError
 from m3_vdb.evaluation import Collection, open_collections
 from m3_vdb.evaluation.collection import subsample_splits
-from m3_vdb.evaluation.figures import measure_groups
+from m3_vdb.evaluation.evaluate import measure_groups
 from m3_vdb.evaluation.metrics import MEASURES, import_ir_measures
-from m3_vdb.evaluation.summary import Summary, summarise
+from m3_vdb.evaluation.significance import Summary, summarise
 
 
 def read(

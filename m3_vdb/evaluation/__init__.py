@@ -6,9 +6,9 @@ intervals, tuned weights, and a report. Needs the extra ``eval``.
 
 from m3_vdb.evaluation.collection import Collection, Query, subsample
 from m3_vdb.evaluation.datasets import open_collections
+from m3_vdb.evaluation.evaluate import evaluate
 from m3_vdb.evaluation.protocol import MODES, PROTOCOLS, Mode, Protocol
 from m3_vdb.evaluation.results import Evaluation
-from m3_vdb.evaluation.run import evaluate
 
 __all__ = [
     "MODES",

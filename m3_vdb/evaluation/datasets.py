@@ -59,7 +59,7 @@ MLDR_GRADES: Final = (("negative_passages", 0), ("positive_passages", 1))
 MKQA_FILE: Final = "mkqa.jsonl"
 MKQA_WITHOUT_ANSWER: Final = ("unanswerable", "binary", "long_answer")
 MKQA_PLAIN: Final = str.maketrans(
-    dict.fromkeys("‐‑⁃‒–—―－⁻", "-")
+    dict.fromkeys("‐‑⁃‒–—―−－⁻", "-")
     | dict.fromkeys("“”„‟", '"')
     | dict.fromkeys("‘’‚‛՚Ꞌꞌ＇`´′‵", "'")
     | dict.fromkeys("⁄∕", "/")
@@ -351,11 +351,12 @@ def _read_mkqa(folder: Path, split: str, langs: Languages) -> list[Collection]:
                     yield place, name, text, lang, question
 
     queries = _queries(rows())
-    documents = jsonl_documents([corpus], rewrite=_mkqa_plain)
+    documents = jsonl_documents([corpus], rewrite=mkqa_passage)
     return [Collection("mkqa", documents, queries, answers=accepted, lang="en")] if queries else []
 
 
-def _mkqa_plain(text: str) -> str:
+def mkqa_passage(text: str) -> str:
+    """A passage as the paper's evaluation reads it."""
     return text.lower().translate(MKQA_PLAIN).replace(" . . . ", " ... ")
 
 

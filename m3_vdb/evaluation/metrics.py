@@ -8,27 +8,21 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from sys import intern
 from typing import Any, Final, TypeAlias
 from urllib.parse import quote, unquote
 
-import numpy as np
-from numpy.typing import NDArray
-
 from m3_vdb.errors import ConfigError, MissingExtraError
-from m3_vdb.evaluation.collection import Qrels
-from m3_vdb.types import FloatArray
+from m3_vdb.evaluation.collection import Collection, Qrels
 
 MEASURES: Final = ("nDCG@10", "R@100", "RR@10")
 """By the names of ir-measures; RR@10 averages to what MS MARCO calls MRR@10."""
 ANSWER_MEASURES: Final = ("Success@20", "Success@100")
 """Answer recall (MKQA): is there a passage with an answer among the first k? ``answers`` makes the judgements."""
-CUTOFF: Final = 10
-"""k of the vectorised nDCG@k."""
-_UNSAYABLE: Final = re.compile(r"\s|%(?=[0-9A-Fa-f]{2})")
+_NEEDS_ESCAPE: Final = re.compile(r"\s|%(?=[0-9A-Fa-f]{2})")
 Run: TypeAlias = Mapping[str, Mapping[str, float]]
 """Query id → document id → score."""
 
@@ -61,29 +55,11 @@ def measure(run: Run, qrels: Qrels, measures: Sequence[str] = MEASURES) -> dict[
     return {name: fmean(values.values()) for name, values in per_query(run, qrels, measures).items()}
 
 
-def ideal_dcg(grades: Iterable[int]) -> float:
-    """The discounted gain of the best possible first ``CUTOFF`` results."""
-    best = sorted((grade for grade in grades if grade > 0), reverse=True)[:CUTOFF]
-    return float(sum(grade / np.log2(rank + 2) for rank, grade in enumerate(best)))
-
-
-def ndcg(scores: FloatArray, gains: FloatArray, ideal: NDArray[np.float64]) -> NDArray[np.float64]:
-    """nDCG@10 of many re-ranked candidate lists at once, for weights that are tried by the hundred.
-
-    Args:
-        scores: float32 [Q, k], by which a list is ordered; −∞ where a query has fewer candidates. Equal scores keep
-            their order.
-        gains: float32 [Q, k], grade of each candidate; 0 if it is not relevant or not judged.
-        ideal: float64 [Q], ``ideal_dcg`` of all relevant documents, found or not.
-
-    Returns:
-        float64 [Q]; 0 where nothing is relevant.
-    """
-    order = np.argsort(-scores, axis=1, kind="stable")[:, :CUTOFF]
-    discounts = 1 / np.log2(np.arange(order.shape[1]) + 2)
-    found = (np.take_along_axis(gains, order, axis=1) * discounts).sum(axis=1)
-    values: NDArray[np.float64] = np.divide(found, ideal, out=np.zeros(len(ideal)), where=ideal > 0)
-    return values
+def group_means(run: Run, collection: Collection, qrels: Qrels, measures: Sequence[str]) -> dict[str, list[float]]:
+    """Measure → mean of every language of a collection, over the queries of ``qrels``."""
+    values = per_query(run, qrels, measures)
+    groups = [[query for query in names if query in qrels] for names in collection.by_language().values()]
+    return {name: [fmean(values[name][query] for query in names) for names in groups if names] for name in measures}
 
 
 def import_ir_measures() -> Any:  # noqa: ANN401 - a module
@@ -102,7 +78,7 @@ def import_ir_measures() -> Any:  # noqa: ANN401 - a module
 def write_run(run: Run, path: Path, *, tag: str, append: bool = False) -> None:
     """Write a TREC run file, ``query Q0 document rank score tag``; ranks begin at 1.
 
-    White space in an id or the tag, which the format cannot say, is written as %20 and the like.
+    White space in an id or the tag, which the format cannot hold, is written as %20 and the like.
 
     Args:
         run: the ranking.
@@ -124,7 +100,7 @@ def read_run(path: Path) -> dict[str, dict[str, float]]:
     """Read a TREC run file.
 
     Raises:
-        ConfigError: a line is none of a run.
+        ConfigError: a line is malformed.
         OSError: the file cannot be read.
     """
     run: dict[str, dict[str, float]] = {}
@@ -142,7 +118,7 @@ def read_run(path: Path) -> dict[str, dict[str, float]]:
 
 def _escape(name: str) -> str:
     """Percent signs too where they would be read back as something else."""
-    return _UNSAYABLE.sub(lambda found: quote(found[0]), name)
+    return _NEEDS_ESCAPE.sub(lambda found: quote(found[0]), name)
 
 
 def ordered(scores: Mapping[str, float]) -> list[tuple[str, float]]:

@@ -23,8 +23,8 @@ PARTS: Final[tuple[Part, ...]] = get_args(Part)
 WEIGHTED: Final[dict[Mode, tuple[Part, ...]]] = {"dense_sparse": ("dense", "sparse"), "all": PARTS}
 """The modes that have weights, and the scores that these weigh."""
 DEPTH: Final = 100
-"""Results kept of a query: what Recall@100 looks at."""
-LIST: Final = 1000
+"""Results kept per query: what Recall@100 looks at."""
+CANDIDATES_PER_LIST: Final = 1000
 """Results of the dense and of the sparse search whose union dense + sparse ranks."""
 
 
@@ -58,7 +58,7 @@ class Protocol:
     name: str = "paper"
     weights: Weights = PRESETS["default"]
     dense_sparse_weights: Weights = PRESETS["dense_sparse"]
-    candidates: int = LIST
+    candidates: int = CANDIDATES_PER_LIST
     rerank: int = DEFAULT_CANDIDATES
     rerank_source: Source = "dense"
     query_max_length: int = 512
@@ -87,10 +87,10 @@ class Protocol:
             return Request(self.dense_sparse_weights, "union", self.candidates)
         if mode == "all":
             return Request(self.weights, self.rerank_source, self.rerank)
-        # More than ``DEPTH``, so that this may be the request of a probe too.
+        # More than ``DEPTH``, so that this is also the request for the multi-vector component scores.
         return Request(Weights(0, 0, 1), self.rerank_source, self.rerank, limit=self.rerank)
 
-    def probes(self, mode: Mode, part: Part) -> dict[Source, Request]:
+    def component_requests(self, mode: Mode, part: Part) -> dict[Source, Request]:
         """One raw score of every candidate of a weighted mode, by the list that the candidates come from.
 
         Each list is asked for on its own: a request for more hits than one list has would lengthen both.

@@ -8,16 +8,27 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import platform
+import shutil
+import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Final, TypeVar, get_args, get_origin, get_type_hints
 
 from m3_vdb.errors import ConfigError
 
 T = TypeVar("T")
 FORMAT = 1
 """Version of ``results.json``."""
+PACKAGES: Final = (
+    *("m3-vdb", "numpy", "tokenizers", "onnxruntime", "openvino", "qdrant-client", "qdrant-edge-py", "pymilvus"),
+    *("ir-measures", "bm25s"),
+)
+"""Their versions are part of the environment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,11 +247,11 @@ class Evaluation:
                 raise ConfigError(f"{path} has format {content['format']!r}, expected {FORMAT}: evaluate again")
             return restore(cls, content)
         except OSError as error:
-            raise ConfigError(f"{path} cannot be read ({error.strerror}): expected a results.json of m3-vdb") from error
+            raise ConfigError(f"{path} cannot be read ({error.strerror}): expected an m3-vdb results.json") from error
         except ConfigError:
             raise
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise ConfigError(f"{path} is no results.json of m3-vdb, or a damaged one: {error!r}") from error
+            raise ConfigError(f"{path} is not an m3-vdb results.json, or is damaged: {error!r}") from error
 
 
 def restore(kind: type[T], value: Any) -> T:  # noqa: ANN401 - JSON
@@ -277,3 +288,38 @@ def _checked(value: Any, kind: type[T]) -> T:  # noqa: ANN401 - JSON
     if type(value) is not kind:
         raise TypeError(f"expected {kind.__name__}, got {value!r:.80}")
     return value
+
+
+def describe_environment() -> dict[str, str]:
+    """Package versions, Python, processor, cores, memory and, in a git checkout, the commit."""
+    found = {}
+    for name in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    found |= {"python": platform.python_version(), "processor": platform.processor() or platform.machine()}
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+        found["processor"] = names[0] if names else platform.machine()
+    found["cores"] = str(os.cpu_count() or "unknown")
+    with suppress(ValueError, OSError, AttributeError):
+        found["memory"] = f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB"
+    if commit := _commit(Path(__file__)):
+        found["commit"] = commit
+    return found
+
+
+def _commit(file: Path) -> str:
+    """Short hash of the checkout that the package runs from, "+" where its files differ; "" outside of one."""
+    git = shutil.which("git")
+    if git is None:
+        return ""
+    here = [git, "-C", str(file.parent)]
+    try:
+        tracked = [*here, "ls-files", "--error-unmatch", file.name]
+        if subprocess.run(tracked, capture_output=True, check=False, timeout=10).returncode:
+            return ""
+        ask = [*here, "describe", "--always", "--dirty=+", "--exclude=*"]
+        return subprocess.run(ask, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""

@@ -1,11 +1,16 @@
-"""Queries of a collection, answered by a store: rankings, latencies, and what approximate search loses."""
+"""Collections in a store, and their queries answered by it: filling, rankings, latencies.
+
+What the store holds unchanged is not encoded again. Asking the store for every document is what makes an evaluation
+both resumable and sure of what it searches: no ledger beside the store has to be believed.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from copy import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from hashlib import blake2b
 from itertools import islice
 from sys import intern
 from typing import Final
@@ -13,15 +18,19 @@ from typing import Final
 import numpy as np
 
 from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
+from m3_vdb.encoding.long_documents import REFUSE, LongDocuments
+from m3_vdb.errors import CollectionMismatchError
 from m3_vdb.evaluation.collection import Query
-from m3_vdb.evaluation.metrics import Run, ordered
 from m3_vdb.evaluation.protocol import DEPTH, Request
 from m3_vdb.evaluation.results import Percentiles
+from m3_vdb.ingest import IngestReport, ingest
 from m3_vdb.marks import document_id
 from m3_vdb.passages import group_hits
 from m3_vdb.stores.base import VectorStore
-from m3_vdb.types import M3Embedding
+from m3_vdb.types import Document, M3Embedding
 
+ENCODING: Final = "encoding"
+"""Field of the payload that says how a document was encoded; nothing else of the payload is stored."""
 BLOCK: Final = 512
 """Queries that are encoded together."""
 TIMED: Final = 200
@@ -31,14 +40,75 @@ WARM_UP: Final = 5
 SHOWN: Final = 10
 """Hits of a timed request: what a search page shows."""
 _MORE: Final = 4
-"""So many times more passages are asked for where they belong to too few documents."""
+"""How many times more passages are asked for where they belong to too few documents."""
 
 
-def query_encoder(embed: M3EmbeddingFunction, *, max_length: int) -> M3EmbeddingFunction:
-    """The same model, session and all, for queries of at most ``max_length`` tokens; truncates without a warning."""
-    short = copy(embed)
-    short.max_length, short.on_truncate = min(embed.max_length, max_length), "ignore"
-    return short
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """A collection that is completely in a store.
+
+    Attributes:
+        documents: documents of the collection.
+        reused: of what the store holds (documents, or their passages), stored before and unchanged.
+        report: what was encoded and stored now, with everything that was rejected.
+        digest: changes with any document and with how documents are encoded.
+    """
+
+    documents: int
+    reused: int
+    report: IngestReport
+    digest: str
+
+
+def fill(
+    documents: Iterable[Document],
+    embed: M3EmbeddingFunction,
+    store: VectorStore,
+    *,
+    long_documents: LongDocuments = REFUSE,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Filled:
+    """Make the store hold exactly these documents, encoded by this function.
+
+    Args:
+        documents: read once.
+        embed: encodes passages, at its maximum length.
+        store: empty, or filled by an earlier call that may have been interrupted.
+        long_documents: what becomes of documents longer than the store's multi-vector limit.
+        progress: called with the number of documents that are done; where they are split, with that of passages.
+
+    Raises:
+        CollectionMismatchError: the store holds documents beside these.
+        StoreError: the database failed; what was stored stays, and the next call resumes.
+    """
+    plan = "" if long_documents == REFUSE else f",{long_documents.describe()}"
+    encoding = f"max_length={embed.max_length}{plan}"
+    digest, seen = blake2b(encoding.encode(), digest_size=16), 0
+
+    def marked() -> Iterator[Document]:
+        nonlocal seen
+        for document in documents:
+            seen += 1
+            digest.update(repr((document.id, document.title, document.text)).encode())
+            yield replace(document, payload={ENCODING: encoding})
+
+    # The mark is the evaluation's own, so the pipeline sets none.
+    report = ingest(
+        marked(),
+        embed,
+        store,
+        encoding="",
+        long_documents=long_documents,
+        progress=lambda state: progress(state.rows),
+    )
+    progress(seen)
+    held, expected = store.count(), report.documents + report.unchanged
+    if held != expected:
+        raise CollectionMismatchError(
+            f"the store holds {held:,} documents and the collection {expected:,}: evaluate in a store of its own "
+            f"(or this corpus has changed since: delete the store's collection)"
+        )
+    return Filled(seen, report.unchanged, report, digest.hexdigest())
 
 
 def encode(embed: M3EmbeddingFunction, queries: Mapping[str, Query]) -> list[tuple[str, M3Embedding]]:
@@ -56,9 +126,9 @@ def search(
     request: Request,
     *,
     passages: bool = False,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], None] = lambda _: None,
 ) -> dict[str, dict[str, float]]:
-    """One request a query: query id → document id → score.
+    """One request per query: query id → document id → score.
 
     Args:
         store: what is asked.
@@ -76,8 +146,7 @@ def search(
         else:
             ranking = rank(limit=request.limit, candidates=request.candidates)
         run[name] = {intern(document): score for document, score in ranking}  # an id comes back with every query
-        if progress is not None:
-            progress(done)
+        progress(done)
     return run
 
 
@@ -96,15 +165,6 @@ def time_search(store: VectorStore, queries: Sequence[tuple[str, M3Embedding]], 
         return group_hits(lambda offset, limit: find(offset=offset, limit=limit), SHOWN, most=request.candidates)
 
     return _timed([partial(ask, query) for _, query in queries[:TIMED]])
-
-
-def overlap(exact: Run, approximate: Run) -> float:
-    """Share of the exact first ``SHOWN`` results that the approximate ones hold, mean over queries."""
-    shares = []
-    for name, scores in exact.items():
-        best, found = (dict(ordered(hits)[:SHOWN]).keys() for hits in (scores, approximate[name]))
-        shares.append(len(best & found) / len(best) if best else 1.0)
-    return float(np.mean(shares)) if shares else 1.0
 
 
 def _documents(rank: Callable[..., list[tuple[str, float]]], candidates: int) -> list[tuple[str, float]]:

@@ -1,17 +1,22 @@
-"""How sure a mean is, and how sure a difference is, by resampling queries. Seeded: the same values, the same result.
+"""From values per query to the figures of a report: means with intervals, differences to the baseline with p-values.
 
-Legend: S columns (systems × measures), n queries of a group.
+Both come from resampling queries. Seeded: the same values, the same result. Shapes: S columns (systems × measures),
+n queries of a group.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from m3_vdb.evaluation.results import Comparison, Figure, Group
+
 Values = NDArray[np.float64]
+Figures = dict[str, dict[str, Figure]]
 RESAMPLES: Final = 2000
 """Bootstrap samples: the ends of a 95 % interval then rest on 50 samples each."""
 PERMUTATIONS: Final = 10_000
@@ -76,3 +81,90 @@ def _blocks(count: int, width: int) -> Iterator[slice]:
     """The rows of a [count, width] table, as many together as may be in memory."""
     step = max(1, _NUMBERS // width)
     return (slice(start, min(start + step, count)) for start in range(0, count, step))
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The queries of one language in one collection, with a value for every system and measure.
+
+    Attributes:
+        collection: its name.
+        lang: language of the queries.
+        documents: documents of the collection.
+        values: system → measure → one value per query, in the same order everywhere.
+    """
+
+    collection: str
+    lang: str
+    documents: int
+    values: Mapping[str, Mapping[str, Sequence[float]]]
+
+    def matrix(self, columns: Sequence[tuple[str, str]]) -> Values:
+        """float64 [n, S], one column per (system, measure)."""
+        rows: Values = np.array([self.values[system][measure] for system, measure in columns], dtype=np.float64)
+        return np.ascontiguousarray(rows.T)
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What ``results.Evaluation`` says under the same names."""
+
+    groups: tuple[Group, ...]
+    mean: Figures
+    pooled: Figures
+    comparisons: dict[str, dict[str, Comparison]]
+
+
+def summarise(measured: Sequence[Measured], systems: Sequence[str], measures: Sequence[str], baseline: str) -> Summary:
+    """All figures of a task.
+
+    Args:
+        measured: the groups, at least one, each with at least one query.
+        systems: columns.
+        measures: what was measured.
+        baseline: the system that the others are compared with.
+    """
+    columns = [(system, measure) for system in systems for measure in measures]
+    matrices = [group.matrix(columns) for group in measured]
+    pooled = np.concatenate(matrices)
+    groups = tuple(
+        Group(group.collection, group.lang, group.documents, len(matrix), _figures([matrix], columns))
+        for group, matrix in zip(measured, matrices, strict=True)
+    )
+    return Summary(
+        groups, _figures(matrices, columns), _figures([pooled], columns), _compare(pooled, columns, baseline)
+    )
+
+
+def _figures(groups: Sequence[Values], columns: Sequence[tuple[str, str]]) -> Figures:
+    """Mean of the groups' means with its interval, for every column."""
+    means = np.mean([group.mean(axis=0) for group in groups], axis=0)
+    low, high = bootstrap(groups)
+    figures: Figures = {}
+    for i, (system, measure) in enumerate(columns):
+        figures.setdefault(system, {})[measure] = Figure(float(means[i]), float(low[i]), float(high[i]))
+    return figures
+
+
+def _compare(pooled: Values, columns: Sequence[tuple[str, str]], baseline: str) -> dict[str, dict[str, Comparison]]:
+    others = [column for column in columns if column[0] != baseline]
+    if not others:
+        return {}
+    index = {column: i for i, column in enumerate(columns)}
+    differences = np.stack(
+        [pooled[:, index[system, measure]] - pooled[:, index[baseline, measure]] for system, measure in others], axis=1
+    )
+    p_values = randomization(differences)
+    low, high = bootstrap([differences])
+    compared: dict[str, dict[str, Comparison]] = {}
+    for i, (system, measure) in enumerate(others):
+        column = differences[:, i]
+        compared.setdefault(system, {})[measure] = Comparison(
+            delta=float(column.mean()),
+            p_value=float(p_values[i]),
+            better=int((column > 0).sum()),
+            worse=int((column < 0).sum()),
+            low=float(low[i]),
+            high=float(high[i]),
+        )
+    return compared

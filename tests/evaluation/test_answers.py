@@ -10,9 +10,9 @@ from unicodedata import category, normalize
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from m3_vdb.evaluation.readers.mkqa import plain
 
 from m3_vdb.evaluation.answers import AnswerMatcher, answer_recall, judge, tokens
+from m3_vdb.evaluation.datasets import mkqa_passage
 from m3_vdb.types import Document
 
 GOLDEN = json.loads((Path(__file__).parent / "answers_golden.json").read_text(encoding="utf-8"))
@@ -50,7 +50,7 @@ def test_an_answer_is_found_where_flagembedding_finds_it(answers, passage, expec
 
 @pytest.mark.parametrize(("text", "expected"), GOLDEN["plain"])
 def test_a_passage_of_mkqa_is_what_flagembedding_makes_of_it(text, expected):
-    assert plain(text) == expected
+    assert mkqa_passage(text) == expected
 
 
 def test_recall_is_flagembeddings():

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from m3_vdb.errors import CollectionMismatchError, DocumentError, StoreRequestError
-from m3_vdb.evaluation.corpus import fill
+from m3_vdb.evaluation.search import fill
 from m3_vdb.ingest.pipeline import BATCH_DOCUMENTS
 from m3_vdb.stores import MemoryStore, open_store
 from m3_vdb.types import Document

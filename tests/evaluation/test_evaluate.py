@@ -6,6 +6,7 @@ The model that ships is used where stores are compared; a formula in its place (
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,14 +17,15 @@ import pytest
 from m3_vdb import M3EmbeddingFunction
 from m3_vdb.errors import CollectionMismatchError, ConfigError, StoreRequestError
 from m3_vdb.evaluation import MODES, Collection, Evaluation, Protocol, Query, evaluate
+from m3_vdb.evaluation.evaluate import place_name
 from m3_vdb.evaluation.metrics import MEASURES, Run, read_run
-from m3_vdb.evaluation.run import place_name
 from m3_vdb.evaluation.search import WARM_UP
 from m3_vdb.scoring import hybrid_score, score
 from m3_vdb.stores import MemoryStore
 from m3_vdb.types import Document, Scores
 from m3_vdb.weights import Weights
 from tests.evaluation._toy import Kept, collection, toy_embed
+from tests.serving._fakes import embed_with
 
 SYSTEMS = (*MODES, "bm25")
 
@@ -251,6 +253,15 @@ def test_short_queries_and_passages_are_cut():
     assert short.protocol["maximum length"] == "queries 4, passages 512 tokens"
     assert cut.costs["help"].truncated > 0
     assert len({one.mean["dense"]["nDCG@10"].value for one in (whole, cut, short)}) == 3
+
+
+def test_queries_are_cut_without_a_warning():
+    loud = embed_with(toy_embed().session, on_truncate="warn")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = evaluate([toy(length=20)], loud, "memory://", modes=["dense"], protocol=Protocol(query_max_length=4))
+    assert found.protocol["maximum length"].startswith("queries 4, ")
+    assert (loud.max_length, loud.on_truncate) == (8192, "warn")
 
 
 def test_a_rejected_document_is_counted_and_not_found():

@@ -8,22 +8,20 @@ import pytest
 
 from m3_vdb.errors import ConfigError
 from m3_vdb.evaluation import Collection, Query
-from m3_vdb.evaluation.figures import (
+from m3_vdb.evaluation.evaluate import (
     approximations,
     judgements,
     measure_groups,
     measures_of,
-    tunings,
     weight_curves,
+    with_test_values,
     worst_fusion_error,
 )
-from m3_vdb.evaluation.measuring import Searched
 from m3_vdb.evaluation.metrics import ANSWER_MEASURES, MEASURES
 from m3_vdb.evaluation.protocol import PROTOCOLS
-from m3_vdb.evaluation.results import Cost, Percentiles
-from m3_vdb.evaluation.tuning import Tuned
+from m3_vdb.evaluation.results import Cost, Percentiles, Tuning
+from m3_vdb.evaluation.runs import CollectionRuns
 from m3_vdb.types import Document
-from m3_vdb.weights import Weights
 
 TEXTS = [Document("a", "Rome is old"), Document("b", "Paris"), Document("c", "", title="in Rome")]
 JUDGED = Collection(
@@ -44,8 +42,8 @@ def first(**documents: str) -> dict[str, dict[str, float]]:
     return {query: {name: -float(rank) for rank, name in enumerate(names)} for query, names in documents.items()}
 
 
-def searched(collection: Collection = JUDGED, **parts) -> Searched:
-    return Searched(collection, **{"documents": 3, "runs": {}, "probes": {}, "cost": COST, **parts})
+def searched(collection: Collection = JUDGED, **parts) -> CollectionRuns:
+    return CollectionRuns(collection, **{"documents": 3, "runs": {}, "components": {}, "cost": COST, **parts})
 
 
 def test_groups_are_languages_in_order_with_their_judged_queries():
@@ -109,22 +107,21 @@ def test_approximate_search_is_compared_on_the_queries_asked_both_ways():
 
 
 def test_a_tuning_has_its_mean_over_languages_before_and_after():
-    tuned = Tuned("all", Weights(1, 0, 0), Weights(1, 2, 0), 7, 0.25, 0.5)
+    tuned = Tuning("all", (1, 0, 0), (1, 2, 0), 7, 0.25, 0.5, math.nan, math.nan)
     one = searched(runs={"all": first(q1="a", q2="b", q3="c")}, untuned={"all": first(q1="a", q2="ab", q3="c")})
-    (found,) = tunings([one], [tuned], "nDCG@10")
+    found = with_test_values(tuned, [one], "nDCG@10")
     assert (found.before, found.after) == ((1, 0, 0), (1, 2, 0))
     assert (found.dev_queries, found.dev_before, found.dev_after) == (7, 0.25, 0.5)
     assert found.test_before == pytest.approx((1 + (SECOND + 1) / 2) / 2)
     assert found.test_after == 1
-    assert tunings([one], [], "nDCG@10") == ()
 
 
-def test_curves_and_errors_are_those_of_the_probed_collections():
+def test_curves_and_errors_are_those_of_the_component_collections():
     assert weight_curves([searched()], PROTOCOLS["paper"]) == ()
     assert worst_fusion_error([searched()], PROTOCOLS["paper"]) is None
-    probes = {part: {"q1": {"a": 1.0, "b": 0.5}} for part in ("dense", "sparse", "multi_vector")}
-    right = searched(runs={"all": {"q1": {"a": 2.3, "b": 1.15}}}, probes=probes)
-    wrong = searched(runs={"all": {"q1": {"a": 2.3, "b": 1.0}}}, probes=probes)
+    components = {part: {"q1": {"a": 1.0, "b": 0.5}} for part in ("dense", "sparse", "multi_vector")}
+    right = searched(runs={"all": {"q1": {"a": 2.3, "b": 1.15}}}, components=components)
+    wrong = searched(runs={"all": {"q1": {"a": 2.3, "b": 1.0}}}, components=components)
     assert worst_fusion_error([right, searched()], PROTOCOLS["paper"]) < 1e-12
     assert worst_fusion_error([right, wrong], PROTOCOLS["paper"]) == pytest.approx(0.15 / 1.15)
     assert {curve.weight: dict(curve.points)[curve.used] for curve in weight_curves([right], PROTOCOLS["paper"])} == {

@@ -14,14 +14,13 @@ from m3_vdb.errors import ConfigError
 from m3_vdb.evaluation.metrics import (
     ANSWER_MEASURES,
     MEASURES,
-    ideal_dcg,
     measure,
-    ndcg,
     ordered,
     per_query,
     read_run,
     write_run,
 )
+from m3_vdb.evaluation.tuning import ideal_dcg, ndcg
 
 
 def discount(rank):

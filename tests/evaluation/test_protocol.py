@@ -39,25 +39,25 @@ def test_the_union_is_re_scored_where_the_protocol_says_so():
 
 def test_probes_return_every_candidate_of_every_list():
     paper = PROTOCOLS["paper"]
-    assert paper.probes("all", "sparse") == {"dense": Request(Weights(0, 1, 0), "dense", 200, limit=200)}
-    assert paper.probes("dense_sparse", "dense") == {
+    assert paper.component_requests("all", "sparse") == {"dense": Request(Weights(0, 1, 0), "dense", 200, limit=200)}
+    assert paper.component_requests("dense_sparse", "dense") == {
         "dense": Request(Weights(1, 0, 0), "dense", 1000, limit=1000),
         "sparse": Request(Weights(1, 0, 0), "sparse", 1000, limit=1000),
     }
-    assert list(PROTOCOLS["union"].probes("all", "dense")) == ["dense", "sparse"]
+    assert list(PROTOCOLS["union"].component_requests("all", "dense")) == ["dense", "sparse"]
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
 def test_no_request_lengthens_its_lists(protocol):
     """A store takes at least ``limit`` candidates of every list, so a limit beyond them would change what is scored."""
     requests = [protocol.request(mode) for mode in MODES]
-    requests += [one for mode in WEIGHTED for part in PARTS for one in protocol.probes(mode, part).values()]
+    requests += [one for mode in WEIGHTED for part in PARTS for one in protocol.component_requests(mode, part).values()]
     assert all(request.limit <= request.candidates for request in requests)
 
 
 def test_multi_vector_is_its_own_probe():
     paper = PROTOCOLS["paper"]
-    assert paper.probes("all", "multi_vector") == {"dense": paper.request("multi_vector")}
+    assert paper.component_requests("all", "multi_vector") == {"dense": paper.request("multi_vector")}
 
 
 def test_weights_can_be_replaced_mode_by_mode():

@@ -132,7 +132,7 @@ def test_damaged_content_is_refused_by_name(tmp_path: Path, damage: str) -> None
     content = json.loads(path.read_text(encoding="utf-8"))
     DAMAGE[damage](content)
     path.write_text(json.dumps(content), encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"results\.json is no results\.json of m3-vdb, or a damaged one"):
+    with pytest.raises(ConfigError, match=r"results\.json is not an m3-vdb results\.json, or is damaged"):
         Evaluation.load(path)
 
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 
 import numpy as np
 import pytest
 
 from m3_vdb.evaluation import Query
-from m3_vdb.evaluation.corpus import fill
+from m3_vdb.evaluation.evaluate import overlap
 from m3_vdb.evaluation.protocol import PROTOCOLS
-from m3_vdb.evaluation.search import BLOCK, WARM_UP, encode, overlap, query_encoder, search, time_encoding, time_search
+from m3_vdb.evaluation.search import BLOCK, WARM_UP, encode, fill, search, time_encoding, time_search
 from m3_vdb.stores import MemoryStore
 from tests.evaluation._toy import Counting, documents, toy_embed
-from tests.serving._fakes import embed_with
 
 PAPER = PROTOCOLS["paper"]
 
@@ -32,17 +30,6 @@ def test_every_query_is_encoded_under_its_name():
     assert [name for name, _ in found] == list(queries)
     for i in (0, BLOCK - 1, BLOCK, BLOCK + 1):
         np.testing.assert_array_equal(found[i][1].dense, toy_embed().encode_queries([f"Zeile {i}"])[0].dense)
-
-
-def test_queries_are_cut_without_a_word():
-    loud = embed_with(toy_embed().session, on_truncate="warn")
-    short = query_encoder(loud, max_length=8)
-    assert (short.max_length, short.session) == (8, loud.session)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        found = short.encode_queries(["one two three four five six seven eight nine"])
-    assert found.truncated.all()
-    assert found.token_counts.tolist() == [8]
 
 
 def test_a_run_holds_what_the_store_ranks(store):

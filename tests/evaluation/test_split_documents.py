@@ -13,11 +13,10 @@ from m3_vdb.encoding.long_documents import LongDocuments
 from m3_vdb.encoding.splitter import Splitter
 from m3_vdb.errors import ConfigError
 from m3_vdb.evaluation import MODES, PROTOCOLS, Collection, Protocol, Query, evaluate
-from m3_vdb.evaluation.corpus import fill
 from m3_vdb.evaluation.metrics import MEASURES, measure, read_run
 from m3_vdb.evaluation.protocol import DEPTH, PARTS
-from m3_vdb.evaluation.search import encode, search
-from m3_vdb.evaluation.weighting import Pool, gather
+from m3_vdb.evaluation.search import encode, fill, search
+from m3_vdb.evaluation.tuning import gather, mean_ndcg
 from m3_vdb.scoring import hybrid_score, score
 from m3_vdb.stores import MemoryStore
 from m3_vdb.types import Document, Scores
@@ -145,8 +144,9 @@ def test_finished_rankings_are_not_asked_for_again(pages: Collection, tmp_path: 
 def test_the_best_passage_depends_on_the_weights():
     """By hand: document a is good at words in its second passage and at meaning in its first, b at neither."""
     scores = {"a": (0.9, 0.0, 0.2), "a¶2": (0.1, 1.0, 0.1), "b": (0.5, 0.5, 0.5), "c¶2": (0.0, 0.0, 0.9)}
-    probes: Mapping = {part: {"q": {name: one[i] for name, one in scores.items()}} for i, part in enumerate(PARTS)}
-    parts = gather(probes, {"q": {"a": 1, "c": 2}}, passages=True)
+    components: Mapping = {part: {"q": {name: one[i] for name, one in scores.items()}} for i, part in enumerate(PARTS)}
+    task = Collection("c", [], {"q": Query("?")}, {"q": {"a": 1, "c": 2}})
+    parts = gather(components, task, passages=True)
     for weights, expected in (
         (Weights(1, 0, 0), {"a": 0.9, "b": 0.5, "c": 0.0}),
         (Weights(0, 1, 0), {"a": 1.0, "b": 0.5, "c": 0.0}),
@@ -157,7 +157,7 @@ def test_the_best_passage_depends_on_the_weights():
         ranked = [expected[name] for name in sorted(expected, key=expected.__getitem__, reverse=True)]
         assert sorted(fused, reverse=True)[:3] == pytest.approx(ranked)
         assert parts.ndcg(weights) == pytest.approx(list(_ndcg(expected)))
-    assert gather(probes, {"q": {"a": 1}}).fused(Weights()).shape == (1, 4), "without passages a¶2 is a document"
+    assert gather(components, task).fused(Weights()).shape == (1, 4), "without passages a¶2 is a document"
 
 
 def _ndcg(scores: Mapping[str, float]) -> list[float]:
@@ -168,10 +168,11 @@ def test_pools_of_documents_and_of_passages_go_together(pages: Collection):
     name = next(iter(pages.queries))
     (relevant, _), *_ = sorted(pages.qrels[name].items(), key=lambda one: -one[1])
     task = replace(pages, queries={name: pages.queries[name]}, qrels={name: pages.qrels[name]})
-    probes: Mapping = {part: {name: {f"{relevant}¶3": 1.0}} for part in PARTS}
-    whole, split = Pool.of([(task, probes)]), Pool.of([(task, probes)], passages=True)
-    assert (whole.mean(Weights()), split.mean(Weights()) > 0) == (0, True)
-    assert Pool.join([whole, split]).mean(Weights()) == pytest.approx(split.mean(Weights()) / 2)
+    components: Mapping = {part: {name: {f"{relevant}¶3": 1.0}} for part in PARTS}
+    whole, split = gather(components, task), gather(components, task, passages=True)
+    alone = mean_ndcg([split], Weights())
+    assert (mean_ndcg([whole], Weights()), alone > 0) == (0, True)
+    assert mean_ndcg([whole, split], Weights()) == pytest.approx(alone / 2)
 
 
 def test_a_plan_that_does_not_fit_says_so(pages: Collection):

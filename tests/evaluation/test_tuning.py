@@ -9,7 +9,7 @@ import pytest
 
 from m3_vdb.errors import ConfigError
 from m3_vdb.evaluation import Collection, Evaluation, Protocol, Query, evaluate
-from m3_vdb.evaluation.tuning import check_dev
+from m3_vdb.evaluation.evaluate import check_dev
 from m3_vdb.types import Document
 from m3_vdb.weights import Weights
 from tests.evaluation._toy import Kept, collection, toy_embed

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from m3_vdb.evaluation.workspace import STATE, Workspace, file_name
+from m3_vdb.evaluation.runs import STATE, Workspace, file_name
 
 RUN = {"q": {"a": 0.5, "b": 0.25}, "r": {"a": 1 / 3}}
 
