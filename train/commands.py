@@ -149,8 +149,8 @@ def synthesize(config: SynthesizeConfig, console: Console) -> None:
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("passages", total=None)
-        done = run(config, report=lambda at: progress.update(task, total=at.most, completed=at.passages))
-    say(console, done.summary())
+        made = run(config, report=lambda done, most: progress.update(task, total=most, completed=done))
+    say(console, made.summary())
 
 
 def evaluate(config: EvaluateConfig, console: Console) -> None:

@@ -125,21 +125,13 @@ def test_evaluate_and_mine_run_on_a_checkpoint(tiny_checkpoint, tmp_path):
     assert len(first["neg"]) == len(first["neg_scores"]) > 0
 
 
-def test_synthesize_makes_rows_offline(tmp_path):
-    articles = [
-        {
-            "id": name,
-            "lang": "en",
-            "text": "\n\n".join(" ".join(f"{name}{i % 37}{name}" for i in range(k, k + 60)) + "." for k in range(20)),
-        }
-        for name in ("alpha", "beta", "gamma", "delta")
-    ]
-    (tmp_path / "articles.jsonl").write_text("\n".join(map(json.dumps, articles)), encoding="utf-8")
-    done = train("synthesize", "--articles", tmp_path / "articles.jsonl", "--out", tmp_path / "rows.jsonl")
+def test_synthesize_says_what_it_would_cost(tmp_path):
+    (tmp_path / "articles.jsonl").write_text(json.dumps({"text": "Who keeps the lighthouse? " * 200}), "utf-8")
+    options = ["--articles", tmp_path / "articles.jsonl", "--out", tmp_path / "rows.jsonl", "--model", "stub"]
+    done = train("synthesize", *options, "--dry_run", "true")
     assert done.returncode == 0, done.stderr
-    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert len(rows) == 4
-    assert rows[0]["pos"] == [articles[0]["text"]]
+    assert "dry run: 1 requests, about" in done.stderr
+    assert not (tmp_path / "rows.jsonl").exists()
 
 
 @pytest.mark.parametrize(

@@ -21,11 +21,11 @@ from typing import Any
 import pytest
 
 from m3_vdb.errors import ConfigError, MissingExtraError
-from train.synthesis.answers import Answers, answers_path, read_answers
-from train.synthesis.chat import clean
+from train.synthesis.articles import Article
+from train.synthesis.asking import Answer, KeptAnswers, RequestFailedError, clean
 from train.synthesis.config import SynthesizeConfig
-from train.synthesis.generators import Answer, RequestFailedError
-from train.synthesis.stage import synthesize
+from train.synthesis.passages import Passage
+from train.synthesis.stage import Outcome, fault, settle, synthesize
 
 KEY = "sk-stub-0123456789"
 LANGUAGES = {
@@ -149,7 +149,6 @@ def settings(
     values: dict[str, Any] = {
         "articles": [path],
         "out": tmp_path / "rows.jsonl",
-        "generator": "openai",
         "model": "stub",
         "base_url": stub.url,
         "api_key_env": "STUB_KEY",
@@ -161,6 +160,10 @@ def settings(
         "timeout": 5.0,
     }
     return SynthesizeConfig(**values | changes)
+
+
+def kept_answers(config: SynthesizeConfig) -> dict[str, Answer]:
+    return KeptAnswers(config.out).by_key
 
 
 def rows_of(config: SynthesizeConfig) -> list[dict[str, Any]]:
@@ -198,7 +201,7 @@ def test_rows_stand_in_the_order_of_the_articles_whatever_comes_first(tmp_path, 
     config = settings(tmp_path, stub)
     synthesize(config)
     assert [row["id"] for row in rows_of(config)] == [f"en-{i}" for i in range(6)]
-    kept = [json.loads(line)["question"] for line in answers_path(config.out).read_text().splitlines()]
+    kept = [answer.question for answer in kept_answers(config).values()]
     assert kept[0] != rows_of(config)[0]["query"], "the answers did come in another order"
 
 
@@ -331,7 +334,7 @@ def test_an_endpoint_that_is_down_ends_the_run_and_keeps_the_answers(tmp_path, s
         synthesize(config)
     assert not config.out.exists()
     assert sum(stub.seen.values()) < 20
-    assert len(read_answers(answers_path(config.out))[0]) == 1
+    assert len(kept_answers(config)) == 1
 
 
 def test_failures_here_and_there_do_not_end_the_run(tmp_path, stub):
@@ -404,7 +407,7 @@ def test_more_articles_cost_only_the_new_ones_and_another_model_is_asked_anew(tm
 def test_an_exception_in_the_middle_keeps_what_was_answered(tmp_path, stub):
     config = settings(tmp_path, stub, 40)
 
-    def interrupt(progress: object) -> None:
+    def interrupt(done: int, most: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -424,7 +427,7 @@ from train.synthesis.config import SynthesizeConfig
 from train.synthesis.stage import synthesize
 folder, url = Path(sys.argv[1]), sys.argv[2]
 synthesize(SynthesizeConfig(
-    articles=[folder / "articles.jsonl"], out=folder / "rows.jsonl", generator="openai", model="stub", base_url=url,
+    articles=[folder / "articles.jsonl"], out=folder / "rows.jsonl", model="stub", base_url=url,
     api_key_env="STUB_KEY", min_characters=250, min_passage_characters=40, max_passage_characters=200, concurrency=3,
 ))
 """
@@ -434,14 +437,13 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path, stub):
     stub.delay = 0.05
     config = settings(tmp_path, stub, 40)
     process = subprocess.Popen([sys.executable, "-c", RUN, str(tmp_path), stub.url], env=os.environ.copy())
-    path = answers_path(config.out)
-    while len(read_answers(path)[0]) < 8:
+    while len(kept_answers(config)) < 8:
         assert process.poll() is None, "finished before it could be killed"
         time.sleep(0.01)
     process.kill()
     process.wait()
     time.sleep(2 * stub.delay)  # requests under way come to an end in the stub
-    kept = len(read_answers(path)[0])
+    kept = len(kept_answers(config))
     assert 8 <= kept < 40
     assert not config.out.exists()
 
@@ -456,28 +458,29 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path, stub):
 def test_a_torn_last_line_is_dropped_and_only_that_passage_is_asked_again(tmp_path, stub):
     config = settings(tmp_path, stub)
     synthesize(config)
-    before, path = config.out.read_bytes(), answers_path(config.out)
+    before, path = config.out.read_bytes(), tmp_path / "rows.jsonl.answers.jsonl"
     path.write_bytes(path.read_bytes()[:-5])
     report = synthesize(config)
     assert (report.rows, report.requests, report.reused) == (6, 1, 5)
     assert config.out.read_bytes() == before
-    assert len(read_answers(path)[0]) == 6
+    assert len(kept_answers(config)) == 6
     assert path.read_bytes().count(b"\n") == 6
 
 
 def test_a_damaged_line_in_the_middle_is_named(tmp_path):
-    path = tmp_path / "answers.jsonl"
+    path = tmp_path / "rows.jsonl.answers.jsonl"
     path.write_text('{"key": "a", "question": "Who?"}\nnonsense\n', encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"answers\.jsonl, line 2 is no kept answer"):
-        read_answers(path)
+    with pytest.raises(ConfigError, match=r"answers\.jsonl, line 2 is not a kept answer"):
+        KeptAnswers(tmp_path / "rows.jsonl")
 
 
 def test_an_answer_is_on_disk_when_it_is_added(tmp_path):
-    path = tmp_path / "new" / "answers.jsonl"
-    with Answers(path) as answers:
-        assert not path.parent.exists(), "made at the first answer"
-        answers.add("a", Answer("Who\u2028is 谁?", "", 3, 4))
-        assert read_answers(path)[0] == {"a": Answer("Who\u2028is 谁?", "", 3, 4)} == {"a": answers.get("a")}
+    out = tmp_path / "new" / "rows.jsonl"
+    answers = KeptAnswers(out)
+    assert not out.parent.exists(), "made at the first answer"
+    answers.add("a", Answer("Who\u2028is 谁?", "", 3, 4))
+    assert KeptAnswers(out).by_key == {"a": Answer("Who\u2028is 谁?", "", 3, 4)} == answers.by_key
+    answers.close()
 
 
 # --- dry run
@@ -493,22 +496,90 @@ def test_a_dry_run_asks_nothing_and_tells_what_is_left_to_pay(tmp_path, stub, mo
     report = synthesize(dry)
     assert sum(stub.seen.values()) == 4, "those of the run before"
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-    assert (report.passages, report.reused, report.requests, report.rows) == (10, 4, 0, 0)
-    estimate = report.estimate
-    assert estimate is not None
-    assert (estimate.requests, estimate.completion_tokens) == (6, 6 * 256)
+    assert (report.dry_run, report.passages, report.reused, report.rows) == (True, 10, 4, 0)
+    assert (report.requests, report.completion_tokens) == (6, 6 * 256)
     prompt = stub.bodies[0]["messages"]
-    assert estimate.prompt_tokens == pytest.approx(6 * sum(len(m["content"]) for m in prompt) / 4, rel=0.01)
-    assert estimate.cost == pytest.approx(estimate.prompt_tokens * 2e-6 + 6 * 256 * 1e-2)
-    assert prompt[0]["content"] in estimate.prompt
-    assert "<passage>\nThe keeper of lighthouse" in estimate.prompt
+    assert report.prompt_tokens == pytest.approx(6 * sum(len(m["content"]) for m in prompt) / 4, rel=0.01)
+    assert report.cost == pytest.approx(report.prompt_tokens * 2e-6 + 6 * 256 * 1e-2)
+    assert prompt[0]["content"] in report.prompt
+    assert "<passage>\nThe keeper of lighthouse" in report.prompt
     assert "dry run: 6 requests" in report.summary()
-    assert estimate.prompt in report.summary()
+    assert report.prompt in report.summary()
 
 
 def test_a_dry_run_without_prices_names_no_cost(tmp_path, stub):
     report = synthesize(settings(tmp_path, stub, dry_run=True))
-    assert report.estimate is not None
-    assert report.estimate.cost is None
+    assert report.cost is None
     assert "cost" not in report.summary()
     assert not stub.seen
+
+
+# --- which questions are used, and the file of rows
+
+
+@pytest.mark.parametrize(
+    ("question", "expected"),
+    [
+        ("Who built the mill?", ""),
+        ("水の沸点は何度？", ""),
+        ("Why?", "question too short"),
+        ("何?", "question too short"),
+        ("...................", "question too short"),
+        ("who " * 200, "question too long"),
+        ("Who?\nThe miller built it.", "question of several lines"),
+        ("THE MILLER built the mill; in the year of the great flood", "question repeats the passage"),
+        ("Is it so that the miller built the mill in the year of the great flood?", "question repeats the passage"),
+        ("the mill in the year of the great flood", "question repeats the passage"),
+        ("in the year of the flood", ""),
+    ],
+)
+def test_unfit_questions_are_named(question, expected):
+    text = "The miller built the mill in the year of the great flood."
+    assert fault(question, Passage(Article("x", text), 0, text)) == expected
+
+
+def test_a_question_about_two_articles_is_dropped_from_both_and_repeats_within_one_stay_once():
+    asked = [("a", "Who?"), ("b", "When?"), ("c", "who"), ("b", "WHEN"), ("c", "Where?"), ("d", None), ("e", "Who?")]
+    settled = settle([Outcome(article, 0, question) for article, question in asked])
+    assert [outcome.question for outcome in settled] == [None, "When?", None, None, "Where?", None, None]
+    several, twice = "question fits several articles", "question asked twice"
+    assert [outcome.reason for outcome in settled] == [several, "", several, twice, "", "", several]
+
+
+def test_a_row_holds_the_query_the_whole_article_and_the_passage(tmp_path, stub):
+    plain = {"id": "plain", "text": article(1)["text"]}
+    figures = {"id": "table", "text": "12 345 6789 0.1\n" * 40}
+    config = settings(tmp_path, stub, [article(0), plain, figures])
+    seen: list[tuple[int, int]] = []
+    report = synthesize(config, report=lambda done, most: seen.append((done, most)))
+    first, second = rows_of(config)
+    assert first["pos"] == [f"Lighthouse 0\n{article(0)['text']}"]
+    assert first["passage"] in str(article(0)["text"])
+    assert second["pos"] == [article(1)["text"]]
+    assert sorted(first) == ["id", "lang", "neg", "passage", "pos", "query", "source"]
+    assert first.keys() - second.keys() == {"lang"}
+    assert first["source"] == "synthetic"
+    assert report.rejected == {"article without a usable passage": 1}
+    assert "2 rows written" in report.summary()
+    assert seen == [(1, 3), (2, 3)]
+
+
+def test_a_file_of_another_kind_is_not_replaced(tmp_path, stub):
+    config = settings(tmp_path, stub)
+    before = config.articles[0].read_bytes()
+    with pytest.raises(ConfigError, match=r"articles\.jsonl exists and holds no synthetic rows"):
+        synthesize(replace(config, out=config.articles[0]))
+    assert config.articles[0].read_bytes() == before
+    assert not stub.seen
+
+
+def test_articles_that_change_during_the_run_are_noticed(tmp_path, stub):
+    config = settings(tmp_path, stub)
+
+    def change(done: int, most: int) -> None:
+        if done == most:
+            settings(tmp_path, stub, [article(number) for number in (0, 1, 9)])
+
+    with pytest.raises(ConfigError, match="changed while they were read: run again"):
+        synthesize(config, report=change)
+    assert not config.out.exists()

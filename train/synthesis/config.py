@@ -13,7 +13,6 @@ from urllib.parse import urlsplit
 
 from m3_vdb.errors import ConfigError
 
-GeneratorName = Literal["extractive", "openai"]
 OnBadRow = Literal["stop", "skip"]
 
 LOWEST: Final = {
@@ -38,11 +37,9 @@ class SynthesizeConfig:
     Attributes:
         articles: JSONL files of {"text"} with optional "id", "title" and "lang". Ids are unique over all files; an
             article without one is named by a digest of its content.
-        out: JSONL file of training rows to write. Answers of a paid generator are kept beside it, in
-            OUT.answers.jsonl, so that the same command can go on after an interruption.
-        generator: "extractive" copies telling words of the passage (offline, free, biased towards lexical matching);
-            "openai" asks a model behind an OpenAI-compatible endpoint, which then sees the passages.
-        model: name of the model at the endpoint; needed for "openai".
+        out: JSONL file of training rows to write. Answers are kept beside it, in OUT.answers.jsonl, so that the same
+            command resumes after an interruption.
+        model: name of the language model at the endpoint, which sees the passages.
         base_url: the endpoint, as "http://host:8000/v1"; empty takes the client library's default, which is OpenAI.
         api_key_env: environment variable that holds the key; empty for an endpoint that wants none.
         questions_per_article: passages drawn from each article, one question each.
@@ -62,13 +59,12 @@ class SynthesizeConfig:
         dry_run: only count passages and requests, estimate tokens and show one prompt; sends and writes nothing.
         prompt_price: price of a million prompt tokens, for the estimate.
         completion_price: price of a million answer tokens, for the estimate.
-        on_bad_row: "stop" at a line that is no article, or "skip" and count it.
+        on_bad_row: "stop" at a line that is not an article, or "skip" and count it.
     """
 
     articles: list[Path]
     out: Path
-    generator: GeneratorName = "extractive"
-    model: str = ""
+    model: str
     base_url: str = ""
     api_key_env: str = "OPENAI_API_KEY"
     questions_per_article: int = 1
@@ -97,10 +93,6 @@ class SynthesizeConfig:
                 raise ConfigError(f"{name}={value}: expected at least {lowest}")
         if not self.timeout > 0:
             raise ConfigError(f"timeout={self.timeout}: expected seconds, more than 0")
-        self._check_lengths()
-        self._check_choices()
-
-    def _check_lengths(self) -> None:
         if self.max_characters < self.min_characters:
             raise ConfigError(f"max_characters={self.max_characters} is below min_characters={self.min_characters}")
         # Twice the shortest: then two paragraphs that are each too short can always be joined.
@@ -114,14 +106,14 @@ class SynthesizeConfig:
                 f"min_characters={self.min_characters}: a passage of max_passage_characters="
                 f"{self.max_passage_characters} would be the whole article; expected longer articles"
             )
+        if self.on_bad_row not in get_args(OnBadRow):
+            raise ConfigError(f"on_bad_row={self.on_bad_row!r}: expected one of {', '.join(get_args(OnBadRow))}")
+        if not self.model:
+            raise ConfigError("model is empty: give the name by which the endpoint knows it")
+        self._check_endpoint()
 
-    def _check_choices(self) -> None:
-        for name, allowed in (("generator", get_args(GeneratorName)), ("on_bad_row", get_args(OnBadRow))):
-            if (value := getattr(self, name)) not in allowed:
-                raise ConfigError(f"{name}={value!r}: expected one of {', '.join(allowed)}")
-        if self.generator == "openai" and not self.model:
-            raise ConfigError("generator 'openai' needs a model: give the name by which the endpoint knows it")
-        # Neither message repeats what was given: it may be the key itself.
+    def _check_endpoint(self) -> None:
+        """Refuse a key in the settings; the messages do not repeat what was given, since it may be the key itself."""
         if self.api_key_env and not VARIABLE.fullmatch(self.api_key_env):
             raise ConfigError("api_key_env must be the name of an environment variable, and never the key itself")
         url = urlsplit(self.base_url)

@@ -1,4 +1,4 @@
-"""The stage: sample articles, draw passages, ask about each, write rows.
+"""The stage: sample articles, draw passages, ask a question about each, write rows.
 
 What is guaranteed:
 
@@ -10,28 +10,103 @@ What is guaranteed:
 
 from __future__ import annotations
 
+import json
+import unicodedata
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
 
-from train.synthesis.answers import Answers, answers_path, read_answers
+from m3_vdb.errors import ConfigError
+from train.retrieval.rows import write_rows
 from train.synthesis.articles import Sample, draw_sample
-from train.synthesis.asking import Asker
-from train.synthesis.chat import OpenAIGenerator, messages, request_key
+from train.synthesis.asking import Asker, KeptAnswers, messages, request_key
 from train.synthesis.config import SynthesizeConfig
-from train.synthesis.extractive import ExtractiveGenerator
-from train.synthesis.generators import Answer, Generator, RequestFailedError
-from train.synthesis.passages import Passage, sampled_passages
-from train.synthesis.report import Estimate, SynthesisProgress, SynthesisReport
-from train.synthesis.rows import Outcome, check_out, fault, row, settle, write_rows
+from train.synthesis.passages import Passage, choose_passages, plain
 
+SOURCE: Final = "synthetic"
+"""The rows' data set: batches of training do not mix it with others."""
+MIN_QUESTION_WIDTH, MAX_QUESTION_WIDTH = 10, 400
+"""Letters and digits of a question, in columns: a Han character or kana fills two, as it says about twice as much."""
+MAX_COPIED: Final = 0.5
+"""Share of the passage that a question may copy word for word: more is not a question about it."""
 BYTES_PER_TOKEN: Final = 4
 """Of English text in UTF-8, by the common rule of thumb."""
 
-Report = Callable[[SynthesisProgress], None]
+Report = Callable[[int, int], None]
+"""Told (passages done, passages that there can be)."""
 
 
-def synthesize(config: SynthesizeConfig, *, report: Report | None = None) -> SynthesisReport:
+@dataclass(frozen=True, slots=True)
+class SynthesisReport:
+    """What a run did, or with ``dry_run`` would do.
+
+    Attributes:
+        articles_read: articles in the files.
+        articles_sampled: articles that were drawn.
+        passages: passages that were drawn from them.
+        rows: rows in the output file.
+        rejected: reason → how often; lines, articles and questions that gave no row.
+        reused: passages whose answer was kept by an earlier run.
+        requests: requests made, or still to be made; the client library's retries are not counted.
+        prompt_tokens: tokens read, as the endpoint counts them, or about so many at four bytes a token.
+        completion_tokens: tokens written, or at most so many, ``max_tokens`` for each request.
+        dry_run: whether nothing was asked or written.
+        cost: of a dry run, at most, in the currency of the prices that were given; None without prices.
+        prompt: one prompt of a dry run as it would be sent, empty if none would be.
+    """
+
+    articles_read: int
+    articles_sampled: int
+    passages: int
+    rows: int
+    rejected: Mapping[str, int]
+    reused: int
+    requests: int
+    prompt_tokens: int
+    completion_tokens: int
+    dry_run: bool = False
+    cost: float | None = None
+    prompt: str = ""
+
+    def summary(self) -> str:
+        """The report as lines of text."""
+        lines = [
+            f"{self.articles_read:,} articles read, {self.articles_sampled:,} sampled, {self.passages:,} passages",
+            *(f"{count:,} × {reason}" for reason, count in sorted(self.rejected.items())),
+        ]
+        if not self.dry_run:
+            lines.append(f"{self.rows:,} rows written, {self.reused:,} answers reused")
+            lines.append(f"{self.requests:,} requests, {self.prompt_tokens:,} + {self.completion_tokens:,} tokens")
+            return "\n".join(lines)
+        lines.append(
+            f"dry run: {self.requests:,} requests, about {self.prompt_tokens:,} prompt tokens, "
+            f"at most {self.completion_tokens:,} answer tokens"
+        )
+        lines += [f"cost: at most {self.cost:,.2f}"] if self.cost is not None else []
+        lines += ["one prompt:", self.prompt] if self.prompt else []
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a passage: a question, or the reason why there is none.
+
+    Attributes:
+        article: the article's id.
+        start: of the passage.
+        question: the question, or None.
+        reason: why there is none.
+    """
+
+    article: str
+    start: int
+    question: str | None
+    reason: str = ""
+
+
+def synthesize(config: SynthesizeConfig, *, report: Report = lambda done, most: None) -> SynthesisReport:
     """Run the stage, or estimate its cost if ``config.dry_run``.
 
     Args:
@@ -42,30 +117,33 @@ def synthesize(config: SynthesizeConfig, *, report: Report | None = None) -> Syn
         Counts of everything read, asked, rejected and written.
 
     Raises:
-        ConfigError: a file cannot be read, ``out`` is another kind of file, the key is missing or refused, the model
-            is unknown.
-        DocumentError: a line is no article, and ``on_bad_row`` is "stop".
-        MissingExtraError: the client library of the generator is not installed.
+        ConfigError: a file cannot be read or changed meanwhile, ``out`` is another kind of file, the key is missing or
+            refused, the model is unknown.
+        DocumentError: a line is not an article, and ``on_bad_row`` is "stop".
+        MissingExtraError: the client library is not installed.
         RequestFailedError: the endpoint fails again and again. Answers so far are kept.
     """
     check_out(config.out)
     sample = draw_sample(config)
     if config.dry_run:
         return _estimate(sample, config)
-    generator = _open_generator(sample, config)
-    with (
-        Answers(answers_path(config.out)) as answers,
-        Asker(generator, answers, concurrency=config.concurrency) as asker,
-    ):
-        outcomes = settle(_outcomes(asker, sample, config, report))
-    pairs = zip(sampled_passages(sample, config), outcomes, strict=True)
-    written = write_rows(config.out, (row(done.question, passage) for passage, done in pairs if done.question))
+    outcomes: list[Outcome] = []
+    with Asker(config) as asker:
+        for passage, answer in asker.ask(sampled_passages(sample, config)):
+            reason = answer.reason if answer.question is None else fault(answer.question, passage)
+            question = None if reason else answer.question
+            outcomes.append(Outcome(passage.article.id, passage.start, question, reason))
+            report(len(outcomes), len(sample.chosen) * config.questions_per_article)
+    outcomes = settle(outcomes)
+    write_rows(_rows(sample, config, outcomes), config.out)
+    empty = len(sample.chosen) - len({outcome.article for outcome in outcomes})
+    rejected = Counter(sample.rejected) + Counter({"article without a usable passage": empty})  # leaves out zeros
     return SynthesisReport(
         articles_read=sample.read,
-        articles_sampled=len(sample.places),
+        articles_sampled=len(sample.chosen),
         passages=len(outcomes),
-        rows=written,
-        rejected=_rejected(sample, outcomes),
+        rows=sum(outcome.question is not None for outcome in outcomes),
+        rejected=dict(rejected + Counter(outcome.reason for outcome in outcomes if outcome.reason)),
         reused=asker.reused,
         requests=asker.requests,
         prompt_tokens=asker.prompt_tokens,
@@ -73,60 +151,109 @@ def synthesize(config: SynthesizeConfig, *, report: Report | None = None) -> Syn
     )
 
 
-def _open_generator(sample: Sample, config: SynthesizeConfig) -> Generator:
-    if config.generator == "openai":
-        return OpenAIGenerator(config)
-    return ExtractiveGenerator(sample.articles())
+def sampled_passages(sample: Sample, config: SynthesizeConfig) -> Iterator[Passage]:
+    """Passages of every sampled article, in order; an article may have none."""
+    for article in sample.articles(config):
+        yield from choose_passages(article, config)
 
 
-def _outcomes(asker: Asker, sample: Sample, config: SynthesizeConfig, report: Report | None) -> list[Outcome]:
-    outcomes: list[Outcome] = []
-    most = len(sample.places) * config.questions_per_article
-    for passage, result in asker.ask(sampled_passages(sample, config)):
-        outcomes.append(_outcome(passage, result))
-        if report is not None:
-            report(SynthesisProgress(len(outcomes), most, asker.requests))
-    return outcomes
+def fault(question: str, passage: Passage) -> str:
+    """Why a question cannot be used, or ""."""
+    if len(question.splitlines()) > 1:
+        return "question of several lines"
+    words = plain(question)
+    width = sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in words if not c.isspace())
+    if width < MIN_QUESTION_WIDTH:
+        return "question too short"
+    if width > MAX_QUESTION_WIDTH:
+        return "question too long"
+    source = plain(passage.text)
+    if source in words or (words in source and len(words) > MAX_COPIED * len(source)):
+        return "question repeats the passage"
+    return ""
 
 
-def _outcome(passage: Passage, result: Answer | RequestFailedError) -> Outcome:
-    if isinstance(result, RequestFailedError):
-        return Outcome(passage.article.id, None, f"request failed ({result.summary})")
-    if result.question is None:
-        return Outcome(passage.article.id, None, result.reason)
-    reason = fault(result.question, passage)
-    return Outcome(passage.article.id, None if reason else result.question, reason)
+def settle(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Drop questions that were asked more than once.
+
+    Asked about two articles, a question has two answers of which each row would call one wrong, so none stays. Asked
+    twice about one article, the first stays.
+    """
+    asked: dict[str, set[str]] = {}
+    for outcome in outcomes:
+        if outcome.question is not None:
+            asked.setdefault(plain(outcome.question), set()).add(outcome.article)
+    settled: list[Outcome] = []
+    used: set[str] = set()
+    for outcome in outcomes:
+        reason = ""
+        if outcome.question is not None:
+            words = plain(outcome.question)
+            if len(asked[words]) > 1:
+                reason = "question fits several articles"
+            elif words in used:
+                reason = "question asked twice"
+            used.add(words)
+        settled.append(replace(outcome, question=None, reason=reason) if reason else outcome)
+    return settled
 
 
-def _rejected(sample: Sample, outcomes: Sequence[Outcome]) -> dict[str, int]:
-    empty = len(sample.places) - len({outcome.article for outcome in outcomes})
-    reasons = Counter(outcome.reason for outcome in outcomes if outcome.reason)
-    # Adding counters leaves out what is zero.
-    return dict(Counter(sample.rejected) + Counter({"article without a usable passage": empty}) + reasons)
+def check_out(out: Path) -> None:
+    """Refuse to replace a file that this stage did not write.
+
+    Raises:
+        ConfigError: ``out`` exists and its first line is not a synthetic row.
+    """
+    if not out.exists():
+        return
+    try:
+        with out.open("rb") as file:
+            line = file.readline()
+        fields: Any = json.loads(line) if line.strip() else {"source": SOURCE}
+    except (OSError, ValueError):
+        fields = None
+    if not isinstance(fields, dict) or fields.get("source") != SOURCE:
+        raise ConfigError(f"{out} exists and holds no synthetic rows: give another path for out, or move the file")
+
+
+def _rows(sample: Sample, config: SynthesizeConfig, outcomes: Sequence[Outcome]) -> Iterator[dict[str, Any]]:
+    """The training rows: their positive is the whole article, negatives are left to ``mine``."""
+    passages = sampled_passages(sample, config)
+    for outcome in outcomes:
+        passage = next(passages, None)
+        if passage is None or (passage.article.id, passage.start) != (outcome.article, outcome.start):
+            raise ConfigError("the articles changed while they were read: run again")
+        if outcome.question is not None:
+            language = {"lang": passage.article.lang} if passage.article.lang else {}
+            named = {"source": SOURCE, "id": passage.article.id, "passage": passage.text}
+            yield {"query": outcome.question, "pos": [passage.article.document], "neg": [], **language, **named}
 
 
 def _estimate(sample: Sample, config: SynthesizeConfig) -> SynthesisReport:
     """Count what a run would ask, without a client, a key or a file."""
-    paid = config.generator == "openai"
-    kept, _ = read_answers(answers_path(config.out))
+    kept = KeptAnswers(config.out).by_key
     passages = requests = size = 0
     prompt = ""
     for passage in sampled_passages(sample, config):
         passages += 1
-        if paid and request_key(passage, config) not in kept:
+        if request_key(passage, config) not in kept:
             requests += 1
             texts = [str(message["content"]) for message in messages(passage)]
             size += sum(len(text.encode()) for text in texts)
             prompt = prompt or "\n\n".join(texts)
-    prompt_tokens, completion_tokens = size // BYTES_PER_TOKEN, requests * config.max_tokens
-    price = prompt_tokens * config.prompt_price + completion_tokens * config.completion_price
-    cost = price / 1e6 if config.prompt_price or config.completion_price else None
+    tokens = size // BYTES_PER_TOKEN, requests * config.max_tokens
+    price = tokens[0] * config.prompt_price + tokens[1] * config.completion_price
     return SynthesisReport(
         articles_read=sample.read,
-        articles_sampled=len(sample.places),
+        articles_sampled=len(sample.chosen),
         passages=passages,
         rows=0,
         rejected=sample.rejected,
-        reused=passages - requests if paid else 0,
-        estimate=Estimate(requests, prompt_tokens, completion_tokens, cost, prompt),
+        reused=passages - requests,
+        requests=requests,
+        prompt_tokens=tokens[0],
+        completion_tokens=tokens[1],
+        dry_run=True,
+        cost=price / 1e6 if config.prompt_price or config.completion_price else None,
+        prompt=prompt,
     )
