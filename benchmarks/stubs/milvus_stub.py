@@ -1,6 +1,6 @@
 """A Milvus server's gRPC interface over NumPy: pymilvus' own protobufs on a real socket, a toy engine behind.
 
-It answers as a server with arrays of structs does (tier S) and keeps a server's rules: weights in [0, 1], ef not below
+It answers as a server with arrays of structs does and keeps a server's rules: weights in [0, 1], ef not below
 the limit, lengths of texts and arrays, no empty sparse vector, requests below 64 MiB. What servers get wrong can be
 switched on: ``keeps_structs``, ``weighs_raw``, ``keeps_properties``, ``ann_ratio``, ``loses_dense``. Every request it
 received is kept in ``calls``. What it cannot show is how a real server's indexes behave.

@@ -90,7 +90,7 @@ def test_the_collection_is_made_as_m3_needs_it(stub, store):
         "multi_vector[row]": ("HNSW", "MAX_SIM_IP"),
         "terms": ("INVERTED", None),
     }
-    assert store.capabilities.tier == "S"
+    assert store.capabilities.multi_vector_search is True
     assert store.capabilities.fusion == "server"
 
 
@@ -168,7 +168,7 @@ def test_without_the_guard_a_lost_list_would_spoil_the_order(stub, filled, monke
     """The test above would prove little if the loss did no harm."""
     store, oracle = filled
     stub.ann_ratio = 0.3
-    monkeypatch.setattr("m3_vdb.stores.milvus.requests.Scorer._lost", lambda *_: [])
+    monkeypatch.setattr("m3_vdb.stores.milvus.requests.Requests._lost", lambda *_: [])
     query = make_queries(1)[0]
     truth = {hit.document.id: hit.score for hit in oracle.query(query, limit=60, candidates=60)}
     ranked = store.rank(query, limit=60, candidates=60)
@@ -195,8 +195,8 @@ def test_any_engine_gives_exact_scores(stub, engine):
         able = store.capabilities
         assert able.struct_arrays == stub.keeps_structs
         assert able.raw_weights == stub.weighs_raw
-        assert (able.tier, able.fusion) == (
-            "S" if stub.keeps_structs else "DS",
+        assert (able.multi_vector_search, able.fusion) == (
+            stub.keeps_structs,
             "server" if stub.keeps_structs and stub.weighs_raw else "client",
         )
         for s in (store, oracle):
@@ -236,7 +236,7 @@ def test_who_may_not_probe_gets_exact_scores_too(stub, filled):
     stub.version = "v9"
     stub.refuse["CreateCollection"] = RefusedError("privilege check failed")
     with open_store(f"{stub.url}/notes", identity=IDENTITY) as store:
-        assert (store.capabilities.tier, store.capabilities.fusion) == ("DS", "client")
+        assert (store.capabilities.multi_vector_search, store.capabilities.fusion) == (False, "client")
         query = make_queries(1)[0]
         assert_same_hits(store.query(query, explain=True), oracle.query(query, limit=15), limit=10)
 

@@ -18,13 +18,13 @@ def run(*args, **environment):
 
 def test_lite(tmp_path):
     able, best, *_, last = run("examples/milvus_file.py", tmp_path / "notes.milvus.db")
-    assert "tier='DS'" in able
+    assert "multi_vector_search=False" in able
     assert "Sparse vectors find the same words." in best
     assert last == "c"
 
 
 def test_server(milvus_stub):
     able, best, *_, last = run("examples/milvus_docker.py", MILVUS_URI=milvus_stub)
-    assert "tier='S', fusion='server'" in able
+    assert "multi_vector_search=True, fusion='server'" in able
     assert "Sparse vectors find the same words." in best
     assert last in {"a", "c"}

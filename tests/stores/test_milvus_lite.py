@@ -54,7 +54,7 @@ def test_lite_equals_the_oracle_on_600_documents(big, preset, optimized, record_
 
 def test_what_lite_can_do_is_found_out(big):
     able = big[0].capabilities
-    assert (able.tier, able.fusion) == ("DS", "client")
+    assert (able.multi_vector_search, able.fusion) == (False, "client")
     assert able.struct_arrays is False  # it takes them in a schema and drops them
     assert able.raw_weights is True
     assert able.exact_candidates is True

@@ -48,11 +48,11 @@ class MilvusCapabilities:
     """What the engine behind a collection does itself, found out by a probe and not read off a version.
 
     Attributes:
-        tier: "S": the engine searches all three vectors, token rows in an array of structs. "DS": it searches dense
-            and sparse vectors, and token rows are kept beside them and scored here.
-        fusion: where the M3 score is added up: "server", or "client" from exact raw scores. In tier DS a search without
-            a weight for the multi-vector is fused by the server too if ``raw_weights``. Ranks and normalised scores
-            ("rrf", "dbsf") are always fused here, and so is a search that asks to explain.
+        multi_vector_search: the engine searches all three vectors, token rows in an array of structs; otherwise it
+            searches dense and sparse vectors, and token rows are kept beside them and scored here.
+        fusion: where the M3 score is added up: "server", or "client" from exact raw scores. Without
+            ``multi_vector_search``, a search without a weight for the multi-vector is still fused by the server if
+            ``raw_weights``. Ranks and normalised scores ("rrf", "dbsf") are always fused here.
         exact_scores: every candidate has its exact score; always True: that is what the store is for.
         exact_candidates: the candidates are chosen by a full scan, not by HNSW.
         raw_weights: the engine's hybrid search adds raw scores.
@@ -61,7 +61,7 @@ class MilvusCapabilities:
         client: version of pymilvus.
     """
 
-    tier: Literal["S", "DS"]
+    multi_vector_search: bool
     fusion: Literal["server", "client"]
     exact_scores: bool
     exact_candidates: bool
@@ -98,9 +98,9 @@ class Opened:
 
     @property
     def capabilities(self) -> MilvusCapabilities:
-        """The same for people."""
+        """What ``MilvusStore.capabilities`` shows."""
         return MilvusCapabilities(
-            tier="S" if self.scores_rows else "DS",
+            multi_vector_search=self.scores_rows,
             fusion="server" if self.scores_rows and self.facts.raw_weights else "client",
             exact_scores=True,
             exact_candidates=self.flat,

@@ -18,6 +18,7 @@ from pymilvus.exceptions import MilvusException
 
 from m3_vdb.scoring import score
 from m3_vdb.stores.fusion import Plan, Rescore, fuse
+from m3_vdb.stores.milvus.engine import Opened
 from m3_vdb.stores.milvus.rows import ID, KEY, SENTINEL, STRUCT_VECTOR, read_embedding, vector_fields
 from m3_vdb.stores.options import DENSE, MULTI_VECTOR, SPARSE, Search
 from m3_vdb.types import M3Embedding, Scores
@@ -33,20 +34,23 @@ _ANNS_FIELDS: Final = {DENSE: DENSE, SPARSE: SPARSE, MULTI_VECTOR: STRUCT_VECTOR
 
 @dataclass(frozen=True, slots=True)
 class Requests:
-    """The calls on one collection.
+    """The calls on one collection, and the exact scores that are made of their answers.
+
+    The engine fuses where it can: one hybrid search over the candidates adds their raw scores. But a search of token
+    rows is approximate in Milvus: it looks only at documents that own one of the rows nearest to each query row, and a
+    document that it leaves out would count as s_mul = 0. So what came back is checked against the dense and the lexical
+    scores of the same candidates, and a candidate that a list lacks is scored from its stored vectors.
 
     Attributes:
         client: where they go.
         collection: its name.
-        flat: the dense vector is searched by a full scan; ``ef`` means nothing.
-        half: the array of structs holds float16.
+        opened: what the collection is, and what its engine does itself.
         timeout: seconds that a call may take.
     """
 
     client: MilvusClient
     collection: str
-    flat: bool
-    half: bool
+    opened: Opened
     timeout: float
 
     def search(
@@ -116,11 +120,15 @@ class Requests:
             middle = len(keys) // 2
             return {**self._rows(keys[:middle], fields), **self._rows(keys[middle:], fields)}
 
+    def count(self, condition: str = "") -> int:
+        """Rows that meet a condition, exact."""
+        found = self.client.query(self.collection, filter=condition, output_fields=["count(*)"], timeout=self.timeout)
+        return int(found[0]["count(*)"])
+
     def keys(self) -> Iterator[list[str]]:
         """All keys, in parts. They are evenly spread hexadecimal numbers: a part is what begins with some digits."""
-        counted = self.client.query(self.collection, output_fields=["count(*)"], timeout=self.timeout)
-        digits = 0
-        while int(counted[0]["count(*)"]) > _KEYS * 16**digits:
+        number, digits = self.count(), 0
+        while number > _KEYS * 16**digits:
             digits += 1
         for prefix in product("0123456789abcdef", repeat=digits):
             yield list(self.matching(f'{KEY} like "{"".join(prefix)}%"', []))
@@ -140,42 +148,16 @@ class Requests:
         if vector == SPARSE:
             return {i: weight for i, weight in query.sparse.as_dict().items() if i not in SENTINEL} or None
         # The numbers must have the type of the field.
-        return EmbeddingList(query.multi_vector, dtype=DataType.FLOAT16_VECTOR if self.half else DataType.FLOAT_VECTOR)
+        return EmbeddingList(
+            query.multi_vector, dtype=DataType.FLOAT16_VECTOR if self.opened.half else DataType.FLOAT_VECTOR
+        )
 
     def _params(self, vector: str, limit: int, ef: int | None) -> dict[str, Any]:
         if vector == MULTI_VECTOR:
             return {"metric_type": "MAX_SIM_IP", "params": {}}
         # A server refuses an ef below the limit.
-        tuned = vector == DENSE and not self.flat
+        tuned = vector == DENSE and not self.opened.flat
         return {"metric_type": "IP", "params": {"ef": max(ef or 0, limit)} if tuned else {}}
-
-
-def among(keys: Sequence[str]) -> str:
-    """The condition that keeps these rows. Keys are UUIDs, so JSON's quoting is Milvus' too."""
-    return f"{KEY} in {json.dumps(list(keys))}"
-
-
-_NOTHING: Final = 1e-5
-"""What is left of a fused score below this share may be rounding (float32: 1e-7): a list may lack the candidate."""
-
-
-@dataclass(frozen=True, slots=True)
-class Scorer:
-    """Scores the candidates of a query.
-
-    Attributes:
-        requests: the collection.
-        struct: token rows are in an array of structs.
-        scores_rows: the engine scores token rows itself.
-        raw: the engine's hybrid search adds raw scores.
-        width: numbers of a token row.
-    """
-
-    requests: Requests
-    struct: bool
-    scores_rows: bool
-    raw: bool
-    width: int
 
     def totals(self, query: M3Embedding, search: Search, plan: Plan, names: Mapping[str, str]) -> dict[str, float]:
         """Id → fused score of every candidate that still exists.
@@ -188,18 +170,22 @@ class Scorer:
         """
         keys = list(names)
         wanted = {rescore.vector for rescore in plan.rescores if rescore.weight}
-        if not self.raw or search.fusion != "weighted_sum" or (MULTI_VECTOR in wanted and not self.scores_rows):
+        if (
+            not self.opened.facts.raw_weights
+            or search.fusion != "weighted_sum"
+            or (MULTI_VECTOR in wanted and not self.opened.scores_rows)
+        ):
             return _fused(self.parts(query, keys, wanted), names, search)
-        totals = self.requests.fused(query, plan.rescores, keys)
+        totals = self.fused(query, plan.rescores, keys)
         lost = self._lost(query, search, keys, totals)
         sure = {names[key]: total for key, total in totals.items() if key not in lost}
         return {**sure, **_fused(self._stored(query, lost), names, search)}
 
     def parts(self, query: M3Embedding, keys: Sequence[str], wanted: set[str]) -> dict[str, Scores]:
         """Key → raw scores; a part that is not wanted may be 0."""
-        if MULTI_VECTOR in wanted and not self.scores_rows:
+        if MULTI_VECTOR in wanted and not self.opened.scores_rows:
             return self._stored(query, keys)
-        lists = {vector: self.requests.scores(query, vector, keys) for vector in sorted(wanted)}
+        lists = {vector: self.scores(query, vector, keys) for vector in sorted(wanted)}
         # A document without a common token is in no sparse list, rightly; the others must know all.
         complete = [lists[vector] for vector in (DENSE, MULTI_VECTOR) if vector in wanted]
         lost = {key for key in keys if not all(key in scored for scored in complete)}
@@ -216,10 +202,10 @@ class Scorer:
     def _lost(self, query: M3Embedding, search: Search, keys: Sequence[str], totals: dict[str, float]) -> set[str]:
         """Candidates whose fused score may lack a part."""
         weights = search.weights
-        if self.requests.flat and not weights.multi_vector:
+        if self.opened.flat and not weights.multi_vector:
             return set(keys) - totals.keys()  # full scans: no list can be cut short
-        dense = self.requests.scores(query, DENSE, keys) if weights.dense else dict.fromkeys(keys, 0.0)
-        sparse = self.requests.scores(query, SPARSE, keys) if weights.sparse and weights.multi_vector else {}
+        dense = self.scores(query, DENSE, keys) if weights.dense else dict.fromkeys(keys, 0.0)
+        sparse = self.scores(query, SPARSE, keys) if weights.sparse and weights.multi_vector else {}
 
         def lacks(key: str) -> bool:
             if key not in totals or key not in dense:
@@ -232,8 +218,19 @@ class Scorer:
 
     def _stored(self, query: M3Embedding, keys: Iterable[str]) -> dict[str, Scores]:
         """Key → raw scores by the definition, from the stored vectors."""
-        rows = self.requests.rows(sorted(keys), vector_fields(struct=self.struct))
-        return {key: score(query, read_embedding(row, self.width)) for key, row in rows.items()}
+        rows = self.rows(sorted(keys), vector_fields(struct=self.opened.struct))
+        return {
+            key: score(query, read_embedding(row, self.opened.identity.multi_vector_dim)) for key, row in rows.items()
+        }
+
+
+def among(keys: Sequence[str]) -> str:
+    """The condition that keeps these rows. Keys are UUIDs, so JSON's quoting is Milvus' too."""
+    return f"{KEY} in {json.dumps(list(keys))}"
+
+
+_NOTHING: Final = 1e-5
+"""What is left of a fused score below this share may be rounding (float32: 1e-7): a list may lack the candidate."""
 
 
 def _fused(parts: Mapping[str, Scores], names: Mapping[str, str], search: Search) -> dict[str, float]:

@@ -6,28 +6,31 @@ three vectors and adds the three. What the engine at hand cannot do is done here
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from functools import partial
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 from pymilvus import MilvusClient
 
 from m3_vdb.encoding.identity import ModelIdentity
-from m3_vdb.errors import CollectionNotFoundError, StoreError
+from m3_vdb.errors import CollectionNotFoundError, DocumentError, StoreError
+from m3_vdb.marks import MARKS_FIELD, to_json
 from m3_vdb.stores.base import VectorStore
 from m3_vdb.stores.fusion import best_first, make_plan
 from m3_vdb.stores.milvus.client import LiteServer, connect, is_database, mapped_errors
 from m3_vdb.stores.milvus.engine import MilvusCapabilities, open_collection
 from m3_vdb.stores.milvus.filters import condition, numbers, terms
-from m3_vdb.stores.milvus.limits import check_limits
-from m3_vdb.stores.milvus.requests import Requests, Scorer
+from m3_vdb.stores.milvus.requests import Requests
 from m3_vdb.stores.milvus.rows import (
     DOCUMENT_FIELDS,
+    ID,
     MAX_ELEMENTS,
+    MAX_TEXT_BYTES,
     read_embedding,
     read_row,
     row_bytes,
@@ -42,7 +45,7 @@ from m3_vdb.types import Document, Hit, M3Embedding, M3Embeddings, Scores
 COLLECTION_IN_FILE: Final = "m3"
 """A file holds one collection, as a folder of Qdrant's engine does."""
 MAX_REQUEST_BYTES: Final = 16 * 1024 * 1024
-"""Upserts are cut here, well below the 64 MiB that a Milvus server takes by default (proxy.grpc.serverMaxRecvSize)."""
+"""Of an upsert, well below the 64 MiB that a Milvus server takes by default (proxy.grpc.serverMaxRecvSize)."""
 _KEYS_PER_DELETE: Final = 1000
 _POLL_SECONDS: Final = 0.2
 
@@ -63,12 +66,12 @@ class MilvusStore(VectorStore):
         timeout: seconds that a request may take.
         path: where milvus-lite keeps its files; None for a server.
         server: URL of the server, for messages.
-        on_close: called once, after the client is closed.
+        close: called once when the store is closed; by default ``client.close``.
 
     Raises:
         CollectionNotFoundError: no such collection, and ``create`` or ``identity`` does not allow to make it.
         CollectionMismatchError: the collection belongs to another model, or was not made by m3-vdb.
-        ConfigError: ``exact=True`` for a collection that was made with HNSW, or an option that Milvus has not.
+        ConfigError: ``exact=True`` for a collection that was made with HNSW, or an option not supported by Milvus.
         StoreConnectionError: the server did not answer.
     """
 
@@ -84,18 +87,16 @@ class MilvusStore(VectorStore):
         timeout: float = 60,
         path: Path | None = None,
         server: str = "",
-        on_close: Callable[[], None] | None = None,
+        close: Callable[[], object] | None = None,
     ) -> None:
         super().__init__()
-        self._open: MilvusClient | None = client
         self._collection = collection
-        self._timeout = timeout
         self._path = path
         self._server = server
         # milvus-lite has no lock of its own for writers; a server has.
         self._writing: AbstractContextManager[Any] = nullcontext() if path is None else threading.Lock()
         with mapped_errors(self._where):
-            self._opened = open_collection(
+            opened = open_collection(
                 client,
                 collection,
                 identity=identity,
@@ -105,7 +106,9 @@ class MilvusStore(VectorStore):
                 timeout=timeout,
                 where=self._where,
             )
-        self._own(partial(_free, client, on_close), folder=path)
+        self._opened = opened
+        self._open: Requests | None = Requests(client, collection, opened, timeout)
+        self._own(close or client.close, folder=path)
 
     @property
     def identity(self) -> ModelIdentity:
@@ -143,7 +146,7 @@ class MilvusStore(VectorStore):
         opened, requests = self._opened, self._requests()
         points = make_points(documents, embeddings, identity=self.identity, max_floats=None, types=self.field_types)
         if not opened.facts.is_lite:
-            check_limits(documents, embeddings, struct=opened.struct)
+            _check_limits(documents, embeddings, struct=opened.struct)
         rows = (  # made batch by batch: they are as large as the vectors
             to_row(
                 point,
@@ -156,7 +159,7 @@ class MilvusStore(VectorStore):
         )
         with mapped_errors(self._where), self._writing:
             for batch in batches(rows, row_bytes, max_bytes=MAX_REQUEST_BYTES):
-                requests.client.upsert(self._collection, batch, timeout=self._timeout)
+                requests.client.upsert(self._collection, batch, timeout=requests.timeout)
 
     def _get(self, ids: Sequence[str]) -> list[Document]:
         """The documents with these ids that exist, in the order of ``ids``."""
@@ -169,31 +172,27 @@ class MilvusStore(VectorStore):
 
     def _delete(self, ids: Sequence[str]) -> None:
         """Remove documents; unknown ids are ignored."""
-        client = self._requests().client
-        keys = [point_id(i) for i in ids]
+        requests, keys = self._requests(), [point_id(i) for i in ids]
         with mapped_errors(self._where), self._writing:
             for start in range(0, len(keys), _KEYS_PER_DELETE):
-                client.delete(self._collection, ids=keys[start : start + _KEYS_PER_DELETE], timeout=self._timeout)
+                part = keys[start : start + _KEYS_PER_DELETE]
+                requests.client.delete(self._collection, ids=part, timeout=requests.timeout)
 
     def _count(self) -> int:
         """Documents in the collection, exact."""
-        client = self._requests().client
         with mapped_errors(self._where):
-            rows = client.query(self._collection, output_fields=["count(*)"], timeout=self._timeout)
-        return int(rows[0]["count(*)"])
+            return self._requests().count()
 
     def _optimize(self) -> None:
         """Write what was given into segments and wait until they are indexed.
 
         Worth doing after an ingest: milvus-lite indexes what it has not written yet anew for every query.
         """
-        client = self._requests().client
+        client, timeout = self._requests().client, self._requests().timeout
         with mapped_errors(self._where):
             client.flush(self._collection)  # without a limit: it takes as long as it takes
-            for index in client.list_indexes(self._collection, timeout=self._timeout):
-                while (client.describe_index(self._collection, index, timeout=self._timeout) or {}).get(
-                    "pending_index_rows"
-                ):
+            for index in client.list_indexes(self._collection, timeout=timeout):
+                while (client.describe_index(self._collection, index, timeout=timeout) or {}).get("pending_index_rows"):
                     time.sleep(_POLL_SECONDS)
 
     def _disk_bytes(self) -> int | None:
@@ -234,13 +233,6 @@ class MilvusStore(VectorStore):
     ) -> tuple[list[tuple[str, str, float]], dict[str, Scores]]:
         """(key, user's id, score) of the hits, best first, and the parts of their scores if asked for."""
         requests, plan = self._requests(), make_plan(query, search)
-        scorer = Scorer(
-            requests,
-            struct=self._opened.struct,
-            scores_rows=self._opened.scores_rows,
-            raw=self._opened.facts.raw_weights,
-            width=self.identity.multi_vector_dim,
-        )
         parts: dict[str, Scores] = {}
         with mapped_errors(self._where):
             names: dict[str, str] = {}
@@ -250,25 +242,59 @@ class MilvusStore(VectorStore):
                 names.update((key, name) for key, (name, _) in found.items())
             if not names:
                 return [], parts
-            totals = scorer.totals(query, search, plan, names)
+            totals = requests.totals(query, search, plan, names)
             keys = {name: key for key, name in names.items()}
             best = [(keys[name], name, total) for name, total in best_first(totals, search)]
             if explain and best:  # of the page alone, so that it has the same scores and order as without
-                parts = scorer.parts(query, [key for key, _, _ in best], {DENSE, SPARSE, MULTI_VECTOR})
+                parts = requests.parts(query, [key for key, _, _ in best], {DENSE, SPARSE, MULTI_VECTOR})
         return best, parts
 
     def _requests(self) -> Requests:
         if self._open is None:
             raise StoreError(f"the {self._where} is closed; open it again")
-        return Requests(
-            self._open, self._collection, flat=self._opened.flat, half=self._opened.half, timeout=self._timeout
+        return self._open
+
+
+def _check_limits(documents: Sequence[Document], embeddings: M3Embeddings, *, struct: bool) -> None:
+    """Refuse what a Milvus server would refuse, before anything is sent; milvus-lite has none of these limits.
+
+    Args:
+        documents: n documents, which ``make_points`` has passed.
+        embeddings: n embeddings.
+        struct: token rows go into an array.
+
+    Raises:
+        DocumentError: a text or a payload is too long, or a text has too many token rows.
+    """
+    offsets = embeddings.multi_vector_offsets
+    assert offsets is not None  # make_points has refused it
+    rows = np.diff(offsets) if struct else np.zeros(len(documents), np.int64)
+    for i, document in enumerate(documents):
+        fault = next(_faults(document, int(rows[i])), None)
+        if fault:
+            raise DocumentError(f"document {i}: {fault}", index=i)
+
+
+def _faults(document: Document, rows: int) -> Iterator[str]:
+    for name in (ID, "title", "text"):
+        size = len(getattr(document, name).encode())
+        if size > MAX_TEXT_BYTES:
+            yield f"its {name} has {size:,} bytes, and a Milvus server takes {MAX_TEXT_BYTES:,}: split the text"
+    payload = dict(document.payload)
+    size = len(json.dumps(payload, ensure_ascii=False).encode())
+    if size > MAX_TEXT_BYTES:
+        yield f"its payload has {size:,} bytes as JSON, and a Milvus server takes {MAX_TEXT_BYTES:,}"
+    found, size = len(terms(payload)), len(json.dumps({**numbers(payload), MARKS_FIELD: to_json(document)}))
+    if found > MAX_ELEMENTS or size > MAX_TEXT_BYTES:
+        yield (
+            f"its payload has {found:,} different values on its top level, and m3-vdb can index {MAX_ELEMENTS:,} of "
+            f"them (and about 1,000 fields with numbers) on a Milvus server: nest what no filter needs in an object"
         )
-
-
-def _free(client: MilvusClient, on_close: Callable[[], None] | None) -> None:
-    client.close()
-    if on_close is not None:
-        on_close()
+    if rows > MAX_ELEMENTS:
+        yield (
+            f"its multi_vector has {rows} rows, and an array on a Milvus server holds {MAX_ELEMENTS}: choose "
+            f"a plan for long documents (m3_vdb.LongDocuments), or encode with a smaller maximum length"
+        )
 
 
 def open_milvus(
@@ -287,61 +313,32 @@ def open_milvus(
         StoreConnectionError: the server did not answer.
         StoreError: the folder is open already.
     """
-    if isinstance(place, Folder):
-        return _open_file(place.path, identity=identity, create=create, exact=exact, options=options, timeout=timeout)
-    client = connect(place, token=token, timeout=timeout)
+    opened = ExitStack()
     try:
+        path = None
+        if isinstance(place, Folder):
+            path, where = place.path, f"collection in {place.path}"
+            if not path.is_file() and not is_database(path) and (identity is None or not create):
+                raise CollectionNotFoundError(f"there is no {where}: check the name, or ingest into it first")
+            lite = LiteServer(path)
+            opened.callback(lite.stop)
+            with mapped_errors(where):
+                client = MilvusClient(uri=lite.uri, dedicated=True)
+        else:
+            client = connect(place, token=token, timeout=timeout)
+        opened.callback(client.close)
         return MilvusStore(
             client,
-            place.collection,
+            COLLECTION_IN_FILE if isinstance(place, Folder) else place.collection,
             identity=identity,
             create=create,
             exact=exact,
             options=options,
             timeout=timeout,
-            server=place.url,
+            path=path,
+            server="" if isinstance(place, Folder) else place.url,
+            close=opened.close,
         )
     except BaseException:
-        client.close()
-        raise
-
-
-def _open_file(
-    path: Path,
-    *,
-    identity: ModelIdentity | None,
-    create: bool,
-    exact: bool | None,
-    options: CollectionOptions,
-    timeout: float,
-) -> MilvusStore:
-    """Open the collection in a file of milvus-lite; see ``m3_vdb.stores.open_store``.
-
-    Raises:
-        CollectionNotFoundError: there is none, and none may be made.
-        StoreError: the file is open already.
-    """
-    if not path.is_file() and not is_database(path) and (identity is None or not create):
-        raise CollectionNotFoundError(f"there is no collection in {path}: check the name, or ingest into it first")
-    lite = LiteServer(path)
-    try:
-        with mapped_errors(f"collection in {path}"):
-            client = MilvusClient(uri=lite.uri, dedicated=True)
-        try:
-            return MilvusStore(
-                client,
-                COLLECTION_IN_FILE,
-                identity=identity,
-                create=create,
-                exact=exact,
-                options=options,
-                timeout=timeout,
-                path=path,
-                on_close=lite.stop,
-            )
-        except BaseException:
-            client.close()
-            raise
-    except BaseException:
-        lite.stop()
+        opened.close()
         raise
