@@ -19,7 +19,8 @@ MARKS_FIELD: Final = "m3"
 PASSAGE_FIELD: Final = "m3_passage"
 ENCODING_FIELD: Final = "m3_encoding"
 _RESERVED: Final = re.compile(r"¶[0-9]+\Z")
-_PASSAGE_KEYS: Final = ("document", "number", "of", "start", "stop")
+_OLD_PASSAGE_KEYS: Final = ("document", "number", "of", "start", "stop")
+"""Fields of a passage as 0.1.0 wrote them."""
 _OLD_ENCODING: Final = re.compile(r"((^|,)(max_length|pool_factor|truncate|pool)=[0-9.e+]+)+")
 
 
@@ -53,7 +54,7 @@ def to_json(document: Document) -> dict[str, Any]:
     passage = document.passage
     marks: dict[str, Any] = {}
     if passage is not None:
-        marks["passage"] = [passage.number, passage.of, passage.start, passage.stop]
+        marks["passage"] = [passage.number, passage.count, passage.start, passage.stop]
     if document.encoding:
         marks["encoding"] = document.encoding
     return marks
@@ -73,8 +74,8 @@ def read_document(id: str, *, text: str, title: str, payload: Payload, marks: ob
     if isinstance(marks, Mapping):
         encoding = marks.get("encoding", "")
         if "passage" in marks:
-            number, of, start, stop = marks["passage"]
-            passage = Passage(_without_number(id, number), number, of, start, stop)
+            number, count, start, stop = marks["passage"]
+            passage = Passage(_without_number(id, number), number, count, start, stop)
     else:
         payload, passage, encoding = _read_old(id, text, payload)
     if passage is None and _RESERVED.search(id):
@@ -94,9 +95,9 @@ def _read_old(id: str, text: str, payload: Payload) -> tuple[Payload, Passage | 
 
 
 def _old_passage(fields: object, id: str, text: str) -> Passage | None:
-    if not isinstance(fields, Mapping) or fields.keys() != set(_PASSAGE_KEYS):
+    if not isinstance(fields, Mapping) or fields.keys() != set(_OLD_PASSAGE_KEYS):
         return None
-    document, *numbers = (fields[key] for key in _PASSAGE_KEYS)
+    document, *numbers = (fields[key] for key in _OLD_PASSAGE_KEYS)
     if not isinstance(document, str) or not all(type(number) is int for number in numbers):
         return None
     passage = Passage(document, *numbers)
@@ -104,7 +105,7 @@ def _old_passage(fields: object, id: str, text: str) -> Passage | None:
 
 
 def _is_passage_of(passage: Passage, id: str) -> bool:
-    return 1 <= passage.number <= passage.of and passage_id(passage.document, passage.number) == id
+    return 1 <= passage.number <= passage.count and passage_id(passage.document, passage.number) == id
 
 
 def _without_number(id: str, number: int) -> str:

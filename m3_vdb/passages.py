@@ -62,7 +62,7 @@ def other_passages(first: Document) -> list[str]:
     passage = first.passage
     if passage is None or passage.number > 1:
         return []
-    return [passage_id(first.id, number) for number in range(2, passage.of + 1)]
+    return [passage_id(first.id, number) for number in range(2, passage.count + 1)]
 
 
 def held_passages(store: VectorStore, names: list[str], document_id: str) -> list[Document]:
@@ -80,7 +80,7 @@ def _of_document(hit: Hit) -> Hit:
     if passage is None:
         return hit
     document = replace(hit.document, id=passage.document, passage=None)
-    return replace(hit, document=document, passage=passage if passage.of > 1 else None)
+    return replace(hit, document=document, passage=passage if passage.count > 1 else None)
 
 
 def _joined(first: Document, others: Sequence[Document]) -> Document:

@@ -326,14 +326,14 @@ class Passage:
     Attributes:
         document: the document's id.
         number: of the passage, from 1.
-        of: passages that the document has.
+        count: passages that the document has.
         start: where it begins in the document's text, in characters.
         stop: where it ends.
     """
 
     document: str
     number: int
-    of: int
+    count: int
     start: int
     stop: int
 

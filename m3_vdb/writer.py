@@ -150,7 +150,7 @@ class Writer:
         outdated: dict[str, list[str]] = {}
         for old in found:
             passage = new[old.id].passage
-            count = 1 if passage is None else passage.of
+            count = 1 if passage is None else passage.count
             ids = [id for number, id in enumerate(other_passages(old), start=2) if number > count]
             if ids and (held := self._request(held_passages, self._store, ids, old.id)):
                 outdated[old.id] = [one.id for one in held]

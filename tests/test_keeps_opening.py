@@ -200,7 +200,7 @@ def test_the_command_line_reads_them(collections, models):
         assert result.exit_code == 0, result.output
         found = {hit["id"]: hit for hit in map(json.loads, result.stdout.splitlines())}
         assert found.keys() == {document.id for document in documents()}
-        assert found["book"]["passage"]["of"] == 8
+        assert found["book"]["passage"]["count"] == 8
         assert found["page"]["payload"] == {"m3_passage": {"page": 3}, "year": 2002}
 
 

@@ -224,7 +224,7 @@ def test_passages_are_short_and_lose_nothing(tokenizer, text, max_tokens, overla
     end = 0
     for number, passage in enumerate(passages, start=1):
         part = passage.passage
-        assert (part.document, part.number, part.of) == ("d", number, len(passages))
+        assert (part.document, part.number, part.count) == ("d", number, len(passages))
         assert passage.id == ("d" if number == 1 else f"d¶{number}")
         assert passage.text == text[part.start : part.stop]
         assert part.start <= end < part.stop, "no gap, and each goes further"
@@ -312,12 +312,12 @@ def test_get_replace_and_delete_whole_documents(opened, embed):
         index.add(documents)
         everything = index.count()
         assert index.get(["long3", "no", "short1", "long0"]) == [documents[3], documents[6], documents[0]]
-        passages = opened.get(["long3"])[0].passage.of
+        passages = opened.get(["long3"])[0].passage.count
         assert passages > 4
         index.add([Document("long3", "short now")])
         assert index.count() == everything - passages + 1
         assert index.get(["long3"]) == [Document("long3", "short now")]
-        passages = opened.get(["long4"])[0].passage.of
+        passages = opened.get(["long4"])[0].passage.count
         index.delete(["long4", "long3", "no"])
         assert index.count() == everything - read_passage_count(documents[3], embed) - passages
         assert index.get(["long4"]) == []
@@ -337,10 +337,10 @@ def test_ingest_splits_skips_what_is_unchanged_and_removes_what_is_left_over(ope
     again = ingest(documents, embed, opened, long_documents=SPLIT)
     assert (again.documents, again.unchanged) == (0, passages)
 
-    last = opened.get(["long4"])[0].passage.of
+    last = opened.get(["long4"])[0].passage.count
     shorter = Document("long4", documents[4].text[:700], payload={"kind": "long", "n": 4})
     report = ingest([shorter], embed, opened, long_documents=SPLIT)
-    left = opened.get(["long4"])[0].passage.of
+    left = opened.get(["long4"])[0].passage.count
     assert 1 < left < last
     assert opened.count() == passages - last + left
     assert HybridIndex(embed, opened).get(["long4"]) == [shorter]

@@ -191,7 +191,7 @@ def _table(hits: list[Hit], weights: Weights) -> Table:
         title, text, name = (_one_line(part) for part in (hit.document.title, hit.document.text, hit.document.id))
         shown = text if len(text) <= TEXT_SHOWN else text[:TEXT_SHOWN].rstrip() + "…"
         cell = Text.assemble((title, "bold"), "\n" * bool(title), shown)
-        part = f", passage {hit.passage.number} of {hit.passage.of}" if hit.passage else ""
+        part = f", passage {hit.passage.number} of {hit.passage.count}" if hit.passage else ""
         cell.append(f"\n{name}{part}", style="dim")
         table.add_row(str(rank), f"{hit.score:.3f}", *(f"{number:.3f}" for number in numbers), cell)
     return table

@@ -57,7 +57,7 @@ class Splitter:
             TextError: its text cannot be tokenized.
             DocumentError: its title takes more than half of a passage.
         """
-        if document.passage is not None and document.passage.of > 1:  # of a collection that is copied
+        if document.passage is not None and document.passage.count > 1:  # of a collection that is copied
             return [document]
         if int(self._tokenizer.count([document.content])[0]) <= self._max_tokens:
             return [document]
