@@ -84,7 +84,7 @@ class AddReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class Found:
     """What a store holds under the ids of documents that are to be written.
 
     Attributes:
@@ -135,7 +135,7 @@ class Writer:
             raise error.at(index) from error.__cause__
         return self._long_documents.with_encoding_mark(checked[0], self._max_rows, text=self._encoding)
 
-    def look_up(self, documents: Sequence[Document]) -> Stored:
+    def look_up(self, documents: Sequence[Document]) -> Found:
         """What the store holds under the ids of documents.
 
         Args:
@@ -145,16 +145,16 @@ class Writer:
             StoreError: the store cannot be asked.
         """
         new = {document.id: document for document in documents}
-        found = self._request(self._store.get, list(new)) if new else []
-        faults = {old.id: fault for old in found if (fault := _replaced_fault(old, new[old.id]))}
+        stored = self._request(self._store.get, list(new)) if new else []
+        faults = {old.id: fault for old in stored if (fault := _replaced_fault(old, new[old.id]))}
         outdated: dict[str, list[str]] = {}
-        for old in found:
+        for old in stored:
             passage = new[old.id].passage
             count = 1 if passage is None else passage.count
             ids = [id for number, id in enumerate(other_passages(old), start=2) if number > count]
             if ids and (held := self._request(held_passages, self._store, ids, old.id)):
                 outdated[old.id] = [one.id for one in held]
-        return Stored({document.id: document for document in found}, faults, outdated)
+        return Found({document.id: document for document in stored}, faults, outdated)
 
     def write(
         self, documents: Sequence[Document], embeddings: M3Embeddings, outdated: Mapping[str, list[str]]
@@ -215,16 +215,16 @@ class BatchWriter:
         split = [self._splitter.split(checked[i], index=i) if self._splitter else [checked[i]] for i in last]
         places = [i for i, parts in zip(last, split, strict=True) for _ in parts]
         passages = [passage for parts in split for passage in parts]
-        stored = self._writer.look_up(passages)
+        found = self._writer.look_up(passages)
         for i, passage in zip(places, passages, strict=True):
-            if passage.id in stored.faults:
-                raise DocumentError(f"document {i}: {stored.faults[passage.id]}", index=i)
+            if passage.id in found.faults:
+                raise DocumentError(f"document {i}: {found.faults[passage.id]}", index=i)
         report = AddReport(len(batch), len(passages), sum(len(parts) > 1 for parts in split))
         for start in range(0, len(passages), batch_size):
             some = passages[start : start + batch_size]
             with placed(places[start:]):
                 embeddings = self._embed.encode_documents([one.content for one in some])
-                shortened = self._writer.write(some, embeddings, stored.outdated)
+                shortened = self._writer.write(some, embeddings, found.outdated)
             report += AddReport(
                 long_documents=int(shortened.sum()),
                 truncated=int(embeddings.truncated.sum()),

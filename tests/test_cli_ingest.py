@@ -102,7 +102,7 @@ def test_bad_rows_are_counted_by_kind_and_kept(corpus: Path, tmp_path: Path, tin
 def test_without_a_terminal_there_is_a_line_every_so_often(
     corpus: Path, tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("m3_vdb.cli.ingest.LINE_SECONDS", 0.0)
+    monkeypatch.setattr("m3_vdb.cli.run.LINE_SECONDS", 0.0)
     done = ingest(corpus, "--store", tmp_path / "x.qdrant", "--model", tiny_bundle, "--batch-documents", 3)
     lines = [line for line in done.stderr.splitlines() if "rows, " in line]
     assert [line.split()[0] for line in lines] == sorted(line.split()[0] for line in lines)

@@ -6,7 +6,7 @@ import pytest
 
 from m3_vdb import Document, HybridIndex, LongDocuments, M3EmbeddingFunction
 from m3_vdb.encoding.long_documents import REFUSE
-from m3_vdb.ingest import SourceCollection, backfill, ingest
+from m3_vdb.ingest import SourceCollection, ingest
 from m3_vdb.stores import MemoryStore, open_store, transfer
 
 TEXT = "the vector search und die Suche " * 3
@@ -110,10 +110,10 @@ def test_a_collection_encoded_again_from_another_says_how_it_was(embeds, tmp_pat
         passages = index.count()
     embed = embeds(max_length=12)
     with MemoryStore(embed.identity) as store:
-        report = backfill(SourceCollection(url), embed, store, long_documents=split)
+        report = ingest(SourceCollection(url), embed, store, long_documents=split)
         assert (report.documents, report.rejected_count) == (passages, 0)
-        assert backfill(SourceCollection(url), embed, store, long_documents=split).unchanged == passages
-        assert backfill(SourceCollection(url), embeds(), store, long_documents=split).documents == passages
+        assert ingest(SourceCollection(url), embed, store, long_documents=split).unchanged == passages
+        assert ingest(SourceCollection(url), embeds(), store, long_documents=split).documents == passages
         assert HybridIndex(embed, store).get(["a", "b", "c"]) == DOCUMENTS
 
 

@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from functools import partial
 from typing import Annotated, cast
 
 import typer
 
-from m3_vdb.cli.ingest import (
-    check_outputs,
-    how_to_resume,
-    kept_place,
-    open_target,
-    shown,
-    stopping,
-    summarize,
-)
 from m3_vdb.cli.options import (
     AttemptsOption,
     BatchOption,
@@ -35,10 +26,10 @@ from m3_vdb.cli.options import (
     TextFieldOption,
     TitleFieldOption,
 )
-from m3_vdb.cli.output import EXIT_INTERRUPTED, EXIT_REJECTED, say, write_json
+from m3_vdb.cli.run import run_files, run_on
 from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
 from m3_vdb.encoding.long_documents import LongDocuments, Plan
-from m3_vdb.ingest import Retry, SourceCollection, SourceFields, backfill
+from m3_vdb.ingest import Retry, SourceCollection, SourceFields, ingest
 from m3_vdb.ingest.collections import check_apart
 
 
@@ -75,35 +66,22 @@ def backfill_command(
     fields = SourceFields(
         id=id_field, text=tuple(text_field or SourceFields().text), title=title_field, payload=payload_field
     )
-    state = checkpoint or Path(f"{kept_place(store).files}.backfill")
-    letters = rejected or state.with_name(f"{state.name}.rejected.jsonl")
-    check_outputs(state, letters)
+    files = run_files(store, "backfill", checkpoint=checkpoint, rejected=rejected)
     points = SourceCollection(source, fields=fields)
     embed = M3EmbeddingFunction(
         model, runtime=runtime, max_length=max_length, mcls_every=mcls_every, on_truncate="ignore"
     )
-    with open_target(store, embed.identity) as opened, stopping(state) as stop, shown() as tell:
-        report = backfill(
-            points,
-            embed,
-            opened,
-            batch_documents=batch_documents,
-            progress=tell,
-            strict=strict,
-            rejected=letters,
-            checkpoint=state,
-            resume=resume,
-            ties={"store": store},
-            retry=Retry(attempts=attempts),
-            long_documents=plan,
-            stop=stop,
-        )
-        held = opened.count()
-    end = f"{store} now holds {held:,}, {source} {points.total_bytes:,}; {embed.session.description}"
-    summarize(report, letters, end, embed.max_length, plan.plan)
-    if report.interrupted:
-        say(f"stopped; {how_to_resume(state)}")
-    if as_json:
-        write_json(report.as_dict() | {"held": held, "store": store, "source": source})
-    if report.interrupted or report.rejected_count:
-        raise typer.Exit(EXIT_INTERRUPTED if report.interrupted else EXIT_REJECTED)
+    run = partial(
+        ingest,
+        points,
+        embed,
+        batch_documents=batch_documents,
+        strict=strict,
+        resume=resume,
+        run_key={"store": store},
+        retry=Retry(attempts=attempts),
+        long_documents=plan,
+    )
+    result = run_on(run, embed, store, files)
+    about = {"store": store, "source": source, "points": points.total_bytes}
+    result.finish(files, embed, plan.plan, about=about, as_json=as_json)

@@ -15,9 +15,10 @@ from rich.text import Text
 import m3_vdb
 from m3_vdb.cli.backfill import backfill_command
 from m3_vdb.cli.eval import eval_command, report_command
-from m3_vdb.cli.ingest import ingest_command, kept_place
+from m3_vdb.cli.ingest import ingest_command
 from m3_vdb.cli.options import GrpcOption, MclsOption, ModelOption, RuntimeOption, StoreOption
 from m3_vdb.cli.output import EXIT_CODES, Commands, exit_codes, out, printable, say, write_json
+from m3_vdb.cli.run import kept_place
 from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
 from m3_vdb.errors import CollectionNotFoundError, ConfigError
 from m3_vdb.filters import field_values, fields, parse_conditions, parse_filter

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
+import numpy as np
+from numpy.typing import NDArray
+
 from m3_vdb.encoding.identity import ModelIdentity
-from m3_vdb.encoding.tokenizer import Tokenizer
+from m3_vdb.encoding.tokenizer import TokenBatch, Tokenizer
 from m3_vdb.types import M3Embeddings
 
 
@@ -41,3 +45,20 @@ class Tokenizing(Protocol):
     max_length: int
     model_max_length: int
     mcls_every: int | None
+
+
+@runtime_checkable
+class TwoStep(Tokenizing, Protocol):
+    """An embedding function that encodes tokens, so that other texts are tokenized meanwhile.
+
+    Attributes:
+        on_truncate: "error" where a text may not be longer than ``max_length``.
+    """
+
+    on_truncate: str
+
+    def encode_usable(
+        self, tokens: TokenBatch, *, passed: Callable[[int, int], None] | None = None
+    ) -> tuple[M3Embeddings, NDArray[np.bool_]]:
+        """Embeddings, and bool [n], True for texts of which the model makes no finite vectors."""
+        ...

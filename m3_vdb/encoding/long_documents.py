@@ -17,7 +17,7 @@ from typing import Final, Literal, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
+from m3_vdb.encoding.embedder import Tokenizing
 from m3_vdb.encoding.token_pooling import row_counts, rows_to_keep, with_rows
 from m3_vdb.errors import ConfigError, DocumentError
 from m3_vdb.inputs import real_number, whole_number
@@ -129,7 +129,7 @@ class LongDocuments:
 
 def text_encoding(embed: object) -> str:
     """How an embedding function encodes texts, "" for the model's own way: what its identity does not say."""
-    if not isinstance(embed, M3EmbeddingFunction) or embed.max_length == embed.model_max_length:
+    if not isinstance(embed, Tokenizing) or embed.max_length == embed.model_max_length:
         return ""
     return f"max_length={embed.max_length}"
 

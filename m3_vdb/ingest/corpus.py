@@ -11,13 +11,10 @@ from typing import Final
 
 from m3_vdb.errors import ConfigError, M3Error
 from m3_vdb.ingest import streams
-from m3_vdb.ingest.cells import ContentIds, typed
-from m3_vdb.ingest.csv_rows import csv_rows, tsv_rows
-from m3_vdb.ingest.folder import PACKED, SUFFIXES, File, Folder, counted, suffix
-from m3_vdb.ingest.outputs import is_collection, is_output
-from m3_vdb.ingest.parquet import parquet_rows
-from m3_vdb.ingest.readers import MARKDOWN, Reader, jsonl_rows, text_document
+from m3_vdb.ingest.folder import PACKED, SUFFIXES, File, Folder, counted, is_collection, is_output, suffix
+from m3_vdb.ingest.readers import MARKDOWN, ContentIds, Reader, jsonl_rows, text_document
 from m3_vdb.ingest.rows import UNREADABLE, WRONG_COLUMNS, Fields, Rejected, Row, place
+from m3_vdb.ingest.tables import csv_rows, parquet_rows, tsv_rows, typed
 from m3_vdb.inputs import read_paths
 
 LINE_FORMATS: Final[dict[str, Reader]] = {"jsonl": jsonl_rows, "csv": csv_rows, "tsv": tsv_rows}
@@ -110,7 +107,7 @@ class Corpus:
                     raise ConfigError(f"{same} is the corpus, or a file of it: name another file to write to")
         self._outputs |= {os.path.realpath(path) for path in outputs}
 
-    def _told(self, count: int) -> None:
+    def _on_bytes_read(self, count: int) -> None:
         self.bytes_read += count
 
     def _note(self, about: str, sentence: str) -> None:
@@ -206,9 +203,9 @@ class Corpus:
         if source.found and not path.is_file() and path.exists():  # a pipe would never end
             raise streams.DamagedError("is not a regular file")
         if source.format == "parquet":
-            yield from parquet_rows(path, self._fields, self._told, self._note)
+            yield from parquet_rows(path, self._fields, self._on_bytes_read, self._note)
             return
-        with streams.open_stream(source.path, self._told, note=partial(self._note, source.path)) as file:
+        with streams.open_stream(source.path, self._on_bytes_read, note=partial(self._note, source.path)) as file:
             if source.format == "text":
                 yield text_document(file, source.path, self._fields, id=source.id, markdown=suffix(path) in MARKDOWN)
                 return

@@ -1,7 +1,11 @@
-"""A folder as a corpus: which of its files are read, as what, in the same order in every run; and what is left out."""
+"""A folder as a corpus: which of its files are read, as what, in the same order in every run; and what is left out.
+
+What m3-vdb itself writes is known by its content: none of it is ever read as a corpus, or written over as if ours.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -11,8 +15,10 @@ from pathlib import Path
 from typing import Final
 
 from m3_vdb.ingest import streams
-from m3_vdb.ingest.outputs import is_collection, is_output
+from m3_vdb.ingest.ledger import APPLICATION_ID
 from m3_vdb.ingest.readers import MARKDOWN
+from m3_vdb.ingest.rows import LETTER_FIELDS
+from m3_vdb.stores.folder import IDENTITY_FILE, LOCK_FILE
 
 SUFFIXES: Final = {
     ".jsonl": "jsonl",
@@ -23,6 +29,11 @@ SUFFIXES: Final = {
     **dict.fromkeys((".txt", ".text", ".rst", ".adoc", ".asciidoc", ".org", ".tex", *MARKDOWN), "text"),
 }
 PACKED: Final = ("", ".gz", ".zst")
+_SQLITE: Final = b"SQLite format 3\x00"
+_APPLICATION_AT: Final = 68
+"""Where a SQLite file says whose it is."""
+_JOURNALS: Final = ("-wal", "-shm", "-journal")
+_HEAD: Final = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,3 +141,39 @@ def _is_text(path: Path) -> bool:
     except streams.damage():
         return True
     return 0 not in head and streams.is_utf8(head)
+
+
+def is_collection(folder: Path) -> bool:
+    """Whether a folder holds a collection: one of ours, or a database of milvus-lite."""
+    if any((folder / name).is_file() for name in (IDENTITY_FILE, LOCK_FILE)):
+        return True
+    return folder.name.endswith(".milvus.db") or ((folder / "LOCK").is_file() and (folder / "collections").is_dir())
+
+
+def is_output(path: Path) -> bool:
+    """Whether a file is a checkpoint (or its journal) or dead letters, of whatever run."""
+    for end in _JOURNALS:
+        if path.name.endswith(end) and is_output(path.with_name(path.name.removesuffix(end))):
+            return True
+    try:
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+    except OSError:
+        return False
+    if head.startswith(_SQLITE):
+        return int.from_bytes(head[_APPLICATION_AT : _APPLICATION_AT + 4], "big") == APPLICATION_ID
+    return is_letter(head)
+
+
+def is_letter(head: bytes) -> bool:
+    """Whether a file that begins so holds dead letters."""
+    if not head.startswith(b'{"file": '):
+        return False
+    line, ended, _ = head.partition(b"\n")
+    try:
+        fields = json.loads(line)
+    except ValueError:  # cut off: by the limit here, or with the run that wrote it
+        return not ended
+    return isinstance(fields, dict) and tuple(fields) == LETTER_FIELDS

@@ -22,6 +22,9 @@ from m3_vdb.errors import ConfigError
 FORMAT: Final = 1
 APPLICATION_ID: Final = 0x6D336970
 """SQLite's application_id of a checkpoint: no other database is ever overwritten."""
+_IN_FILE: Final = {"stored_count": "held", "last_ids": "witnesses"}
+"""Names in the file, which are those of version 0.1.0; there a run's key is "ties", and its checkpoint "settled"."""
+_FROM_FILE: Final = {theirs: ours for ours, theirs in _IN_FILE.items()}
 _CACHE_KIB: Final = 32 * 1024
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS claims (key BLOB PRIMARY KEY, place INTEGER NOT NULL) WITHOUT ROWID;
@@ -30,14 +33,14 @@ CREATE TABLE IF NOT EXISTS state (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
+class Checkpoint:
     """How far a corpus is done.
 
     Attributes:
         rows: the first so many rows are done: in the store, or rejected and written down.
         digest: of these rows, to know the corpus again.
-        held: documents among them that the store acknowledged or already held.
-        witnesses: ids of the last of these, to know the store again.
+        stored_count: documents among them that the store acknowledged or already held.
+        last_ids: of the last of these, to know the store again.
         rejected_bytes: length of the dead-letter file.
         rejected_before: its length when the run began; these are rows of other runs.
         rejections: rejected rows by kind.
@@ -45,8 +48,8 @@ class Settled:
 
     rows: int = 0
     digest: str = ""
-    held: int = 0
-    witnesses: tuple[str, ...] = ()
+    stored_count: int = 0
+    last_ids: tuple[str, ...] = ()
     rejected_bytes: int = 0
     rejected_before: int = 0
     rejections: Mapping[str, int] = field(default_factory=dict)
@@ -57,7 +60,7 @@ class Ledger:
 
     Args:
         path: the checkpoint file; None keeps a temporary one.
-        ties: what a resumed run must have in common with the interrupted one: name → value.
+        run_key: what a resumed run must have in common with the interrupted one: name → value.
         resume: resume from what the file says; otherwise it is begun anew.
         rejected_before: length of the dead-letter file, if this is not a run that resumes.
 
@@ -66,10 +69,12 @@ class Ledger:
         OSError: it cannot be written.
 
     Attributes:
-        settled: as of the last ``settle``.
+        checkpoint: as of the last ``commit``.
     """
 
-    def __init__(self, path: Path | None, *, ties: Mapping[str, str], resume: bool, rejected_before: int = 0) -> None:
+    def __init__(
+        self, path: Path | None, *, run_key: Mapping[str, str], resume: bool, rejected_before: int = 0
+    ) -> None:
         self.path = path
         self._mutex = threading.Lock()
         self._torn = False
@@ -80,7 +85,7 @@ class Ledger:
         try:
             with self._mapped():
                 self._prepare()
-            self.settled = self._open(dict(ties), rejected_before)
+            self.checkpoint = self._open(dict(run_key), rejected_before)
         except BaseException:
             self._db.close()
             raise
@@ -99,7 +104,7 @@ class Ledger:
             ]
         return [None if holder[0] == place else holder[0] for (_, place), holder in zip(keyed, holders, strict=True)]
 
-    def settle(self, settled: Settled) -> None:
+    def commit(self, checkpoint: Checkpoint) -> None:
         """Commit how far the corpus is done.
 
         Raises:
@@ -109,26 +114,26 @@ class Ledger:
             with self._mutex, self._mapped():
                 if self._torn:  # the ids of these rows may be lost with the transaction that failed
                     raise OSError(f"{self.path} could not be written before; resume from what it says")
-                self._write("settled", asdict(settled))
+                self._write("settled", {_IN_FILE.get(name, name): value for name, value in asdict(checkpoint).items()})
                 self._db.execute("COMMIT")
                 self._db.execute("BEGIN")
-        self.settled = settled
+        self.checkpoint = checkpoint
 
     def restart(self) -> None:
-        """Forget everything but the ties: the store does not hold what this ledger says.
+        """Forget everything but the run key: the store does not hold what this ledger says.
 
         Raises:
             OSError: the ledger cannot be written.
         """
         with self._mutex, self._mapped():
             self._db.execute("DELETE FROM claims")
-        before = self.settled.rejected_before
-        self.settle(Settled(rejected_bytes=before, rejected_before=before))
+        before = self.checkpoint.rejected_before
+        self.commit(Checkpoint(rejected_bytes=before, rejected_before=before))
 
     def close(self, *, done: bool = False) -> None:
         """Close the file; if the corpus is done, also remove it. A second call does nothing."""
         with self._mutex:
-            self._db.close()  # rolls back what was claimed and not settled
+            self._db.close()  # rolls back what was claimed and not committed
         if done and self.path is not None:
             _discard(self.path)
 
@@ -148,26 +153,29 @@ class Ledger:
         self._db.executescript(_SCHEMA)
         execute("BEGIN IMMEDIATE")
 
-    def _open(self, ties: dict[str, str], rejected_before: int) -> Settled:
-        ties["format"] = str(FORMAT)
-        stored = self._read("ties")
-        if stored is None:
+    def _open(self, run_key: dict[str, str], rejected_before: int) -> Checkpoint:
+        run_key["format"] = str(FORMAT)
+        known = self._read("ties")
+        if known is None:
             with self._mapped():
-                self._write("ties", ties)
-        elif stored != ties:
-            name = next(name for name in {**ties, **stored} if stored.get(name) != ties.get(name))
+                self._write("ties", run_key)
+        elif known != run_key:
+            name = next(name for name in {**run_key, **known} if known.get(name) != run_key.get(name))
             raise ConfigError(
-                f"{self.path} is the checkpoint of another run: its {name} is {stored.get(name)!r}, this one's "
-                f"{ties.get(name)!r}; run without resuming (what is stored unchanged is not encoded again), or name "
+                f"{self.path} is the checkpoint of another run: its {name} is {known.get(name)!r}, this one's "
+                f"{run_key.get(name)!r}; run without resuming (what is stored unchanged is not encoded again), or name "
                 f"another checkpoint"
             )
-        fresh = {"rejected_bytes": rejected_before, "rejected_before": rejected_before}
-        settled = Settled(**(self._read("settled") or fresh))
+        written = self._read("settled")
+        if written is None:
+            checkpoint = Checkpoint(rejected_bytes=rejected_before, rejected_before=rejected_before)
+        else:
+            checkpoint = Checkpoint(**{_FROM_FILE.get(name, name): value for name, value in written.items()})
         with self._mapped():
             # Rows beyond were claimed and not finished; what they are may have changed.
-            self._db.execute("DELETE FROM claims WHERE place >= ?", (settled.rows,))
-        self.settle(settled)
-        return settled
+            self._db.execute("DELETE FROM claims WHERE place >= ?", (checkpoint.rows,))
+        self.commit(checkpoint)
+        return checkpoint
 
     def _read(self, name: str) -> dict[str, Any] | None:
         with self._mapped():
@@ -191,7 +199,7 @@ class Ledger:
                 ) from error
             raise OSError(f"{where} cannot be written: {error}; make room, then resume") from error
         except sqlite3.DatabaseError as error:
-            raise ConfigError(f"{where} is no checkpoint of m3-vdb ({error}): remove it, or name another") from error
+            raise ConfigError(f"{where} is not a checkpoint of m3-vdb ({error}): remove it, or name another") from error
 
 
 def _key(id: str) -> bytes:
@@ -203,7 +211,7 @@ def _check_ours(db: sqlite3.Connection, path: Path) -> None:
         db.execute("PRAGMA page_count").fetchone()[0]
         and db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID
     ):
-        raise ConfigError(f"{path} exists and is no checkpoint of m3-vdb: name another")
+        raise ConfigError(f"{path} exists and is not a checkpoint of m3-vdb: name another")
 
 
 def _discard(path: Path) -> None:
@@ -221,6 +229,6 @@ def _discard(path: Path) -> None:
     except sqlite3.DatabaseError as error:
         if "locked" in str(error):
             raise ConfigError(f"{path} is in use by another run: wait for it, or name another checkpoint") from None
-        raise ConfigError(f"{path} exists and is no checkpoint of m3-vdb ({error}): name another") from None
+        raise ConfigError(f"{path} exists and is not a checkpoint of m3-vdb ({error}): name another") from None
     for name in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
         name.unlink(missing_ok=True)

@@ -1,33 +1,33 @@
 """Documents → encoded → stored, in one pass and bounded memory. A bad document costs itself, never the run.
 
 One thread reads, one prepares (repeated ids, what is stored already, tokens), one encodes, one or more store (``run``).
-Batches are settled in order, so that one number says how far a run is: the first so many rows of the corpus are done,
+Batches are committed in order, so that one number says how far a run is: the first so many rows of the corpus are done,
 that is acknowledged by the store or written to the dead letters. Within a run no id is stored twice, so no two writers
 ever have versions of the same document.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping
-from typing import Final
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
+from concurrent.futures import TimeoutError as WaitedEnough
+from functools import partial
+from typing import Any, Final
 
 from m3_vdb.encoding.embedder import Embedder
 from m3_vdb.encoding.long_documents import REFUSE, LongDocuments, text_encoding
 from m3_vdb.encoding.splitter import make_splitter
-from m3_vdb.ingest.batch import Batch, Item, cut, read_items
+from m3_vdb.ingest.batch import Batch, Item, cut_batches, read_items, split_rows
+from m3_vdb.ingest.collections import SourceCollection
+from m3_vdb.ingest.commit import MAX_AHEAD, DeadLetters, OrderedCommitter, letters_length
 from m3_vdb.ingest.corpus import Corpus
-from m3_vdb.ingest.dead_letters import DeadLetters, letters_length
-from m3_vdb.ingest.encoder import Encoder
-from m3_vdb.ingest.engine import Engine
 from m3_vdb.ingest.ledger import Ledger
-from m3_vdb.ingest.prepare import Preparer
+from m3_vdb.ingest.prepare import Encoder, Preparer
 from m3_vdb.ingest.report import IngestReport, Measured, Progress
-from m3_vdb.ingest.retry import Retry
-from m3_vdb.ingest.run import Run
-from m3_vdb.ingest.settle import AHEAD, Settler
-from m3_vdb.ingest.splitting import split_rows
+from m3_vdb.ingest.run import Engine, Run
+from m3_vdb.ingest.upload import Retry
 from m3_vdb.inputs import DocumentLike, read_path, whole_number
 from m3_vdb.stores.base import VectorStore
 from m3_vdb.writer import Writer, check_parts
@@ -37,6 +37,8 @@ BATCH_DOCUMENTS: Final = 256
 SERVER_UPLOADS: Final = 2
 """Batches stored at the same time on a server: one travels while the other is worked on."""
 _DEFAULT_RETRY: Final = Retry()
+_TICK: Final = 0.1
+_END: Final = object()
 
 
 def ingest(
@@ -52,7 +54,7 @@ def ingest(
     rejected: str | os.PathLike[str] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = False,
-    ties: Mapping[str, str] | None = None,
+    run_key: Mapping[str, str] | None = None,
     retry: Retry = _DEFAULT_RETRY,
     upload_workers: int | None = None,
     engine: Engine | None = None,
@@ -62,9 +64,9 @@ def ingest(
     """Encode and store documents.
 
     Args:
-        items: documents, dicts with their fields (``HybridIndex.add``), or rows (``Corpus``), and rows that a reader
-            already rejected; read once, in a thread of its own. Of rows with the same id the first is stored, and the
-            others are rejected.
+        items: documents, dicts with their fields (``HybridIndex.add``), files (``Corpus``), a collection of a database
+            (``SourceCollection``), and rows that a reader already rejected; read once, in a thread of its own. Of rows
+            with the same id the first is stored, and the others are rejected ("duplicate id").
         embed: makes the vectors.
         store: keeps them.
         batch_documents: documents encoded together.
@@ -76,8 +78,9 @@ def ingest(
         strict: end the run at the first row that cannot be stored.
         rejected: file for such rows (JSON lines); those of earlier runs stay in it.
         checkpoint: file that says how far the run is; removed when the corpus is done.
-        resume: go on from the checkpoint, if there is one. The corpus must be the same up to there.
-        ties: what else must be the same then, name → value; the model and the encoding always must.
+        resume: resume from the checkpoint, if there is one. The corpus must be the same up to there.
+        run_key: what else must be the same then, name → value; the model, the encoding, and the URL and fields of a
+            ``SourceCollection`` always must.
         retry: how often a failing store is asked again.
         upload_workers: batches stored at the same time; None: two for a server, one for a store in this process.
         engine: encodes elsewhere, and stores from there if the store is a server (``RayEngine``); ``embed`` is then
@@ -102,67 +105,148 @@ def ingest(
     batch_documents = whole_number("batch_documents", batch_documents, least=1)
     uploaders = upload_workers if upload_workers is not None else SERVER_UPLOADS if store.is_server else 1
     uploaders = whole_number("upload_workers", uploaders, least=1)
-    rejected = rejected if rejected is None else read_path("rejected", rejected)
-    checkpoint = checkpoint if checkpoint is None else read_path("checkpoint", checkpoint)
-    source = items if isinstance(items, Measured) else None
+    rejected = None if rejected is None else read_path("rejected", rejected)
+    checkpoint = None if checkpoint is None else read_path("checkpoint", checkpoint)
     if isinstance(items, Corpus):
         items.leave_out(*(path for path in (checkpoint, rejected) if path is not None))
         items.field_types = store.field_types
-    rows: Iterable[Item] = read_items(items)
-    writers, uploaders = uploaders, uploaders if engine is None or not store.is_server else 1
-    encoder = Encoder(embed)
     encoding = text_encoding(embed) if encoding is None else encoding
-    known = {"model": embed.identity.fingerprint, "encoding": encoding, **(ties or {})}
+    known = {"model": embed.identity.fingerprint, "encoding": encoding}
+    if isinstance(items, SourceCollection):
+        known |= {"source": items.url, "fields": repr(items.fields)}
+    known |= run_key or {}
     if long_documents != REFUSE:
         known["long documents"] = repr(long_documents)
     splitter = make_splitter(embed, long_documents, store.max_rows)
+    writers = uploaders if engine is not None and store.is_server else 0  # elsewhere
+    uploaders = 1 if writers else uploaders
     report = IngestReport()
+    rows: Iterable[Item] = read_items(items)
     rows = rows if splitter is None else split_rows(rows, splitter, report)
-    ledger = Ledger(checkpoint, ties=known, resume=resume, rejected_before=letters_length(rejected))
+    encoder = Encoder(embed)
+    ledger = Ledger(checkpoint, run_key=known, resume=resume, rejected_before=letters_length(rejected))
     letters = None
     try:
-        run = Run(report, stop or threading.Event(), retry, uploaders=uploaders, long_documents=long_documents)
-        if ledger.settled.rows and not run.patience.call(lambda: _still_there(store, ledger)):
+        run = Run(report, stop or threading.Event(), retry, uploaders=uploaders)
+        if ledger.checkpoint.rows and not run.retrier.call(_still_there, store, ledger):
             ledger.restart()
             report.restarted = True
-        report.resumed = ledger.settled.rows
-        report.rejections.update(ledger.settled.rejections)
-        letters = DeadLetters(rejected, keep=ledger.settled.rejected_bytes, before=ledger.settled.rejected_before)
-        writer = Writer(store, long_documents=long_documents, encoding=encoding, request=run.patience.call)
+        done = ledger.checkpoint
+        report.resumed = done.rows
+        report.rejections.update(done.rejections)
+        letters = DeadLetters(rejected, keep=done.rejected_bytes, before=done.rejected_before)
+        writer = Writer(store, long_documents=long_documents, encoding=encoding, request=run.retrier.call)
         preparer = Preparer(
-            encoder.tokenize if engine is None else _leave,
+            encoder.tokenize if engine is None else _skip_tokenizing,
             writer,
             ledger,
-            ask=run.patience.call(store.count) > 0,
+            ask=run.retrier.call(store.count) > 0,
             skip_unchanged=skip_unchanged,
         )
-        settler = Settler(ledger, letters, report, strict=strict, ahead=AHEAD if engine is None else engine.window)
+        window = MAX_AHEAD if engine is None else engine.window
+        committer = OrderedCommitter(ledger, letters, report, strict=strict, ahead=window)
+        batches = cut_batches(rows, documents=batch_documents, cost=encoder.cost)
+        encode = (
+            partial(run.encode, encoder)
+            if engine is None
+            else partial(
+                run.encode_with,
+                engine,
+                committer,
+                identity=store.identity,
+                long_documents=long_documents,
+                writers=writers,
+            )
+        )
         run.go(
             [
-                lambda: run.read(cut(rows, documents=batch_documents, cost=encoder.cost), source),
-                lambda: run.prepare(preparer, strict=strict),
-                lambda: (
-                    run.encode(encoder)
-                    if engine is None
-                    else run.encode_elsewhere(engine, store, settler, writers=writers)
-                ),
-                *[lambda: run.upload(writer, settler)] * uploaders,
+                partial(run.read, batches, items if isinstance(items, Measured) else None),
+                partial(run.prepare, preparer, strict=strict),
+                encode,
+                *[partial(run.upload, writer, committer)] * uploaders,
             ],
             progress,
         )
         ledger.close(done=not report.interrupted)
     finally:
-        ledger.close(done=not ledger.settled.rows)  # a checkpoint that says nothing is none
+        ledger.close(done=not ledger.checkpoint.rows)  # a checkpoint that says nothing is none
         if letters is not None:
             letters.close()
     return report
 
 
-def _leave(batch: Batch) -> None:
-    """Tokenizing is the engine's."""
+def _skip_tokenizing(batch: Batch) -> None:
+    """It is the engine's."""
 
 
 def _still_there(store: VectorStore, ledger: Ledger) -> bool:
     """Whether the store holds what the ledger says was done; a restored or emptied one does not."""
-    settled = ledger.settled
-    return store.count() >= settled.held and len(store.get(list(settled.witnesses))) == len(settled.witnesses)
+    done = ledger.checkpoint
+    return store.count() >= done.stored_count and len(store.get(list(done.last_ids))) == len(done.last_ids)
+
+
+async def async_ingest(
+    items: Iterable[Item] | AsyncIterable[Item],
+    embed: Embedder,
+    store: VectorStore,
+    *,
+    progress: Callable[[Progress], None] | None = None,
+    **options: Any,  # noqa: ANN401 - those of ``ingest``
+) -> IngestReport:
+    """``ingest`` in a thread; the event loop stays free.
+
+    Cancelling the task ends the run like Ctrl-C: what is encoded is stored, the checkpoint is written, and only then
+    the task is cancelled.
+
+    Args:
+        items: as ``ingest``, or an asynchronous iterable, which is read in the event loop.
+        embed: makes the vectors.
+        store: keeps them.
+        progress: called in the event loop.
+        options: the other arguments of ``ingest``, but ``stop``.
+
+    Raises:
+        M3Error: as ``ingest``.
+        OSError: as ``ingest``.
+    """
+    loop = asyncio.get_running_loop()
+    stop = threading.Event()
+    source = _bridge(aiter(items), loop, stop) if isinstance(items, AsyncIterable) else items
+
+    def tell(state: Progress) -> None:
+        if progress is not None:
+            loop.call_soon_threadsafe(progress, state)
+
+    def run() -> IngestReport:
+        return ingest(source, embed, store, progress=tell, stop=stop, **options)
+
+    task = asyncio.ensure_future(asyncio.to_thread(run))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        stop.set()
+        await asyncio.wait([task])
+        raise
+
+
+def _bridge(items: AsyncIterator[Item], loop: asyncio.AbstractEventLoop, stop: threading.Event) -> Iterator[Item]:
+    """An asynchronous iterator, read from another thread."""
+
+    async def following() -> object:
+        return await anext(items, _END)
+
+    while not stop.is_set():
+        future = asyncio.run_coroutine_threadsafe(following(), loop)
+        while True:
+            try:
+                item = future.result(timeout=_TICK)
+                break
+            except WaitedEnough:
+                if future.done():  # the source itself raised a TimeoutError
+                    raise
+                if stop.is_set():
+                    future.cancel()
+                    return
+        if item is _END:
+            return
+        yield item  # type: ignore[misc]  # following() gives items or _END

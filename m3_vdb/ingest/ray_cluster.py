@@ -17,7 +17,6 @@ from m3_vdb.errors import ConfigError, EngineError, MissingExtraError
 from m3_vdb.imports import variables
 
 ADDRESS_VARIABLE: Final = "RAY_ADDRESS"
-_LOGGERS: Final = ("ray", "ray.data")
 
 
 @contextmanager
@@ -34,11 +33,9 @@ def connected(address: str | None, *, cpus: int | None = None) -> Iterator[dict[
     """
     try:
         import ray  # noqa: PLC0415 - seconds to import, and optional
-        import ray.data  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise MissingExtraError("engine ray", extra="ray") from error
-    # Its processes would warn, on stderr, about what Ray Data does; Ray Data would describe the job to the cluster.
-    with _quiet(), variables(RAY_BACKEND_LOG_LEVEL="fatal", RAY_USAGE_STATS_ENABLED="0"):
+    with variables(RAY_BACKEND_LOG_LEVEL="fatal", RAY_USAGE_STATS_ENABLED="0"):
         if ray.is_initialized():
             yield ray.cluster_resources()
             return
@@ -110,16 +107,3 @@ def check_resources(there: Mapping[str, float], *, encoders: int, cpus: float, g
                 f"{needed:g} {name}s, and the cluster has {there.get(name, 0.0):g}: ask for fewer or smaller encoders, "
                 f"or add machines first"
             )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Ray's own progress and notes off: the summary says what happened."""
-    before = {name: logging.getLogger(name).level for name in _LOGGERS}
-    for name in _LOGGERS:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for name, level in before.items():
-            logging.getLogger(name).setLevel(level)

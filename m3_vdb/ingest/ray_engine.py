@@ -1,37 +1,360 @@
-"""Encoding and storing on many machines, as a Ray Data job: corpus → encoders → writers → outcomes.
+"""Encoding and storing on many machines: plain Ray actors as third and fourth step of the one pipeline.
 
 Reading, checking, the ledger and the dead letters stay in the driver, so that ids, checkpoint, rejections and report
-are those of a run without Ray. The job is given batches one by one and never more than ``window`` that are not settled;
-that, and not the size of an object store, is what bounds memory.
+are those of a run without Ray. The driver gives every encoder two batches, one to tokenize while the other is encoded,
+and never more than ``window`` that are not committed; that bounds memory. Vectors go from the encoder to the writer
+through Ray's object store, and to the driver only where it is the one that stores.
 
-A worker that dies costs time: Ray starts it again and gives it its batches again. Storing a batch twice leaves what
-storing it once leaves, since an id is in one batch only.
+A worker that dies costs time: another takes its place and its batches. Storing a batch twice leaves what storing it
+once leaves, since an id is in one batch only. An exception never leaves a worker: it comes back as a value, as what the
+same fault raises without Ray.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+import traceback
+from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Final
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final
 
 from m3_vdb.encoding.embedder import Embedder
-from m3_vdb.errors import ConfigError, EngineError, M3Error
-from m3_vdb.ingest.batch import Batch, Stored
-from m3_vdb.ingest.engine import Spent, Work
+from m3_vdb.encoding.identity import ModelIdentity
+from m3_vdb.encoding.long_documents import LongDocuments
+from m3_vdb.errors import ConfigError, EngineError, M3Error, StoreError
+from m3_vdb.ingest.batch import Batch, Stored, Waiting
+from m3_vdb.ingest.prepare import Encoder
 from m3_vdb.ingest.ray_cluster import check_resources, connected, first_line
 from m3_vdb.ingest.rows import reject
+from m3_vdb.ingest.run import EngineTimings, Work
+from m3_vdb.ingest.upload import Retrier, Retry, store_batch
 from m3_vdb.stores.base import VectorStore
+from m3_vdb.writer import Writer
 
-if TYPE_CHECKING:
-    from ray.data import Dataset
-
-    from m3_vdb.ingest.ray_workers import Outcome
-
+MAX_WORKER_DEATHS: Final = 5
+"""A batch that so many workers died of ends the run."""
+_IN_HAND: Final = 2
+"""Batches that a worker has at a time."""
 _WRITER_CPUS: Final = 0.5
 _TICK: Final = 0.02
-_SYNC_SECONDS: Final = 0.5
+_IDLE_SECONDS: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What a worker says of a batch.
+
+    Attributes:
+        rejected: (place, kind, reason) of rows that are not stored.
+        stored: what the store said, once it has.
+        failure: why there is nothing else here.
+        seconds: of encoding, or of storing.
+        retries: requests to the store that were made again.
+    """
+
+    rejected: tuple[tuple[int, str, str], ...] = ()
+    stored: Stored | None = None
+    failure: M3Error | None = None
+    seconds: float = 0.0
+    retries: int = 0
+
+
+def _failure(error: Exception, where: str) -> M3Error:
+    """The error to raise in the driver for one that was just caught here; of a store's errors, all survives."""
+    if isinstance(error, StoreError):
+        return error
+    if isinstance(error, M3Error):
+        return EngineError(f"{where}: {error}")
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return EngineError(f"{where}: {type(error).__name__}: {error} ({last.filename}, line {last.lineno})")
+
+
+def _rejected(batch: Batch) -> tuple[tuple[int, str, str], ...]:
+    return tuple((place, one.kind, one.reason) for place, one in batch.rejected)
+
+
+class EncodeWorker:
+    """An encoder on a worker; two threads call it, so that one text is tokenized while another is encoded.
+
+    Args:
+        make: makes the embedding function.
+        identity: the model that it must be.
+    """
+
+    def __init__(self, make: Callable[[], Embedder], identity: ModelIdentity) -> None:
+        self._lock = threading.Lock()
+        self._failure: M3Error | None = None
+        try:
+            embed = make()
+            embed.identity.require_same(identity, where="the driver's model")
+            self._encoder = Encoder(embed)
+        except Exception as error:
+            self._failure = _failure(error, "a worker cannot open the model")
+
+    def work(self, batch: Batch) -> tuple[Done, Batch]:
+        """Encode one batch: what to say of it, and the batch with its embeddings, for who stores it."""
+        if self._failure is not None:
+            return Done(failure=self._failure), batch
+        try:
+            self._encoder.tokenize(batch)
+            with self._lock:
+                begun = time.perf_counter()
+                self._encoder.encode(batch)
+                seconds = time.perf_counter() - begun
+        except Exception as error:
+            return Done(failure=_failure(error, "a worker cannot encode a batch")), batch
+        done = Done(_rejected(batch), seconds=seconds)
+        batch.rejected = []
+        return done, batch
+
+
+class StoreWorker:
+    """A connection to the store on a worker; ``halt`` is called while it works.
+
+    Args:
+        open_store: opens the collection.
+        retry: how often the store is asked again.
+        long_documents: what becomes of documents with more rows than the store takes.
+    """
+
+    def __init__(self, open_store: Callable[[], VectorStore], retry: Retry, long_documents: LongDocuments) -> None:
+        self._open = open_store
+        self._long_documents = long_documents
+        self._halt = threading.Event()
+        self._retrier = Retrier(retry, self._halt)
+        self._writer: Writer | None = None
+        self._lock = threading.Lock()
+
+    def halt(self) -> None:
+        """The run is to end: no more waiting for a store that is away."""
+        self._halt.set()
+
+    def work(self, batch: Batch) -> Done:
+        """Store one batch."""
+        with self._lock:
+            begun, before = time.perf_counter(), self._retrier.retries
+            try:
+                if self._writer is None:  # here, where a server that is away is waited for
+                    store = self._retrier.call(self._open)
+                    self._writer = Writer(store, long_documents=self._long_documents, request=self._retrier.call)
+                stored = store_batch(self._writer, batch)
+            except Exception as error:
+                return Done(failure=_failure(error, "a worker cannot store a batch"))
+            return Done(
+                _rejected(batch), stored, seconds=time.perf_counter() - begun, retries=self._retrier.retries - before
+            )
+
+
+@dataclass(slots=True)
+class _Task:
+    """A batch on its way through a stage.
+
+    Attributes:
+        batch: the driver's, with the rows as they were read.
+        data: what the worker gets: the batch, or a reference to it.
+        deaths: workers that died while they had it.
+        worker: number of the worker that has it.
+        actor: its handle.
+        result: reference to the encoded batch, beside the outcome.
+    """
+
+    batch: Batch
+    data: Any
+    deaths: int = 0
+    worker: int = 0
+    actor: Any = None
+    result: Any = None
+
+    @property
+    def slots(self) -> int:
+        """Batches that a worker could have in its place; after a death it gets a worker to itself."""
+        return _IN_HAND if self.deaths else 1
+
+
+class _Stage:
+    """Workers of one kind, begun when the first batch comes.
+
+    Args:
+        verb: what they do, for messages.
+        count: how many.
+        begin: begins one.
+        returns: values that ``work`` returns.
+    """
+
+    def __init__(self, verb: str, count: int, begin: Callable[[], Any], *, returns: int) -> None:
+        self.verb = verb
+        self.queue: deque[_Task] = deque()
+        self.seconds = 0.0
+        self._begin = begin
+        self._returns = returns
+        self._count = count
+        self._actors: list[Any] = []
+        self._busy = [0] * count
+
+    def has_room(self) -> bool:
+        """Whether a batch that is put into the queue would be worked on at once."""
+        return not self.queue and min(self._busy) < _IN_HAND
+
+    def start(self) -> Iterator[tuple[Any, _Task]]:
+        """Give queued batches to workers: (reference to the outcome, task)."""
+        while self.queue:
+            task = self.queue[0]
+            task.worker = min(range(self._count), key=self._busy.__getitem__)
+            if self._busy[task.worker] + task.slots > _IN_HAND:
+                return
+            self.queue.popleft()
+            self._actors = self._actors or [self._begin() for _ in range(self._count)]
+            task.actor = self._actors[task.worker]
+            self._busy[task.worker] += task.slots
+            refs = task.actor.work.options(num_returns=self._returns).remote(task.data)
+            ref, task.result = refs if self._returns == 2 else (refs, None)
+            yield ref, task
+
+    def release(self, task: _Task) -> None:
+        """The worker has answered, or died."""
+        self._busy[task.worker] -= task.slots
+
+    def died(self, task: _Task, error: Exception) -> None:
+        """Put another worker in the place of a dead one, and the batch into the queue again.
+
+        Raises:
+            EngineError: too many workers have died of it.
+        """
+        if self._actors[task.worker] is task.actor:
+            _kill(task.actor)  # which may only be out of reach
+            self._actors[task.worker] = self._begin()
+        task.deaths += 1
+        if task.deaths >= MAX_WORKER_DEATHS:
+            first = task.batch.waiting[0].document.id
+            raise EngineError(
+                f"{task.deaths} workers died while they {self.verb} a batch that begins with document {first!r}: not "
+                f"enough memory? Ask for fewer documents in a batch, or for encoders of more CPUs ({first_line(error)})"
+            )
+        self.queue.appendleft(task)
+
+    def tell(self, method: str) -> None:
+        """Call a method of every worker."""
+        for actor in self._actors:
+            getattr(actor, method).remote()
+
+    def end(self) -> None:
+        """End all workers."""
+        for actor in self._actors:
+            _kill(actor)
+
+
+class _Job:
+    """One run: gives batches to workers, and hands on what comes back, until all is done or the run is to end.
+
+    Args:
+        work: batches and where they go.
+        encoding: the encoders.
+        storing: the writers; None where the driver stores.
+        window: batches that are not committed, at most.
+    """
+
+    def __init__(self, work: Work, encoding: _Stage, storing: _Stage | None, window: int) -> None:
+        self._work = work
+        self._encoding = encoding
+        self._storing = storing
+        self._window = window
+        self._running: dict[Any, tuple[_Stage, _Task]] = {}
+        self._last = -1  # number of the last batch taken, whether or not it had anything to encode
+        self._ended = self._told_halt = False
+        self._begun: float | None = None
+        self.startup: float | None = None
+
+    def run(self) -> None:
+        stages = [stage for stage in (self._encoding, self._storing) if stage is not None]
+        while True:
+            if self._work.halt.is_set():
+                self._ended = True
+                self._encoding.queue.clear()  # what is begun is finished
+                if self._storing is not None and not self._told_halt:
+                    self._told_halt = True
+                    self._storing.tell("halt")
+            self._take()
+            for stage in stages:
+                self._running |= {ref: (stage, task) for ref, task in stage.start()}
+            if self._running:
+                self._collect()
+            elif self._ended and not any(stage.queue for stage in stages):
+                return
+
+    def _take(self) -> None:
+        """The next prepared batch, if there is room for it."""
+        full = self._last + 1 - self._work.committed() >= self._window
+        if self._ended or full or not self._encoding.has_room():
+            if full and not self._running:
+                time.sleep(_TICK)  # until the driver has stored some
+            return
+        with suppress(TimeoutError):
+            batch = self._work.prepared.get(timeout=_TICK if self._running else _IDLE_SECONDS)
+            if batch is None:
+                self._ended = True
+                return
+            self._last = batch.number
+            if not batch.waiting:
+                batch.stored = Stored()
+                self._work.encoded.put(batch)
+                return
+            self._begun = self._begun or time.perf_counter()
+            rows = [Waiting(row.place, row.document, row.document) for row in batch.waiting]
+            self._encoding.queue.append(_Task(batch, Batch(stop=0, waiting=rows, outdated=dict(batch.outdated))))
+
+    def _collect(self) -> None:
+        import ray  # noqa: PLC0415 - optional
+        from ray.exceptions import ObjectLostError, RayActorError  # noqa: PLC0415
+
+        ready, _ = ray.wait(list(self._running), timeout=_TICK, fetch_local=False)
+        for ref in ready:
+            stage, task = self._running.pop(ref)
+            stage.release(task)
+            try:
+                done: Done = ray.get(ref)
+                encoded: Batch | None = None
+                if stage is self._encoding and self._storing is None and done.failure is None:
+                    encoded = ray.get(task.result)
+            except RayActorError as error:
+                stage.died(task, error)
+                continue
+            except ObjectLostError:  # with the machine that had encoded it
+                rows = [Waiting(row.place, row.document, row.document) for row in task.batch.waiting]
+                data = Batch(stop=0, waiting=rows, outdated=dict(task.batch.outdated))
+                self._encoding.queue.appendleft(_Task(task.batch, data, task.deaths))
+                continue
+            if done.failure is not None:
+                raise done.failure
+            self._hand_on(stage, task, done, encoded)
+
+    def _hand_on(self, stage: _Stage, task: _Task, done: Done, encoded: Batch | None) -> None:
+        """A batch that a stage is done with goes to the next one, or back into the pipeline."""
+        batch = task.batch
+        stage.seconds += done.seconds
+        self._work.retried(done.retries)
+        if self.startup is None and self._begun is not None:
+            self.startup = max(0.0, time.perf_counter() - self._begun - done.seconds)
+        refused = {place: (kind, reason) for place, kind, reason in done.rejected}
+        for row in batch.waiting:
+            if row.place in refused:
+                batch.rejected.append((row.place, reject(row.source, *refused[row.place])))
+        batch.waiting = [row for row in batch.waiting if row.place not in refused]
+        if stage is self._encoding and self._storing is not None and batch.waiting:
+            self._storing.queue.append(_Task(batch, task.result))
+            return
+        batch.embeddings = None if encoded is None else encoded.embeddings
+        batch.stored = done.stored or (None if batch.waiting else Stored())
+        self._work.encoded.put(batch)
+
+
+def _kill(actor: Any) -> None:  # noqa: ANN401 - Ray's handle
+    import ray  # noqa: PLC0415 - optional
+
+    with suppress(ray.exceptions.RayError):
+        ray.kill(actor)
 
 
 class RayEngine:
@@ -107,11 +430,11 @@ class RayEngine:
 
     @property
     def window(self) -> int:
-        """Batches under way: each encoder has one at work and one waiting, and as many again are on other ways."""
+        """Batches between being prepared and being committed, at most: two per encoder, and as many on other ways."""
         return 4 * self.encoders + 4
 
-    def encode(self, work: Work) -> Spent:
-        """Run the job; see ``Engine``.
+    def encode(self, work: Work) -> EngineTimings:
+        """Encode what is prepared, and store it where the store is a server; see ``Engine``.
 
         Raises:
             StoreError: the store failed.
@@ -120,196 +443,28 @@ class RayEngine:
         """
         if self._connection is None:
             raise EngineError("the engine is not connected: use it in a with statement")
+        import ray  # noqa: PLC0415 - optional
+
         writers = work.writers if self._open_store is not None else 0
         encoders, gpus = self.encoders, self.gpus
         check_resources(
             self._resources, encoders=encoders, cpus=self._cpus, gpus=gpus, writer_cpus=_WRITER_CPUS * writers
         )
-        with _feed() as feed:
-            job = _Job(work, feed, self.window)
-            return job.run(self._dataset(work, feed, encoders, gpus, writers), encoders=encoders, writers=writers)
-
-    def _dataset(self, work: Work, feed: Any, encoders: int, gpus: float, writers: int) -> Dataset:  # noqa: ANN401
-        import ray.data  # noqa: PLC0415 - optional
-
-        from m3_vdb.ingest.ray_feed import FeedSource  # noqa: PLC0415
-        from m3_vdb.ingest.ray_workers import EncodeStage, StoreStage  # noqa: PLC0415
-
-        context = ray.data.DataContext.get_current().copy()
-        context.enable_progress_bars = False
-        context.print_on_execution_start = False
-        context.target_max_block_size = 1  # else small batches would wait for others to fill a block of 128 MiB
-        context.execution_no_progress_timeout_s = -1  # standard input may be silent for hours
-        with ray.data.DataContext.current(context):
-            dataset = ray.data.read_datasource(FeedSource(feed), override_num_blocks=1, num_cpus=0)
-            dataset = dataset.map_batches(
-                EncodeStage,
-                fn_constructor_args=(self._embed, work.identity, feed),
-                fn_constructor_kwargs={"keep": bool(writers)},
-                compute=ray.data.ActorPoolStrategy(
-                    size=encoders,
-                    max_tasks_in_flight_per_actor=2,
-                    max_concurrent_calls_per_actor=2,
-                    enable_true_multi_threading=True,
-                ),
-                batch_size=1,
-                batch_format="pyarrow",
-                num_cpus=self._cpus,
-                num_gpus=gpus or None,
-            )
-            if writers:
-                dataset = dataset.map_batches(
-                    StoreStage,
-                    fn_constructor_args=(self._open_store, feed, work.retry, work.long_documents),
-                    compute=ray.data.ActorPoolStrategy(size=writers, max_tasks_in_flight_per_actor=2),
-                    batch_size=1,
-                    batch_format="pyarrow",
-                    num_cpus=_WRITER_CPUS,
-                )
-            return dataset
-
-
-class _Job:
-    """One run of the job: a thread collects outcomes while the caller's thread gives batches.
-
-    Args:
-        work: batches and where they go.
-        feed: handle of the feed.
-        window: batches that are not settled, at most.
-    """
-
-    def __init__(self, work: Work, feed: Any, window: int) -> None:  # noqa: ANN401 - Ray's handle
-        self._work = work
-        self._feed = feed
-        self._window = window
-        self._sent: dict[int, Batch] = {}
-        self._data: dict[int, bytes] = {}
-        self._next = 0
-        self._end: int | None = None
-        self._born = ""
-        self._told: tuple[int | None, bool] | None = None
-        self._synced = 0.0
-        self._done = threading.Event()
-        self._failure: BaseException | None = None
-        self._begun: float | None = None
-        self._startup: float | None = None
-        self._encoding = self._storing = 0.0
-
-    def run(self, dataset: Dataset, *, encoders: int, writers: int) -> Spent:
+        encoder = ray.remote(EncodeWorker).options(num_cpus=self._cpus, num_gpus=gpus or None, max_concurrency=_IN_HAND)
+        writer = ray.remote(StoreWorker).options(num_cpus=_WRITER_CPUS, max_concurrency=_IN_HAND + 1)
+        encoding = _Stage("encoded", encoders, lambda: encoder.remote(self._embed, work.identity), returns=2)
+        storing = None
+        if writers:
+            arguments = self._open_store, work.retry, work.long_documents
+            storing = _Stage("stored", writers, lambda: writer.remote(*arguments), returns=1)
+        job = _Job(work, encoding, storing, self.window)
         try:
-            self._give(dataset)
-        except Exception as error:
+            job.run()
+        except ray.exceptions.RayError as error:
             raise EngineError(f"the Ray cluster failed: {first_line(error)}") from error
-        if self._failure is not None:
-            raise self._failure
-        if self._sent and not self._work.halt.is_set():
-            raise EngineError(f"the Ray job ended with {len(self._sent)} batches unanswered: resume the run")
-        waiting = self._work.prepared.get_seconds + (self._startup or 0.0)
-        return Spent(self._encoding / encoders, waiting, self._storing / max(1, writers))
-
-    def _give(self, dataset: Dataset) -> None:
-        """Give batches while there is room; tell the feed what is settled, and give all again if it was restarted."""
-        last = -1  # number of the last batch taken, whether or not it had anything to encode
-        while not self._done.is_set():
-            fresh: dict[int, bytes] = {}
-            if self._end is None and self._work.halt.is_set():
-                self._end = self._next
-            elif self._end is None and last + 1 - self._work.settled() < self._window:
-                with suppress(TimeoutError):
-                    batch = self._work.prepared.get(timeout=_SYNC_SECONDS)
-                    if batch is None:
-                        self._end = self._next
-                    else:
-                        last = batch.number
-                        fresh = self._take(batch)
-            else:
-                self._done.wait(_TICK)
-            self._sync(fresh)
-            if self._end == 0:
-                return  # there was nothing to encode, and no worker was begun
-            if fresh and self._begun is None:
-                self._begun = time.perf_counter()
-                threading.Thread(target=self._collect, args=(dataset,), daemon=True).start()
-
-    def _take(self, batch: Batch) -> dict[int, bytes]:
-        from m3_vdb.ingest.ray_workers import pack  # noqa: PLC0415 - needs Ray
-
-        if not batch.waiting:
-            batch.stored = Stored()
-            self._work.encoded.put(batch)
-            return {}
-        number, self._next = self._next, self._next + 1
-        self._sent[number], self._data[number] = batch, pack(batch)
-        return {number: self._data[number]}
-
-    def _sync(self, fresh: dict[int, bytes]) -> None:
-        import ray  # noqa: PLC0415 - optional
-
-        state = self._end, self._work.halt.is_set()
-        if not fresh and state == self._told and time.perf_counter() - self._synced < _SYNC_SECONDS:
-            return
-        held = dict(self._data)
-        first = min(held, default=self._next)
-        born = ray.get(self._feed.sync.remote(fresh, first, *state))
-        if born != self._born:  # begun, or begun again and empty
-            self._born = born
-            ray.get(self._feed.sync.remote(held, first, *state))
-        self._told, self._synced = state, time.perf_counter()
-
-    def _collect(self, dataset: Dataset) -> None:
-        from m3_vdb.ingest.ray_workers import unpack  # noqa: PLC0415 - needs Ray
-
-        try:
-            for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-                for row in range(table.num_rows):
-                    number, outcome = unpack(table.slice(row, 1))
-                    batch = self._sent.get(number)
-                    if outcome is None or batch is None:
-                        continue
-                    if outcome.failure is not None:
-                        raise outcome.failure.error()
-                    if not outcome.skipped:
-                        self._note(outcome)
-                        _fill(batch, outcome)
-                        del self._sent[number], self._data[number]
-                        if not self._work.encoded.put(batch):
-                            return
-        except Exception as error:
-            ours = isinstance(error, M3Error)
-            self._failure = error if ours else EngineError(f"the Ray job failed: {first_line(error)}")
         finally:
-            self._done.set()
-
-    def _note(self, outcome: Outcome) -> None:
-        self._encoding += outcome.encoding
-        self._storing += outcome.storing
-        self._work.retried(outcome.retries)
-        if self._startup is None and self._begun is not None:
-            self._startup = max(0.0, time.perf_counter() - self._begun - outcome.encoding - outcome.storing)
-
-
-def _fill(batch: Batch, outcome: Outcome) -> None:
-    """Write an outcome into its batch, which still has the rows as they were read."""
-    refused = {place: (kind, reason) for place, kind, reason in outcome.rejected}
-    for row in batch.waiting:
-        if row.place in refused:
-            batch.rejected.append((row.place, reject(row.source, *refused[row.place])))
-    batch.waiting = [row for row in batch.waiting if row.place not in refused]
-    batch.embeddings, batch.stored = outcome.embeddings, outcome.stored
-
-
-@contextmanager
-def _feed() -> Iterator[Any]:
-    """A feed on the driver's machine, gone at the end, and with it what still asks it."""
-    import ray  # noqa: PLC0415 - optional
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: PLC0415
-
-    from m3_vdb.ingest.ray_feed import Feed  # noqa: PLC0415
-
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    made = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Feed)
-    feed = made.options(scheduling_strategy=here).remote()
-    try:
-        yield feed
-    finally:
-        ray.kill(feed)
+            encoding.end()
+            if storing is not None:
+                storing.end()
+        waiting = work.prepared.get_seconds + (job.startup or 0.0)
+        return EngineTimings(encoding.seconds / encoders, waiting, storing.seconds / writers if storing else 0.0)

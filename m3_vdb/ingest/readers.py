@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 import json
+import re
 from codecs import BOM_UTF8
+from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from m3_vdb.ingest import streams
-from m3_vdb.ingest.cells import ContentIds
-from m3_vdb.ingest.markdown import split_markdown
+from m3_vdb.ingest.ledger import Ledger
 from m3_vdb.ingest.rows import NOT_JSON, NOT_UTF8, TOO_LARGE, WRONG_TYPE, Fields, Note, Rejected, Row, RowError, place
 from m3_vdb.types import Document
 
 Reader = Callable[[BinaryIO, str, Fields, Note], Iterator[Row | Rejected]]
 MARKDOWN: Final = (".md", ".markdown", ".mdx")
 _DEFAULT: Final = Fields()
+_FRONT_MATTER: Final = re.compile(
+    r"\s*(?P<mark>---|\+\+\+)[ \t]*\r?\n(?P<fields>.*?)^(?P=mark)[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE
+)
+"""YAML between lines of ---, or TOML between lines of +++."""
+_FIELD: Final = re.compile(r"[\w.-]+[ \t]*[:=](?:[ \t]|$)|#|[ \t]|- |\[|$")
+"""How a line of front matter begins; else the --- are lines of the text."""
+_TITLE: Final = re.compile(r"^title[ \t]*[:=][ \t]*(?P<title>.*?)[ \t]*\r?$", re.MULTILINE | re.IGNORECASE)
+_HEADING: Final = re.compile(
+    r"^ {0,3}#{1,6}[ \t]+(?P<hash>.+?)(?:[ \t]+#*)?[ \t]*\r?$"
+    r"|^(?P<line>[^\s#>|`*+-].*?)[ \t]*\r?\n {0,3}(?:=+|-+)[ \t]*\r?$",
+    re.MULTILINE,
+)
+_FENCE: Final = re.compile(r"^ {0,3}(```|~~~).*?(?:^ {0,3}\1|\Z)", re.DOTALL | re.MULTILINE)
 
 
 def read_jsonl(path: Path, fields: Fields = _DEFAULT) -> Iterator[Document | Rejected]:
@@ -114,3 +130,58 @@ def text_document(file: BinaryIO, name: str, fields: Fields, *, id: str, markdow
 
     found = made(document, name, 1, None)
     return found if isinstance(found, Row) else Rejected(name, found.reason, found.kind, file=name, line=1, id=id)
+
+
+def split_markdown(text: str) -> tuple[str, str]:
+    """(title, text) of a Markdown file.
+
+    The title is that of the front matter, else the first heading. Front matter is left out of the text, and so is a
+    heading that is the title and begins the text: title and text are encoded together.
+    """
+    title, body = "", text
+    front = _FRONT_MATTER.match(text)
+    if front and all(map(_FIELD.match, front["fields"].splitlines())):
+        body = text[front.end() :].lstrip("\r\n")
+        named = _TITLE.search(front["fields"])
+        title = _scalar(named["title"]) if named else ""
+    heading = _HEADING.search(_FENCE.sub(lambda code: re.sub(r"[^\r\n]", "`", code[0]), body))
+    if heading is None:
+        return title, body
+    begins = not body[: heading.start()].strip()
+    found = (heading["hash"] or heading["line"]).strip()
+    if begins and title in ("", found):
+        body = body[heading.end() :].lstrip("\r\n")
+    return title or found, body
+
+
+def _scalar(text: str) -> str:
+    """A YAML or TOML string; "" for what is longer than a line."""
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
+        return text[1:-1].replace("''", "'") if text[0] == "'" else re.sub(r"\\(.)", r"\1", text[1:-1])
+    return "" if text.startswith(("|", ">")) else re.sub(r"\s+#.*", "", text)
+
+
+class ContentIds:
+    """Ids made of the content, for rows that have none: the same row has the same id wherever it stands.
+
+    Of equal rows the first has the plain id, and the others have -2, -3, … behind it. What is known is on disk.
+    """
+
+    def __init__(self) -> None:
+        self._seen: Ledger | None = None
+        self._copies: Counter[str] = Counter()
+        self._place = 0
+
+    def give(self, row: Row) -> Row:
+        """The row, with an id."""
+        if row.document.id:
+            return row
+        self._seen = self._seen or Ledger(None, run_key={}, resume=False)
+        document = row.document
+        content = json.dumps([document.title, document.text, document.payload], sort_keys=True, default=str)
+        name = blake2b(content.encode(), digest_size=16).hexdigest()
+        self._place += 1
+        if self._seen.claim([(self._place, name)])[0] is not None:
+            self._copies[name] += 1
+            name = f"{name}-{self._copies[name] + 1}"
+        return replace(row, document=replace(document, id=name))

@@ -87,7 +87,7 @@ def reject(item: Document | Row, kind: str, reason: str) -> Rejected:
     return Rejected(where, reason, kind, file=item.file, line=item.line, id=item.document.id, row=item.row)
 
 
-def words(error: ItemError) -> str:
+def message_without_index(error: ItemError) -> str:
     """An error's message without the place in its batch: file and line say it, and a resumed run has other batches."""
     message = re.sub(rf"^document {error.index}( \('.*?'\)| \(\".*?\"\))?: ", "", str(error), flags=re.DOTALL)
     return message.replace(f"item {error.index}", "this text", 1)

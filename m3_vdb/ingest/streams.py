@@ -53,38 +53,64 @@ class DamagedError(Exception):
     """A file cannot be read on; never leaves this package."""
 
 
-class Counter(io.RawIOBase):
-    """A raw file that tells how many bytes were taken from it."""
+class _Stream(io.RawIOBase):
+    """A file over another one, whose content comes in pieces.
 
-    def __init__(self, raw: io.RawIOBase | BinaryIO, told: Callable[[int], None]) -> None:
-        self._raw = raw
-        self._told = told
+    Args:
+        file: the one below, closed with this one.
+    """
+
+    def __init__(self, file: io.RawIOBase | BinaryIO) -> None:
+        self._file = file
+        self._ready = memoryview(b"")
 
     def readable(self) -> bool:
         """Always."""
         return True
 
+    def piece(self, size: int) -> bytes:
+        """The next bytes, any number of them; b"" at the end. Those that are passed on: at most ``size``."""
+        raise NotImplementedError
+
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
         """Read into a buffer; the number of bytes."""
-        data = self._raw.read(len(buffer)) or b""
-        buffer[: len(data)] = data
-        self._told(len(data))
-        return len(data)
+        self._ready = self._ready or memoryview(self.piece(len(buffer)))
+        count = min(len(buffer), len(self._ready))
+        buffer[:count] = self._ready[:count]
+        self._ready = self._ready[count:]
+        return count
 
     def close(self) -> None:
         """Close the file below too."""
-        self._raw.close()
+        self._file.close()
         super().close()
 
 
+class Counter(_Stream):
+    """A raw file that tells how many bytes were taken from it."""
+
+    def __init__(self, raw: io.RawIOBase | BinaryIO, on_bytes_read: Callable[[int], None]) -> None:
+        super().__init__(raw)
+        self._on_bytes_read = on_bytes_read
+
+    def piece(self, size: int) -> bytes:
+        """As the file gives them."""
+        data = self._file.read(size) or b""
+        self._on_bytes_read(len(data))
+        return data
+
+
 def open_stream(
-    path: str | Path, told: Callable[[int], None] = lambda _: None, *, note: Callable[[str], None] = lambda _: None
+    path: str | Path,
+    on_bytes_read: Callable[[int], None] = lambda _: None,
+    *,
+    note: Callable[[str], None] = lambda _: None,
 ) -> BinaryIO:
     """Open a file, or standard input for ``-``; what is packed is unpacked, and UTF-16 becomes UTF-8 on the way.
 
     Args:
         path: gzip, Zstandard and UTF-16 are known by their first bytes.
-        told: called with the number of bytes of each read.
+        on_bytes_read: called with the number of bytes of each read.
         note: called with what the user should know of the file.
 
     Raises:
@@ -94,7 +120,7 @@ def open_stream(
         MissingExtraError: Zstandard without its package.
     """
     raw = _stdin() if str(path) == STDIN else Path(path).open("rb", buffering=0)  # noqa: SIM115 - closed by the reader
-    file = _unpacked(io.BufferedReader(Counter(raw, told), _BUFFER), Path(path).suffix.lower())
+    file = _unpacked(io.BufferedReader(Counter(raw, on_bytes_read), _BUFFER), Path(path).suffix.lower())
     try:
         head = peek(file)
     except damage() as error:  # nothing of it can be unpacked, and a second attempt would find an empty file
@@ -183,76 +209,50 @@ def require_zstd() -> None:
         raise MissingExtraError("a .zst file", extra="zstd")
 
 
-class _Zstd(io.RawIOBase):
+class _Zstd(_Stream):
     """The content of a Zstandard file; the library's own reader says nothing when the file is cut off."""
 
     def __init__(self, file: BinaryIO) -> None:
         import zstandard  # noqa: PLC0415 - optional
 
-        self._file = file
+        super().__init__(file)
         self._fresh = zstandard.ZstdDecompressor().decompressobj
         self._frame = self._fresh()
         self._begun = False
-        self._ready = memoryview(b"")
 
-    def readable(self) -> bool:
-        """Always."""
-        return True
-
-    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
-        """Read into a buffer; the number of bytes."""
-        while not self._ready:
+    def piece(self, size: int) -> bytes:
+        """What the next packed bytes hold."""
+        data = b""
+        while not data:
             packed = self._frame.unused_data or self._file.read(_ZSTD_BYTES)
             if self._frame.eof:
                 self._frame, self._begun = self._fresh(), False
             if not packed:
                 if self._begun:
                     raise EOFError("the file ends inside a Zstandard frame")
-                return 0
+                break
             self._begun = True
-            self._ready = memoryview(self._frame.decompress(packed))
-        count = min(len(buffer), len(self._ready))
-        buffer[:count] = self._ready[:count]
-        self._ready = self._ready[count:]
-        return count
-
-    def close(self) -> None:
-        """Close the file below too."""
-        self._file.close()
-        super().close()
+            data = self._frame.decompress(packed)
+        return data
 
 
-class _Utf16(io.RawIOBase):
+class _Utf16(_Stream):
     """The content of a UTF-16 file as UTF-8."""
 
     def __init__(self, file: BinaryIO, encoding: str) -> None:
-        self._file = file
+        super().__init__(file)
         self._decoder = codecs.getincrementaldecoder(encoding)()
-        self._ready = b""
 
-    def readable(self) -> bool:
-        """Always."""
-        return True
-
-    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
-        """Read into a buffer; the number of bytes."""
-        while not self._ready:
-            data = self._file.read(_BUFFER)
+    def piece(self, size: int) -> bytes:
+        """What the next bytes spell."""
+        while True:
+            data = self._file.read(_BUFFER) or b""
             try:
-                self._ready = self._decoder.decode(data, final=not data).encode()
+                text = self._decoder.decode(data, final=not data)
             except UnicodeDecodeError as error:
                 raise DamagedError(f"is UTF-16, and damaged: {error.reason}") from None
-            if not data:
-                break
-        count = min(len(buffer), len(self._ready))
-        buffer[:count] = self._ready[:count]
-        self._ready = self._ready[count:]
-        return count
-
-    def close(self) -> None:
-        """Close the file below too."""
-        self._file.close()
-        super().close()
+            if text or not data:
+                return text.encode()
 
 
 def damage() -> tuple[type[Exception], ...]:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from m3_vdb.ingest import SourceCollection, SourceFields, backfill
+from m3_vdb.ingest import SourceCollection, SourceFields, ingest
 from m3_vdb.ingest.ledger import Ledger
 from m3_vdb.stores.qdrant.embedded import QdrantEdgeStore
 from tests.ingest._fakes import IDENTITY, HashEmbed
@@ -22,7 +22,7 @@ FIELDS = SourceFields(text=("page_content",), payload="metadata")
 
 def run(source: str, folder: Path) -> Any:
     with QdrantEdgeStore(folder / "x.qdrant", identity=IDENTITY) as store:
-        return backfill(
+        return ingest(
             SourceCollection(source, fields=FIELDS),
             HashEmbed(),
             store,
@@ -49,7 +49,7 @@ def main() -> None:
         return call
 
     QdrantEdgeStore.upsert = watched(QdrantEdgeStore.upsert)  # type: ignore[method-assign]
-    Ledger.settle = watched(Ledger.settle)  # type: ignore[method-assign]
+    Ledger.commit = watched(Ledger.commit)  # type: ignore[method-assign]
     run(sys.argv[1], Path(sys.argv[2]))
 
 

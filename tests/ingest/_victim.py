@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from m3_vdb.ingest import Corpus, ingest
-from m3_vdb.ingest.dead_letters import DeadLetters
+from m3_vdb.ingest.commit import DeadLetters
 from m3_vdb.ingest.ledger import Ledger
 from m3_vdb.stores.qdrant.embedded import QdrantEdgeStore
 from tests.ingest._fakes import IDENTITY, HashEmbed
@@ -65,7 +65,7 @@ def main() -> None:
     write = DeadLetters.write
     DeadLetters.write = torn  # type: ignore[method-assign]
     QdrantEdgeStore.upsert = watched(QdrantEdgeStore.upsert)  # type: ignore[method-assign]
-    Ledger.settle = watched(Ledger.settle)  # type: ignore[method-assign]
+    Ledger.commit = watched(Ledger.commit)  # type: ignore[method-assign]
     run(Path(sys.argv[1]), Path(sys.argv[2]))
 
 

@@ -20,8 +20,8 @@ from benchmarks.stubs.qdrant_rest_stub import RestStub
 from m3_vdb import Document, open_store
 from m3_vdb.cli.main import app
 from m3_vdb.errors import CollectionNotFoundError, ConfigError, StoreUrlError
-from m3_vdb.ingest import SourceCollection, SourceFields, backfill, ingest
-from m3_vdb.ingest.points import MilvusReader, QdrantReader
+from m3_vdb.ingest import SourceCollection, SourceFields, ingest
+from m3_vdb.ingest.collections import milvus_points, qdrant_points
 from m3_vdb.ingest.rows import RowError
 from m3_vdb.stores import MemoryStore
 from m3_vdb.stores.qdrant.embedded import QdrantEdgeStore
@@ -137,7 +137,7 @@ def test_points_that_came_meanwhile_are_found_by_a_run_from_the_start(tmp_path):
 
             def go(**options):
                 source = SourceCollection(f"qdrant://{stub.address}/pages", fields=FIELDS)
-                return backfill(source, embed, store, batch_documents=5, checkpoint=tmp_path / "c", **options)
+                return ingest(source, embed, store, batch_documents=5, checkpoint=tmp_path / "c", **options)
 
             first = go(progress=lambda state: stop.set(), stop=stop)
             assert first.interrupted
@@ -157,9 +157,9 @@ def test_an_unnamed_vector_and_whole_numbers_as_ids():
     client.create_collection("old", vectors_config=models.VectorParams(size=2, distance=models.Distance.DOT))
     points = [models.PointStruct(id=i, vector=[1.0, i], payload={"text": f"t{i}"}) for i in range(600)]
     client.upsert("old", points)
-    reader = QdrantReader(client, "old")
-    assert reader.count() == 600
-    assert list(reader.points()) == [(i, {"text": f"t{i}"}) for i in range(600)]
+    points = qdrant_points(client, "old")
+    assert points.count == 600
+    assert list(points.rows) == [(i, {"text": f"t{i}"}) for i in range(600)]
 
 
 def milvus_file(path: Path) -> None:
@@ -191,10 +191,10 @@ def test_collections_of_milvus(tmp_path):
     with MemoryStore(IDENTITY) as store:
         quick = SourceCollection(f"{path}#quick")
         assert quick.total_bytes == 300
-        assert backfill(quick, HashEmbed(), store).documents == 300
+        assert ingest(quick, HashEmbed(), store).documents == 300
         assert store.get(["299"]) == [Document("299", "t299", payload={"lang": "de"})]
         named = SourceCollection(f"{path}#named", fields=SourceFields(text=("body",), payload="meta"))
-        assert backfill(named, HashEmbed(), store).documents == 9
+        assert ingest(named, HashEmbed(), store).documents == 9
         assert store.get(['é"8']) == [Document('é"8', "b8", payload={"n": 8})]
     with pytest.raises(StoreUrlError, match="holds named, quick: say which"):
         SourceCollection(str(path))
@@ -211,9 +211,9 @@ def test_a_milvus_server_is_read_by_pymilvus_iterator(tmp_path):
     lite = LiteServer(tmp_path / "theirs.db")  # in place of a server: it answers the iterator, too
     client = MilvusClient(uri=lite.uri, dedicated=True)
     client.load_collection("quick")
-    reader = MilvusReader(client, "quick", 60)
-    assert reader.count() == 300
-    assert list(reader.points()) == [(i, {"text": f"t{i}", "lang": "de"}) for i in range(300)]
+    points = milvus_points(client, "quick", 60)
+    assert points.count == 300
+    assert list(points.rows) == [(i, {"text": f"t{i}", "lang": "de"}) for i in range(300)]
     client.close()
     lite.stop()
 

@@ -13,9 +13,9 @@ import pytest
 from m3_vdb import Document
 from m3_vdb.errors import ConfigError, StoreConnectionError, StoreError, StoreRequestError
 from m3_vdb.ingest import IngestReport, Rejected, Retry, ingest
-from m3_vdb.ingest.dead_letters import DeadLetters
-from m3_vdb.ingest.ledger import Ledger, Settled
-from m3_vdb.ingest.retry import passes, retry_after
+from m3_vdb.ingest.commit import DeadLetters
+from m3_vdb.ingest.ledger import Checkpoint, Ledger
+from m3_vdb.ingest.upload import is_transient, retry_after
 from m3_vdb.stores import MemoryStore
 from tests.ingest._fakes import IDENTITY, Faulty, HashEmbed, documents, rows
 
@@ -126,9 +126,9 @@ def test_a_pause_grows_has_an_end_and_is_never_shorter_than_the_store_asks() -> 
 
 def test_what_passes_and_how_long_it_takes_stands_in_the_error() -> None:
     codes = (None, 400, 403, 404, 413, 429, 500, 503)
-    assert [passes(StoreRequestError("x", status=code)) for code in codes] == [False] * 5 + [True] * 3
-    assert passes(StoreConnectionError("x"))
-    assert not passes(StoreError("closed"))
+    assert [is_transient(StoreRequestError("x", status=code)) for code in codes] == [False] * 5 + [True] * 3
+    assert is_transient(StoreConnectionError("x"))
+    assert not is_transient(StoreError("closed"))
     known = StoreRequestError("x", retry_after=3.0), StoreConnectionError("x", retry_after=2.0), StoreError("closed")
     assert [retry_after(error) for error in (*known, StoreRequestError("x"))] == [3, 2, 0, 0]
 
@@ -171,7 +171,7 @@ def test_failures_at_random_points_and_resuming_until_it_is_done(
             maybe()
             return super().encode_documents(texts)
 
-    for owner, name in ((Ledger, "settle"), (Ledger, "claim"), (DeadLetters, "write")):
+    for owner, name in ((Ledger, "commit"), (Ledger, "claim"), (DeadLetters, "write")):
         work = getattr(owner, name)
         monkeypatch.setattr(owner, name, lambda *args, work=work: (maybe(), work(*args), maybe())[1])
     store = Faulty(maybe, maybe)
@@ -230,36 +230,36 @@ def test_a_store_that_lost_what_it_acknowledged_is_filled_again(tmp_path: Path, 
     assert letters(tmp_path) == ["not JSON", "model output", "duplicate id", "not storable"]
 
 
-def test_a_checkpoint_belongs_to_its_corpus_its_model_and_its_ties(tmp_path: Path) -> None:
+def test_a_checkpoint_belongs_to_its_corpus_model_and_run_key(tmp_path: Path) -> None:
     stop = threading.Event()
     store = Faulty()
     told = {"progress": lambda state: stop.set(), "stop": stop, "checkpoint": tmp_path / "c", "batch_documents": 5}
-    assert ingest(documents(200), HashEmbed(), store, ties={"store": "x"}, **told).interrupted
+    assert ingest(documents(200), HashEmbed(), store, run_key={"store": "x"}, **told).interrupted
     again = {"checkpoint": tmp_path / "c", "resume": True, "batch_documents": 5}
     with pytest.raises(ConfigError, match="its store is 'x', this one's 'y'"):
-        ingest(documents(200), HashEmbed(), store, ties={"store": "y"}, **again)
+        ingest(documents(200), HashEmbed(), store, run_key={"store": "y"}, **again)
     with pytest.raises(ConfigError, match="encoding"):
-        ingest(documents(200), HashEmbed(), store, ties={"store": "x"}, encoding="other", **again)
+        ingest(documents(200), HashEmbed(), store, run_key={"store": "x"}, encoding="other", **again)
     with pytest.raises(ConfigError, match="these rows have changed"):
-        ingest(documents(200, seed=1), HashEmbed(), store, ties={"store": "x"}, **again)
+        ingest(documents(200, seed=1), HashEmbed(), store, run_key={"store": "x"}, **again)
     with pytest.raises(ConfigError, match="only 3 rows"):
-        ingest(documents(3), HashEmbed(), store, ties={"store": "x"}, **again)
-    report = ingest(documents(210), HashEmbed(), store, ties={"store": "x"}, **again)
+        ingest(documents(3), HashEmbed(), store, run_key={"store": "x"}, **again)
+    report = ingest(documents(210), HashEmbed(), store, run_key={"store": "x"}, **again)
     assert report.resumed >= 5
     assert MemoryStore.count(store) == 210
 
 
 def test_a_checkpoint_in_use_and_a_file_that_is_none_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("not a database at all, and long enough to be read as one" * 99)
-    holder = Ledger(tmp_path / "c", ties={}, resume=False)
+    holder = Ledger(tmp_path / "c", run_key={}, resume=False)
     for resume in (False, True):
         with pytest.raises(ConfigError, match="in use by another run"):
-            Ledger(tmp_path / "c", ties={}, resume=resume)
-        with pytest.raises(ConfigError, match="no checkpoint of m3-vdb"):
-            Ledger(tmp_path / "mine.txt", ties={}, resume=resume)
-    holder.settle(Settled(rows=3))
+            Ledger(tmp_path / "c", run_key={}, resume=resume)
+        with pytest.raises(ConfigError, match="not a checkpoint of m3-vdb"):
+            Ledger(tmp_path / "mine.txt", run_key={}, resume=resume)
+    holder.commit(Checkpoint(rows=3))
     holder.close()
-    assert Ledger(tmp_path / "c", ties={}, resume=True).settled.rows == 3
+    assert Ledger(tmp_path / "c", run_key={}, resume=True).checkpoint.rows == 3
     assert (tmp_path / "mine.txt").read_text().startswith("not a database")
 
 

@@ -13,9 +13,8 @@ from m3_vdb import Document
 from m3_vdb.errors import ConfigError, DocumentError, StoreConnectionError, StoreRequestError
 from m3_vdb.ingest import IngestReport, Progress, Retry, ingest
 from m3_vdb.ingest.batch import Batch, Stored
-from m3_vdb.ingest.dead_letters import DeadLetters
+from m3_vdb.ingest.commit import DeadLetters, OrderedCommitter
 from m3_vdb.ingest.ledger import Ledger
-from m3_vdb.ingest.settle import Settler
 from m3_vdb.stores import MemoryStore
 from tests.ingest._fakes import Faulty, HashEmbed, documents, rows
 from tests.ingest.test_faults import AT_ONCE, IDS, MANY, expected, letters
@@ -160,32 +159,32 @@ def test_a_batch_that_hangs_holds_the_others_up_before_memory_fills(tmp_path: Pa
     assert MemoryStore.count(store) == 200
 
 
-def test_nothing_is_settled_behind_a_failure_and_nothing_twice(tmp_path: Path) -> None:
-    def settler(ahead: int = 9) -> tuple[Settler, list[int]]:
-        ledger = Ledger(tmp_path / "c", ties={}, resume=False)
-        made = Settler(ledger, DeadLetters(None), IngestReport(), strict=False, ahead=ahead)
+def test_nothing_is_committed_behind_a_failure_and_nothing_twice(tmp_path: Path) -> None:
+    def committer(ahead: int = 9) -> tuple[OrderedCommitter, list[int]]:
+        ledger = Ledger(tmp_path / "c", run_key={}, resume=False)
+        made = OrderedCommitter(ledger, DeadLetters(None), IngestReport(), strict=False, ahead=ahead)
         order: list[int] = []
         return made, order
 
-    made, order = settler()
+    made, order = committer()
     for number in (2, 0, 3, 1):
-        made.settle(Batch(stop=10 * number, number=number), Stored(), lambda state: order.append(state.rows))
+        made.commit(Batch(stop=10 * number, number=number), Stored(), lambda state: order.append(state.rows))
     assert order == [0, 10, 20, 30]
-    assert made.settled == 4
+    assert made.committed == 4
     made._ledger.close()
-    made, order = settler()
+    made, order = committer()
 
     def failing(*_: object) -> None:
         raise OSError("disk full")
 
-    made._ledger.settle = failing
-    made.settle(Batch(stop=2, number=1), Stored(), lambda state: order.append(state.rows))
+    made._ledger.commit = failing
+    made.commit(Batch(stop=2, number=1), Stored(), lambda state: order.append(state.rows))
     with pytest.raises(OSError, match="disk full"):
-        made.settle(Batch(stop=1, number=0), Stored(), lambda state: order.append(state.rows))
-    del made._ledger.settle
-    made.settle(Batch(stop=1, number=0), Stored(), lambda state: order.append(state.rows))
-    made.settle(Batch(stop=3, number=2), Stored(), lambda state: order.append(state.rows))
-    assert (order, made.settled) == ([], 0)
+        made.commit(Batch(stop=1, number=0), Stored(), lambda state: order.append(state.rows))
+    del made._ledger.commit
+    made.commit(Batch(stop=1, number=0), Stored(), lambda state: order.append(state.rows))
+    made.commit(Batch(stop=3, number=2), Stored(), lambda state: order.append(state.rows))
+    assert (order, made.committed) == ([], 0)
 
 
 def test_two_runs_with_several_writers_each(tmp_path: Path) -> None:

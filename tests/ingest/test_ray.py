@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import pickle
@@ -23,9 +22,10 @@ from benchmarks.stubs.qdrant_rest_stub import RestStub
 from m3_vdb import Document
 from m3_vdb.cli.main import app
 from m3_vdb.errors import BundleError, ConfigError, EngineError, StoreConnectionError, StoreRequestError
-from m3_vdb.ingest import Corpus, Progress, Retry, ingest, ray_engine
+from m3_vdb.ingest import Corpus, Progress, Retry, ingest
+from m3_vdb.ingest.batch import Batch, Waiting
 from m3_vdb.ingest.ray_cluster import check_resources, connected
-from m3_vdb.ingest.ray_engine import RayEngine
+from m3_vdb.ingest.ray_engine import Done, EncodeWorker, RayEngine, StoreWorker
 from m3_vdb.stores import MemoryStore, VectorStore, open_store
 from m3_vdb.stores.qdrant.embedded import QdrantEdgeStore
 from m3_vdb.types import Passage
@@ -130,18 +130,9 @@ def descendants(title: str) -> list[int]:
     return [pid for pid in found if ours(pid)]
 
 
-def test_a_folder_is_written_by_the_driver_alone_through_a_stop_and_the_loss_of_feed_and_reader(
-    cluster: str, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_folder_is_written_by_the_driver_alone_through_a_stop_and_the_loss_of_encoders(
+    cluster: str, corpus: Path, tmp_path: Path
 ) -> None:
-    import ray
-
-    feeds = []
-    make = ray_engine._Job.__init__
-    monkeypatch.setattr(
-        ray_engine._Job,
-        "__init__",
-        lambda job, work, feed, window: (feeds.append(feed), make(job, work, feed, window))[1],
-    )
     (tmp_path / "encoder-died").touch()
     files = {"checkpoint": tmp_path / "checkpoint", "rejected": tmp_path / "rejected.jsonl"}
     stop = threading.Event()
@@ -153,10 +144,9 @@ def test_a_folder_is_written_by_the_driver_alone_through_a_stop_and_the_loss_of_
 
     def losing(state: Progress) -> None:
         if state.rows > 60 and not lost:
-            lost.extend(descendants("ray::ReadCorpus"))
+            lost.extend(descendants("ray::EncodeWorker"))
             for pid in lost:
                 os.kill(pid, signal.SIGKILL)
-            ray.kill(feeds[-1], no_restart=False)
 
     with (
         QdrantEdgeStore(tmp_path / "x.qdrant", identity=IDENTITY) as store,
@@ -233,31 +223,6 @@ def test_what_fits() -> None:
         check_resources({"CPU": 4.0}, encoders=3, cpus=1, gpus=0, writer_cpus=1.5)
 
 
-def test_a_feed_gives_the_same_for_the_same_number_and_waits_for_what_is_not_there() -> None:
-    pytest.importorskip("ray")
-    from m3_vdb.ingest.ray_feed import GONE, Feed
-
-    async def play() -> None:
-        feed = Feed()
-        waiting = asyncio.ensure_future(feed.take(1))
-        assert await feed.sync({0: b"a"}, 0, None, False) == await feed.sync({}, 0, None, False)
-        assert [await feed.take(0), await feed.take(0)] == [b"a", b"a"]
-        assert not waiting.done()
-        await feed.sync({1: b"b", 2: b"c"}, 1, None, False)
-        assert await waiting == b"b"
-        assert await feed.take(0) == GONE
-        last = asyncio.ensure_future(feed.take(3))
-        await feed.sync({}, 2, 3, False)
-        assert await last is None
-        assert await feed.take(2) == b"c"
-        assert not await feed.halted()
-        await feed.sync({}, 2, 3, True)
-        assert await feed.halted()
-        assert await feed.take(2) is None
-
-    asyncio.run(play())
-
-
 def test_the_command_line(cluster: str, server: RestStub, tiny_bundle: Path, tmp_path: Path) -> None:
     path = tmp_path / "c.jsonl"
     path.write_text("".join(json.dumps({"id": f"d{i}", "text": f"search {i} der vector"}) + "\n" for i in range(9)))
@@ -280,58 +245,54 @@ def test_the_command_line(cluster: str, server: RestStub, tiny_bundle: Path, tmp
         assert results["ray"][id][1] == pytest.approx(dense, abs=1e-5)
 
 
-class Told:
-    """Stands for a handle of the feed, without Ray."""
-
-    def __init__(self, times: int = 1) -> None:
-        self.begin = self.halted = self
-        self.times = times
-
-    def remote(self, *_: object) -> int:
-        return self.times
-
-
 class Broken(HashEmbed):
     def encode_documents(self, texts):
         return 1 / 0
 
 
-def test_what_a_stage_says_of_a_fault_is_raised_here_as_what_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    import ray
+class Deadly(HashEmbed):
+    def encode_documents(self, texts):
+        if any("text 7" in text for text in texts):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().encode_documents(texts)
 
-    from m3_vdb.ingest.ray_workers import DEATHS, EncodeStage, StoreStage, message, unpack
 
-    monkeypatch.setattr(ray, "get", lambda value: value)
-    batch = message(7, pickle.dumps(([(0, Document("a", "text")), (1, Document("b", "poison"))], {"a": ["a¶2"]})))
-
-    def encoded(times: int = 1, make: object = HashEmbed, identity: object = IDENTITY) -> object:
-        number, outcome = unpack(EncodeStage(make, identity, Told(times), keep=True)(batch))
-        assert number == 7
-        return outcome
-
-    good = encoded()
-    assert [place for place, _ in good.rows] == [0]
-    assert [(place, kind) for place, kind, _ in good.rejected] == [(1, "model output")]
-    assert encoded(times=0).skipped
-    for outcome, words in (
-        (encoded(make=no_model), "a worker cannot open the model: no bundle at /models/m3"),
-        (
-            encoded(identity=replace(IDENTITY, fingerprint="other")),
-            "a worker cannot open the model: the driver's model",
-        ),
-        (encoded(times=DEATHS + 1), "5 workers died while they encoded a batch that begins with document 'a'"),
-        (encoded(make=Broken), "a worker cannot encode a batch: ZeroDivisionError"),
+def test_a_batch_that_workers_die_of_ends_the_run_and_is_named(cluster: str) -> None:
+    items = [Document(f"d{i}", f"text {i}") for i in range(10)]
+    with (
+        MemoryStore(IDENTITY) as store,
+        RayEngine(Deadly, encoders=2) as engine,
+        pytest.raises(EngineError, match="5 workers died while they encoded a batch that begins with document 'd6'"),
     ):
-        with pytest.raises(EngineError, match=words):
-            raise outcome.failure.error()
+        ingest(items, HashEmbed(), store, engine=engine, batch_documents=2)
 
-    def stored(fault: Exception, times: int = 1) -> object:
+
+def test_what_a_worker_says_of_a_fault_is_what_it_was() -> None:
+    def batch() -> Batch:
+        documents = [Document("a", "text"), Document("b", "poison")]
+        waiting = [Waiting(place, one, one) for place, one in enumerate(documents)]
+        return Batch(stop=2, waiting=waiting, outdated={"a": ["a¶2"]})
+
+    done, encoded = EncodeWorker(HashEmbed, IDENTITY).work(batch())
+    assert [row.place for row in encoded.waiting] == [0]
+    assert [(place, kind) for place, kind, _ in done.rejected] == [(1, "model output")]
+    other = replace(IDENTITY, fingerprint="other")
+    for make, identity, words in (
+        (no_model, IDENTITY, "a worker cannot open the model: no bundle at /models/m3"),
+        (HashEmbed, other, "a worker cannot open the model: the driver's model"),
+        (Broken, IDENTITY, "a worker cannot encode a batch: ZeroDivisionError"),
+    ):
+        failure = pickle.loads(pickle.dumps(EncodeWorker(make, identity).work(batch())[0].failure))
+        with pytest.raises(EngineError, match=words):
+            raise failure
+
+    def stored(fault: Exception) -> Done:
         def upsert(name: str, call: int) -> None:
             if name == "upsert":
                 raise fault
 
-        stage = StoreStage(lambda: Faulty(upsert), Told(times), Retry(attempts=1), PLAN)
-        return unpack(stage(message(7, pickle.dumps(good))))[1]
+        worker = StoreWorker(lambda: Faulty(upsert), Retry(attempts=1), PLAN)
+        return pickle.loads(pickle.dumps(worker.work(replace(encoded))))
 
     held = MemoryStore(IDENTITY)
     passages = [
@@ -339,17 +300,11 @@ def test_what_a_stage_says_of_a_fault_is_raised_here_as_what_it_was(monkeypatch:
         Document("b¶2", "another's", passage=Passage("b", 2, 2, 0, 9)),
     ]
     held.upsert(passages, HashEmbed().encode_documents([one.content for one in passages]))
-    stage = StoreStage(lambda: held, Told(), Retry(attempts=1), PLAN)
-    assert unpack(stage(message(7, pickle.dumps(good))))[1].stored.ids == ("a",)
+    assert StoreWorker(lambda: held, Retry(attempts=1), PLAN).work(replace(encoded)).stored.ids == ("a",)
     assert [one.id for one in held.get(["a", "a¶2", "b¶2"])] == ["a", "b¶2"]
 
-    refusal = stored(StoreRequestError("no", status=403, retry_after=3)).failure.error()
+    refusal = stored(StoreRequestError("no", status=403, retry_after=3)).failure
     assert isinstance(refusal, StoreRequestError)
     assert (refusal.status, refusal.retry_after) == (403, 3)
-    assert isinstance(stored(StoreConnectionError("away")).failure.error(), StoreConnectionError)
-    assert [kind for _, kind, _ in stored(StoreRequestError("no", status=413)).rejected] == [
-        "model output",
-        "too large",
-    ]
-    with pytest.raises(EngineError, match="5 workers died while they stored"):
-        raise stored(OSError(), times=DEATHS + 1).failure.error()
+    assert isinstance(stored(StoreConnectionError("away")).failure, StoreConnectionError)
+    assert [kind for _, kind, _ in stored(StoreRequestError("no", status=413)).rejected] == ["too large"]

@@ -108,7 +108,7 @@ def test_grpc_travels_from_both_commands_to_the_client(tmp_path, tiny_bundle, mo
         return open_store(url, **given, grpc_port=stub.port)
 
     monkeypatch.setattr("m3_vdb.cli.main.open_store", opened)
-    monkeypatch.setattr("m3_vdb.cli.ingest.open_store", opened)
+    monkeypatch.setattr("m3_vdb.cli.run.open_store", opened)
     corpus = tmp_path / "corpus.jsonl"
     corpus.write_text('{"id": "a", "text": "vector"}\n', encoding="utf-8")
     options = ["--store", "qdrant://127.0.0.1:1/notes", "--model", tiny_bundle, "--grpc"]  # nothing listens for REST

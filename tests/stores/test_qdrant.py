@@ -26,7 +26,7 @@ from m3_vdb.errors import (
     StoreConnectionError,
     StoreRequestError,
 )
-from m3_vdb.ingest.retry import passes
+from m3_vdb.ingest.upload import is_transient
 from m3_vdb.stores import CollectionOptions, MemoryStore, open_store
 from m3_vdb.stores.qdrant.client import mapped_errors
 from m3_vdb.stores.qdrant.server import MAX_REQUEST_BYTES
@@ -460,7 +460,7 @@ def test_a_refusal_carries_its_status_and_its_pause(stub, store, status, headers
     with pytest.raises(StoreRequestError) as caught:
         store.upsert(make_documents(1), make_embeddings(1))
     assert (caught.value.status, caught.value.retry_after) == (status, wait)
-    assert passes(caught.value)
+    assert is_transient(caught.value)
     store.upsert(make_documents(1), make_embeddings(1))  # the next request is answered
     assert store.count() == 1
 

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.stubs.qdrant_grpc_stub import GrpcStub
 from m3_vdb.errors import StoreRequestError
-from m3_vdb.ingest.retry import about_content, passes
+from m3_vdb.ingest.upload import about_content, is_transient
 from m3_vdb.stores import CollectionOptions, open_store
 from tests.stores._corpus import IDENTITY, make_documents, make_embeddings
 
@@ -69,6 +69,6 @@ def test_a_refusal_carries_its_status_and_its_pause(stub, code, words, metadata,
         with pytest.raises(StoreRequestError, match=words[:12]) as caught:
             store.upsert(make_documents(1), make_embeddings(1))
         assert (caught.value.status, caught.value.retry_after) == (status, wait)
-        assert passes(caught.value) == (status in (429, 500))
+        assert is_transient(caught.value) == (status in (429, 500))
         assert about_content(caught.value) == (status in (400, 413))  # halves of the upload are tried
         store.upsert(make_documents(1), make_embeddings(1))

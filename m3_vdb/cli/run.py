@@ -1,0 +1,268 @@
+"""What ``m3-vdb ingest`` and ``m3-vdb backfill`` share: files, signals, progress and summary of a run."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+import typer
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn
+from rich.progress import Progress as Bar
+from rich.table import Column
+from rich.text import Text
+
+from m3_vdb.cli.output import EXIT_INTERRUPTED, EXIT_REJECTED, err, write_json
+from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
+from m3_vdb.encoding.long_documents import Plan
+from m3_vdb.errors import ConfigError, EngineError, StoreError
+from m3_vdb.ingest import IngestReport, Progress
+from m3_vdb.stores import ModelIdentity, VectorStore, open_store
+from m3_vdb.stores.names import Folder, Memory, Server, read_name
+
+REJECTED_SHOWN: Final = 10
+LINE_SECONDS: Final = 10.0
+"""Time between two lines of progress where there is no terminal."""
+_SIDES: Final = {
+    "encoder": "the encoder is the bottleneck",
+    "input": "reading and preparing is the bottleneck",
+    "store": "the store is the bottleneck",
+}
+
+_DONE: Final[dict[Plan, str]] = {
+    "error": "refused",
+    "truncate": "the first rows of their multi-vectors were kept",
+    "pool": "the rows of their multi-vectors were pooled",
+    "split": "each is stored in passages, which count as documents here",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RunFiles:
+    """The files that a run writes beside the store.
+
+    Attributes:
+        checkpoint: says how far it is.
+        rejected: bad rows.
+    """
+
+    checkpoint: Path
+    rejected: Path
+
+
+def run_files(store: str, command: str, *, checkpoint: Path | None, rejected: Path | None) -> RunFiles:
+    """Where a run writes its checkpoint and its bad rows, by default beside the store.
+
+    Raises:
+        StoreUrlError: the store's name leads nowhere.
+        ConfigError: the store is gone when the command ends, a file is a folder, or both are one.
+    """
+    state = checkpoint or Path(f"{kept_place(store).files}.{command}")
+    letters = rejected or state.with_name(f"{state.name}.rejected.jsonl")
+    for path in (state, letters):
+        if path.is_dir():
+            raise ConfigError(f"{path} is a folder: name a file")
+    if state.resolve() == letters.resolve():
+        raise ConfigError(f"{state} cannot be both the checkpoint and the file of bad rows")
+    return RunFiles(state, letters)
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What a run did, and how many documents the store then has."""
+
+    report: IngestReport
+    held: int
+
+    def finish(
+        self, files: RunFiles, embed: M3EmbeddingFunction, plan: Plan, *, about: Mapping[str, object], as_json: bool
+    ) -> None:
+        """Summarize the run, and end the command.
+
+        Args:
+            files: of the run.
+            embed: encoded it.
+            plan: for long documents.
+            about: further fields of the JSON summary; "source" and "points" of a collection that was read.
+            as_json: whether there is to be one.
+
+        Raises:
+            typer.Exit: it was interrupted, or rows were rejected.
+        """
+        report = self.report
+        end = f"{about['store']} now holds {self.held:,}"
+        end += f", {about['source']} {about['points']:,}" if "source" in about else ""
+        summarize(report, files.rejected, f"{end}; {embed.session.description}", embed.max_length, plan)
+        if report.interrupted:
+            err.print(f"stopped; {how_to_resume(files.checkpoint)}", markup=False, soft_wrap=True)
+        if as_json:
+            write_json(report.as_dict() | {"held": self.held, **{k: v for k, v in about.items() if k != "points"}})
+        if report.interrupted or report.rejected_count:
+            raise typer.Exit(EXIT_INTERRUPTED if report.interrupted else EXIT_REJECTED)
+
+
+def run_on(
+    run: Callable[..., IngestReport], embed: M3EmbeddingFunction, store: str, files: RunFiles, *, grpc: bool = False
+) -> RunResult:
+    """Carry out a run: the store is open and signals are caught while it lasts, and progress is shown.
+
+    Args:
+        run: ``ingest`` without store, files, progress and stop.
+        embed: encodes.
+        store: URL.
+        files: of the run.
+        grpc: talk gRPC to a Qdrant server.
+    """
+    with (
+        open_target(store, embed.identity, prefer_grpc=grpc) as opened,
+        stopping(files.checkpoint) as stop,
+        shown() as tell,
+    ):
+        report = run(opened, checkpoint=files.checkpoint, rejected=files.rejected, progress=tell, stop=stop)
+        return RunResult(report, opened.count())
+
+
+def how_to_resume(state: Path) -> str:
+    """A hint for the end of an interrupted run."""
+    return f"to resume, run the same command with --resume (checkpoint {state})"
+
+
+def kept_place(store: str) -> Folder | Server:
+    """Where a store is that outlives the command.
+
+    Raises:
+        StoreUrlError: the name leads nowhere.
+        ConfigError: it does not.
+    """
+    place = read_name(store)
+    if isinstance(place, Memory):
+        raise ConfigError(f"{store} is gone when the command ends: name a folder such as ./notes.qdrant, or a server")
+    return place
+
+
+@contextmanager
+def open_target(store: str, identity: ModelIdentity, *, prefer_grpc: bool = False) -> Iterator[VectorStore]:
+    """Open the store that is written to; if it is made here and the run fails before anything is in it, it goes."""
+    place = kept_place(store)
+    folder = place.path if isinstance(place, Folder) else None
+    is_new = folder is not None and not folder.exists()
+    is_empty = False
+    try:
+        with open_store(store, identity=identity, prefer_grpc=prefer_grpc) as opened:
+            try:
+                yield opened
+            except BaseException:
+                with suppress(StoreError):
+                    is_empty = is_new and opened.count() == 0
+                raise
+    finally:
+        if is_empty and folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def stopping(state: Path) -> Iterator[threading.Event]:
+    """Ctrl-C (or SIGTERM) once sets the event, a second time it ends the program; how to go on is said in any case."""
+    stop = threading.Event()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+        err.print("stopping after the batch that is being encoded; Ctrl-C again to leave at once")
+
+    before = {}
+    with suppress(ValueError):  # not in the main thread: signals are somebody else's
+        before = {one: signal.signal(one, handle) for one in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    except (StoreError, EngineError, OSError):
+        err.print(how_to_resume(state), markup=False, soft_wrap=True)
+        raise
+    except KeyboardInterrupt:
+        err.print(f"left at once; {how_to_resume(state)}", markup=False, soft_wrap=True)
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
+@contextmanager
+def shown() -> Iterator[Callable[[Progress], None]]:
+    """A bar over the rows of the corpus on a terminal, elsewhere a line every so often."""
+    if not err.is_terminal:
+        last = time.monotonic()
+
+        def line(state: Progress) -> None:
+            nonlocal last
+            if time.monotonic() - last >= LINE_SECONDS:
+                last = time.monotonic()
+                err.print(", ".join(_parts(state)), markup=False, soft_wrap=True)
+
+        yield line
+        return
+    # What does not fit is cut off at the end: rows and time come first.
+    words = TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1))
+    with Bar(BarColumn(12), TaskProgressColumn(), words, console=err, expand=True) as bar:
+        task = bar.add_task("reading", total=None)
+
+        def advance(state: Progress) -> None:
+            bar.update(
+                task, completed=state.encoded_rows, total=state.total_rows, description=" · ".join(_parts(state))
+            )
+
+        yield advance
+
+
+def _parts(state: Progress) -> list[str]:
+    """How far a run is, the most important first."""
+    seconds, total, left = max(state.seconds, 1e-9), state.total_rows, state.seconds_left
+    parts = [f"{state.encoded_rows:,}{'' if total is None else f' of {total:,}'} rows"]
+    if left is not None:
+        parts.append(f"{timedelta(seconds=round(left))} left")
+    parts.append(f"{(state.encoded_rows - state.resumed) / seconds:,.1f} rows/s")
+    parts.append(f"{state.encoded_tokens / seconds:,.0f} tokens/s")
+    if state.rejected:
+        parts.append(f"{state.rejected:,} rejected")
+    return parts
+
+
+def summarize(report: IngestReport, letters: Path, end: str, max_length: int, plan: Plan) -> None:
+    """What a run did, on standard error."""
+    seconds, times = max(report.seconds, 1e-9), report.encoder
+    left_out = [f"{report.unchanged:,} unchanged"] if report.unchanged else []
+    left_out += [f"{report.resumed:,} rows done before"] if report.resumed else []
+    err.print(
+        f"{report.documents:,} documents, {report.tokens:,} tokens in {report.seconds:.1f} s "
+        f"({report.documents / seconds:,.1f} documents/s, {report.tokens / seconds:,.0f} tokens/s)"
+        f"{''.join(f', {one}' for one in left_out)}; {end}",
+        markup=False,
+        soft_wrap=True,
+    )
+    waits = f"waiting for input {times.waiting_for_input / seconds:.0%}, for the store"
+    waits += f" {times.waiting_for_store / seconds:.0%}: {_SIDES[times.bottleneck]}; {report.retries} retries"
+    err.print(f"encoder busy {times.busy / seconds:.0%} of the time, {waits}", soft_wrap=True)
+    if report.restarted:
+        err.print("the store did not hold what the checkpoint said: every document was asked for again", style="yellow")
+    if report.truncated:
+        err.print(f"{report.truncated} documents were cut to {max_length} tokens", style="yellow")
+    if report.long_documents:
+        err.print(f"{report.long_documents:,} long documents: {_DONE[plan]}", style="yellow")
+    for one in report.rejected[:REJECTED_SHOWN]:
+        err.print(Text(f"not stored: {one.where}: {one.reason}", style="red"), soft_wrap=True)
+    if report.rejected_count:
+        counted = ", ".join(f"{count:,} {kind}" for kind, count in sorted(report.rejections.items()))
+        err.print(
+            Text(f"{report.rejected_count:,} rows were not stored ({counted}): {letters}", style="red"), soft_wrap=True
+        )
+    elif letters.is_file() and letters.stat().st_size:
+        earlier = f"rows of earlier runs that were not stored are in {letters}; remove it when they are mended"
+        err.print(earlier, markup=False, soft_wrap=True)
