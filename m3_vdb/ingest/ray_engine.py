@@ -24,7 +24,7 @@ from typing import Any, Final
 from m3_vdb.encoding.embedder import Embedder
 from m3_vdb.encoding.identity import ModelIdentity
 from m3_vdb.encoding.long_documents import LongDocuments
-from m3_vdb.errors import ConfigError, EngineError, M3Error, StoreError
+from m3_vdb.errors import ConfigError, EngineError, M3Error, StoreConnectionError, StoreRequestError
 from m3_vdb.ingest.batch import Batch, Stored, Waiting
 from m3_vdb.ingest.prepare import Encoder
 from m3_vdb.ingest.ray_cluster import check_resources, connected, first_line
@@ -63,8 +63,8 @@ class Done:
 
 
 def _failure(error: Exception, where: str) -> M3Error:
-    """The error to raise in the driver for one that was just caught here; of a store's errors, all survives."""
-    if isinstance(error, StoreError):
+    """The error to raise in the driver for one that was just caught here; what a store says survives whole."""
+    if isinstance(error, (StoreConnectionError, StoreRequestError)):
         return error
     if isinstance(error, M3Error):
         return EngineError(f"{where}: {error}")
