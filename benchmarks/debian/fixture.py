@@ -15,10 +15,12 @@ from typing import Annotated
 
 import typer
 
-from . import fetch, libreoffice, parsed, texts, udhr
-from .beir import write_jsonl
-from .records import Record, digest, is_query, is_test, key, weight
-from .sources import LIBRARIES, Library
+from . import udhr
+from .fetch import FetchError
+from .help_pages import LIBREOFFICE
+from .records import Record, digest, is_query, key, side_of, weight
+from .sources import SOURCES
+from .tasks import write_jsonl
 
 HELP_LANGUAGES = (
     *("cs", "de", "el", "en", "es", "fr", "hu", "id", "it", "ja", "km", "ko", "nl", "pl", "pt-br", "ru", "tr"),
@@ -36,6 +38,7 @@ MIN_WEIGHT, MAX_WEIGHT = 160, 1_600
 
 MAX_BYTES = 900_000
 
+_HELP = next(source for source in SOURCES if source.name == LIBREOFFICE.name)
 _SENTENCE_END = re.compile("[.!?\u061f](?=\\s)|[\u3002\uff01\uff1f\u0964\u17d4]|\n")
 """Full stops and the like: Latin and Arabic ones before a blank, then Chinese, Devanagari and Khmer ones."""
 
@@ -57,7 +60,7 @@ def choose_pages(by_lang: Mapping[str, Mapping[str, Record]]) -> dict[str, list[
         concept
         for pages in by_lang.values()
         for concept, page in pages.items()
-        if is_test(concept) and is_query(page.title) and MIN_WEIGHT <= weight(page.text) <= MAX_WEIGHT
+        if side_of(concept) == "test" and is_query(page.title) and MIN_WEIGHT <= weight(page.text) <= MAX_WEIGHT
     )
     order = sorted(shared, key=lambda concept: (-shared[concept], digest("fixture", concept)))
     chosen: dict[str, list[Record]] = {}
@@ -71,30 +74,22 @@ def choose_pages(by_lang: Mapping[str, Mapping[str, Record]]) -> dict[str, list[
     return chosen
 
 
-def _help() -> Library:
-    return next(library for library in LIBRARIES if library.kind is libreoffice.KIND)
-
-
 def help_lines(cache: Path) -> Iterator[dict[str, object]]:
     """The fixture's lines from the LibreOffice help."""
-    folders = parsed.parse_packages(cache, _help().fetch(cache, HELP_LANGUAGES), _help().parser)
-    english = parsed.load(folders, "en")
-    by_lang: dict[str, dict[str, Record]] = {}
-    for lang in HELP_LANGUAGES:
-        found = texts.records(parsed.load(folders, lang), english, lang, libreoffice.KIND)
-        by_lang[lang] = {record.concept_id: record for record in found}
+    editions = _HELP.editions(cache, HELP_LANGUAGES)
+    by_lang = {edition.lang: {record.concept_id: record for record in edition.records} for edition in editions}
     for lang, chosen in choose_pages(by_lang).items():
         for page in chosen:
             identifier = f"lo/{lang}/{page.concept_id.removeprefix('lo/')}"
             line = {"id": identifier, "lang": lang, "title": page.title, "text": cut(page.text)}
-            yield {**line, "source": libreoffice.KIND.source}
+            yield {**line, "source": LIBREOFFICE.name}
 
 
-def udhr_lines(cache: Path) -> Iterator[dict[str, object]]:
+def udhr_lines(package: Mapping[str, bytes]) -> Iterator[dict[str, object]]:
     """The fixture's lines from the Declaration of Human Rights."""
-    archive = udhr.fetch(cache)
     for lang in UDHR_LANGUAGES:
-        for number, (title, text) in sorted(udhr.read(archive, lang).items()):
+        articles = udhr.parse_articles(package[f"declaration/{udhr.EDITIONS[lang]}.html"])
+        for number, (title, text) in sorted(articles.items()):
             line = {"id": f"udhr/{lang}/{number:02}", "lang": lang, "title": title, "text": cut(text)}
             yield {**line, "source": "udhr"}
 
@@ -125,15 +120,15 @@ def main(
     """Make the committed fixture anew."""
     cache.mkdir(parents=True, exist_ok=True)
     try:
-        lines = [*help_lines(cache), *udhr_lines(cache)]
-        versions = _help().versions(cache, HELP_LANGUAGES)
-    except fetch.FetchError as error:
+        declaration = udhr.read_package(cache)
+        lines = [*help_lines(cache), *udhr_lines(declaration)]
+        versions = _HELP.versions(cache, HELP_LANGUAGES)
+    except FetchError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from error
     write_jsonl(out, lines)
-    out.with_name("NOTICE").write_text(
-        notice(versions, udhr.licence(udhr.fetch(cache))), encoding="utf-8", newline="\n"
-    )
+    licence = declaration["license"].decode("utf-8")  # has to accompany copies
+    out.with_name("NOTICE").write_text(notice(versions, licence), encoding="utf-8", newline="\n")
     size = out.stat().st_size
     typer.echo(f"{out}: {len(lines)} lines, {size} bytes; {dict(Counter(str(line['lang']) for line in lines))}")
     if size > MAX_BYTES:

@@ -1,14 +1,14 @@
-"""One language's documents and long texts, who answers what, and what is held out.
+"""The documents and long texts of one language, who answers what, and what is held out.
 
-A pool does not know where its records came from. Relevance is by construction: a document answers a query when the
+A pool does not know where its texts came from. Relevance is by construction: a document answers a query when the
 query is its title or one of its keywords, so that an index entry shared by several pages has several answers.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
-from .records import HELD_OUT, Record, Side, digest, key, side_of
-from .texts import LongText
+from .records import HELD_OUT, Edition, LongText, Record, Section, Side, Translation, digest, key, side_of
 
 MAX_RELEVANT = 10
 """A query with more answers than this ("functions") asks for nothing in particular and is not used."""
@@ -16,36 +16,33 @@ MAX_RELEVANT = 10
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """The documents of one language, each text once, ordered by concept id.
+    """Everything in one language.
 
     Attributes:
         lang: language tag.
-        records: the documents.
+        records: the documents, each text once, ordered by concept id.
         answers: normalised query to the positions of the documents that answer it.
+        long_texts: ordered by identifier.
+        hidden: normalised queries of all held-out sections, which no long text may show as a line.
+        paragraphs: paragraphs with their English originals.
+        messages: strings of a user interface with their English originals.
     """
 
     lang: str
     records: Sequence[Record]
-    answers: Mapping[str, tuple[int, ...]]
-
-    def relevant(self, query: str) -> tuple[int, ...]:
-        """Positions of the documents that answer ``query``."""
-        return self.answers.get(key(query), ())
-
-
-@dataclass(frozen=True, slots=True)
-class Shelf:
-    """The long texts of one language.
-
-    Attributes:
-        lang: language tag.
-        texts: ordered by identifier.
-        hidden: normalised queries of all held-out sections, which no text may show as a line.
-    """
-
-    lang: str
-    texts: Sequence[LongText]
+    answers: Mapping[str, Sequence[int]]
+    long_texts: Sequence[LongText]
     hidden: frozenset[str]
+    paragraphs: Sequence[Translation]
+    messages: Sequence[Translation]
+
+    def relevant(self, query: str) -> list[Record]:
+        """The documents that answer ``query``."""
+        return [self.records[position] for position in self.answers.get(key(query), ())]
+
+    def answered_first_by(self, record: Record, query: str) -> list[Record]:
+        """The documents that answer ``query``; the one whose query it is leads."""
+        return sorted(self.relevant(query), key=lambda other: other.concept_id != record.concept_id)
 
 
 @dataclass(slots=True)
@@ -55,13 +52,6 @@ class HeldOut:
     queries: set[str] = field(default_factory=set)
     concepts: set[str] = field(default_factory=set)
     texts: set[str] = field(default_factory=set)
-
-    def add(self, pool: Pool, query: str) -> None:
-        """Hold out ``query`` of ``pool`` with all documents that answer it."""
-        self.queries.add(key(query))
-        for position in pool.relevant(query):
-            self.concepts.add(pool.records[position].concept_id)
-            self.texts.add(key(pool.records[position].text))
 
     def owns(self, query: str) -> bool:
         """Whether a query is held out, in whatever language."""
@@ -76,24 +66,39 @@ class HeldOut:
         return self.touches_concept(record.concept_id) or key(record.text) in self.texts
 
 
-def make_pool(lang: str, records: Iterable[Record]) -> Pool:
-    """Gather one language's records; of several with the same text the first by concept id stays."""
+def make_pool(*editions: Edition) -> Pool:
+    """Gather one language; of several records with the same text the first by concept id stays."""
     by_text: dict[str, Record] = {}
-    for record in sorted(records, key=lambda record: record.concept_id):
+    every = chain.from_iterable(edition.records for edition in editions)
+    for record in sorted(every, key=lambda record: record.concept_id):
         by_text.setdefault(key(record.text), record)
-    kept = tuple(by_text.values())
+    records = tuple(by_text.values())
     answers: dict[str, list[int]] = {}
-    for position, record in enumerate(kept):
+    for position, record in enumerate(records):
         for candidate in dict.fromkeys(map(key, record.candidates)):
             answers.setdefault(candidate, []).append(position)
-    return Pool(lang, kept, {query: tuple(positions) for query, positions in answers.items()})
+    long_texts = chain.from_iterable(edition.long_texts for edition in editions)
+    ordered = sorted(long_texts, key=lambda text: text.identifier)
+    hidden = (key(one.query) for one in sections_of(ordered) if one.query and side_of(one.concept_id) in HELD_OUT)
+    return Pool(
+        editions[0].lang,
+        records,
+        answers,
+        ordered,
+        frozenset(hidden),
+        list(chain.from_iterable(edition.paragraphs for edition in editions)),
+        list(chain.from_iterable(edition.messages for edition in editions)),
+    )
 
 
-def make_shelf(lang: str, texts: Iterable[LongText]) -> Shelf:
-    """Gather one language's long texts."""
-    ordered = sorted(texts, key=lambda text: text.identifier)
-    held = (section for text in ordered for section in text.sections if side_of(section.concept_id) in HELD_OUT)
-    return Shelf(lang, ordered, frozenset(key(section.query) for section in held if section.query))
+def sections_of(texts: Iterable[LongText]) -> Iterable[Section]:
+    """The sections of all ``texts``."""
+    return (section for text in texts for section in text.sections)
+
+
+def english_of(pools: Iterable[Pool]) -> Pool | None:
+    """The pool of English documents, if there are any."""
+    return next((pool for pool in pools if pool.lang == "en" and pool.records), None)
 
 
 def queries_of(pool: Pool, side: Side) -> list[tuple[Record, str]]:
@@ -104,26 +109,25 @@ def queries_of(pool: Pool, side: Side) -> list[tuple[Record, str]]:
     chosen: dict[str, tuple[Record, str]] = {}
     records = [record for record in pool.records if side_of(record.concept_id) == side and record.query]
     for record in sorted(records, key=lambda record: digest("order", record.concept_id, record.lang)):
-        if len(pool.relevant(record.query)) <= MAX_RELEVANT:
+        if len(pool.answers[key(record.query)]) <= MAX_RELEVANT:
             chosen.setdefault(key(record.query), (record, record.query))
     if side != "dev":
         return list(chosen.values())
-    tested = {position for _, query in queries_of(pool, "test") for position in pool.relevant(query)}
-    return [pair for pair in chosen.values() if tested.isdisjoint(pool.relevant(pair[1]))]
+    tested = {position for _, query in queries_of(pool, "test") for position in pool.answers[key(query)]}
+    return [pair for query, pair in chosen.items() if tested.isdisjoint(pool.answers[query])]
 
 
-def hold_out(pools: Iterable[Pool], shelves: Iterable[Shelf] = ()) -> HeldOut:
+def hold_out(pools: Iterable[Pool]) -> HeldOut:
     """What the tests and the dev sets own: every query that a held-out concept offers.
 
     Those that a collection has no room for are among them; collections of other tasks may have it.
     """
     held = HeldOut()
     for pool in pools:
-        for side in HELD_OUT:
-            for _, query in queries_of(pool, side):
-                held.add(pool, query)
-    for shelf in shelves:
-        held.queries |= shelf.hidden
-        sections = (section for text in shelf.texts for section in text.sections)
-        held.concepts |= {section.concept_id for section in sections if key(section.query) in shelf.hidden}
+        for _, query in (pair for side in HELD_OUT for pair in queries_of(pool, side)):
+            held.queries.add(key(query))
+            held.concepts |= {record.concept_id for record in pool.relevant(query)}
+            held.texts |= {key(record.text) for record in pool.relevant(query)}
+        held.queries |= pool.hidden
+        held.concepts |= {one.concept_id for one in sections_of(pool.long_texts) if key(one.query) in pool.hidden}
     return held

