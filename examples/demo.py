@@ -9,7 +9,7 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
-from m3_vdb import HybridIndex, M3EmbeddingFunction, open_store
+from m3_vdb import HybridIndex
 
 QUESTIONS = [
     ("English", "How do I hide the formula bar?", None),
@@ -23,11 +23,10 @@ QUESTIONS = [
 ]
 
 store = sys.argv[1] if len(sys.argv) > 1 else "build/demo.qdrant"
-embed = M3EmbeddingFunction()
 table = Table(
     "question", "score", "dense", "sparse", "multi", "best document", title="score = dense + 0.3·sparse + multi"
 )
-with HybridIndex(embed, open_store(store, identity=embed.identity, create=False)) as index:
+with HybridIndex.open(store, create=False) as index:
     for language, question, condition in QUESTIONS:
         hit = index.query(question, limit=1, filter=condition, explain=True)[0]
         assert hit.parts is not None

@@ -6,15 +6,14 @@ three vectors in one collection and adds the three scores itself.
 
 import os
 
-from m3_vdb import Document, HybridIndex, M3EmbeddingFunction, open_store
+from m3_vdb import Document, HybridIndex
 from m3_vdb.stores.milvus import MilvusStore
 
 url = os.environ.get("MILVUS_URI", "milvus://localhost:19530")
-embed = M3EmbeddingFunction()
-store = open_store(f"{url}/m3_vdb_example", identity=embed.identity)
-assert isinstance(store, MilvusStore)
-print(store.capabilities)  # what the server does itself
-with HybridIndex(embed, store) as index:
+with HybridIndex.open(f"{url}/m3_vdb_example") as index:
+    store = index.store
+    assert isinstance(store, MilvusStore)
+    print(store.capabilities)  # what the server does itself
     index.add(
         [
             Document("a", "Dense vectors find what means the same.", payload={"kind": "dense"}),

@@ -5,8 +5,7 @@ Needs ``pip install 'm3-vdb[milvus]'``. The file is a folder in truth; its name 
 
 import sys
 
-from m3_vdb import PRESETS, Document, HybridIndex, M3EmbeddingFunction
-from m3_vdb.stores import open_store
+from m3_vdb import Document, HybridIndex
 from m3_vdb.stores.milvus import MilvusStore
 
 DOCUMENTS = [
@@ -15,13 +14,12 @@ DOCUMENTS = [
     Document("c", "Multi-vectors compare word by word.", payload={"kind": "multi_vector", "year": 2020}),
 ]
 
-embed = M3EmbeddingFunction()
-store = open_store(sys.argv[1] if len(sys.argv) > 1 else "./notes.milvus.db", identity=embed.identity)
-assert isinstance(store, MilvusStore)
-print(store.capabilities)  # what the engine does itself, and what is done on this side
-with HybridIndex(embed, store) as index:
+with HybridIndex.open(sys.argv[1] if len(sys.argv) > 1 else "./notes.milvus.db") as index:
+    store = index.store
+    assert isinstance(store, MilvusStore)
+    print(store.capabilities)  # what the engine does itself, and what is done on this side
     index.add(DOCUMENTS)
     store.optimize()  # written and indexed: queries become several times faster
-    for hit in index.query("Which vectors match exact words?", weights=PRESETS["default"], explain=True):
+    for hit in index.query("Which vectors match exact words?", weights="default", explain=True):
         print(f"{hit.score:.3f}  {hit.document.text}  {hit.parts}")
     print(index.query("exact words", filter={"year": {"$gte": 2020}, "kind": {"$ne": "sparse"}})[0].document.id)

@@ -5,17 +5,15 @@
 
 import os
 
-from m3_vdb import PRESETS, Document, HybridIndex, M3EmbeddingFunction, open_store
-from m3_vdb.stores import CollectionOptions
+from m3_vdb import PRESETS, CollectionOptions, Document, HybridIndex
 from m3_vdb.stores.qdrant.server import QdrantStore
 
 url = os.environ.get("QDRANT_URL", "qdrant://localhost:6333")
-embed = M3EmbeddingFunction()
 options = CollectionOptions(storage="half", indexes={"words": "integer"}, tenant="kind", shard_number=2)
-store = open_store(f"{url}/m3_vdb_example", identity=embed.identity, options=options)
-assert isinstance(store, QdrantStore)
-print(store.capabilities)
-with HybridIndex(embed, store) as index:
+with HybridIndex.open(f"{url}/m3_vdb_example", options=options) as index:
+    store = index.store
+    assert isinstance(store, QdrantStore)
+    print(store.capabilities)
     index.add(
         [
             Document("a", "Dense vectors find what means the same.", payload={"kind": "dense", "words": 7}),

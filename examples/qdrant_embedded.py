@@ -6,8 +6,7 @@
 import tempfile
 from pathlib import Path
 
-from m3_vdb import Document, HybridIndex, M3EmbeddingFunction, open_store
-from m3_vdb.stores import CollectionOptions
+from m3_vdb import CollectionOptions, Document, HybridIndex, M3EmbeddingFunction, open_store
 from m3_vdb.stores.transfer import export_parquet, import_parquet
 
 DOCUMENTS = [
@@ -20,7 +19,7 @@ embed = M3EmbeddingFunction()
 options = CollectionOptions(storage="half", indexes={"year": "integer"}, tenant="lang")
 with tempfile.TemporaryDirectory() as folder:
     path = Path(folder)
-    with HybridIndex(embed, open_store(str(path / "a.qdrant"), identity=embed.identity, options=options)) as index:
+    with HybridIndex.open(path / "a.qdrant", model=embed, options=options) as index:
         index.add(DOCUMENTS)
         for name, condition in {
             "all": None,
@@ -32,9 +31,9 @@ with tempfile.TemporaryDirectory() as folder:
             print(f"{name}: {', '.join(f'{hit.document.id} {hit.score:.3f}' for hit in hits)}")
             assert all(hit.parts is not None for hit in hits)
     # Nothing is encoded again on the way from one collection to another.
-    with open_store(str(path / "a.qdrant"), identity=embed.identity) as store:
+    with open_store(path / "a.qdrant", embed) as store:
         print(
             f"{export_parquet(store, path / 'notes.parquet')} documents in a file, {store.disk_bytes():,} bytes on disk"
         )
-    with open_store(str(path / "b.qdrant"), identity=embed.identity) as store:
+    with open_store(path / "b.qdrant", embed) as store:
         print(f"{import_parquet(path / 'notes.parquet', store)} documents back")

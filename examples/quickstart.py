@@ -1,6 +1,6 @@
 """Three languages, one collection in memory, one fused query: ``python examples/quickstart.py``."""
 
-from m3_vdb import Document, HybridIndex, M3EmbeddingFunction, open_store
+from m3_vdb import Document, HybridIndex
 
 DOCUMENTS = [
     Document("en-1", "The formula bar is hidden by removing the check mark in the View menu."),
@@ -9,8 +9,7 @@ DOCUMENTS = [
     Document("ru-1", "Таблицу можно экспортировать в файл PDF с защитой паролем."),
 ]
 
-embed = M3EmbeddingFunction()
-with HybridIndex(embed, open_store("memory://", identity=embed.identity)) as index:
+with HybridIndex.open("memory://") as index:
     index.add(DOCUMENTS)
     for question in ("Wie ändere ich die Sprache der Oberfläche?", "password for a PDF", "record a macro"):
         best = index.query(question, limit=1, explain=True)[0]

@@ -2,23 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from types import TracebackType
 
 from m3_vdb.encoding.embedder import Embedder
+from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
 from m3_vdb.encoding.long_documents import REFUSE, LongDocuments
 from m3_vdb.inputs import DocumentLike, read_documents, read_ids, read_query, whole_number
 from m3_vdb.passages import group_hits, stored_ids, whole_documents
+from m3_vdb.stores import open_store
 from m3_vdb.stores.base import VectorStore
-from m3_vdb.stores.options import DEFAULT_CANDIDATES, DEFAULT_WEIGHTS, Fusion, Source
+from m3_vdb.stores.options import (
+    DEFAULT_CANDIDATES,
+    DEFAULT_OPTIONS,
+    DEFAULT_WEIGHTS,
+    CollectionOptions,
+    Fusion,
+    Source,
+)
 from m3_vdb.types import Document, Filter, Hit
 from m3_vdb.weights import WeightsLike
 from m3_vdb.writer import AddReport, BatchWriter, check_parts, placed
 
 
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Which hits are wanted, counted in whole documents."""
+
+    limit: int
+    offset: int
+    candidates: int
+
+    @classmethod
+    def read(cls, limit: int, offset: int, candidates: int) -> Page:
+        """The numbers, checked.
+
+        Raises:
+            ConfigError: one is out of range.
+        """
+        return cls(
+            whole_number("limit", limit, least=1),
+            whole_number("offset", offset, least=0),
+            whole_number("candidates", candidates, least=1),
+        )
+
+    def of_documents(self, search: Callable[..., list[Hit]]) -> list[Hit]:
+        """The hits of this page, best first, each document once.
+
+        Args:
+            search: a store's query for one embedding; takes ``limit`` and ``offset``.
+        """
+        most = max(self.limit, self.candidates)
+        return group_hits(lambda start, count: search(offset=start, limit=count), self.offset + self.limit, most=most)[
+            self.offset :
+        ]
+
+
 class HybridIndex:
-    """A searchable collection of texts.
+    """A searchable collection of texts: an embedding function and a store.
+
+    ``HybridIndex.open("./notes.qdrant")`` opens both; the constructor takes what is open already.
 
     Args:
         embed: makes the vectors; stays open when the index is closed.
@@ -37,6 +85,81 @@ class HybridIndex:
         self._embed = embed
         self._store = store
         self._writer = BatchWriter(embed, store, long_documents)
+        self._resources = ExitStack()
+        self._resources.callback(store.close)
+
+    @classmethod
+    def open(
+        cls,
+        store: str | os.PathLike[str],
+        *,
+        model: str | os.PathLike[str] | Embedder | None = None,
+        create: bool = True,
+        exact: bool | None = None,
+        options: CollectionOptions = DEFAULT_OPTIONS,
+        long_documents: LongDocuments = REFUSE,
+        api_key: str | None = None,
+        prefer_grpc: bool = False,
+        grpc_port: int = 6334,
+        timeout: int = 60,
+    ) -> HybridIndex:
+        """Open a collection and the model for it; ``close`` closes what was opened here.
+
+        Args:
+            store: a folder (``./notes.qdrant``, ``./notes.milvus.db``), a server
+                (``qdrant://localhost:6333/notes``, ``milvus://localhost:19530/notes``), or ``memory://``; see
+                ``open_store``, like all that follow but ``model`` and ``long_documents``.
+            model: a bundle's directory, a built-in name, or a hub id for ``M3EmbeddingFunction``; None for the model
+                that ships with m3-vdb; or an embedding function, which stays open when the index is closed.
+            create: make the collection if there is none.
+            exact: pick candidates by a full scan (True), by HNSW (False), or as is natural for the store (None).
+            options: how a new collection is made: storage, payload indexes, …
+            long_documents: what ``add`` does with documents of more tokens than the store takes rows.
+            api_key: for a server; None takes the environment variable ``QDRANT_API_KEY`` or ``MILVUS_TOKEN``.
+            prefer_grpc: talk gRPC to a Qdrant server.
+            grpc_port: the port for that.
+            timeout: seconds to wait for a server's answer.
+
+        Raises:
+            BundleError: the model is missing or damaged.
+            StoreUrlError: the store has none of these forms.
+            CollectionNotFoundError: there is no such collection, and ``create=False``.
+            CollectionMismatchError: the collection belongs to another model.
+            ConfigError: an option that the store does not have, or an argument of another type.
+            MissingExtraError: the store's packages are not installed.
+            StoreConnectionError: the server did not answer.
+            StoreError: a folder is open already, or cannot be written.
+        """
+        with ExitStack() as opened:
+            if model is None or isinstance(model, str | os.PathLike):
+                embed: Embedder = opened.enter_context(M3EmbeddingFunction(model))
+            else:
+                embed = model
+            collection = open_store(
+                store,
+                embed,
+                create=create,
+                exact=exact,
+                options=options,
+                api_key=api_key,
+                prefer_grpc=prefer_grpc,
+                grpc_port=grpc_port,
+                timeout=timeout,
+            )
+            opened.callback(collection.close)
+            index = cls(embed, collection, long_documents=long_documents)
+            index._resources = opened.pop_all()
+            return index
+
+    @property
+    def store(self) -> VectorStore:
+        """The open store, for what an index does not offer, such as ``scroll``, ``rank`` and ``optimize``."""
+        return self._store
+
+    @property
+    def embed(self) -> Embedder:
+        """The embedding function."""
+        return self._embed
 
     def add(self, documents: Iterable[DocumentLike], *, batch_size: int = 64) -> AddReport:
         """Encode documents and store them; a known id is replaced, and of equal ids the last document wins.
@@ -89,26 +212,19 @@ class HybridIndex:
             TextError: ``text`` is not one string.
             ConfigError: as ``VectorStore.query``.
         """
-        limit, offset = whole_number("limit", limit, least=1), whole_number("offset", offset, least=0)
-        candidates = whole_number("candidates", candidates, least=1)
-        query = self._embed.encode_queries([read_query(text)])[0]
-
-        def search(start: int, count: int) -> list[Hit]:
-            return self._store.query(
-                query,
-                weights=weights,
-                limit=count,
-                offset=start,
-                candidates=candidates,
-                source=source,
-                fusion=fusion,
-                ef=ef,
-                score_threshold=score_threshold,
-                filter=filter,
-                explain=explain,
-            )
-
-        return group_hits(search, offset + limit, most=max(limit, candidates))[offset:]
+        search = partial(
+            self._store.query,
+            weights=weights,
+            candidates=candidates,
+            source=source,
+            fusion=fusion,
+            ef=ef,
+            score_threshold=score_threshold,
+            filter=filter,
+            explain=explain,
+        )
+        page = Page.read(limit, offset, candidates)
+        return page.of_documents(partial(search, self._embed.encode_queries([read_query(text)])[0]))
 
     def get(self, ids: Iterable[str]) -> list[Document]:
         """The documents with these ids that exist, whole, in the order of ``ids``.
@@ -133,8 +249,11 @@ class HybridIndex:
         return self._store.count()
 
     def close(self) -> None:
-        """Close the store; a second call does nothing."""
-        self._store.close()
+        """Close the store, and the model if ``open`` opened it; a second call does nothing."""
+        self._resources.close()
+
+    def __repr__(self) -> str:
+        return f"HybridIndex({self._embed.identity.name}, {self._store!r})"
 
     def __enter__(self) -> HybridIndex:
         return self

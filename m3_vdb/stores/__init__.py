@@ -33,8 +33,8 @@ _PACKAGES: Final = ("qdrant_client", "qdrant_edge", "grpc", "pymilvus", "milvus_
 
 def open_store(
     url: str | os.PathLike[str],
+    identity: ModelIdentity | Identified | None = None,
     *,
-    identity: ModelIdentity | Identified | None,
     create: bool = True,
     exact: bool | None = None,
     options: CollectionOptions = DEFAULT_OPTIONS,
@@ -50,8 +50,8 @@ def open_store(
             ``./notes.milvus.db`` for milvus-lite); or a server (``qdrant://host:6333/collection``, ``qdrant+https://…``,
             ``http(s)://…``, or ``milvus://host:19530/collection``, ``milvus+https://…``, with a Milvus database as
             ``milvus://host:19530/database/collection``). A ``PathLike`` is a folder; ``~`` is the home folder.
-        identity: the model at hand, or the embedding function that has it; None opens an existing collection whatever
-            its model.
+        identity: the embedding function at hand, or the identity of its model; None opens an existing collection
+            whatever its model.
         create: make the collection if there is none.
         exact: pick candidates by a full scan (True), by HNSW where there is one (False), or as is natural (None): a
             folder by full scan, a server by HNSW. Milvus decides this when a collection is made.
@@ -75,7 +75,9 @@ def open_store(
         raise ConfigError(f"options={options!r}: expected CollectionOptions(…)")
     if isinstance(place, Memory):
         if identity is None or not create:
-            raise CollectionNotFoundError("memory:// holds no collection until one is made: give a model's identity")
+            raise CollectionNotFoundError(
+                "memory:// holds no collection until one is made: open_store('memory://', embed)"
+            )
         options.require_only(where="memory://")
         return MemoryStore(identity)
     try:

@@ -296,6 +296,9 @@ class VectorStore(ProcessBound, ABC):
             yield batch
             self._check_process()
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self._where}>"
+
     def __enter__(self: Store) -> Store:
         return self
 

@@ -1,0 +1,182 @@
+"""``AsyncHybridIndex``: ``HybridIndex`` for asyncio. It shares everything but the awaits."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import islice
+from types import TracebackType
+from typing import Final, TypeVar
+
+from m3_vdb.encoding.embedder import Embedder
+from m3_vdb.encoding.long_documents import REFUSE, LongDocuments
+from m3_vdb.errors import StoreError
+from m3_vdb.index import HybridIndex, Page
+from m3_vdb.inputs import DocumentLike, many_documents, read_query, whole_number
+from m3_vdb.stores.options import (
+    DEFAULT_CANDIDATES,
+    DEFAULT_OPTIONS,
+    DEFAULT_WEIGHTS,
+    CollectionOptions,
+    Fusion,
+    Source,
+)
+from m3_vdb.types import Document, Filter, Hit
+from m3_vdb.weights import WeightsLike
+from m3_vdb.writer import AddReport, placed
+
+T = TypeVar("T")
+_REQUESTS: Final = 8
+"""Requests to a server at the same time; a folder and memory take one after the other."""
+
+
+class AsyncHybridIndex:
+    """A searchable collection of texts, for asyncio: the methods of ``HybridIndex``, awaited.
+
+    The event loop never waits: texts are encoded in one worker thread, which uses all cores for one text after the
+    other, and requests to the store run in threads of their own, several at a time if it is a server. Cancelling an
+    await does not stop what has begun.
+
+    Args:
+        index: an open index; closed by ``close``.
+    """
+
+    def __init__(self, index: HybridIndex) -> None:
+        self._index = index
+        self._closed = False
+        self._encoder = ThreadPoolExecutor(1, thread_name_prefix="m3-vdb-encode")
+        requests = _REQUESTS if index.store.is_server else 1
+        self._requests = ThreadPoolExecutor(requests, thread_name_prefix="m3-vdb-store")
+
+    @classmethod
+    async def open(
+        cls,
+        store: str | os.PathLike[str],
+        *,
+        model: str | os.PathLike[str] | Embedder | None = None,
+        create: bool = True,
+        exact: bool | None = None,
+        options: CollectionOptions = DEFAULT_OPTIONS,
+        long_documents: LongDocuments = REFUSE,
+        api_key: str | None = None,
+        prefer_grpc: bool = False,
+        grpc_port: int = 6334,
+        timeout: int = 60,
+    ) -> AsyncHybridIndex:
+        """``HybridIndex.open`` in a thread, with its arguments and errors."""
+        opened = await asyncio.to_thread(
+            partial(
+                HybridIndex.open,
+                store,
+                model=model,
+                create=create,
+                exact=exact,
+                options=options,
+                long_documents=long_documents,
+                api_key=api_key,
+                prefer_grpc=prefer_grpc,
+                grpc_port=grpc_port,
+                timeout=timeout,
+            )
+        )
+        return cls(opened)
+
+    async def add(
+        self, documents: Iterable[DocumentLike] | AsyncIterable[DocumentLike], *, batch_size: int = 64
+    ) -> AddReport:
+        """``HybridIndex.add``; ``documents`` may be asynchronous. Queries are encoded between its batches."""
+        batch_size = whole_number("batch_size", batch_size, least=1)
+        report = AddReport()
+        async for batch in _batches(documents, batch_size):
+            with placed(range(report.documents, report.documents + len(batch))):
+                report += await self._run(self._encoder, partial(self._index.add, batch, batch_size=batch_size))
+        return report
+
+    async def query(
+        self,
+        text: str,
+        *,
+        weights: WeightsLike = DEFAULT_WEIGHTS,
+        limit: int = 10,
+        offset: int = 0,
+        candidates: int = DEFAULT_CANDIDATES,
+        source: Source = "dense",
+        fusion: Fusion = "weighted_sum",
+        ef: int | None = None,
+        score_threshold: float | None = None,
+        filter: Filter | None = None,
+        explain: bool = False,
+    ) -> list[Hit]:
+        """``HybridIndex.query``, with its arguments and errors."""
+        search = partial(
+            self._index.store.query,
+            weights=weights,
+            candidates=candidates,
+            source=source,
+            fusion=fusion,
+            ef=ef,
+            score_threshold=score_threshold,
+            filter=filter,
+            explain=explain,
+        )
+        page = Page.read(limit, offset, candidates)
+        encode = partial(self._index.embed.encode_queries, [read_query(text)])
+        embedding = (await self._run(self._encoder, encode))[0]
+        return await self._run(self._requests, partial(page.of_documents, partial(search, embedding)))
+
+    async def get(self, ids: Iterable[str]) -> list[Document]:
+        """``HybridIndex.get``."""
+        return await self._run(self._requests, partial(self._index.get, ids))
+
+    async def delete(self, ids: Iterable[str]) -> None:
+        """``HybridIndex.delete``."""
+        await self._run(self._requests, partial(self._index.delete, ids))
+
+    async def count(self) -> int:
+        """``HybridIndex.count``."""
+        return await self._run(self._requests, self._index.count)
+
+    async def close(self) -> None:
+        """Wait for what has begun, then close the index; a second call does nothing."""
+        self._closed = True
+        for pool in (self._encoder, self._requests):
+            await asyncio.to_thread(pool.shutdown)
+        await asyncio.to_thread(self._index.close)
+
+    def __repr__(self) -> str:
+        return f"Async{self._index!r}"
+
+    async def __aenter__(self) -> AsyncHybridIndex:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _run(self, pool: ThreadPoolExecutor, call: Callable[[], T]) -> T:
+        if self._closed:
+            raise StoreError(f"{self!r} is closed: open it again")
+        return await asyncio.get_running_loop().run_in_executor(pool, call)
+
+
+async def _batches(
+    documents: Iterable[DocumentLike] | AsyncIterable[DocumentLike], size: int
+) -> AsyncIterator[list[DocumentLike]]:
+    """Up to ``size`` documents at a time."""
+    if not isinstance(documents, AsyncIterable):
+        items = many_documents(documents)
+        while batch := list(islice(items, size)):
+            yield batch
+        return
+    batch = []
+    async for document in documents:
+        batch.append(document)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
