@@ -1,4 +1,4 @@
-"""``m3-vdb eval`` and ``m3-vdb report``: thin, like the rest of the command line (``cli``)."""
+"""``m3-vdb eval`` and ``m3-vdb report``."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Final, cast, get_args
+from typing import Annotated, Any, Final, cast, get_args
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
@@ -37,11 +38,17 @@ from m3_vdb.evaluation.report.numbers import counted
 from m3_vdb.evaluation.runs import Progress
 from m3_vdb.weights import PRESETS
 
-MEASURED: Final = "What is measured"
-COLLECTIONS: Final = "Collections"
-MODEL: Final = "Model"
 _DENSE_SPARSE_PRESETS: Final = " or ".join(name for name, weights in PRESETS.items() if not weights.multi_vector)
 _ALL_PRESETS: Final = " or ".join(name for name, weights in PRESETS.items() if weights.multi_vector)
+
+
+def _option(panel: str, metavar: str, help: str, *names: str, show_default: bool = True) -> Any:  # noqa: ANN401
+    return typer.Option(*names, metavar=metavar or None, help=help, rich_help_panel=panel, show_default=show_default)
+
+
+_measured = partial(_option, "What is measured")
+_collections = partial(_option, "Collections")
+_model = partial(_option, "Model")
 
 
 def eval_command(
@@ -59,7 +66,7 @@ def eval_command(
     ],
     folder: Annotated[
         Path,
-        typer.Option("--out", metavar="FOLDER", help="For run files, results and report. The same folder goes on."),
+        typer.Option("--out", metavar="FOLDER", help="For run files, results and report. Reuse it to resume."),
     ] = Path("evaluation"),
     task: Annotated[
         str, typer.Option(metavar="NAME", help="Name in the report. Default: names of the places.", show_default=False)
@@ -69,115 +76,51 @@ def eval_command(
     pool_factor: PoolFactorOption = 1.0,
     overlap: OverlapOption = 0,
     modes: Annotated[
-        str,
-        typer.Option(
-            metavar="MODE,...",
-            help=f"Rankings to measure. Default: {', '.join(MODES)}.",
-            show_default=False,
-            rich_help_panel=MEASURED,
-        ),
+        str, _measured("MODE,...", f"Rankings to measure. Default: {', '.join(MODES)}.", show_default=False)
     ] = ",".join(MODES),
-    bm25: Annotated[
-        bool,
-        typer.Option("--bm25", help="BM25 on the same documents too; the baseline then.", rich_help_panel=MEASURED),
-    ] = False,
-    protocol: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            help=f"Weights and candidates: {', '.join(PROTOCOLS)}.",
-            rich_help_panel=MEASURED,
-        ),
-    ] = "paper",
-    weights: Annotated[
-        str | None,
-        typer.Option(metavar="W,W,W", help=f"Of the mode all: 1,0.3,1 or {_ALL_PRESETS}.", rich_help_panel=MEASURED),
-    ] = None,
+    bm25: Annotated[bool, _measured("", "Also BM25 on the same documents, as the baseline.", "--bm25")] = False,
+    protocol: Annotated[str, _measured("NAME", f"Weights and candidates: {', '.join(PROTOCOLS)}.")] = "paper",
+    weights: Annotated[str | None, _measured("W,W,W", f"Of the mode all: 1,0.3,1 or {_ALL_PRESETS}.")] = None,
     dense_sparse_weights: Annotated[
-        str | None,
-        typer.Option(
-            metavar="W,W,0",
-            help=f"Of the mode dense_sparse: 1,0.3,0 or {_DENSE_SPARSE_PRESETS}.",
-            rich_help_panel=MEASURED,
-        ),
+        str | None, _measured("W,W,0", f"Of the mode dense_sparse: 1,0.3,0 or {_DENSE_SPARSE_PRESETS}.")
     ] = None,
     tune_weights: Annotated[
         bool,
-        typer.Option(
-            "--tune-weights",
-            help="First find the weights of both modes on other queries over the same documents.",
-            rich_help_panel=MEASURED,
+        _measured(
+            "", "First tune the weights of both modes on other queries over the same documents.", "--tune-weights"
         ),
     ] = False,
-    dev_split: Annotated[
-        str, typer.Option(metavar="NAME", help="The judgements to tune weights on.", rich_help_panel=MEASURED)
-    ] = "dev",
+    dev_split: Annotated[str, _measured("NAME", "The judgements to tune weights on.")] = "dev",
     approximate: Annotated[
-        bool,
-        typer.Option(
-            "--approximate", help="Also measure what the engine's approximate search loses.", rich_help_panel=MEASURED
-        ),
+        bool, _measured("", "Also measure what the engine's approximate search loses.", "--approximate")
     ] = False,
-    layout: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME", help=f"How files are laid out: auto, {', '.join(LAYOUTS)}.", rich_help_panel=COLLECTIONS
-        ),
-    ] = "auto",
+    layout: Annotated[str, _collections("NAME", f"How files are laid out: auto, {', '.join(LAYOUTS)}.")] = "auto",
     split: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Which judgements. Default: what is usually reported of a layout, test or dev.",
-            rich_help_panel=COLLECTIONS,
-        ),
+        _collections("NAME", "Which judgements. Default: what is usually reported for a layout, test or dev."),
     ] = None,
-    lang: Annotated[
-        str | None,
-        typer.Option(metavar="LANG,...", help="Only queries in these languages.", rich_help_panel=COLLECTIONS),
-    ] = None,
+    lang: Annotated[str | None, _collections("LANG,...", "Only queries in these languages.")] = None,
     max_documents: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N", help="Thin the corpus to so many documents; judged ones stay.", rich_help_panel=COLLECTIONS
-        ),
+        int | None, _collections("N", "Subsample the corpus to N documents; judged ones stay.")
     ] = None,
-    max_queries: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="Thin the queries to so many a language.", rich_help_panel=COLLECTIONS),
-    ] = None,
+    max_queries: Annotated[int | None, _collections("N", "Subsample to N queries per language.")] = None,
     model: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODEL",
-            help="Bundle directory or hub id. Default: the model that comes with m3-vdb.",
-            rich_help_panel=MODEL,
-        ),
+        str | None, _model("MODEL", "Bundle directory or hub id. Default: the model that comes with m3-vdb.")
     ] = None,
-    runtime: Annotated[
-        str, typer.Option(metavar="NAME", help="auto, onnxruntime or openvino.", rich_help_panel=MODEL)
-    ] = "auto",
-    max_length: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N", help="Tokens kept of a passage. Default: what the model takes.", rich_help_panel=MODEL
-        ),
-    ] = None,
-    mcls_every: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N", help="MCLS: another <s> every so many tokens; 256 in the paper.", rich_help_panel=MODEL
-        ),
-    ] = None,
+    runtime: Annotated[str, _model("NAME", "auto, onnxruntime or openvino.")] = "auto",
+    max_length: Annotated[int | None, _model("N", "Tokens kept of a passage. Default: what the model takes.")] = None,
+    mcls_every: Annotated[int | None, _model("N", "MCLS: insert <s> every N tokens; 256 in the paper.")] = None,
 ) -> None:
-    """Measure retrieval quality: documents into a store, queries as the fused request, figures out.
+    """Load a test collection, run its queries, report nDCG, recall and MRR.
 
     nDCG@10, Recall@100 and MRR@10 (or answer recall) of every mode: a table,
-    report.html, report.md and TREC run files. After an interruption the same
-    command goes on where it stopped.
+    report.html, report.md and TREC run files. An interrupted run resumes when
+    the same command is given again.
     """
     plan = LongDocuments(plan=cast(Plan, long_documents), max_rows=max_rows, pool_factor=pool_factor, overlap=overlap)
     chosen, rankings = _protocol(protocol, weights, dense_sparse_weights), _modes(modes)
+    parts = [[part for part in Path(place).resolve().parts if not set("*?[") & set(part)] for place in collection]
+    names = [of_place[-1] for of_place in parts]  # the last part that is not a pattern
 
     def read(part: str | None) -> list[Collection]:
         langs = lang.split(",") if lang else None
@@ -194,7 +137,7 @@ def eval_command(
             test,
             embed,
             store,
-            task=task or ", ".join(_name(place) for place in collection),
+            task=task or ", ".join(names),
             protocol=chosen,
             modes=rankings,
             bm25=bm25,
@@ -226,12 +169,6 @@ def report_command(
     say(f"{html}, {markdown}")
 
 
-def _name(place: str) -> str:
-    """The last part of a path that is no pattern."""
-    parts = [part for part in Path(place).resolve().parts if not any(sign in part for sign in "*?[")]
-    return parts[-1]
-
-
 def _protocol(name: str, weights: str | None, dense_sparse: str | None) -> Protocol:
     if name not in PROTOCOLS:
         raise ConfigError(f"--protocol {name}: expected one of {', '.join(PROTOCOLS)}")
@@ -247,7 +184,7 @@ def _modes(text: str) -> tuple[Mode, ...]:
     names = [name.strip() for name in text.split(",") if name.strip()]
     known: dict[str, Mode] = {mode: mode for mode in get_args(Mode)}
     if unknown := [name for name in names if name not in known]:
-        raise ConfigError(f"--modes {text}: {unknown[0]!r} is none of {', '.join(MODES)}")
+        raise ConfigError(f"--modes {text}: {unknown[0]!r} is not one of {', '.join(MODES)}")
     return tuple(known[name] for name in names)
 
 
@@ -265,7 +202,7 @@ def _bars() -> Iterator[Progress]:
 
 
 def _show(found: Evaluation) -> None:
-    """The headline measure, a line a group."""
+    """The headline measure, a line per group."""
     headline = found.measures[0]
     table = Table(title=printable(f"{found.task}: {headline}"), title_justify="left")
     table.add_column("", overflow="fold")

@@ -206,7 +206,10 @@ def test_documents_that_were_lost_are_told(help_pages: Path, tmp_path: Path, mon
 
 
 ERRORS = {
-    "mode": (("--modes", "dense,colbert"), "--modes dense,colbert: 'colbert' is none of dense, sparse, multi_vector"),
+    "mode": (
+        ("--modes", "dense,colbert"),
+        "--modes dense,colbert: 'colbert' is not one of dense, sparse",
+    ),
     "no mode": (("--modes", ","), "expected one or more of dense, sparse"),
     "protocol": (("--protocol", "msmarco"), "--protocol msmarco: expected one of paper, paper-long, union, union-long"),
     "layout": (("--layout", "xml"), "layout='xml': expected auto, beir"),

@@ -86,7 +86,7 @@ def to_html(evaluations: Sequence[Evaluation]) -> str:
     )
     # No line ends inside an interval or a p-value.
     environment.filters["unbroken"] = lambda text: TOGETHER.sub(lambda match: match[0].replace(" ", "\u00a0"), text)
-    environment.filters["written"] = written
+    environment.globals["written"] = written
     styles = charts.palette(name for e in evaluations for name in (*e.systems, *(curve.weight for curve in e.curves)))
     return environment.get_template("report.html.jinja").render(
         title=", ".join(evaluation.task for evaluation in evaluations),
@@ -144,11 +144,10 @@ def to_markdown(evaluations: Sequence[Evaluation]) -> str:
 
 def _table(table: Table) -> Iterator[str]:
     """Padded, so that it reads well as plain text too; numbers to the right."""
-    found = written(table)
-    lines = [[escape(text) for text in found.headings]]
-    for row, cells in found.rows:
-        name = escape(row.name)
-        line = [f"*{name}*" if row.summary else name]
+    headings, rows = written(table)
+    lines = [[escape(text) for text in headings]]
+    for row, cells in rows:
+        line = [f"*{escape(row.name)}*" if row.summary else escape(row.name)]
         for cell in cells:
             text = f"**{escape(cell.text)}**" if cell.best else escape(cell.text)
             line.append(f"{text} {escape(cell.small)}".rstrip())

@@ -11,7 +11,8 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, TypeAlias
 
 from m3_vdb.evaluation.report.numbers import (
     MISSING,
@@ -37,23 +38,29 @@ FEW_COLLECTIONS: Final = 3
 """Up to this many collections stand in the first table of costs; more are summed up there and listed below."""
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
-    """How the values of a column are written.
+@dataclass(slots=True)
+class Cell:
+    """A value as it is written.
 
     Attributes:
-        name: the heading.
-        show: value → text.
-        small: value → what stands beside it, quieter.
-        hover: value → what is said when pointed at.
-        rank: value → number by which the best one is found; None where nothing is best.
+        text: the value.
+        small: what stands beside it, quieter.
+        hover: what is said when pointed at.
+        rank: the number by which the best is found, as precise as it is shown; NaN where nothing is best.
+        best: the best of its row or column.
+        heat: 0 to 1, its place among all of the table; None without shading.
     """
 
-    name: str
-    show: Callable[[Any], str]
-    small: Callable[[Any], str] = lambda _: ""
-    hover: Callable[[Any], str] = lambda _: ""
-    rank: Callable[[Any], float] | None = None
+    text: str
+    small: str = ""
+    hover: str = ""
+    rank: float = math.nan
+    best: bool = False
+    heat: float | None = None
+
+
+Column: TypeAlias = tuple[str, Callable[[Any], "Cell | str"]]
+"""Heading, and how a value is written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +75,9 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows of numbers.
+    """Rows of numbers: ``corner`` heads their names, ``title`` is shown where the table is collapsed.
 
-    Attributes:
-        corner: heading of the names.
-        columns: one per value of a row.
-        rows: the lines.
-        title: shown where the table is collapsed.
-        best_of_column: the best of each column is bold, not that of each row.
-        shaded: ranked cells are shaded by their place among all of the table.
+    The best of each row is bold, or with ``best_of_column`` that of each column; ``shaded`` shades ranked cells.
     """
 
     corner: str
@@ -88,26 +89,6 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
-    """A value as it is written; ``heat`` is 0 to 1, None without shading."""
-
-    text: str
-    small: str = ""
-    hover: str = ""
-    best: bool = False
-    heat: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    """A table as text, without the columns in which nothing was measured."""
-
-    title: str
-    headings: tuple[str, ...]
-    rows: tuple[tuple[Row, tuple[Cell, ...]], ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Block:
     """A part of a task's section; ``key`` says which charts belong to it, ``more`` is collapsed on the page."""
 
@@ -115,45 +96,37 @@ class Block:
     title: str
     text: str = ""
     table: Table | None = None
-    more: tuple[Table, ...] = ()
+    more: Sequence[Table] = ()
 
 
-def written(table: Table) -> Written:
-    """A table as text. The best is the largest of its row (or column), and everything a reader cannot tell from it."""
-    ranks = [
-        [_rank(column, value) for column, value in zip(table.columns, row.values, strict=True)] for row in table.rows
-    ]
-    lines = [*zip(*ranks, strict=True)] if table.best_of_column else ranks
-    tops = [max(known) if len(known := [r for r in line if r is not None]) > 1 else None for line in lines]
-    heats = [r for row, line in zip(table.rows, ranks, strict=True) if not row.summary for r in line if r is not None]
-    low, span = min(heats, default=0.0), max(heats, default=0.0) - min(heats, default=0.0)
-    rows: list[list[Cell]] = []
-    for y, row in enumerate(table.rows):
-        cells = []
-        for x, (column, value) in enumerate(zip(table.columns, row.values, strict=True)):
-            rank, top = ranks[y][x], tops[x if table.best_of_column else y]
-            if value is None or isinstance(value, str):
-                cells.append(Cell(value or MISSING))
-                continue
-            best = rank is not None and rank == top
-            shaded = table.shaded and span > 0 and not row.summary and rank is not None
-            heat = (rank - low) / span if shaded and rank is not None else None
-            cells.append(Cell(column.show(value), column.small(value), column.hover(value), best, heat))
-        rows.append(cells)
-    kept = [x for x in range(len(table.columns)) if any(cells[x].text != MISSING for cells in rows)]
-    return Written(
-        table.title,
-        (table.corner, *(table.columns[x].name for x in kept)),
-        tuple((row, tuple(cells[x] for x in kept)) for row, cells in zip(table.rows, rows, strict=True)),
-    )
+def written(table: Table) -> tuple[list[str], list[tuple[Row, list[Cell]]]]:
+    """Headings and lines as text, without the columns in which nothing was measured.
 
+    The best is the largest, and everything a reader cannot tell from it.
+    """
 
-def _rank(column: Column, value: object) -> float | None:
-    """The number by which a value is ranked, as precise as it is shown."""
-    if column.rank is None or value is None or isinstance(value, str):
-        return None
-    rank = column.rank(value)
-    return round(rank, 3) if math.isfinite(rank) else None
+    def cell(show: Callable[[Any], Cell | str], value: object) -> Cell:
+        shown = (value or MISSING) if value is None or isinstance(value, str) else show(value)
+        return Cell(shown) if isinstance(shown, str) else shown
+
+    def ranked(cells: Iterable[Cell]) -> tuple[list[Cell], float, float]:
+        known = [one for one in cells if not math.isnan(one.rank)]
+        ranks = [one.rank for one in known] or [0.0]
+        return known, min(ranks), max(ranks)
+
+    lines = [[cell(column[1], v) for column, v in zip(table.columns, row.values, strict=True)] for row in table.rows]
+    for line in zip(*lines, strict=True) if table.best_of_column else lines:
+        known, _, top = ranked(line)
+        for one in known:
+            one.best = len(known) > 1 and one.rank == top
+    if table.shaded:
+        body = [line for row, line in zip(table.rows, lines, strict=True) if not row.summary]
+        known, low, high = ranked(one for line in body for one in line)
+        for one in known:
+            one.heat = (one.rank - low) / (high - low) if high > low else None
+    kept = [x for x in range(len(table.columns)) if any(line[x].text != MISSING for line in lines)]
+    headings = [table.corner, *(table.columns[x][0] for x in kept)]
+    return headings, [(row, [line[x] for x in kept]) for row, line in zip(table.rows, lines, strict=True)]
 
 
 def system_name(system: str) -> str:
@@ -189,10 +162,10 @@ def summary(evaluations: Sequence[Evaluation]) -> Table | None:
     for evaluation in evaluations:
         measure = evaluation.measures[0] if evaluation.measures else ""
         rows.append(Row(evaluation.task, (measure, *(figure_of(evaluation.mean, s, measure) for s in systems))))
-    columns = [
-        Column(system_name(system), lambda f: number(f.value), rank=lambda f: float(f.value)) for system in systems
+    columns: list[Column] = [
+        (system_name(system), lambda f: Cell(number(f.value), rank=round(f.value, 3))) for system in systems
     ]
-    return Table("task", (Column("measure", str), *columns), rows)
+    return Table("task", [("measure", str), *columns], rows)
 
 
 def blocks(evaluation: Evaluation) -> tuple[Block, ...]:
@@ -218,36 +191,25 @@ def _quality(evaluation: Evaluation) -> list[Block]:
     return found
 
 
-def _figures(name: str, *, short: bool = False) -> Column:
-    """A column of ``Figure``, with its interval or, ``short``, half of that."""
-
-    def half(figure: Figure) -> str:
-        width = (figure.high - figure.low) / 2
-        return f"±{width:.3f}" if math.isfinite(width) else ""
-
-    def between(figure: Figure) -> str:
-        return interval(figure.low, figure.high)
-
-    def hover(figure: Figure) -> str:
-        return f"95 % confidence interval {between(figure)}" if between(figure) else ""
-
-    return Column(name, lambda f: number(f.value), half if short else between, hover, lambda f: float(f.value))
+def _figure(figure: Figure, *, short: bool = False) -> Cell:
+    """A figure with its interval or, ``short``, half of that."""
+    between = interval(figure.low, figure.high)
+    small = f"±{(figure.high - figure.low) / 2:.3f}" if short and between else between
+    hover = f"95 % confidence interval {between}" if between else ""
+    return Cell(number(figure.value), small, hover, round(figure.value, 3))
 
 
 def _systems_table(evaluation: Evaluation, measure: str) -> Table:
     """A row per system: its mean, its pooled figure, and how it compares with the baseline."""
     several = len(evaluation.groups) != 1
-    columns = (
-        *([_figures("mean of groups"), _figures("all queries")] if several else [_figures(measure)]),
-        Column(
-            f"difference to {system_name(evaluation.baseline)}",
-            lambda c: signed(c.delta),
-            lambda c: interval(c.low, c.high, sign=True),
-        ),
-        Column("p", lambda c: p_value(c.p_value)),
-        Column("queries better", lambda c: count(c.better)),
-        Column("worse", lambda c: count(c.worse)),
-    )
+    difference = f"difference to {system_name(evaluation.baseline)}"
+    columns: list[Column] = [
+        *([("mean of groups", _figure), ("all queries", _figure)] if several else [(measure, _figure)]),
+        (difference, lambda c: Cell(signed(c.delta), interval(c.low, c.high, sign=True))),
+        ("p", lambda c: p_value(c.p_value)),
+        ("queries better", lambda c: count(c.better)),
+        ("worse", lambda c: count(c.worse)),
+    ]
     rows = []
     for system in evaluation.systems:
         figures = [figure_of(evaluation.mean, system, measure), figure_of(evaluation.pooled, system, measure)]
@@ -274,7 +236,8 @@ def _groups_table(evaluation: Evaluation, measure: str) -> Table:
         line(name, total, figures, summary=True)
         for name, figures in (("mean", evaluation.mean), ("all queries", evaluation.pooled))
     ]
-    columns = (Column("queries", count), *(_figures(system_name(system), short=True) for system in evaluation.systems))
+    short = partial(_figure, short=True)
+    columns: list[Column] = [("queries", count), *((system_name(system), short) for system in evaluation.systems)]
     return Table(corner, columns, rows, measure, shaded=True)
 
 
@@ -283,20 +246,15 @@ def _weights(evaluation: Evaluation) -> list[Block]:
     measure = evaluation.measures[0] if evaluation.measures else ""
     known = [(curve, points) for curve in evaluation.curves if (points := finite_points(curve))]
     if known:
-        at = [
-            Column(name, lambda p: number(p[1]), lambda p: f"at {plain(p[0])}")
-            for name in ("as used", "best tried", "worst tried")
-        ]
+        names = ("as used", "best tried", "worst tried")
+        columns: list[Column] = [(name, lambda p: Cell(number(p[1]), f"at {plain(p[0])}")) for name in names]
         rows = []
         for curve, points in known:
             used = next((value for weight, value in points if math.isclose(weight, curve.used)), math.nan)
-
-            best = max(points, key=lambda point: point[1])
-            rows.append(
-                Row(system_name(curve.weight), ((curve.used, used), best, min(points, key=lambda point: point[1])))
-            )
+            worst, *_, best = sorted([*points, points[0]], key=lambda point: point[1])
+            rows.append(Row(system_name(curve.weight), ((curve.used, used), best, worst)))
         text = f"Mean {measure} of all while one weight varies and the two others stay."
-        table = Table(f"{measure} by weight", at, rows)
+        table = Table(f"{measure} by weight", columns, rows)
         found.append(Block("weights", "Sensitivity to the weights", text, table, (_points_table(evaluation.curves),)))
     if evaluation.tunings:
         found.append(_tuning_block(evaluation, measure))
@@ -317,9 +275,8 @@ def _points_table(curves: Sequence[Curve]) -> Table:
             for curve, points in known
         ]
         rows.append(Row(plain(weight), values))
-    columns = [
-        Column(system_name(curve.weight), lambda p: number(p[0]), lambda p: str(p[1]), rank=lambda p: float(p[0]))
-        for curve in curves
+    columns: list[Column] = [
+        (system_name(curve.weight), lambda p: Cell(number(p[0]), p[1], rank=round(p[0], 3))) for curve in curves
     ]
     return Table("weight", columns, rows, "Every weight tried", best_of_column=True)
 
@@ -336,10 +293,8 @@ def _tuning_block(evaluation: Evaluation, measure: str) -> Block:
     def move(values: tuple[float, float]) -> str:
         return f"{number(values[0])} → {number(values[1])}"
 
-    columns = (
-        *(Column("weights before", weights), Column("tuned", weights), Column("dev queries", count)),
-        *(Column("dev", move), Column("gained on dev", signed), Column("test", move), Column("gained on test", signed)),
-    )
+    columns: list[Column] = [("weights before", weights), ("tuned", weights), ("dev queries", count)]
+    columns += [("dev", move), ("gained on dev", signed), ("test", move), ("gained on test", signed)]
     rows = [
         Row(
             system_name(t.mode),
@@ -359,9 +314,9 @@ def _costs(evaluation: Evaluation) -> list[Block]:
     found = []
     latency = latencies(evaluation)
     if latency:
-        columns = [
-            *(Column("p50", lambda p: tenths(p.p50)), Column("p95", lambda p: tenths(p.p95))),
-            *(Column("p99", lambda p: tenths(p.p99)), Column("measured", lambda p: count(p.count))),
+        columns: list[Column] = [
+            *[("p50", lambda p: tenths(p.p50)), ("p95", lambda p: tenths(p.p95)), ("p99", lambda p: tenths(p.p99))],
+            ("measured", lambda p: count(p.count)),
         ]
         table = Table("milliseconds", columns, [Row(system_name(name), [value] * 4) for name, value in latency.items()])
         text = "One request for 10 hits with their texts; encoding the query is not part of it."
@@ -372,7 +327,7 @@ def _costs(evaluation: Evaluation) -> list[Block]:
                 Row(name, (cost.encode_ms, *map(cost.search_ms.get, evaluation.systems)))
                 for name, cost in evaluation.costs.items()
             ]
-            columns = [Column(name, percentiles) for name in ("encode", *map(system_name, evaluation.systems))]
+            columns = [(name, percentiles) for name in ("encode", *map(system_name, evaluation.systems))]
             more = (Table("collection", columns, rows, "Milliseconds by collection, p50 / p95 / p99"),)
         found.append(Block("latency", "Latency", text, table, more))
     if evaluation.costs:
@@ -410,10 +365,9 @@ def latencies(evaluation: Evaluation) -> dict[str, Percentiles]:
     }
 
 
-INGEST: Final = (
-    *(Column(name, count) for name in ("encoded", "unchanged", "rejected", "tokens", "truncated")),
-    *(Column("seconds", tenths), Column("documents/s", rate), Column("tokens/s", rate)),
-    *(Column("index", size), Column("per document", size)),
+INGEST: Final[Sequence[Column]] = (
+    *((name, count) for name in ("encoded", "unchanged", "rejected", "tokens", "truncated")),
+    *(("seconds", tenths), ("documents/s", rate), ("tokens/s", rate), ("index", size), ("per document", size)),
 )
 
 
@@ -457,10 +411,10 @@ def _approximation_table(evaluation: Evaluation, measure: str) -> Table | None:
         for mode, one in evaluation.approximations.items()
         if measure in one.exact and measure in one.approximate
     ]
-    columns = (
-        *(Column("exact", number), Column("approximate", number), Column("difference", signed)),
-        *(Column("same top 10", share), Column("ms, p50 / p95 / p99", percentiles)),
-    )
+    columns: list[Column] = [
+        *[("exact", number), ("approximate", number), ("difference", signed), ("same top 10", share)],
+        ("ms, p50 / p95 / p99", percentiles),
+    ]
     return Table("mode", columns, rows, measure) if rows else None
 
 
