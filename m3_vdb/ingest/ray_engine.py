@@ -18,17 +18,16 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from m3_vdb.encoding.embedder import Embedder
 from m3_vdb.encoding.identity import ModelIdentity
 from m3_vdb.encoding.long_documents import LongDocuments
 from m3_vdb.errors import ConfigError, EngineError, M3Error, StoreConnectionError, StoreRequestError
-from m3_vdb.ingest.batch import Batch, Stored, Waiting
+from m3_vdb.ingest.batch import Batch, Stored
 from m3_vdb.ingest.prepare import Encoder
 from m3_vdb.ingest.ray_cluster import check_resources, connected, first_line
-from m3_vdb.ingest.rows import reject
 from m3_vdb.ingest.run import EngineTimings, Work
 from m3_vdb.ingest.upload import Retrier, Retry, store_batch
 from m3_vdb.stores.base import VectorStore
@@ -45,18 +44,14 @@ _IDLE_SECONDS: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What a worker says of a batch.
+    """What a worker says of a batch, beside the batch.
 
     Attributes:
-        rejected: (place, kind, reason) of rows that are not stored.
-        stored: what the store said, once it has.
-        failure: why there is nothing else here.
+        failure: why it is not done.
         seconds: of encoding, or of storing.
         retries: requests to the store that were made again.
     """
 
-    rejected: tuple[tuple[int, str, str], ...] = ()
-    stored: Stored | None = None
     failure: M3Error | None = None
     seconds: float = 0.0
     retries: int = 0
@@ -72,17 +67,8 @@ def _failure(error: Exception, where: str) -> M3Error:
     return EngineError(f"{where}: {type(error).__name__}: {error} ({last.filename}, line {last.lineno})")
 
 
-def _rejected(batch: Batch) -> tuple[tuple[int, str, str], ...]:
-    return tuple((place, one.kind, one.reason) for place, one in batch.rejected)
-
-
 class EncodeWorker:
-    """An encoder on a worker; two threads call it, so that one text is tokenized while another is encoded.
-
-    Args:
-        make: makes the embedding function.
-        identity: the model that it must be.
-    """
+    """An encoder on a worker; two threads call it, so that one text is tokenized while another is encoded."""
 
     def __init__(self, make: Callable[[], Embedder], identity: ModelIdentity) -> None:
         self._lock = threading.Lock()
@@ -95,30 +81,21 @@ class EncodeWorker:
             self._failure = _failure(error, "a worker cannot open the model")
 
     def work(self, batch: Batch) -> tuple[Done, Batch]:
-        """Encode one batch: what to say of it, and the batch with its embeddings, for who stores it."""
+        """Encode one batch."""
         if self._failure is not None:
-            return Done(failure=self._failure), batch
+            return Done(self._failure), batch
         try:
             self._encoder.tokenize(batch)
             with self._lock:
                 begun = time.perf_counter()
                 self._encoder.encode(batch)
-                seconds = time.perf_counter() - begun
+                return Done(seconds=time.perf_counter() - begun), batch
         except Exception as error:
-            return Done(failure=_failure(error, "a worker cannot encode a batch")), batch
-        done = Done(_rejected(batch), seconds=seconds)
-        batch.rejected = []
-        return done, batch
+            return Done(_failure(error, "a worker cannot encode a batch")), batch
 
 
 class StoreWorker:
-    """A connection to the store on a worker; ``halt`` is called while it works.
-
-    Args:
-        open_store: opens the collection.
-        retry: how often the store is asked again.
-        long_documents: what becomes of documents with more rows than the store takes.
-    """
+    """A connection to the store on a worker; ``halt`` is called while it works."""
 
     def __init__(self, open_store: Callable[[], VectorStore], retry: Retry, long_documents: LongDocuments) -> None:
         self._open = open_store
@@ -132,20 +109,19 @@ class StoreWorker:
         """The run is to end: no more waiting for a store that is away."""
         self._halt.set()
 
-    def work(self, batch: Batch) -> Done:
-        """Store one batch."""
+    def work(self, batch: Batch) -> tuple[Done, Batch]:
+        """Store one batch; its vectors and texts stay here."""
         with self._lock:
             begun, before = time.perf_counter(), self._retrier.retries
             try:
                 if self._writer is None:  # here, where a server that is away is waited for
                     store = self._retrier.call(self._open)
                     self._writer = Writer(store, long_documents=self._long_documents, request=self._retrier.call)
-                stored = store_batch(self._writer, batch)
+                batch.stored = store_batch(self._writer, batch)
             except Exception as error:
-                return Done(failure=_failure(error, "a worker cannot store a batch"))
-            return Done(
-                _rejected(batch), stored, seconds=time.perf_counter() - begun, retries=self._retrier.retries - before
-            )
+                return Done(_failure(error, "a worker cannot store a batch")), Batch(stop=0)
+            done = Done(seconds=time.perf_counter() - begun, retries=self._retrier.retries - before)
+            return done, replace(batch, waiting=[], embeddings=None)
 
 
 @dataclass(slots=True)
@@ -153,12 +129,12 @@ class _Task:
     """A batch on its way through a stage.
 
     Attributes:
-        batch: the driver's, with the rows as they were read.
-        data: what the worker gets: the batch, or a reference to it.
-        deaths: workers that died while they had it.
+        batch: as it was prepared.
+        data: what the worker gets: the same, or a reference to the encoded one.
+        deaths: workers that died while they had it. After one, it gets a worker to itself.
         worker: number of the worker that has it.
         actor: its handle.
-        result: reference to the encoded batch, beside the outcome.
+        result: reference to what it gives back.
     """
 
     batch: Batch
@@ -170,7 +146,7 @@ class _Task:
 
     @property
     def slots(self) -> int:
-        """Batches that a worker could have in its place; after a death it gets a worker to itself."""
+        """Of the batches that a worker may have in hand, how many this one counts for."""
         return _IN_HAND if self.deaths else 1
 
 
@@ -181,41 +157,29 @@ class _Stage:
         verb: what they do, for messages.
         count: how many.
         begin: begins one.
-        returns: values that ``work`` returns.
     """
 
-    def __init__(self, verb: str, count: int, begin: Callable[[], Any], *, returns: int) -> None:
-        self.verb = verb
+    def __init__(self, verb: str, count: int, begin: Callable[[], Any]) -> None:
         self.queue: deque[_Task] = deque()
+        self.busy = [0] * count
+        self.actors: list[Any] = []
         self.seconds = 0.0
+        self._verb = verb
         self._begin = begin
-        self._returns = returns
-        self._count = count
-        self._actors: list[Any] = []
-        self._busy = [0] * count
-
-    def has_room(self) -> bool:
-        """Whether a batch that is put into the queue would be worked on at once."""
-        return not self.queue and min(self._busy) < _IN_HAND
 
     def start(self) -> Iterator[tuple[Any, _Task]]:
-        """Give queued batches to workers: (reference to the outcome, task)."""
+        """Give queued batches to workers that have room: (reference to the outcome, task)."""
         while self.queue:
             task = self.queue[0]
-            task.worker = min(range(self._count), key=self._busy.__getitem__)
-            if self._busy[task.worker] + task.slots > _IN_HAND:
+            task.worker = min(range(len(self.busy)), key=self.busy.__getitem__)
+            if self.busy[task.worker] + task.slots > _IN_HAND:
                 return
+            self.actors = self.actors or [self._begin() for _ in self.busy]
+            task.actor = self.actors[task.worker]
+            ref, task.result = task.actor.work.options(num_returns=2).remote(task.data)
+            self.busy[task.worker] += task.slots
             self.queue.popleft()
-            self._actors = self._actors or [self._begin() for _ in range(self._count)]
-            task.actor = self._actors[task.worker]
-            self._busy[task.worker] += task.slots
-            refs = task.actor.work.options(num_returns=self._returns).remote(task.data)
-            ref, task.result = refs if self._returns == 2 else (refs, None)
             yield ref, task
-
-    def release(self, task: _Task) -> None:
-        """The worker has answered, or died."""
-        self._busy[task.worker] -= task.slots
 
     def died(self, task: _Task, error: Exception) -> None:
         """Put another worker in the place of a dead one, and the batch into the queue again.
@@ -223,27 +187,17 @@ class _Stage:
         Raises:
             EngineError: too many workers have died of it.
         """
-        if self._actors[task.worker] is task.actor:
+        if self.actors[task.worker] is task.actor:
             _kill(task.actor)  # which may only be out of reach
-            self._actors[task.worker] = self._begin()
+            self.actors[task.worker] = self._begin()
         task.deaths += 1
         if task.deaths >= MAX_WORKER_DEATHS:
             first = task.batch.waiting[0].document.id
             raise EngineError(
-                f"{task.deaths} workers died while they {self.verb} a batch that begins with document {first!r}: not "
+                f"{task.deaths} workers died while they {self._verb} a batch that begins with document {first!r}: not "
                 f"enough memory? Ask for fewer documents in a batch, or for encoders of more CPUs ({first_line(error)})"
             )
         self.queue.appendleft(task)
-
-    def tell(self, method: str) -> None:
-        """Call a method of every worker."""
-        for actor in self._actors:
-            getattr(actor, method).remote()
-
-    def end(self) -> None:
-        """End all workers."""
-        for actor in self._actors:
-            _kill(actor)
 
 
 class _Job:
@@ -263,19 +217,19 @@ class _Job:
         self._window = window
         self._running: dict[Any, tuple[_Stage, _Task]] = {}
         self._last = -1  # number of the last batch taken, whether or not it had anything to encode
-        self._ended = self._told_halt = False
-        self._begun: float | None = None
+        self._ended = self._halted = False
+        self._begun = 0.0
         self.startup: float | None = None
 
     def run(self) -> None:
         stages = [stage for stage in (self._encoding, self._storing) if stage is not None]
         while True:
             if self._work.halt.is_set():
-                self._ended = True
                 self._encoding.queue.clear()  # what is begun is finished
-                if self._storing is not None and not self._told_halt:
-                    self._told_halt = True
-                    self._storing.tell("halt")
+                if not self._halted and self._storing is not None:
+                    for actor in self._storing.actors:
+                        actor.halt.remote()
+                self._ended = self._halted = True
             self._take()
             for stage in stages:
                 self._running |= {ref: (stage, task) for ref, task in stage.start()}
@@ -287,9 +241,9 @@ class _Job:
     def _take(self) -> None:
         """The next prepared batch, if there is room for it."""
         full = self._last + 1 - self._work.committed() >= self._window
-        if self._ended or full or not self._encoding.has_room():
-            if full and not self._running:
-                time.sleep(_TICK)  # until the driver has stored some
+        if full and not self._running:
+            time.sleep(_TICK)  # until the driver has stored some
+        if full or self._ended or self._encoding.queue or min(self._encoding.busy) >= _IN_HAND:
             return
         with suppress(TimeoutError):
             batch = self._work.prepared.get(timeout=_TICK if self._running else _IDLE_SECONDS)
@@ -297,13 +251,12 @@ class _Job:
                 self._ended = True
                 return
             self._last = batch.number
-            if not batch.waiting:
+            if batch.waiting:
+                self._begun = self._begun or time.perf_counter()
+                self._encoding.queue.append(_Task(batch, batch))
+            else:
                 batch.stored = Stored()
                 self._work.encoded.put(batch)
-                return
-            self._begun = self._begun or time.perf_counter()
-            rows = [Waiting(row.place, row.document, row.document) for row in batch.waiting]
-            self._encoding.queue.append(_Task(batch, Batch(stop=0, waiting=rows, outdated=dict(batch.outdated))))
 
     def _collect(self) -> None:
         import ray  # noqa: PLC0415 - optional
@@ -312,42 +265,26 @@ class _Job:
         ready, _ = ray.wait(list(self._running), timeout=_TICK, fetch_local=False)
         for ref in ready:
             stage, task = self._running.pop(ref)
-            stage.release(task)
+            stage.busy[task.worker] -= task.slots
             try:
                 done: Done = ray.get(ref)
-                encoded: Batch | None = None
-                if stage is self._encoding and self._storing is None and done.failure is None:
-                    encoded = ray.get(task.result)
+                to_store = stage is self._encoding and self._storing is not None
+                batch: Batch | None = None if to_store or done.failure else ray.get(task.result)
             except RayActorError as error:
                 stage.died(task, error)
-                continue
             except ObjectLostError:  # with the machine that had encoded it
-                rows = [Waiting(row.place, row.document, row.document) for row in task.batch.waiting]
-                data = Batch(stop=0, waiting=rows, outdated=dict(task.batch.outdated))
-                self._encoding.queue.appendleft(_Task(task.batch, data, task.deaths))
-                continue
-            if done.failure is not None:
-                raise done.failure
-            self._hand_on(stage, task, done, encoded)
-
-    def _hand_on(self, stage: _Stage, task: _Task, done: Done, encoded: Batch | None) -> None:
-        """A batch that a stage is done with goes to the next one, or back into the pipeline."""
-        batch = task.batch
-        stage.seconds += done.seconds
-        self._work.retried(done.retries)
-        if self.startup is None and self._begun is not None:
-            self.startup = max(0.0, time.perf_counter() - self._begun - done.seconds)
-        refused = {place: (kind, reason) for place, kind, reason in done.rejected}
-        for row in batch.waiting:
-            if row.place in refused:
-                batch.rejected.append((row.place, reject(row.source, *refused[row.place])))
-        batch.waiting = [row for row in batch.waiting if row.place not in refused]
-        if stage is self._encoding and self._storing is not None and batch.waiting:
-            self._storing.queue.append(_Task(batch, task.result))
-            return
-        batch.embeddings = None if encoded is None else encoded.embeddings
-        batch.stored = done.stored or (None if batch.waiting else Stored())
-        self._work.encoded.put(batch)
+                self._encoding.queue.appendleft(_Task(task.batch, task.batch, task.deaths))
+            else:
+                if done.failure is not None:
+                    raise done.failure
+                stage.seconds += done.seconds
+                self._work.retried(done.retries)
+                if self.startup is None:
+                    self.startup = max(0.0, time.perf_counter() - self._begun - done.seconds)
+                if batch is not None:
+                    self._work.encoded.put(batch)
+                elif self._storing is not None:
+                    self._storing.queue.append(_Task(task.batch, task.result))
 
 
 def _kill(actor: Any) -> None:  # noqa: ANN401 - Ray's handle
@@ -452,19 +389,18 @@ class RayEngine:
         )
         encoder = ray.remote(EncodeWorker).options(num_cpus=self._cpus, num_gpus=gpus or None, max_concurrency=_IN_HAND)
         writer = ray.remote(StoreWorker).options(num_cpus=_WRITER_CPUS, max_concurrency=_IN_HAND + 1)
-        encoding = _Stage("encoded", encoders, lambda: encoder.remote(self._embed, work.identity), returns=2)
+        encoding = _Stage("encoded", encoders, lambda: encoder.remote(self._embed, work.identity))
         storing = None
         if writers:
             arguments = self._open_store, work.retry, work.long_documents
-            storing = _Stage("stored", writers, lambda: writer.remote(*arguments), returns=1)
+            storing = _Stage("stored", writers, lambda: writer.remote(*arguments))
         job = _Job(work, encoding, storing, self.window)
         try:
             job.run()
         except ray.exceptions.RayError as error:
             raise EngineError(f"the Ray cluster failed: {first_line(error)}") from error
         finally:
-            encoding.end()
-            if storing is not None:
-                storing.end()
+            for actor in [*encoding.actors, *(storing.actors if storing else [])]:
+                _kill(actor)
         waiting = work.prepared.get_seconds + (job.startup or 0.0)
         return EngineTimings(encoding.seconds / encoders, waiting, storing.seconds / writers if storing else 0.0)

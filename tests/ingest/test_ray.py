@@ -273,9 +273,9 @@ def test_what_a_worker_says_of_a_fault_is_what_it_was() -> None:
         waiting = [Waiting(place, one, one) for place, one in enumerate(documents)]
         return Batch(stop=2, waiting=waiting, outdated={"a": ["a¶2"]})
 
-    done, encoded = EncodeWorker(HashEmbed, IDENTITY).work(batch())
+    encoded = EncodeWorker(HashEmbed, IDENTITY).work(batch())[1]
     assert [row.place for row in encoded.waiting] == [0]
-    assert [(place, kind) for place, kind, _ in done.rejected] == [(1, "model output")]
+    assert [(place, one.kind) for place, one in encoded.rejected] == [(1, "model output")]
     other = replace(IDENTITY, fingerprint="other")
     for make, identity, words in (
         (no_model, IDENTITY, "a worker cannot open the model: no bundle at /models/m3"),
@@ -286,13 +286,16 @@ def test_what_a_worker_says_of_a_fault_is_what_it_was() -> None:
         with pytest.raises(EngineError, match=words):
             raise failure
 
-    def stored(fault: Exception) -> Done:
+    def copied() -> Batch:
+        return pickle.loads(pickle.dumps(encoded))
+
+    def stored(fault: Exception) -> tuple[Done, Batch]:
         def upsert(name: str, call: int) -> None:
             if name == "upsert":
                 raise fault
 
         worker = StoreWorker(lambda: Faulty(upsert), Retry(attempts=1), PLAN)
-        return pickle.loads(pickle.dumps(worker.work(replace(encoded))))
+        return pickle.loads(pickle.dumps(worker.work(copied())))
 
     held = MemoryStore(IDENTITY)
     passages = [
@@ -300,11 +303,12 @@ def test_what_a_worker_says_of_a_fault_is_what_it_was() -> None:
         Document("b¶2", "another's", passage=Passage("b", 2, 2, 0, 9)),
     ]
     held.upsert(passages, HashEmbed().encode_documents([one.content for one in passages]))
-    assert StoreWorker(lambda: held, Retry(attempts=1), PLAN).work(replace(encoded)).stored.ids == ("a",)
+    assert StoreWorker(lambda: held, Retry(attempts=1), PLAN).work(copied())[1].stored.ids == ("a",)
     assert [one.id for one in held.get(["a", "a¶2", "b¶2"])] == ["a", "b¶2"]
 
-    refusal = stored(StoreRequestError("no", status=403, retry_after=3)).failure
+    refusal = stored(StoreRequestError("no", status=403, retry_after=3))[0].failure
     assert isinstance(refusal, StoreRequestError)
     assert (refusal.status, refusal.retry_after) == (403, 3)
-    assert isinstance(stored(StoreConnectionError("away")).failure, StoreConnectionError)
-    assert [kind for _, kind, _ in stored(StoreRequestError("no", status=413)).rejected] == ["too large"]
+    assert isinstance(stored(StoreConnectionError("away"))[0].failure, StoreConnectionError)
+    _, refused = stored(StoreRequestError("no", status=413))
+    assert [one.kind for _, one in refused.rejected] == ["model output", "too large"]
