@@ -7,9 +7,7 @@ STORE := build/demo.qdrant
 COMPOSE := docker compose --project-name m3-vdb-test
 CORPUS := tests/fixtures/multilingual.jsonl
 LOCK := requirements.lock
-# Ray Data warns about settings of its own, which it sets itself whenever a dataset is made.
-NO_DEPRECATIONS := -W error::DeprecationWarning -W error::PendingDeprecationWarning -W error::FutureWarning \
-  -W ignore::DeprecationWarning:ray.data.context
+NO_DEPRECATIONS := -W error::DeprecationWarning -W error::PendingDeprecationWarning -W error::FutureWarning
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Constraints fix versions and bring no package by themselves: torch keeps its CPU build where pip finds one.
 export PIP_CONSTRAINT := $(LOCK)

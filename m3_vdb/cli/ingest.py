@@ -56,26 +56,26 @@ def ingest_command(
     runtime: RuntimeOption = "auto",
     format: Annotated[str, typer.Option("--format", help=f"{', '.join(FORMATS)}.")] = "auto",
     include: Annotated[
-        list[str] | None, typer.Option(help='Of folders, only files that fit: "*.html", "guide/*".')
+        list[str] | None, typer.Option(help='In folders, read only files that match: "*.html", "guide/*".')
     ] = None,
-    exclude: Annotated[list[str] | None, typer.Option(help="Of folders, no files that fit.")] = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="In folders, skip files that match.")] = None,
     id_field: Annotated[
-        str | None, typer.Option(help="Field of the id. Default: id or _id, or made of the content of tables without.")
+        str | None, typer.Option(help="Field of the id. Default: id or _id; for tables without one, a hash of the content.")
     ] = None,
-    auto_id: Annotated[bool, typer.Option("--auto-id", help="Make ids of the content for all rows without.")] = False,
+    auto_id: Annotated[bool, typer.Option("--auto-id", help="Use a hash of the content as the id of any row without one.")] = False,
     text_field: TextFieldOption = None,
     title_field: TitleFieldOption = "title",
     keep_field: KeepFieldOption = None,
     drop_field: DropFieldOption = None,
-    columns: Annotated[str | None, typer.Option(help="Names for CSV or TSV without a header: id,text.")] = None,
+    columns: Annotated[str | None, typer.Option(help="Column names of a CSV or TSV file without a header: id,text.")] = None,
     delimiter: Annotated[
-        str | None, typer.Option(help='Between the cells of CSV: ";", "|", tab, … Default: by the first line.')
+        str | None, typer.Option(help='CSV delimiter: ";", "|", tab, … Default: found in the first line.')
     ] = None,
     resume: ResumeOption = False,
     checkpoint: CheckpointOption = None,
     rejected: RejectedOption = None,
     strict: StrictOption = False,
-    again: Annotated[bool, typer.Option("--again", help="Also encode what is stored unchanged.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Also encode unchanged documents.")] = False,
     long_documents: LongDocumentsOption = "error",
     max_rows: MaxRowsOption = None,
     pool_factor: PoolFactorOption = 1.0,
@@ -83,22 +83,22 @@ def ingest_command(
     batch_documents: BatchOption = 256,
     attempts: AttemptsOption = 10,
     upload_workers: Annotated[
-        int | None, typer.Option(help="Batches stored at the same time. Default: 2 for a server, else 1.")
+        int | None, typer.Option(help="Batches stored in parallel. Default: 2 for a server, else 1.")
     ] = None,
     engine: Annotated[
         str, typer.Option("--engine", help="threads (this machine) or ray (a cluster; needs the extra ray).")
     ] = "threads",
     ray_address: Annotated[
-        str | None, typer.Option(help="Cluster: auto or HOST:6379. Default: RAY_ADDRESS, or one on this machine.")
+        str | None, typer.Option(help="Ray cluster: auto or HOST:6379. Default: RAY_ADDRESS, or a new one on this machine.")
     ] = None,
-    encoders: Annotated[int | None, typer.Option(help="Ray: how many. Default: by the cluster's GPUs or CPUs.")] = None,
-    encoder_cpus: Annotated[float, typer.Option(help="Ray: CPUs, and threads, of an encoder.")] = 1.0,
+    encoders: Annotated[int | None, typer.Option(help="Ray: number of encoders. Default: by the cluster's GPUs or CPUs.")] = None,
+    encoder_cpus: Annotated[float, typer.Option(help="Ray: CPUs, and threads, per encoder.")] = 1.0,
     encoder_gpus: Annotated[
-        float | None, typer.Option(help="Ray: GPUs of an encoder. Default: 1 if there are.")
+        float | None, typer.Option(help="Ray: GPUs per encoder. Default: 1 if the cluster has any.")
     ] = None,
     as_json: JsonSummaryOption = False,
 ) -> None:
-    """Encode a corpus and store it; what is stored unchanged is left out. Bad rows are set aside (exit code 3)."""
+    """Encode a corpus and store it; unchanged documents are skipped. Bad rows are set aside (exit code 3)."""
     fields = Fields(
         id=(id_field,) if id_field else Fields().id,
         text=tuple(text_field or Fields().text),

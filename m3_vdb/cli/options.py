@@ -23,28 +23,28 @@ ModelOption = Annotated[
 ]
 MclsOption = Annotated[
     int | None,
-    typer.Option("--mcls-every", help="MCLS for long texts: another <s> every so many tokens (paper: 256)."),
+    typer.Option("--mcls-every", help="MCLS for long texts: insert <s> every N tokens (paper: 256)."),
 ]
 RuntimeOption = Annotated[str, typer.Option("--runtime", help="auto, onnxruntime or openvino.")]
 MaxLengthOption = Annotated[int | None, typer.Option(help="Tokens kept of a document.")]
 
 LongDocumentsOption = Annotated[
-    str, typer.Option(help=f"Documents with more tokens than the store takes rows: {', '.join(PLANS)}.")
+    str, typer.Option(help=f"What to do with documents longer than the store's multi-vector limit: {', '.join(PLANS)}.")
 ]
-MaxRowsOption = Annotated[int | None, typer.Option(help="Rows of a document. Default: what the store takes.")]
-PoolFactorOption = Annotated[float, typer.Option(help="Pool every document to one row of so many.")]
-OverlapOption = Annotated[int, typer.Option(help="Tokens that split passages share.")]
+MaxRowsOption = Annotated[int | None, typer.Option(help="Multi-vector rows per document. Default: the store's limit.")]
+PoolFactorOption = Annotated[float, typer.Option(help="Keep 1 in N token vectors of every document (pooled).")]
+OverlapOption = Annotated[int, typer.Option(help="Passage overlap in tokens (split).")]
 
 TextFieldOption = Annotated[list[str] | None, typer.Option(help="Field of the text; several are joined.")]
 KeepFieldOption = Annotated[
-    list[str] | None, typer.Option("--keep-field", help="Field that becomes payload; the others are dropped.")
+    list[str] | None, typer.Option("--keep-field", help="Field to keep as payload; all others are dropped.")
 ]
-DropFieldOption = Annotated[list[str] | None, typer.Option("--drop-field", help="Field that is left out.")]
+DropFieldOption = Annotated[list[str] | None, typer.Option("--drop-field", help="Field to leave out of the payload.")]
 TitleFieldOption = Annotated[str, typer.Option(help="Field of the title.")]
-ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")]
-CheckpointOption = Annotated[Path | None, typer.Option(help="How far a run is. Default: beside the store.")]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Resume from the checkpoint.")]
+CheckpointOption = Annotated[Path | None, typer.Option(help="Checkpoint file. Default: beside the store.")]
 RejectedOption = Annotated[Path | None, typer.Option(help="File for bad rows. Default: beside the checkpoint.")]
 StrictOption = Annotated[bool, typer.Option("--strict", help="Stop at the first bad row.")]
 BatchOption = Annotated[int, typer.Option(help="Documents encoded together.")]
-AttemptsOption = Annotated[int, typer.Option(help="Requests to a failing store, the first included.")]
-JsonSummaryOption = Annotated[bool, typer.Option("--json", help="The summary as one JSON object, the last line.")]
+AttemptsOption = Annotated[int, typer.Option(help="Max attempts per request to the store.")]
+JsonSummaryOption = Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object, on the last line.")]

@@ -1,4 +1,4 @@
-"""``m3-vdb ingest --engine ray``: from options to an engine, and a stand-in for the model that no driver opens."""
+"""``m3-vdb ingest --engine ray``: from options to an engine, and what the driver knows of the model."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from m3_vdb.types import FloatArray
 ENGINES: Final = ("threads", "ray")
 
 
-class Elsewhere:
-    """The driver's session: there is none. The driver needs the bundle's identity and limits, and no model."""
+class DriverSession:
+    """Stands where a session would: the driver needs the model's tokenizer, limits and identity, and opens no model."""
 
     description = "encoded on Ray"
 
@@ -46,7 +46,7 @@ def driver_embed(model: str | None, *, max_length: int | None, mcls_every: int |
         bundle.require_mcls()
     return M3EmbeddingFunction.from_parts(
         bundle.read_tokenizer(),
-        Elsewhere(),
+        DriverSession(),
         identity=bundle.identity,
         model_max_length=bundle.max_length,
         max_length=max_length,

@@ -251,7 +251,7 @@ def summarize(report: IngestReport, letters: Path, end: str, max_length: int, pl
     waits += f" {times.waiting_for_store / seconds:.0%}: {_SIDES[times.bottleneck]}; {report.retries} retries"
     err.print(f"encoder busy {times.busy / seconds:.0%} of the time, {waits}", soft_wrap=True)
     if report.restarted:
-        err.print("the store did not hold what the checkpoint said: every document was asked for again", style="yellow")
+        err.print("the store did not hold what the checkpoint said: every document was checked again", style="yellow")
     if report.truncated:
         err.print(f"{report.truncated} documents were cut to {max_length} tokens", style="yellow")
     if report.long_documents:

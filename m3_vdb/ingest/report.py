@@ -108,7 +108,7 @@ class IngestReport:
         retries: requests to the store that were made again.
         encoder: where the encoder's time went.
         interrupted: the run was stopped; what is counted here is stored.
-        restarted: the store no longer held what the checkpoint said, so every document was asked for again.
+        restarted: the store no longer held what the checkpoint said, so every document was checked again.
     """
 
     documents: int = 0
