@@ -60,14 +60,14 @@ def ingest_command(
     ] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="In folders, skip files that match.")] = None,
     id_field: Annotated[
-        str | None, typer.Option(help="Field of the id. Default: id or _id; for tables without one, a hash of the content.")
+        str | None, typer.Option(help="Field of the id. Default: id or _id; in tables without, a content hash.")
     ] = None,
-    auto_id: Annotated[bool, typer.Option("--auto-id", help="Use a hash of the content as the id of any row without one.")] = False,
+    auto_id: Annotated[bool, typer.Option("--auto-id", help="Give rows without an id a content hash.")] = False,
     text_field: TextFieldOption = None,
     title_field: TitleFieldOption = "title",
     keep_field: KeepFieldOption = None,
     drop_field: DropFieldOption = None,
-    columns: Annotated[str | None, typer.Option(help="Column names of a CSV or TSV file without a header: id,text.")] = None,
+    columns: Annotated[str | None, typer.Option(help="Column names for CSV or TSV without a header.")] = None,
     delimiter: Annotated[
         str | None, typer.Option(help='CSV delimiter: ";", "|", tab, … Default: found in the first line.')
     ] = None,
@@ -89,9 +89,9 @@ def ingest_command(
         str, typer.Option("--engine", help="threads (this machine) or ray (a cluster; needs the extra ray).")
     ] = "threads",
     ray_address: Annotated[
-        str | None, typer.Option(help="Ray cluster: auto or HOST:6379. Default: RAY_ADDRESS, or a new one on this machine.")
+        str | None, typer.Option(help="Ray: auto or HOST:6379. Default: RAY_ADDRESS, or a new local cluster.")
     ] = None,
-    encoders: Annotated[int | None, typer.Option(help="Ray: number of encoders. Default: by the cluster's GPUs or CPUs.")] = None,
+    encoders: Annotated[int | None, typer.Option(help="Ray: how many. Default: by the cluster's GPUs or CPUs.")] = None,
     encoder_cpus: Annotated[float, typer.Option(help="Ray: CPUs, and threads, per encoder.")] = 1.0,
     encoder_gpus: Annotated[
         float | None, typer.Option(help="Ray: GPUs per encoder. Default: 1 if the cluster has any.")
