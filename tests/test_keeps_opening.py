@@ -17,7 +17,9 @@ from m3_vdb.cli.main import app
 from m3_vdb.encoding.long_documents import REFUSE
 from m3_vdb.errors import DocumentError
 from m3_vdb.ingest import ingest
+from m3_vdb.ingest.batch import content_hash
 from m3_vdb.stores import MemoryStore, open_store, transfer
+from m3_vdb.types import Passage
 
 FIXTURES = Path(__file__).parent / "fixtures" / "0.1.0"
 RECORDED = json.loads((FIXTURES / "recorded.json").read_text(encoding="utf-8"))
@@ -238,3 +240,8 @@ def test_an_ingest_resumes(models, embed, tmp_path, monkeypatch):
     summary = json.loads(result.stdout.splitlines()[-1])
     assert (summary["resumed"], summary["documents"], summary["held"]) == (before, 40 - before, 40)
     assert not Path("half.qdrant.ingest").exists()
+
+
+def test_passages_have_the_digest_that_checkpoints_hold():
+    passage = Document("d¶2", "text", "title", {"n": 1.5}, passage=Passage("d", 2, 3, 10, 14), encoding="max_length=12")
+    assert content_hash(passage).hex() == "2c7e95b06af12a5827b62233f5cf970f"

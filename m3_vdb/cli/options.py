@@ -47,6 +47,4 @@ RejectedOption = Annotated[Path | None, typer.Option(help="File for bad rows. De
 StrictOption = Annotated[bool, typer.Option("--strict", help="Stop at the first bad row.")]
 BatchOption = Annotated[int, typer.Option(help="Documents encoded together.")]
 AttemptsOption = Annotated[int, typer.Option(help="Max attempts per request to the store.")]
-JsonSummaryOption = Annotated[
-    bool, typer.Option("--json", help="Print the summary as a JSON object, on the last line.")
-]
+JsonSummaryOption = Annotated[bool, typer.Option("--json", help="Print the summary as JSON, on the last line.")]

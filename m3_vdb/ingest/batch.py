@@ -163,7 +163,8 @@ def content_hash(document: Document) -> bytes:
     # Hashed as version 0.1.0 kept them, as fields of the payload, so that its checkpoints are known again.
     marks: dict[str, object] = {}
     if document.passage is not None:
-        marks[PASSAGE_FIELD] = asdict(document.passage)
+        fields_of_passage = asdict(document.passage)
+        marks[PASSAGE_FIELD] = {"of": fields_of_passage.pop("count"), **fields_of_passage}
     if document.encoding:
         marks[ENCODING_FIELD] = document.encoding
     try:
