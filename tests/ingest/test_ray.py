@@ -22,7 +22,7 @@ from benchmarks.stubs.qdrant_rest_stub import RestStub
 from m3_vdb import Document
 from m3_vdb.cli.main import app
 from m3_vdb.errors import BundleError, ConfigError, EngineError, StoreConnectionError, StoreRequestError
-from m3_vdb.ingest import Corpus, Progress, Retry, ingest
+from m3_vdb.ingest import Corpus, Progress, Retry, ingest, ray_engine
 from m3_vdb.ingest.batch import Batch, Waiting
 from m3_vdb.ingest.ray_cluster import check_resources, connected
 from m3_vdb.ingest.ray_engine import Done, EncodeWorker, RayEngine, StoreWorker
@@ -257,12 +257,14 @@ class Deadly(HashEmbed):
         return super().encode_documents(texts)
 
 
-def test_a_batch_that_workers_die_of_ends_the_run_and_is_named(cluster: str) -> None:
+def test_a_batch_that_workers_die_of_ends_the_run_and_is_named(cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ray_engine.MAX_WORKER_DEATHS == 5
+    monkeypatch.setattr(ray_engine, "MAX_WORKER_DEATHS", 2)  # each costs seconds
     items = [Document(f"d{i}", f"text {i}") for i in range(10)]
     with (
         MemoryStore(IDENTITY) as store,
         RayEngine(Deadly, encoders=2) as engine,
-        pytest.raises(EngineError, match="5 workers died while they encoded a batch that begins with document 'd6'"),
+        pytest.raises(EngineError, match="2 workers died while they encoded a batch that begins with document 'd6'"),
     ):
         ingest(items, HashEmbed(), store, engine=engine, batch_documents=2)
 
