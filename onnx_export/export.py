@@ -14,6 +14,7 @@ from m3_vdb.encoding.bundle import CONFIG, FORMAT, MODEL, Bundle, write_checksum
 from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
 from m3_vdb.encoding.tokenizer import TOKENIZER, Tokenizer
 from m3_vdb.errors import ConfigError
+from onnx_export.checkpoint import POSITION_OFFSET, TorchModel, read_checkpoint, read_tokenizer
 from onnx_export.graph import OPSET, build_graph
 from onnx_export.verify import (
     Errors,
@@ -24,9 +25,7 @@ from onnx_export.verify import (
     require_same_ids,
     verification_texts,
 )
-from onnx_export.weights import SCHEMES, Weights
-from train.checkpoint_files import read_tokenizer
-from train.model import M3Model
+from onnx_export.weights import PRECISIONS, Weights
 
 EXTERNAL_FROM: Final = 1_900_000_000
 """Bytes of weights from which they go to a file of their own: a protobuf message holds 2 GiB at most."""
@@ -50,19 +49,20 @@ def export(checkpoint: Path, out: Path, *, precision: str = "fp32", name: str | 
         ConfigError: an unknown precision, or ``out`` exists.
         VerificationError: the graph does not compute what the checkpoint computes; nothing is written.
     """
-    if precision not in SCHEMES:
-        raise ConfigError(f"precision={precision!r}: expected one of {', '.join(SCHEMES)}")
+    if precision not in PRECISIONS:
+        raise ConfigError(f"precision={precision!r}: expected one of {', '.join(PRECISIONS)}")
     if out.exists():
         raise ConfigError(f"{out} exists: bundles are never overwritten, give a new directory")
-    model = M3Model.load(checkpoint, attention="sdpa")
+    model = read_checkpoint(checkpoint, attention="sdpa")
+    weights = read_weights(model, precision)
     tokenizer = Tokenizer(read_tokenizer(checkpoint))
     partial = out.parent / f".{out.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        save_graph(build_graph(read_weights(model, precision)), partial / MODEL)
+        save_graph(build_graph(weights), partial / MODEL)
         (partial / TOKENIZER).write_text(tokenizer.to_json(), encoding="utf-8")
-        config = _config(model, name=name or out.name, precision=precision)
+        config = _config(model, weights, name=name or out.name)
         _write_config(partial, config)
         # onnxruntime, so that the error is the graph's and not that of a runtime's bfloat16
         function = M3EmbeddingFunction(partial, runtime="onnxruntime", device="cpu", on_truncate="ignore")
@@ -94,23 +94,22 @@ def save_graph(graph: onnx.ModelProto, path: Path) -> None:
     onnx.checker.check_model(str(path))
 
 
-def read_weights(model: M3Model, precision: str = "fp32") -> Weights:
+def read_weights(model: TorchModel, precision: str = "fp32") -> Weights:
     """The model's tensors as float32 arrays under the names of a checkpoint, to be stored at ``precision``."""
     tensors = {k.removeprefix("encoder."): v.detach().float().numpy() for k, v in model.state_dict().items()}
     config = model.encoder.config
-    scheme = SCHEMES[precision]
-    return scheme(tensors, config.num_hidden_layers, config.num_attention_heads, config.layer_norm_eps)
+    return Weights(tensors, config.num_hidden_layers, config.num_attention_heads, config.layer_norm_eps, precision)
 
 
-def _config(model: M3Model, *, name: str, precision: str) -> dict[str, Any]:
+def _config(model: TorchModel, weights: Weights, *, name: str) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "name": name,
-        "precision": precision,
-        "dense_dim": model.dim,
-        "multi_vector_dim": model.colbert_dim,
+        "precision": weights.precision,
+        "dense_dim": weights.dim,
+        "multi_vector_dim": weights.colbert_dim,
         "vocab_size": model.encoder.config.vocab_size,
-        "max_length": model.max_length,
+        "max_length": model.encoder.config.max_position_embeddings - POSITION_OFFSET,
         "mcls": True,  # the graph averages all <s>, so ids alone make MCLS
         "opset": OPSET,
         "exported_with": {package: importlib.metadata.version(package) for package in ("torch", "onnx", "onnxruntime")},

@@ -1,4 +1,4 @@
-"""M3Model → ONNX graph, written op by op.
+"""Weights → ONNX graph, written op by op.
 
 The graph is built from the weights and not traced from PyTorch: every node below is one line of the definition, so
 the result is the same for every torch and transformers version, contains standard ONNX operators only (opset 17), and
@@ -24,7 +24,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from onnx_export.weights import Weights
+from onnx_export.weights import BLOCK, EMBEDDING, Weights, quantize_blocks, quantize_int8
 
 OPSET: Final = 17
 IR_VERSION: Final = 8
@@ -65,12 +65,40 @@ class GraphBuilder:
 
     def linear(self, x: str, weight: NDArray[np.float32], bias: NDArray[np.float32], *, name: str) -> str:
         """X · Wᵀ + b for a weight of torch's layout [out, in]."""
-        product = self.op("MatMul", [x, self.weights.matrix(self, weight.T, name=f"{name}.weight")])
+        product = self.op("MatMul", [x, self.matrix(weight.T, name=f"{name}.weight")])
         return self.op("Add", [product, self.vector(bias, name=f"{name}.bias")])
 
     def vector(self, value: NDArray[np.float32], *, name: str) -> str:
         """An initializer in the arithmetic of the graph."""
         return self.constant(value.astype(self.weights.float_type), name=name)
+
+    def matrix(self, value: NDArray[np.float32], *, name: str) -> str:
+        """A weight matrix [in, out] as the input to MatMul: as it is, or Cast(int8) · scale."""
+        if self.weights.precision != "int8":
+            return self.vector(value, name=name)
+        quantized, scale = quantize_int8(value)
+        wide = self.op("Cast", [self.constant(quantized, name=f"{name}.int8")], to=TensorProto.FLOAT)
+        return self.op("Mul", [wide, self.constant(scale, name=f"{name}.scale")])
+
+    def embedding(self, ids: str) -> str:
+        """Rows of the word embedding for token ids, [B, L, d]; 4-bit blocks are expanded after the look-up."""
+        table, dim = self.weights[EMBEDDING], self.weights.dim
+        if self.weights.precision != "int8":
+            return self.op("Gather", [self.vector(table, name="words"), ids])
+        packed, codes, codebook = quantize_blocks(table)
+        both = self.op(
+            "Cast", [self.op("Gather", [self.constant(packed, name="words.packed"), ids])], to=TensorProto.FLOAT
+        )
+        high = self.op("Floor", [self.op("Mul", [both, self.constant(1 / 16)])])
+        low = self.op("Sub", [both, self.op("Mul", [high, self.constant(16.0)])])
+        levels = self.op("Sub", [self.op("Concat", [low, high], axis=-1), self.constant(8.0)])
+        code = self.op(
+            "Cast", [self.op("Gather", [self.constant(codes, name="words.codes"), ids])], to=TensorProto.INT32
+        )
+        scale = self.op("Gather", [self.constant(codebook, name="words.scales"), code])  # [B, L, d / 32]
+        blocks = self.op("Reshape", [levels, self.constant([0, 0, dim // BLOCK, BLOCK])])
+        scaled = self.op("Mul", [blocks, self.op("Unsqueeze", [scale, self.constant([-1])])])
+        return self.op("Reshape", [scaled, self.constant([0, 0, dim])])
 
     def to_float32(self, x: str) -> str:
         """Cast to float32 if the graph computes in less."""
@@ -112,7 +140,7 @@ def build_graph(weights: Weights) -> onnx.ModelProto:
 def _embeddings(g: GraphBuilder) -> str:
     """LayerNorm(word + type + position). Position ids count real tokens; rows before padding id + 1 are not stored."""
     w = g.weights
-    word = w.embedding(g, "input_ids")
+    word = g.embedding("input_ids")
     counted = g.op("CumSum", ["attention_mask", g.constant(np.array(1, dtype=np.int64))])
     position = g.op("Sub", [counted, g.constant(np.array(1, dtype=np.int64))])  # from 0; padding's is never seen
     # Every text has token type 0, so its row is added to the position table once.

@@ -1,7 +1,8 @@
 """Does the bundle compute what the checkpoint computes? Measured through the function that users call.
 
 Every text goes through ``M3EmbeddingFunction`` (tokenizer, packing with padding, ONNX graph, pooling) and, alone and
-without padding, through the torch model. A bundle exists only if the two agree, as it is and with MCLS.
+without padding, through the torch encoder and the definition of the three heads in NumPy. A bundle exists only if the
+two agree, as it is and with MCLS.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from m3_vdb.encoding.bundle import find_bundle
 from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
 from m3_vdb.encoding.tokenizer import CLS, CONTROL_PIECES, Tokenizer
 from m3_vdb.errors import BundleError, M3Error
-from m3_vdb.types import FloatArray, SparseVector
-from train.model import M3Model
+from m3_vdb.types import SparseVector
+from onnx_export.checkpoint import TorchModel
 
 FLOAT32_TOLERANCE: Final = 1e-5
 """Largest difference of any value at fp32: two orders above float32's rounding over some 10³ additions, and two below
@@ -111,19 +112,22 @@ def verification_texts(function: M3EmbeddingFunction) -> list[str]:
 
 
 @torch.inference_mode()
-def measure(function: M3EmbeddingFunction, model: M3Model, texts: Sequence[str]) -> Errors:
+def measure(function: M3EmbeddingFunction, model: TorchModel, texts: Sequence[str]) -> Errors:
     """Compare the embeddings of ``texts``, with MCLS if ``function`` has it; the model is used as it is (eval)."""
     served = function.encode_documents(texts)
     tokens = function.tokenizer.encode(texts, max_length=function.max_length, mcls_every=function.mcls_every)
+    heads = {name: tensor.float().numpy() for name, tensor in model.state_dict().items() if "_linear." in name}
     dense, rows, cosines = [], [], []
     sparse: list[tuple[float, NDArray[np.float32]]] = []
     for i, embedding in enumerate(served):
         ids, mask = tokens.padded(np.array([i]))
-        output = model(torch.from_numpy(ids), torch.from_numpy(mask))
-        pooled = pooling.pool_sparse(ids, output.token_weights.numpy())
-        averaged = function.mcls_every is not None
-        expected_dense = _average(model, ids, mask) if averaged else output.dense[0].numpy()
-        expected_rows = output.multi_vector[0].numpy()[ids[0, 1:] != CLS]
+        hidden = hidden_states(model, ids, mask)
+        expected_dense = pooling.pool_dense(hidden, ids, mask)[0]
+        projected = hidden @ heads["colbert_linear.weight"].T + heads["colbert_linear.bias"]
+        expected_rows = projected[0, 1:][ids[0, 1:] != CLS]
+        expected_rows /= np.maximum(np.linalg.norm(expected_rows, axis=1, keepdims=True), pooling.SHORTEST)
+        weights = np.maximum(hidden @ heads["sparse_linear.weight"].T + heads["sparse_linear.bias"], 0)
+        pooled = pooling.pool_sparse(ids, weights[..., 0])
         assert embedding.dense is not None
         assert embedding.sparse is not None
         assert embedding.multi_vector is not None
@@ -146,7 +150,7 @@ def measure(function: M3EmbeddingFunction, model: M3Model, texts: Sequence[str])
     )
 
 
-def measure_mcls(function: M3EmbeddingFunction, model: M3Model) -> Errors:
+def measure_mcls(function: M3EmbeddingFunction, model: TorchModel) -> Errors:
     """``measure`` with a ``<s>`` before every 16 tokens, on one text of a few hundred tokens.
 
     Args:
@@ -158,11 +162,11 @@ def measure_mcls(function: M3EmbeddingFunction, model: M3Model) -> Errors:
     return measure(mcls, model, [PARAGRAPH * 3])
 
 
-def _average(model: M3Model, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> FloatArray:
-    """float32 [d], what the definition makes of the torch model's states for one text."""
-    hidden = model.encoder(input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask)).last_hidden_state
-    dense: FloatArray = pooling.pool_dense(hidden.numpy(), ids, mask)[0]
-    return dense
+def hidden_states(model: TorchModel, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[np.float32]:
+    """float32 [B, L, d], the torch encoder's last states of a padded batch."""
+    output = model.encoder(input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask))
+    states: NDArray[np.float32] = output.last_hidden_state.float().numpy()
+    return states
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +228,7 @@ def change_texts() -> list[str]:
 
 
 @torch.inference_mode()
-def measure_change(function: M3EmbeddingFunction, model: M3Model) -> Change | None:
+def measure_change(function: M3EmbeddingFunction, model: TorchModel) -> Change | None:
     """How much of its training a checkpoint has kept in a bundle; None if it did not begin with one."""
     noted = getattr(model.encoder.config, "imported_from", None)
     if noted is None:
@@ -243,7 +247,7 @@ def measure_change(function: M3EmbeddingFunction, model: M3Model) -> Change | No
     before, after = (
         np.asarray(one.encode_documents(texts, sparse=False, multi_vector=False).dense) for one in (original, function)
     )
-    trained = model(torch.from_numpy(ids), torch.from_numpy(mask)).dense.numpy() - before
+    trained = pooling.pool_dense(hidden_states(model, ids, mask), ids, mask) - before
     exported = after - before
     distance = float(np.linalg.norm(trained, axis=1).mean())
     if distance < UNCHANGED:

@@ -11,17 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import TensorProto
 
 from m3_vdb.errors import ConfigError
 
-if TYPE_CHECKING:
-    from onnx_export.graph import GraphBuilder
-
+PRECISIONS: Final = ("fp32", "fp16", "int8")
 EMBEDDING: Final = "embeddings.word_embeddings.weight"
 BLOCK: Final = 32
 """Embedding weights that share a scale."""
@@ -33,24 +30,27 @@ UNMOVED: Final = 1e-4
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """The tensors of a checkpoint with its shape; float32 storage and arithmetic.
+    """The tensors of a checkpoint with its shape.
 
     Attributes:
         tensors: name → float32 array, as in ``M3Model.state_dict`` without the prefix ``encoder.`` of the backbone.
         layers: transformer layers.
         heads: attention heads.
         layer_norm_eps: epsilon of every LayerNorm.
+        precision: how the graph stores them. "fp16" also computes in float16, but normalises the outputs in float32;
+            "int8" has matrices with one scale an output, embeddings in 4-bit blocks, and float32 arithmetic.
     """
 
     tensors: Mapping[str, NDArray[np.float32]]
     layers: int
     heads: int
     layer_norm_eps: float
+    precision: str = "fp32"
 
     @property
     def float_type(self) -> type[np.floating]:
         """Arithmetic of the graph."""
-        return np.float32
+        return np.float16 if self.precision == "fp16" else np.float32
 
     @property
     def dim(self) -> int:
@@ -64,51 +64,6 @@ class Weights:
 
     def __getitem__(self, name: str) -> NDArray[np.float32]:
         return self.tensors[name]
-
-    def matrix(self, g: GraphBuilder, value: NDArray[np.float32], *, name: str) -> str:
-        """A weight matrix [in, out] as the graph's input to MatMul."""
-        return g.vector(value, name=name)
-
-    def embedding(self, g: GraphBuilder, ids: str) -> str:
-        """Rows of the word embedding for token ids: [B, L, d]."""
-        return g.op("Gather", [g.vector(self.tensors[EMBEDDING], name="words"), ids])
-
-
-@dataclass(frozen=True, slots=True)
-class Float16Weights(Weights):
-    """float16 storage and arithmetic; normalisation of the outputs stays in float32."""
-
-    @property
-    def float_type(self) -> type[np.floating]:
-        """Arithmetic of the graph."""
-        return np.float16
-
-
-@dataclass(frozen=True, slots=True)
-class Int8Weights(Weights):
-    """int8 matrices with one scale an output, embeddings in 4-bit blocks, float32 arithmetic."""
-
-    def matrix(self, g: GraphBuilder, value: NDArray[np.float32], *, name: str) -> str:
-        """A weight matrix [in, out]: Cast(int8) · scale."""
-        quantized, scale = quantize_int8(value)
-        wide = g.op("Cast", [g.constant(quantized, name=f"{name}.int8")], to=TensorProto.FLOAT)
-        return g.op("Mul", [wide, g.constant(scale, name=f"{name}.scale")])
-
-    def embedding(self, g: GraphBuilder, ids: str) -> str:
-        """Rows of the word embedding, expanded from 4-bit blocks after the look-up."""
-        packed, codes, codebook = quantize_blocks(self.tensors[EMBEDDING])
-        both = g.op("Cast", [g.op("Gather", [g.constant(packed, name="words.packed"), ids])], to=TensorProto.FLOAT)
-        high = g.op("Floor", [g.op("Mul", [both, g.constant(1 / 16)])])
-        low = g.op("Sub", [both, g.op("Mul", [high, g.constant(16.0)])])
-        levels = g.op("Sub", [g.op("Concat", [low, high], axis=-1), g.constant(8.0)])
-        code = g.op("Cast", [g.op("Gather", [g.constant(codes, name="words.codes"), ids])], to=TensorProto.INT32)
-        scale = g.op("Gather", [g.constant(codebook, name="words.scales"), code])  # [B, L, d / 32]
-        blocks = g.op("Reshape", [levels, g.constant([0, 0, self.dim // BLOCK, BLOCK])])
-        scaled = g.op("Mul", [blocks, g.op("Unsqueeze", [scale, g.constant([-1])])])
-        return g.op("Reshape", [scaled, g.constant([0, 0, self.dim])])
-
-
-SCHEMES: Final[dict[str, type[Weights]]] = {"fp32": Weights, "fp16": Float16Weights, "int8": Int8Weights}
 
 
 def quantize_int8(value: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:

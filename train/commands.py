@@ -179,7 +179,7 @@ def import_bundle(config: ImportBundleConfig, console: Console) -> None:
 
 def extend(config: ExtendConfig, console: Console) -> None:
     """More positions."""
-    from train.checkpoint_files import read_tokenizer
+    from onnx_export.checkpoint import read_tokenizer
     from train.edit import extend_positions
     from train.model import M3Model
 
@@ -203,7 +203,7 @@ def project(config: ProjectConfig, console: Console) -> None:
     import random
 
     from m3_vdb.encoding.tokenizer import Tokenizer
-    from train.checkpoint_files import read_tokenizer
+    from onnx_export.checkpoint import read_tokenizer
     from train.data.rows import read_rows
     from train.edit import project as run
     from train.model import M3Model

@@ -13,7 +13,7 @@ from transformers import XLMRobertaModel
 
 from m3_vdb.encoding.tokenizer import Tokenizer
 from m3_vdb.errors import ConfigError
-from train.checkpoint_files import read_tokenizer
+from onnx_export.checkpoint import read_tokenizer
 from train.model import M3Model
 from train.retromae.config import Positions
 

@@ -23,7 +23,8 @@ from transformers import XLMRobertaConfig, XLMRobertaModel
 
 from m3_vdb.encoding.tokenizer import CLS, CONTROL_PIECES, SEP, SPECIAL_IDS
 from m3_vdb.errors import BundleError, ConfigError, MissingExtraError
-from train.model import POSITION_OFFSET, M3Model
+from onnx_export.checkpoint import POSITION_OFFSET
+from train.model import M3Model
 
 MAGIC: Final = b"E5S1"
 BLOCK: Final = 32

@@ -19,10 +19,11 @@ from transformers import XLMRobertaConfig, XLMRobertaModel
 from m3_vdb.encoding.bundle import MODEL, find_bundle
 from m3_vdb.encoding.model_files import check_file, damaged
 from m3_vdb.encoding.tokenizer import CLS, HIDDEN_PIECES, PAD, SEP, rename_pieces
+from onnx_export.checkpoint import POSITION_OFFSET
 from onnx_export.restore import restore
 from onnx_export.weights import EMBEDDING
 from train.import_base import with_control_tokens
-from train.model import POSITION_OFFSET, M3Model
+from train.model import M3Model
 
 
 def import_bundle(bundle: str | Path | None, out: Path) -> M3Model:

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from m3_vdb.errors import ConfigError
-from train.checkpoint_files import read_tensors
+from onnx_export.checkpoint import read_tensors
 from train.config import LoRA
 from train.model import M3Model
 

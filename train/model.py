@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +18,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from transformers import XLMRobertaModel
 
-from train import checkpoint_files
-from train.checkpoint_files import COLBERT_FILE, SPARSE_FILE
-
-POSITION_OFFSET: Final = 2
-"""Position rows below padding id + 1 = 2 are never used, so a text may have ``max_position_embeddings − 2`` tokens."""
+from onnx_export.checkpoint import COLBERT_FILE, POSITION_OFFSET, SPARSE_FILE, quiet, read_checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +94,10 @@ class M3Model(nn.Module):
         Raises:
             BundleError: a file is missing, damaged or of another model. Weights are never made up.
         """
-        encoder = checkpoint_files.read_encoder(path, attention=attention)
-        width = encoder.config.hidden_size
-        colbert = checkpoint_files.read_head(path / COLBERT_FILE, width=width)
-        sparse = checkpoint_files.read_head(path / SPARSE_FILE, width=width, rows=1)
-        model = cls(encoder, colbert_dim=colbert["weight"].shape[0])
-        model.colbert_linear.load_state_dict(colbert)
-        model.sparse_linear.load_state_dict(sparse)
+        found = read_checkpoint(path, attention=attention)
+        model = cls(found.encoder, colbert_dim=found.colbert["weight"].shape[0])
+        model.colbert_linear.load_state_dict(found.colbert)
+        model.sparse_linear.load_state_dict(found.sparse)
         return model.eval()
 
     def save(self, path: Path, *, tokenizer_json: str, state: Mapping[str, Tensor] | None = None) -> None:
@@ -121,7 +114,7 @@ class M3Model(nn.Module):
         for name, tensor in whole.items():
             part, rest = name.split(".", 1)
             parts[part][rest] = tensor.detach()
-        with checkpoint_files.quiet():
+        with quiet():
             self.encoder.save_pretrained(path, state_dict=parts["encoder"])
         torch.save(parts["sparse_linear"], path / SPARSE_FILE)
         torch.save(parts["colbert_linear"], path / COLBERT_FILE)

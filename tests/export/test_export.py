@@ -19,7 +19,7 @@ from onnx_export import export as module
 from onnx_export import graph
 from onnx_export.export import export
 from onnx_export.verify import VerificationError
-from onnx_export.weights import SCHEMES, Weights
+from onnx_export.weights import Weights
 from tests.export.conftest import PRECISIONS
 
 ROOT = Path(__file__).parents[2]
@@ -111,7 +111,7 @@ class SlightlyWrong(Weights):
 
 
 def test_a_graph_with_one_weight_off_is_refused_and_leaves_nothing(checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setitem(SCHEMES, "fp32", SlightlyWrong)
+    monkeypatch.setattr(module, "Weights", SlightlyWrong)
     with pytest.raises(VerificationError, match=r"the fp32 graph differs from the checkpoint: .*nothing written"):
         export(checkpoint, tmp_path / "out")
     assert nothing_but(tmp_path)

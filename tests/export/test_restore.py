@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
@@ -14,7 +16,7 @@ from m3_vdb.errors import BundleError
 from onnx_export.export import read_weights
 from onnx_export.graph import PADDING_ID, build_graph
 from onnx_export.restore import restore
-from onnx_export.weights import EMBEDDING, Int8Weights
+from onnx_export.weights import EMBEDDING
 from tests.export.conftest import PRECISIONS
 from train.import_bundle import import_bundle
 from train.model import M3Model
@@ -79,7 +81,7 @@ def test_int8_comes_back_to_the_same_levels(exported):
     """What was rounded once is on the grid: rounding it again moves nothing but the last bits of scales."""
     path, _ = exported["int8"]
     once = restore(onnx.load(str(path / MODEL)), max_length=64)
-    again = build_graph(Int8Weights(once.tensors, once.layers, once.heads, once.layer_norm_eps))
+    again = build_graph(replace(once, precision="int8"))
     twice = restore(again, max_length=64)
     for name in once.tensors:
         np.testing.assert_allclose(twice[name], once[name], rtol=1e-6, atol=1e-7, err_msg=name)

@@ -14,7 +14,7 @@ from onnx_export.graph import IR_VERSION, OPSET, GraphBuilder
 from onnx_export.weights import (
     BLOCK,
     EMBEDDING,
-    Int8Weights,
+    Weights,
     dequantize_blocks,
     quantize_blocks,
     quantize_int8,
@@ -110,9 +110,9 @@ def test_the_codebook_is_ascending_one_byte_and_of_both_signs():
 
 def test_the_graph_unpacks_rows_as_numpy_does():
     table = random_table(7, spread=30)
-    weights = Int8Weights({EMBEDDING: table}, layers=0, heads=1, layer_norm_eps=1e-5)
+    weights = Weights({EMBEDDING: table}, layers=0, heads=1, layer_norm_eps=1e-5, precision="int8")
     builder = GraphBuilder(weights)
-    name = weights.embedding(builder, "input_ids")
+    name = builder.embedding("input_ids")
     graph = helper.make_graph(
         builder.nodes,
         "words",

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from m3_vdb.errors import ConfigError
+from onnx_export.checkpoint import read_tokenizer
 from tests.train.test_cli import train
-from train.checkpoint_files import read_tokenizer
 from train.config import AverageConfig
 from train.edit import average
 from train.model import M3Model

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from m3_vdb.errors import ConfigError, DocumentError
+from onnx_export.checkpoint import read_tokenizer
 from tests.train._runs import TOPICS, tensors
 from tests.train.test_resume import Killed
-from train.checkpoint_files import read_tokenizer
 from train.config import Batching, Objective, Phase, PretrainConfig
 from train.contrastive.stages import contrastive
 from train.data.store import Lengths, RowStore

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from m3_vdb.encoding.packing import CALL_COST, pack
 from m3_vdb.encoding.tokenizer import TokenBatch, Tokenizer
-from train.checkpoint_files import read_tokenizer
+from onnx_export.checkpoint import read_tokenizer
 from train.config import FinetuneConfig, Head, Part, Phase, PretrainConfig, Refresh, RunConfig, Watch
 from train.contrastive.backward import Forward, gradcache, through_the_graph
 from train.contrastive.batch import Batch, Order, batch_losses

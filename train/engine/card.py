@@ -19,12 +19,11 @@ import numpy as np
 import torch
 import transformers
 
-from train.checkpoint_files import COLBERT_FILE
+from onnx_export.checkpoint import COLBERT_FILE, POSITION_OFFSET
 from train.config import ContrastiveConfig, FinetuneConfig, Phase, PretrainConfig, RunConfig
 from train.engine.checkpoint import STATE
 from train.engine.loop import Outcome, best_checkpoint
 from train.engine.plot import Log, plot_training, read_lines, read_log
-from train.model import POSITION_OFFSET
 from train.retromae.config import RetroMAEConfig
 
 END: Final = 0.05  # share of the steps whose measures are averaged

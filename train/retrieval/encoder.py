@@ -14,7 +14,7 @@ from m3_vdb.encoding.tokenizer import Tokenizer
 from m3_vdb.errors import ConfigError
 from m3_vdb.evaluation.protocol import Part
 from m3_vdb.types import M3Embeddings
-from train.checkpoint_files import read_tokenizer
+from onnx_export.checkpoint import read_tokenizer
 from train.model import M3Model
 from train.retrieval.encode import encode
 from train.retrieval.options import Dtype

@@ -20,7 +20,7 @@ from transformers import XLMRobertaConfig, XLMRobertaModel
 
 from m3_vdb.encoding.tokenizer import PAD
 from m3_vdb.errors import BundleError
-from train.checkpoint_files import read_tensors
+from onnx_export.checkpoint import read_tensors
 from train.retromae.masking import IGNORED, MaskedBatch, is_content, visibility
 
 DECODER_FILE: Final = "retromae_decoder.safetensors"

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from m3_vdb.encoding.packing import pack
-from train.checkpoint_files import read_tokenizer
+from onnx_export.checkpoint import read_tokenizer
 from train.config import Phase
 from train.data.batches import BatchSampler, Numbers, RowSizes
 from train.data.store import Lengths, RowStore, token_batch

@@ -12,8 +12,9 @@ import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import torch
 from safetensors import SafetensorError
@@ -47,7 +48,55 @@ XLM_ROBERTA: Final[Mapping[str, Any]] = {
     "quantization_config": None,
 }
 """What the encoder computes with. Other values in a ``config.json`` mean another model; a missing one means these."""
+POSITION_OFFSET: Final = 2
+"""Position rows below padding id + 1 = 2 are never used, so a text may have ``max_position_embeddings − 2`` tokens."""
 FLOATS: Final = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+class TorchModel(Protocol):
+    """What an export needs of a torch model: XLM-R's ``encoder``, and all tensors named as in ``M3Model``."""
+
+    @property
+    def encoder(self) -> XLMRobertaModel: ...  # noqa: D102
+
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """``encoder.…``, ``sparse_linear.…`` and ``colbert_linear.…``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A ``TorchModel`` as its files hold it, in float32.
+
+    Attributes:
+        encoder: without pooling layer, in evaluation mode.
+        sparse: weight [1, d] and bias [1] of the lexical head.
+        colbert: weight [m, d] and bias [m] of the multi-vector head.
+    """
+
+    encoder: XLMRobertaModel
+    sparse: Mapping[str, Tensor]
+    colbert: Mapping[str, Tensor]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All tensors, named as in ``M3Model``."""
+        parts = {"encoder": self.encoder.state_dict(), "sparse_linear": self.sparse, "colbert_linear": self.colbert}
+        return {f"{part}.{name}": tensor for part, state in parts.items() for name, tensor in state.items()}
+
+
+def read_checkpoint(path: Path, *, attention: str = "eager") -> Checkpoint:
+    """Read a checkpoint directory in BGE-M3 layout.
+
+    Args:
+        path: directory with config.json, encoder weights, ``sparse_linear.pt`` and ``colbert_linear.pt``.
+        attention: transformers' attention implementation; "eager" trains fastest on CPUs (docs/log.md).
+
+    Raises:
+        BundleError: a file is missing, damaged or of another model. Weights are never made up.
+    """
+    encoder = read_encoder(path, attention=attention)
+    width = encoder.config.hidden_size
+    colbert = read_head(path / COLBERT_FILE, width=width)
+    return Checkpoint(encoder.eval(), read_head(path / SPARSE_FILE, width=width, rows=1), colbert)
 
 
 def read_config(checkpoint: Path) -> XLMRobertaConfig:
