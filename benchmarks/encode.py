@@ -8,22 +8,20 @@ fresh process that loads the model and encodes the mixed texts once. The last li
 from __future__ import annotations
 
 import json
-import platform
 import statistics
 import subprocess
 import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import numpy as np
 import typer
 
+from benchmarks.common import CORPUS, MACHINE
 from m3_vdb import M3EmbeddingFunction
 from m3_vdb.errors import MissingExtraError
-
-CORPUS: Final = Path("tests/fixtures/multilingual.jsonl")
 
 
 def workloads(corpus: Path, *, texts: int) -> dict[str, list[str]]:
@@ -92,7 +90,7 @@ def main(
             functions[runtime] = M3EmbeddingFunction(model, runtime=runtime, on_truncate="ignore")
         except MissingExtraError as error:
             typer.echo(f"left out: {error}")
-    result: dict[str, object] = {"machine": platform.processor() or platform.machine(), "rounds": rounds}
+    result: dict[str, object] = {"machine": MACHINE, "rounds": rounds}
     result["runtimes"] = {name: function.session.description for name, function in functions.items()}
     typer.echo(
         f"{'workload':10} {'runtime':12} {'tokens/s':>10} {'ms':>9} {'forwards':>9} {'padded/real':>12} {'ratio':>6}"

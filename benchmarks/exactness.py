@@ -1,6 +1,6 @@
 """``python -m benchmarks.exactness``: the fused scores of every store against the memory oracle.
 
-The same random documents (``_synthetic.py``) go into every store; every query runs with three presets of weights, and
+The same random documents (``common.py``) go into every store; every query runs with three presets of weights, and
 without a filter, with two conditions and with a tree of them. Compared are each of the best 50: its score with the
 oracle's score of the same document (relative), and the oracle's score of the document at this rank with that of the
 oracle's own at this rank (relative; 0 is the same order). The last line is one JSON object, and the exit code is 1 if
@@ -18,8 +18,8 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from benchmarks import _synthetic as synthetic
-from benchmarks._stores import STORES
+from benchmarks import common
+from benchmarks.common import STORES
 from m3_vdb.errors import M3Error
 from m3_vdb.stores import MemoryStore, VectorStore
 from m3_vdb.types import Filter, M3Embedding
@@ -86,7 +86,7 @@ def fill(store: VectorStore, documents: int, *, chunk: int = 500) -> None:
     """Put the documents into a store."""
     for start in range(0, documents, chunk):
         stop = min(start + chunk, documents)
-        store.upsert(synthetic.documents(start, stop), synthetic.embeddings(stop - start, seed=start))
+        store.upsert(common.documents(start, stop), common.embeddings(stop - start, seed=start))
 
 
 def compare(store: VectorStore, queries: list[M3Embedding], truth: Truth) -> Comparison:
@@ -104,7 +104,7 @@ def compare(store: VectorStore, queries: list[M3Embedding], truth: Truth) -> Com
 
 def oracle(documents: int, queries: list[M3Embedding]) -> Truth:
     """The scores of all candidates by the reference definition."""
-    with MemoryStore(synthetic.identity()) as store:
+    with MemoryStore(common.identity()) as store:
         fill(store, documents)
         return {
             (i, weights, condition): store.rank(query, weights=PRESETS[weights], limit=200, filter=FILTERS[condition])
@@ -121,10 +121,8 @@ def main(
     slow_queries: Annotated[int, typer.Option(help=f"Queries of {', '.join(SLOW)}.")] = 20,
 ) -> None:
     """Compare the stores with the oracle."""
-    chosen = stores or list(STORES)
-    if unknown := set(chosen) - STORES.keys():
-        raise typer.BadParameter(f"{', '.join(unknown)}: expected some of {', '.join(STORES)}")
-    asked = synthetic.queries(queries)
+    chosen = common.known(stores or list(STORES), STORES)
+    asked = common.queries(queries)
     truth = oracle(documents, asked)
     typer.echo(f"{documents:,} documents, {len(truth):,} searches, the best {LIMIT} of each")
     typer.echo(f"{'store':28} {'searches':>8} {'hits':>8} {'largest error':>14} {'largest gap':>12} {'ms/search':>10}")
@@ -141,7 +139,7 @@ def measure(name: str, documents: int, queries: list[M3Embedding], truth: Truth)
     try:
         with (
             tempfile.TemporaryDirectory(prefix="m3-exactness-") as folder,
-            STORES[name](synthetic.identity(), Path(folder)) as store,
+            STORES[name](common.identity(), Path(folder)) as store,
         ):
             fill(store, documents)
             found = compare(store, queries, truth)

@@ -8,19 +8,17 @@ run over what is stored already. The last line is one JSON object.
 from __future__ import annotations
 
 import json
-import platform
 import shutil
 import tempfile
 import time
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
+from benchmarks.common import CORPUS, MACHINE
 from m3_vdb import M3EmbeddingFunction, open_store
 from m3_vdb.ingest import Corpus, ingest
-
-CORPUS: Final = Path("tests/fixtures/multilingual.jsonl")
 
 
 def reading_rate(corpus: Path) -> float:
@@ -56,7 +54,7 @@ def main(
         "bytes_per_document": None if size is None or not held else round(size / held),
         "store_was_empty": before == 0,
         "runtime": embed.session.description,
-        "machine": platform.processor() or platform.machine(),
+        "machine": MACHINE,
     }
     for name, value in result.items():
         typer.echo(f"{name:28} {value}")

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from benchmarks import _synthetic as synthetic
+from benchmarks import common
 from m3_vdb.stores import CollectionOptions, MemoryStore, ModelIdentity, VectorStore, open_store
 from m3_vdb.stores.options import STORAGES, Storage
 from m3_vdb.types import M3Embedding
@@ -91,15 +91,15 @@ def main(
         f"{'storage':36} {'width':>5} {'largest':>9} {'relative':>9} {'top 10':>7} {'same order':>10} {'swap':>8}"
     )
     for width in widths or [96, 384, 1024]:
-        identity = synthetic.identity(width)
-        asked = synthetic.queries(queries, multi_vector_dim=width)
-        vectors = synthetic.embeddings(documents, seed=0, multi_vector_dim=width)
+        identity = common.identity(width)
+        asked = common.queries(queries, multi_vector_dim=width)
+        vectors = common.embeddings(documents, seed=0, multi_vector_dim=width)
         with MemoryStore(identity) as oracle:
-            oracle.upsert(synthetic.documents(0, documents), vectors)
+            oracle.upsert(common.documents(0, documents), vectors)
             truth = [oracle.rank(query, limit=CANDIDATES) for query in asked]
         for name in (*STORAGES, FLOAT16, MILVUS):
             with opened(name, identity) as store:
-                store.upsert(synthetic.documents(0, documents), vectors)
+                store.upsert(common.documents(0, documents), vectors)
                 found = compare(store, asked, truth)
             typer.echo(
                 f"{name:36} {width:5} {found['largest_error']:9.1e} {found['largest_relative_error']:9.1e} "

@@ -1,6 +1,6 @@
 """``python -m benchmarks.stores``: documents/s into a store, and the latency of every kind of query, p50 and p95.
 
-No model is asked: the vectors are random, of m3-small's shape (``_synthetic.py``), and made before the clock starts.
+No model is asked: the vectors are random, of m3-small's shape (``common.py``), and made before the clock starts.
 Modes: ``dense`` and ``sparse`` alone, ``multi_vector`` (the dense candidates scored by their token rows), ``all`` (the
 M3 score in one request), ``all, filtered``, ``all, explained``, and ``all, three requests``: what a client does that
 fuses by itself, three rankings of the same candidates, added here, and the documents of the best. Latencies of stubs
@@ -10,7 +10,6 @@ are not a server's, so stubs are not on the list. The last line is one JSON obje
 from __future__ import annotations
 
 import json
-import platform
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -20,8 +19,8 @@ from typing import Annotated, Any, Final
 import numpy as np
 import typer
 
-from benchmarks import _synthetic as synthetic
-from benchmarks._stores import APPROXIMATE, STORES
+from benchmarks import common
+from benchmarks.common import APPROXIMATE, STORES
 from m3_vdb.stores import DEFAULT_CANDIDATES, VectorStore
 from m3_vdb.types import Hit, M3Embedding, M3Embeddings
 from m3_vdb.weights import Weights
@@ -65,14 +64,14 @@ MODES: Final[dict[str, Callable[[VectorStore, M3Embedding], list[Hit] | list[tup
 def batches(documents: int) -> Iterator[tuple[int, M3Embeddings]]:
     """(first document, vectors) of each batch."""
     for start in range(0, documents, BATCH):
-        yield start, synthetic.embeddings(min(BATCH, documents - start), seed=start)
+        yield start, common.embeddings(min(BATCH, documents - start), seed=start)
 
 
 def load(store: VectorStore, documents: int) -> dict[str, float]:
     """Fill a store; seconds that the store took, without the making of the vectors."""
     seconds = 0.0
     for start, vectors in batches(documents):
-        written = synthetic.documents(start, start + len(vectors))
+        written = common.documents(start, start + len(vectors))
         begun = time.perf_counter()
         store.upsert(written, vectors)
         seconds += time.perf_counter() - begun
@@ -118,7 +117,7 @@ def measure(name: str, documents: int, queries: list[M3Embedding]) -> dict[str, 
     """Fill one store and ask it."""
     with (
         tempfile.TemporaryDirectory(prefix="m3-stores-") as folder,
-        TIMED[name](synthetic.identity(), Path(folder)) as store,
+        TIMED[name](common.identity(), Path(folder)) as store,
     ):
         loaded = load(store, documents)
         typer.echo(f"\n{name}, {documents:,} documents: {loaded}")
@@ -135,13 +134,10 @@ def main(
     queries: Annotated[int, typer.Option(help="Timed queries of each mode.")] = 100,
 ) -> None:
     """Measure stores that are no stubs. Default: Qdrant's engine in a folder."""
-    chosen, sizes = stores or ["qdrant folder"], documents or [10_000, 50_000]
-    if unknown := set(chosen) - TIMED.keys():
-        raise typer.BadParameter(f"{', '.join(unknown)}: expected some of {', '.join(TIMED)}")
-    asked = synthetic.queries(queries)
+    chosen, sizes = common.known(stores or ["qdrant folder"], TIMED), documents or [10_000, 50_000]
+    asked = common.queries(queries)
     results = [measure(name, size, asked) for name in chosen for size in sizes]
-    machine = platform.processor() or platform.machine()
-    typer.echo(json.dumps({"machine": machine, "queries": queries, "limit": LIMIT, "results": results}))
+    typer.echo(json.dumps({"machine": common.MACHINE, "queries": queries, "limit": LIMIT, "results": results}))
 
 
 if __name__ == "__main__":

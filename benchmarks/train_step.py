@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -45,6 +44,7 @@ from benchmarks._flag_step import (
     answer,
     measure_lexical,
 )
+from benchmarks.common import MACHINE
 from m3_vdb.encoding.tokenizer import CONTROL_PIECES
 from train.config import Batching, FinetuneConfig, Objective, Phase, Schedule
 from train.data.batches import RowSizes, plan_epoch
@@ -346,7 +346,7 @@ def main(
     trainers = commands(peer_python)
     if not peer_python:
         typer.echo("FlagEmbedding is left out: --peer-python names no Python that has it")
-    result: dict[str, Any] = {"machine": platform.processor() or platform.machine(), "rounds": rounds, "steps": steps}
+    result: dict[str, Any] = {"machine": MACHINE, "rounds": rounds, "steps": steps}
     result |= {name: value for name, value in asdict(work).items() if name in SETTINGS} | {"dropout": 0.0}
     chosen = {name: found for name, found in texts_of(work, rows).items() if name in workloads.split(",")}
     result |= measure_steps(trainers, work, chosen, rounds)

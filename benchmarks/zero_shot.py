@@ -15,9 +15,8 @@ from typing import Annotated
 
 import typer
 
-from benchmarks._cosine_search import NAME, search
-from benchmarks._mean_pooled import Choice, MeanPooled
-from benchmarks._table import text_table
+from benchmarks.base_model import NAME, Choice, MeanPooled, search
+from benchmarks.common import text_table
 from m3_vdb.errors import ConfigError
 from m3_vdb.evaluation import Collection, open_collections
 from m3_vdb.evaluation.collection import subsample_splits

@@ -76,6 +76,6 @@ def test_directions_of_training_rows_come_first(tmp_path: Path):
 
 
 def test_an_unknown_storage_is_refused():
-    with pytest.raises(ConfigError, match="storage 'tiny': expected some of exact, half, quarter"):
+    with pytest.raises(ConfigError, match="storage 'tiny': expected some of float32, half, quarter"):
         size_quality.forms_of([96], [1], ["tiny"], cut=False)
     assert set(size_quality.MODES) <= set(MODES)

@@ -9,7 +9,7 @@ import pytest
 from typer import Typer
 from typer.testing import CliRunner
 
-from benchmarks import _synthetic, exactness, storage, stores
+from benchmarks import common, exactness, storage, stores
 from m3_vdb.stores import MemoryStore
 
 
@@ -22,7 +22,7 @@ def last_line(main, *arguments, code=0):
 
 
 def test_synthetic_texts_are_the_same_for_a_seed_and_shaped_like_a_models():
-    one, again, other = (_synthetic.embeddings(40, seed=seed) for seed in (3, 3, 4))
+    one, again, other = (common.embeddings(40, seed=seed) for seed in (3, 3, 4))
     assert np.array_equal(one.multi_vector, again.multi_vector)
     assert not np.array_equal(one.dense, other.dense)
     assert one.dense.shape == (40, 384)
@@ -31,7 +31,7 @@ def test_synthetic_texts_are_the_same_for_a_seed_and_shaped_like_a_models():
         assert np.linalg.norm(rows, axis=1) == pytest.approx(1, abs=1e-6)
     assert 80 < np.diff(one.multi_vector_offsets).mean() < 120
     assert all((np.diff(text.sparse.ids) > 0).all() for text in one)
-    assert all(3 <= len(query.multi_vector) <= 13 for query in _synthetic.queries(20))
+    assert all(3 <= len(query.multi_vector) <= 13 for query in common.queries(20))
 
 
 def test_exactness_of_a_small_collection():
@@ -47,11 +47,11 @@ def test_exactness_of_a_small_collection():
 
 def test_the_synthetic_queries_ask_for_different_things():
     """A guard: equal rankings under all weights and filters would make equality cheap."""
-    (query,) = _synthetic.queries(1)
+    (query,) = common.queries(1)
     truth = exactness.oracle(300, [query])
     first = {key: tuple(name for name, _ in hits[:10]) for key, hits in truth.items()}
     assert len(set(first.values())) == len(first) == 9
-    with MemoryStore(_synthetic.identity()) as store:
+    with MemoryStore(common.identity()) as store:
         exactness.fill(store, 300)
         hits = store.query(query, limit=50, explain=True)
     assert 0 < sum(hit.parts.sparse > 0 for hit in hits) < 50

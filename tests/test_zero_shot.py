@@ -13,10 +13,10 @@ from transformers import XLMRobertaModel
 from typer import Typer
 from typer.testing import CliRunner
 
-from benchmarks import _udhr_tables, udhr, zero_shot
-from benchmarks._cosine_search import NAME, search
-from benchmarks._mean_pooled import PASSAGE, QUERY, Encoded, MeanPooled, mean_pool
-from m3_vdb import Document, M3EmbeddingFunction, Weights, cli
+from benchmarks import udhr, zero_shot
+from benchmarks.base_model import NAME, PASSAGE, QUERY, Encoded, MeanPooled, mean_pool, search
+from m3_vdb import Document, M3EmbeddingFunction, Weights
+from m3_vdb.cli.main import app
 from m3_vdb.encoding.tokenizer import Tokenizer
 from m3_vdb.errors import ConfigError, ModelOutputError
 from m3_vdb.evaluation import Collection, Query, open_collections
@@ -111,7 +111,7 @@ def test_the_same_queries_and_documents_as_m3_vdb_eval(tmp_path, help_pages, tin
     chosen = ["--max-documents", "14", "--max-queries", "4"]
     asked = ["eval", str(help_pages), "--store", "memory://", "--out", str(tmp_path / "out"), "--model", tiny_bundle]
     modes = ["--modes", "dense_sparse,dense", "--tune-weights"] if tunes else ["--modes", "dense"]
-    done = CliRunner().invoke(cli.app, [*map(str, asked), *modes, *chosen])
+    done = CliRunner().invoke(app, [*map(str, asked), *modes, *chosen])
     assert done.exit_code == 0, f"{done.output}\n{done.exception!r}"
     run = read_run(tmp_path / "out" / "pages" / "dense.trec")
     (kept,) = zero_shot.read([str(help_pages)], max_documents=14, max_queries=4, dev_split="dev" if tunes else None)
@@ -239,28 +239,28 @@ FIGURES = {
 
 
 def test_what_counts_as_lost():
-    found = _udhr_tables.summarise(FIGURES)
+    found = udhr.summarise(FIGURES)
     assert found["lost"] == {"dense": ["th"], "all": ["sw"]}
     assert found["gained"] == {"dense": 0, "all": 1}
     assert (found["languages"], found["known"]) == (4, 3)
     assert found["mean"] == {"base": 0.675, "dense": 0.5, "all": 0.575}
     assert found["mean_of_known"] == pytest.approx({"base": 0.7667, "dense": 0.6333, "all": 0.7667})
-    assert _udhr_tables.summarise({"yo": FIGURES["yo"]})["mean_of_known"] == {}
+    assert udhr.summarise({"yo": FIGURES["yo"]})["mean_of_known"] == {}
 
 
 def test_the_greatest_loss_is_on_top():
-    head, *lines = _udhr_tables.rows(FIGURES)
+    head, *lines = udhr.rows(FIGURES)
     assert head == ["language", "base", "dense", "all", "dense − base", "all − base"]
     assert [line[0] for line in lines] == ["yo", "sw", "de", "th"]
     assert lines[1] == ["sw", "0.80", "0.70", "0.60", "-0.10", "-0.20"]
 
 
 def test_markdown_names_the_lost_ones_alone():
-    page = _udhr_tables.markdown(FIGURES).splitlines()
+    page = udhr.markdown(FIGURES).splitlines()
     assert page[0] == "|  | languages | base | dense | all | lost more than 0.1, dense | lost more than 0.1, all |"
     assert page[2:4] == [
         "| all languages | 4 | 0.675 | 0.500 | 0.575 |  |  |",
         "| base at 0.5 or more | 3 | 0.767 | 0.633 | 0.767 | 1 | 1 |",
     ]
     assert [line.split(" | ")[0] for line in page[5:]] == ["| language", "| ---", "| sw", "| th"]
-    assert "language" not in _udhr_tables.markdown({"de": FIGURES["de"]}).split("\n", 1)[1].replace("all languages", "")
+    assert "language" not in udhr.markdown({"de": FIGURES["de"]}).split("\n", 1)[1].replace("all languages", "")

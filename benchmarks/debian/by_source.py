@@ -15,7 +15,7 @@ from typing import Annotated, Final
 
 import typer
 
-from benchmarks._table import text_table
+from benchmarks.common import text_table
 from m3_vdb.errors import ConfigError
 from m3_vdb.evaluation import open_collections
 from m3_vdb.evaluation.metrics import per_query, read_run
