@@ -131,8 +131,8 @@ def main(
     widths: Annotated[str, typer.Option(help="Numbers a row. Default: the model's and three narrower ones.")] = "",
     factors: Annotated[str, typer.Option(help="Rows of a document: one of so many.")] = "1,2,4",
     storages: Annotated[
-        str, typer.Option(help="Of a number: exact 4 bytes, half 2, quarter 1.")
-    ] = "exact,half,quarter",
+        str, typer.Option(help="Of a number: float32 4 bytes, half 2, quarter 1.")
+    ] = "float32,half,quarter",
     cut: Annotated[bool, typer.Option("--cut", help="Keep the first rows instead of averaging neighbours.")] = False,
     rows: Annotated[Path | None, typer.Option(help="Training rows, for a model that was not projected.")] = None,
 ) -> None:
