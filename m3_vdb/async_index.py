@@ -14,8 +14,9 @@ from typing import Final, TypeVar
 from m3_vdb.encoding.embedder import Embedder
 from m3_vdb.encoding.long_documents import REFUSE, LongDocuments
 from m3_vdb.errors import StoreError
-from m3_vdb.index import HybridIndex, Page
+from m3_vdb.index import HybridIndex
 from m3_vdb.inputs import DocumentLike, many_documents, read_query, whole_number
+from m3_vdb.passages import DocumentPage
 from m3_vdb.stores.options import (
     DEFAULT_CANDIDATES,
     DEFAULT_OPTIONS,
@@ -122,10 +123,10 @@ class AsyncHybridIndex:
             filter=filter,
             explain=explain,
         )
-        page = Page.read(limit, offset, candidates)
+        page = DocumentPage.read(limit, offset, candidates)
         encode = partial(self._index.embed.encode_queries, [read_query(text)])
-        embedding = (await self._run(self._encoder, encode))[0]
-        return await self._run(self._requests, partial(page.of_documents, partial(search, embedding)))
+        search = partial(search, (await self._run(self._encoder, encode))[0])
+        return await self._run(self._requests, lambda: page.documents(search(limit=page.first), search))
 
     async def get(self, ids: Iterable[str]) -> list[Document]:
         """``HybridIndex.get``."""

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from types import TracebackType
@@ -14,7 +13,7 @@ from m3_vdb.encoding.embedder import Embedder
 from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
 from m3_vdb.encoding.long_documents import REFUSE, LongDocuments
 from m3_vdb.inputs import DocumentLike, read_documents, read_ids, read_query, whole_number
-from m3_vdb.passages import group_hits, stored_ids, whole_documents
+from m3_vdb.passages import DocumentPage, stored_ids, whole_documents
 from m3_vdb.stores import open_store
 from m3_vdb.stores.base import VectorStore
 from m3_vdb.stores.options import (
@@ -28,39 +27,6 @@ from m3_vdb.stores.options import (
 from m3_vdb.types import Document, Filter, Hit
 from m3_vdb.weights import WeightsLike
 from m3_vdb.writer import AddReport, BatchWriter, check_parts, placed
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """Which hits are wanted, counted in whole documents."""
-
-    limit: int
-    offset: int
-    candidates: int
-
-    @classmethod
-    def read(cls, limit: int, offset: int, candidates: int) -> Page:
-        """The numbers, checked.
-
-        Raises:
-            ConfigError: one is out of range.
-        """
-        return cls(
-            whole_number("limit", limit, least=1),
-            whole_number("offset", offset, least=0),
-            whole_number("candidates", candidates, least=1),
-        )
-
-    def of_documents(self, search: Callable[..., list[Hit]]) -> list[Hit]:
-        """The hits of this page, best first, each document once.
-
-        Args:
-            search: a store's query for one embedding; takes ``limit`` and ``offset``.
-        """
-        most = max(self.limit, self.candidates)
-        return group_hits(lambda start, count: search(offset=start, limit=count), self.offset + self.limit, most=most)[
-            self.offset :
-        ]
 
 
 class HybridIndex:
@@ -223,8 +189,9 @@ class HybridIndex:
             filter=filter,
             explain=explain,
         )
-        page = Page.read(limit, offset, candidates)
-        return page.of_documents(partial(search, self._embed.encode_queries([read_query(text)])[0]))
+        page = DocumentPage.read(limit, offset, candidates)
+        search = partial(search, self._embed.encode_queries([read_query(text)])[0])
+        return page.documents(search(limit=page.first), search)
 
     def get(self, ids: Iterable[str]) -> list[Document]:
         """The documents with these ids that exist, whole, in the order of ``ids``.

@@ -11,30 +11,59 @@ passages; page after page of them is requested until there are enough documents 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+from m3_vdb.inputs import whole_number
 from m3_vdb.marks import passage_id
 from m3_vdb.stores.base import VectorStore
 from m3_vdb.types import Document, Hit
 
 
-def group_hits(search: Callable[[int, int], list[Hit]], wanted: int, *, most: int) -> list[Hit]:
-    """The best documents, each once with its best passage.
+@dataclass(frozen=True, slots=True)
+class DocumentPage:
+    """A page of hits that counts whole documents, over a search that may find several passages of each.
 
-    Args:
-        search: gives the hits of a page, by (offset, limit): passages, or whole documents.
-        wanted: documents.
-        most: hits of one page.
+    Attributes:
+        limit: documents of the page.
+        offset: documents before it.
+        most: hits to ask for at a time.
     """
-    best: dict[str, Hit] = {}
-    start, size = 0, min(wanted, most)
-    while True:
-        found = search(start, size)
-        for hit in map(_of_document, found):
-            best.setdefault(hit.document.id, hit)
-        if len(best) >= wanted or len(found) < size:
-            return list(best.values())[:wanted]
-        start, size = start + size, most
+
+    limit: int
+    offset: int
+    most: int
+
+    @classmethod
+    def read(cls, limit: int, offset: int, candidates: int) -> DocumentPage:
+        """The page that a user asked for.
+
+        Raises:
+            ConfigError: a number is out of range.
+        """
+        limit, offset = whole_number("limit", limit, least=1), whole_number("offset", offset, least=0)
+        return cls(limit, offset, max(limit, whole_number("candidates", candidates, least=1)))
+
+    @property
+    def first(self) -> int:
+        """How many hits to ask for first, from the best on."""
+        return min(self.offset + self.limit, self.most)
+
+    def documents(self, found: list[Hit], search: Callable[..., list[Hit]]) -> list[Hit]:
+        """The documents of the page, best first, each once with its best passage.
+
+        Args:
+            found: the ``first`` hits.
+            search: gives further ones, by ``offset`` and ``limit``.
+        """
+        wanted, asked, size = self.offset + self.limit, self.first, self.first
+        best: dict[str, Hit] = {}
+        while True:
+            for hit in map(_of_document, found):
+                best.setdefault(hit.document.id, hit)
+            if len(best) >= wanted or len(found) < size:
+                return list(best.values())[self.offset : wanted]
+            found, size = search(offset=asked, limit=self.most), self.most
+            asked += size
 
 
 def whole_documents(store: VectorStore, ids: Sequence[str]) -> list[Document]:

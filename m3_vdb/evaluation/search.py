@@ -25,7 +25,7 @@ from m3_vdb.evaluation.protocol import DEPTH, Request
 from m3_vdb.evaluation.results import Percentiles
 from m3_vdb.ingest import IngestReport, ingest
 from m3_vdb.marks import document_id
-from m3_vdb.passages import group_hits
+from m3_vdb.passages import DocumentPage
 from m3_vdb.stores.base import VectorStore
 from m3_vdb.types import Document, M3Embedding
 
@@ -162,7 +162,8 @@ def time_search(store: VectorStore, queries: Sequence[tuple[str, M3Embedding]], 
         find = partial(
             store.query, query, weights=request.weights, candidates=request.candidates, source=request.source
         )
-        return group_hits(lambda offset, limit: find(offset=offset, limit=limit), SHOWN, most=request.candidates)
+        page = DocumentPage(SHOWN, 0, request.candidates)
+        return page.documents(find(limit=page.first), find)
 
     return _timed([partial(ask, query) for _, query in queries[:TIMED]])
 
