@@ -130,11 +130,22 @@ class _Points(points_service_pb2_grpc.PointsServicer):
         return q.ScrollResponse(result=[_retrieved(record) for record in page["points"]], next_page_offset=offset)
 
     def Delete(self: GrpcStub, r: Any) -> Any:  # noqa: N802
-        self.collection(r.collection_name).delete([GrpcToRest.convert_point_id(i) for i in r.points.points.ids])
+        found = self.collection(r.collection_name)
+        if r.points.HasField("filter"):
+            found.delete_matching(GrpcToRest.convert_filter(r.points.filter))
+        else:
+            found.delete([GrpcToRest.convert_point_id(i) for i in r.points.points.ids])
         return q.PointsOperationResponse(result=_DONE)
 
     def Count(self: GrpcStub, r: Any) -> Any:  # noqa: N802
-        return q.CountResponse(result=q.CountResult(count=self.collection(r.collection_name).count()))
+        matching = GrpcToRest.convert_filter(r.filter) if r.HasField("filter") else None
+        count = self.collection(r.collection_name).count(matching)
+        return q.CountResponse(result=q.CountResult(count=count))
+
+    def SetPayload(self: GrpcStub, r: Any) -> Any:  # noqa: N802
+        ids = [GrpcToRest.convert_point_id(i) for i in r.points_selector.points.ids]
+        self.collection(r.collection_name).set_payload(ids, GrpcToRest.convert_payload(r.payload))
+        return q.PointsOperationResponse(result=_DONE)
 
 
 def _request(r: Any) -> models.QueryRequest:

@@ -86,10 +86,17 @@ class RestStub:
         if route == "POST points/scroll":
             return found.scroll(models.ScrollRequest.model_validate(body))
         if route == "POST points/delete":
-            found.delete(models.PointIdsList.model_validate(body).points)
+            if "filter" in body:
+                found.delete_matching(models.FilterSelector.model_validate(body).filter)
+            else:
+                found.delete(models.PointIdsList.model_validate(body).points)
+            return done
+        if route == "POST points/payload":
+            wanted = models.SetPayload.model_validate(body)
+            found.set_payload(wanted.points, wanted.payload)
             return done
         if route == "POST points/count":
-            return {"count": found.count()}
+            return {"count": found.count(models.CountRequest.model_validate(body).filter)}
         raise RefusedError(404, f"the stub does not know {route}")
 
 

@@ -109,8 +109,17 @@ class Collection:
         for shard in self.shards:
             shard.update(edge.UpdateOperation.delete_points([_point_id(i) for i in ids]))
 
-    def count(self) -> int:
-        return sum(shard.count(edge.CountRequest(exact=True)) for shard in self.shards)
+    def delete_matching(self, condition: models.Filter) -> None:
+        for shard in self.shards:
+            shard.update(edge.UpdateOperation.delete_points_by_filter(to_filter(condition)))
+
+    def set_payload(self, ids: list[Any], fields: dict[str, Any]) -> None:
+        for i in ids:
+            self._shard(i).update(edge.UpdateOperation.set_payload([_point_id(i)], fields))
+
+    def count(self, condition: models.Filter | None = None) -> int:
+        asked = edge.CountRequest(exact=True, filter=to_filter(condition))
+        return sum(shard.count(asked) for shard in self.shards)
 
     def retrieve(self, ids: list[Any], payload: Any, vectors: Any) -> list[dict[str, Any]]:
         found = {}

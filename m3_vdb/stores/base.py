@@ -10,7 +10,8 @@ id, title, text and payload, and once for the collection the identity of the mod
 - **Order.** By score, of equal scores by id. The candidates do not depend on the page, so pages of any size add up to
   one list in which no document comes twice, explained or not; beyond the candidates it ends.
 - **Identity.** Opening a collection with a model whose identity differs raises ``CollectionMismatchError``.
-- **Ids** are the user's strings. ``upsert`` of a known id replaces the document with all its vectors.
+- **Ids** are the user's strings. ``upsert`` of a known id replaces the document with all its vectors; ``update``
+  replaces its payload and leaves the vectors as they are.
 - **Filters** restrict the candidates *before* they are chosen, so ``limit`` hits come back if that many match. A
   filter names fields of the payload; ``m3_vdb.filters`` is the definition.
 - **Errors** of the client library are mapped to ``StoreConnectionError`` or ``StoreRequestError``; a document that
@@ -25,17 +26,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import TypeVar
 
 from m3_vdb.encoding.identity import ModelIdentity
 from m3_vdb.errors import ConfigError, StoreError
-from m3_vdb.filters import parse_filter
+from m3_vdb.filters import Expression, parse_filter
 from m3_vdb.inputs import DocumentLike, read_documents, read_ids, whole_number
-from m3_vdb.stores.checks import check_condition, check_search
+from m3_vdb.stores.checks import check_condition, check_documents, check_search, check_types
 from m3_vdb.stores.options import DEFAULT_CANDIDATES, DEFAULT_WEIGHTS, Fusion, IndexType, Search, Source
 from m3_vdb.stores.process import ProcessBound
-from m3_vdb.types import Document, Filter, Hit, M3Embedding, M3Embeddings
+from m3_vdb.types import Document, Filter, Hit, M3Embedding, M3Embeddings, Payload
 from m3_vdb.weights import Weights, WeightsLike
 
 Store = TypeVar("Store", bound="VectorStore")
@@ -117,7 +119,56 @@ class VectorStore(ProcessBound, ABC):
             ConfigError: an argument is out of range, the query lacks a part or does not fit the collection, or
                 ``limit`` is above ``candidates`` and more documents match.
         """
-        self._check_process()
+        return self.query_many(
+            [query],
+            weights=weights,
+            limit=limit,
+            offset=offset,
+            candidates=candidates,
+            source=source,
+            fusion=fusion,
+            ef=ef,
+            score_threshold=score_threshold,
+            filter=filter,
+            explain=explain,
+        )[0]
+
+    def query_many(
+        self,
+        queries: Iterable[M3Embedding],
+        *,
+        weights: WeightsLike = DEFAULT_WEIGHTS,
+        limit: int = 10,
+        offset: int = 0,
+        candidates: int = DEFAULT_CANDIDATES,
+        source: Source = "dense",
+        fusion: Fusion = "weighted_sum",
+        ef: int | None = None,
+        score_threshold: float | None = None,
+        filter: Filter | None = None,
+        explain: bool = False,
+    ) -> list[list[Hit]]:
+        """``query`` for many queries, in one batched request where the engine has one.
+
+        Args:
+            queries: n embeddings (``M3Embeddings``, or a list), all three parts of each.
+            weights: this and the following as ``query``, the same for all queries.
+            limit: hits per query.
+            offset: hits to skip before them.
+            candidates: documents taken from a list and scored.
+            source: the list or lists that they are taken from.
+            fusion: how scores become one.
+            ef: effort of an approximate dense search.
+            score_threshold: drop hits with a lower score.
+            filter: payload conditions that must hold.
+            explain: also fill ``Hit.parts``.
+
+        Returns:
+            n lists, in the order of ``queries``; each is what ``query`` returns.
+
+        Raises:
+            ConfigError: as ``query``.
+        """
         search = Search(
             weights=Weights.parse(weights),
             limit=limit,
@@ -127,12 +178,9 @@ class VectorStore(ProcessBound, ABC):
             fusion=fusion,
             ef=ef,
             score_threshold=score_threshold,
-            filter=check_condition(parse_filter(filter), self.field_types),
+            filter=self._condition(filter),
         )
-        check_search(query, search, identity=self.identity)
-        hits = self._query(query, search, explain=explain)
-        self._check_candidates(query, search, len(hits))
-        return hits
+        return self._checked_search(list(queries), search, explain=explain)
 
     def rank(
         self,
@@ -149,15 +197,29 @@ class VectorStore(ProcessBound, ABC):
         Raises:
             ConfigError: as ``query``.
         """
-        self._check_process()
-        condition = check_condition(parse_filter(filter), self.field_types)
         search = Search(
-            weights=Weights.parse(weights), limit=limit, candidates=candidates, source=source, filter=condition
+            weights=Weights.parse(weights),
+            limit=limit,
+            candidates=candidates,
+            source=source,
+            filter=self._condition(filter),
         )
-        check_search(query, search, identity=self.identity)
-        ranking = self._rank(query, search)
-        self._check_candidates(query, search, len(ranking))
-        return ranking
+        (hits,) = self._checked_search([query], search, ids_only=True)
+        return [(hit.document.id, hit.score) for hit in hits]
+
+    def _condition(self, filter: Filter | None) -> Expression | None:
+        return check_condition(parse_filter(filter), self.field_types)
+
+    def _checked_search(
+        self, queries: list[M3Embedding], search: Search, *, explain: bool = False, ids_only: bool = False
+    ) -> list[list[Hit]]:
+        self._check_process()
+        for query in queries:
+            check_search(query, search, identity=self.identity)
+        found = self._search(queries, search, explain=explain, ids_only=ids_only) if queries else []
+        for query, hits in zip(queries, found, strict=True):
+            self._check_candidates(query, search, len(hits))
+        return found
 
     def _check_candidates(self, query: M3Embedding, search: Search, found: int) -> None:
         """Check that a limit above ``candidates`` got fewer hits only because there are no more documents.
@@ -175,7 +237,7 @@ class VectorStore(ProcessBound, ABC):
             source="sparse" if is_sparse else "dense",
             filter=search.filter,
         )
-        if len(self._rank(query, one_more)) > known:
+        if len(self._search([query], one_more, explain=False, ids_only=True)[0]) > known:
             raise ConfigError(
                 f"limit={search.limit} hits of candidates={search.candidates}, and more documents match: pass "
                 f"candidates={search.limit}, or a smaller limit"
@@ -212,20 +274,59 @@ class VectorStore(ProcessBound, ABC):
         self._check_process()
         return self._get(read_ids(ids))
 
-    def delete(self, ids: Iterable[str]) -> None:
-        """Remove documents; unknown ids are ignored.
+    def delete(self, ids: Iterable[str] | None = None, *, filter: Filter | None = None) -> None:
+        """Remove documents by their ids, or all that match a filter.
+
+        Args:
+            ids: of documents; unknown ids are ignored.
+            filter: payload conditions that must hold, at least one, instead of ids.
 
         Raises:
-            ConfigError: ``ids`` is one string, or nothing that holds ids; nothing was deleted.
+            ConfigError: not one of the two is given, ``ids`` is one string or nothing that holds ids, or the filter
+                cannot be used; nothing was deleted.
             DocumentError: an id is not a string; nothing was deleted.
         """
         self._check_process()
-        self._delete(read_ids(ids))
+        if (ids is None) == (filter is None):
+            raise ConfigError("delete: expected either ids or a filter")
+        if ids is not None:
+            self._delete(read_ids(ids))
+            return
+        condition = self._condition(filter)
+        if condition is None:
+            raise ConfigError("delete: the filter has no condition, so all documents would match: delete by ids")
+        self._delete_matching(condition)
 
-    def count(self) -> int:
-        """Documents in the collection, exact."""
+    def update(self, ids: Iterable[str], payload: Payload) -> None:
+        """Replace the payload of documents; their texts and vectors stay, and nothing is encoded.
+
+        The new payload takes the place of the old one: fields that it lacks are gone. A document that is upserted or
+        deleted by others at the same time may come out either way.
+
+        Args:
+            ids: of documents; unknown ids are ignored.
+            payload: what each of them gets.
+
+        Raises:
+            ConfigError: ``ids`` is one string, or nothing that holds ids; nothing was changed.
+            DocumentError: an id is not a string, or the payload cannot be stored; nothing was changed.
+        """
         self._check_process()
-        return self._count()
+        names = list(dict.fromkeys(read_ids(ids)))
+        plain = check_documents([Document("payload", "", payload=payload)])
+        check_types(plain, self.field_types)
+        documents = [replace(document, payload=plain[0].payload) for document in self._get(names)]
+        if documents:
+            self._update(documents)
+
+    def count(self, filter: Filter | None = None) -> int:
+        """Documents in the collection, or those that match a filter; exact.
+
+        Raises:
+            ConfigError: the filter cannot be used.
+        """
+        self._check_process()
+        return self._count(self._condition(filter))
 
     def optimize(self) -> None:
         """Build the engine's indexes now and wait for them; changes no score. A store without indexes does nothing."""
@@ -257,7 +358,14 @@ class VectorStore(ProcessBound, ABC):
     def _delete(self, ids: Sequence[str]) -> None: ...
 
     @abstractmethod
-    def _count(self) -> int: ...
+    def _delete_matching(self, condition: Expression) -> None: ...
+
+    @abstractmethod
+    def _update(self, documents: Sequence[Document]) -> None:
+        """Store the payloads of documents that exist."""
+
+    @abstractmethod
+    def _count(self, condition: Expression | None) -> int: ...
 
     @abstractmethod
     def _optimize(self) -> None: ...
@@ -269,12 +377,10 @@ class VectorStore(ProcessBound, ABC):
     def _close(self) -> None: ...
 
     @abstractmethod
-    def _query(self, query: M3Embedding, search: Search, *, explain: bool) -> list[Hit]:
-        """``query`` with checked arguments."""
-
-    @abstractmethod
-    def _rank(self, query: M3Embedding, search: Search) -> list[tuple[str, float]]:
-        """``rank`` with checked arguments."""
+    def _search(
+        self, queries: Sequence[M3Embedding], search: Search, *, explain: bool, ids_only: bool
+    ) -> list[list[Hit]]:
+        """The hits of n ≥ 1 checked queries; with ``ids_only``, their documents may lack all but their ids."""
 
     def _scroll(self, batch: int) -> Iterator[tuple[list[Document], M3Embeddings]]:
         """``scroll`` with checked arguments."""

@@ -12,8 +12,8 @@ that the engines are tested against.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import numpy as np
@@ -179,50 +179,34 @@ class Found:
         id: the user's.
         score: fused.
         payload: of the point, with as much as was asked for.
-        parts: raw scores, if they were asked for.
     """
 
     id: str
     score: float
     payload: Mapping[str, Any]
-    parts: Scores | None = None
 
 
-def read_page(
-    search: Search,
-    most: int,
-    ask: Callable[[int, int, bool], Sequence[Found]],
-    payloads: Callable[[Sequence[str]], Mapping[str, Mapping[str, Any]]] | None,
-) -> list[Found]:
-    """One page of the hits that an engine fuses, best first; of equal scores by id.
+def page_window(search: Search, most: int) -> tuple[int, int]:
+    """(offset, limit) to request of an engine for a page: one hit before it and one behind it too; limit 0 for none.
 
-    Engines return hits of equal scores in any order, which differs between requests. So one hit before the page and one
-    behind it are requested too. If no two equal hits lie on both sides of an edge, the page holds what it must and is
-    only sorted. Otherwise the ids and scores of all candidates are requested, and the page is taken from them here.
+    Engines return hits of equal scores in any order, which differs between requests. If no two equal hits lie on both
+    sides of an edge, the page holds what it must and is only sorted.
 
     Args:
         search: which hits to return.
         most: candidates that there may be.
-        ask: gives hits by (offset, limit, whether their ids suffice), best first.
-        payloads: gives the payloads of ids that still exist; None if only ids are wanted.
     """
-    start, stop = max(search.offset - 1, 0), min(search.offset + search.limit + 1, most)
-    if search.offset >= most:
-        return []
-    found = ask(start, stop - start, payloads is None)
-    first, last = search.offset - start, search.offset - start + search.limit
-    if not _is_tie(found, first) and not _is_tie(found, last):
-        return _sorted(found[first:last])
-    page = _sorted(ask(0, most, True))[search.offset : search.offset + search.limit]
-    if payloads is None:
-        return page
-    kept = payloads([one.id for one in page])
-    return [replace(one, payload=kept[one.id]) for one in page if one.id in kept]
+    start = max(search.offset - 1, 0)
+    return start, 0 if search.offset >= most else min(search.offset + search.limit + 1, most) - start
 
 
-def _is_tie(found: Sequence[Found], edge: int) -> bool:
-    return 0 < edge < len(found) and found[edge - 1].score == found[edge].score
+def take_page(found: Sequence[Found], search: Search) -> list[Found] | None:
+    """The page among the hits of its window, by score, of equal scores by id; None if equal scores cross an edge.
 
-
-def _sorted(found: Sequence[Found]) -> list[Found]:
-    return sorted(found, key=lambda one: (-one.score, one.id))
+    Then the ids and scores of all candidates are needed, and ``best_first`` takes the page from them.
+    """
+    first = min(search.offset, 1)
+    last = first + search.limit
+    if any(0 < edge < len(found) and found[edge - 1].score == found[edge].score for edge in (first, last)):
+        return None
+    return sorted(found[first:last], key=lambda one: (-one.score, one.id))

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from m3_vdb.encoding.identity import ModelIdentity
 from m3_vdb.errors import StoreError
-from m3_vdb.filters import matches
+from m3_vdb.filters import Expression, matches
 from m3_vdb.stores.base import VectorStore
 from m3_vdb.stores.exact import Block, ExactIndex
 from m3_vdb.stores.fusion import SOURCE_VECTORS, best_first, fuse
@@ -78,10 +78,22 @@ class MemoryStore(VectorStore):
                 self._open_rows().pop(i, None)
             self._index = None
 
-    def _count(self) -> int:
-        """Documents in the store."""
+    def _delete_matching(self, condition: Expression) -> None:
         with self._lock:
-            return len(self._open_rows())
+            self._delete(self._matching(condition))
+
+    def _update(self, documents: Sequence[Document]) -> None:
+        with self._lock:
+            rows = self._open_rows()
+            rows.update((one.id, replace(rows[one.id], document=one)) for one in documents if one.id in rows)
+            self._index = None
+
+    def _count(self, condition: Expression | None) -> int:
+        with self._lock:
+            return len(self._open_rows()) if condition is None else len(self._matching(condition))
+
+    def _matching(self, condition: Expression) -> list[str]:
+        return [i for i, row in self._open_rows().items() if matches(row.document.payload, condition)]
 
     def _optimize(self) -> None:
         """Nothing to do: there is no index."""
@@ -96,31 +108,29 @@ class MemoryStore(VectorStore):
             self._rows = None
             self._index = None
 
-    def _query(self, query: M3Embedding, search: Search, *, explain: bool) -> list[Hit]:
-        best = self._search(query, search)
-        return [Hit(row.document, fused, parts if explain else None) for row, fused, parts in best]
-
-    def _rank(self, query: M3Embedding, search: Search) -> list[tuple[str, float]]:
-        return [(row.document.id, fused) for row, fused, _ in self._search(query, search)]
-
-    def _search(self, query: M3Embedding, search: Search) -> list[tuple[_Row, float, Scores]]:
+    def _search(
+        self, queries: Sequence[M3Embedding], search: Search, *, explain: bool, ids_only: bool
+    ) -> list[list[Hit]]:
         with self._lock:
             rows, index = self._search_index()
         if not rows:
-            return []
+            return [[] for _ in queries]
         allowed = None
         if search.filter is not None:
             allowed = np.array([matches(row.document.payload, search.filter) for row in rows], dtype=np.bool_)
-        queries = pack([query])
+        packed = pack(queries)
         lists = [
-            index.best(part, queries, search.candidates, allowed=allowed).rows for part in SOURCE_VECTORS[search.source]
+            index.best(part, packed, search.candidates, allowed=allowed).rows for part in SOURCE_VECTORS[search.source]
         ]
-        found = np.unique(np.hstack(lists))
-        found = found[found >= 0][None]
-        scores = index.scores(queries, found, (DENSE, SPARSE, MULTI_VECTOR))
-        raw = zip(*(scores[part][0].tolist() for part in (DENSE, SPARSE, MULTI_VECTOR)), strict=True)
-        parts = {i: Scores(*one) for i, one in zip(found[0].tolist(), raw, strict=True)}
-        return [(rows[i], total, parts[i]) for i, total in best_first(fuse(parts, search), search)]
+        hits = []
+        for i, candidates in enumerate(np.hstack(lists)):
+            found = np.unique(candidates[candidates >= 0])[None]
+            scores = index.scores(packed[i : i + 1], found, (DENSE, SPARSE, MULTI_VECTOR))
+            raw = zip(*(scores[part][0].tolist() for part in (DENSE, SPARSE, MULTI_VECTOR)), strict=True)
+            parts = {row: Scores(*one) for row, one in zip(found[0].tolist(), raw, strict=True)}
+            best = best_first(fuse(parts, search), search)
+            hits.append([Hit(rows[row].document, total, parts[row] if explain else None) for row, total in best])
+        return hits
 
     def _scroll(self, batch: int) -> Iterator[tuple[list[Document], M3Embeddings]]:
         with self._lock:

@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from m3_vdb.errors import CollectionMismatchError, ConfigError, StoreError
+from m3_vdb.errors import CollectionMismatchError, ConfigError, DocumentError, StoreError
 from m3_vdb.stores import MemoryStore
-from m3_vdb.types import Document, SparseVector
+from m3_vdb.types import Document, Passage, SparseVector
 from m3_vdb.weights import PRESETS, Weights
 from tests.stores._corpus import IDENTITY, assert_same_hits, make_documents, make_embeddings, make_queries
 
@@ -135,6 +135,69 @@ def test_get_and_delete(filled):
     assert store.count() == 149
     assert store.get(["d7"]) == []
     assert "d7" not in {hit.document.id for hit in store.query(make_queries(1)[0], limit=150)}
+
+
+def test_delete_and_count_by_filter(filled):
+    store, oracle = filled
+    condition = {"$or": [{"lang": "de", "year": {"$gte": 2002, "$lt": 2005}}, {"tags": "t3"}]}
+    matching = oracle.count(condition)
+    assert 20 < matching < 130
+    assert store.count(condition) == matching
+    for s in (store, oracle):
+        s.delete(filter=condition)
+        assert (s.count(), s.count(filter=condition), s.count({"lang": "none"})) == (150 - matching, 0, 0)
+    query = make_queries(1)[0]
+    assert [hit.document.id for hit in store.query(query)] == [hit.document.id for hit in oracle.query(query)]
+    for arguments in ({}, {"ids": ["d1"], "filter": {"lang": "de"}}, {"filter": {}}):
+        with pytest.raises(ConfigError, match="delete: "):
+            store.delete(**arguments)
+    assert store.count() == 150 - matching
+
+
+def test_update_replaces_the_payload_and_leaves_the_vectors(filled):
+    store, oracle = filled
+    query, payload = make_queries(1)[0], {"lang": "it", "new": [1, {"deep": True}], "year": 1999}
+    ids = [hit.document.id for hit in store.query(query, limit=5)]
+    before = {hit.document.id: hit.parts for hit in store.query(query, limit=150, explain=True)}
+    for s in (store, oracle):
+        s.update([*ids, ids[0], "never seen"], payload)
+    assert store.count() == 150
+    assert store.get(ids) == [dataclasses.replace(one, payload=payload) for one in oracle.get(ids)]
+    assert store.count({"lang": "it", "new": 1}) == store.count({"year": {"$lt": 2000}}) == 5
+    after = {hit.document.id: hit.parts for hit in store.query(query, limit=150, explain=True)}
+    assert after.keys() == before.keys()
+    for name in ids:
+        assert dataclasses.astuple(after[name]) == pytest.approx(dataclasses.astuple(before[name]), rel=1e-6)
+    for bad in ({"x": object()}, {"x": math.nan}, [1]):
+        with pytest.raises(DocumentError, match="payload"):
+            store.update(ids, bad)
+    store.update([], payload)
+
+
+def test_update_keeps_what_is_noted_about_a_document(store):
+    parts = [
+        Document("a", "ab", passage=Passage("a", 1, 2, 0, 2)),
+        Document("a¶2", "cd", passage=Passage("a", 2, 2, 2, 4)),
+        Document("b", "text", encoding="max_length=128"),
+    ]
+    store.upsert(parts, make_embeddings(3))
+    store.update(["a", "a¶2", "b"], {"n": 1})
+    found = store.get(["a", "a¶2", "b"])
+    assert found == [dataclasses.replace(one, payload={"n": 1}) for one in parts]
+    assert [(one.passage, one.encoding) for one in found] == [(one.passage, one.encoding) for one in parts]
+
+
+@pytest.mark.parametrize("args", [{}, {"explain": True, "offset": 3}, {"fusion": "rrf"}, {"source": "union"}], ids=str)
+def test_many_queries_are_answered_like_one_by_one(filled, args):
+    store, _ = filled
+    queries = make_queries(5)
+    empty = SparseVector(np.empty(0, np.int32), np.empty(0, np.float32))
+    queries[2] = dataclasses.replace(queries[2], sparse=empty)
+    arguments = {"limit": 4, "candidates": 40, "filter": {"lang": ["de", "en"]}, **args}
+    found = store.query_many(queries, **arguments)
+    assert found == [store.query(query, **arguments) for query in queries]
+    assert [len(hits) for hits in found] == [4] * 5
+    assert store.query_many(make_embeddings(0)) == []
 
 
 ODD_IDS = [

@@ -14,7 +14,7 @@ from milvus_lite.search.filter.eval.python_backend import _eval_row
 
 from m3_vdb.filters import matches, parse_filter
 from m3_vdb.stores import open_store
-from m3_vdb.stores.milvus.filters import _term, condition, numbers, terms
+from m3_vdb.stores.milvus.filters import _term, numbers, terms, to_condition
 from m3_vdb.types import Document
 from tests.stores._corpus import IDENTITY, make_embeddings, make_queries
 
@@ -78,7 +78,7 @@ def rows_of(payloads: list[dict[str, Any]]) -> Rows:
 def test_a_condition_means_what_the_filter_means(payloads, filter):
     rows, expression = rows_of(payloads), parse_filter(filter)
     wanted = {f"k{i}" for i, p in enumerate(payloads) if matches(p, expression)}
-    assert rows.meeting(condition(expression, rows)) == wanted
+    assert rows.meeting(to_condition(expression, rows)) == wanted
 
 
 @settings(max_examples=80, deadline=None)
@@ -89,7 +89,7 @@ def test_rows_that_know_neither_objects_nor_dates_are_judged_by_their_payload(pa
     for row in list(rows.rows.values())[::2]:
         row["terms"], row["numbers"] = old_fields(row["payload"])
     wanted = {f"k{i}" for i, p in enumerate(payloads) if matches(p, expression)}
-    assert rows.meeting(condition(expression, rows)) == wanted
+    assert rows.meeting(to_condition(expression, rows)) == wanted
 
 
 def old_fields(payload):
@@ -119,7 +119,7 @@ def test_rows_are_asked_for_only_where_a_list_spans_a_range():
         ({"x": {"$gt": 2, "$lt": 4}}, 1, set()),
     ]:
         rows.asked = 0
-        assert rows.meeting(condition(parse_filter(filter), rows)) == expected
+        assert rows.meeting(to_condition(parse_filter(filter), rows)) == expected
         assert rows.asked == asked
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from m3_vdb.errors import ConfigError
 from m3_vdb.index import HybridIndex
 from m3_vdb.stores import MemoryStore, ModelIdentity
-from m3_vdb.stores.fusion import Found, read_page
+from m3_vdb.stores.fusion import Found, best_first, page_window, take_page
 from m3_vdb.stores.options import Search
 from m3_vdb.types import Document, M3Embedding, M3Embeddings, Passage, SparseVector
 from m3_vdb.weights import Weights
@@ -200,25 +200,18 @@ def test_pages_of_documents_that_were_split_are_one_list_too(opened):
 SCORES = st.lists(st.integers(0, 4).map(lambda i: i / 4), max_size=24)
 
 
-@given(SCORES, st.integers(0, 26), st.integers(1, 26), st.randoms(use_true_random=False), st.booleans())
-def test_a_page_is_cut_from_an_engine_that_orders_ties_at_random(scores, offset, limit, random, ids_only):
+@given(SCORES, st.integers(0, 26), st.integers(1, 26), st.randoms(use_true_random=False))
+def test_a_page_is_cut_from_an_engine_that_orders_ties_at_random(scores, offset, limit, random):
     names = [f"{i:02}" for i in range(len(scores))]
     random.shuffle(names)
-    hits, asked = list(zip(names, scores, strict=True)), []
-
-    def ask(start, count, only_ids):
-        asked.append((start, count))
-        random.shuffle(hits)
-        best = sorted(hits, key=lambda hit: -hit[1])[start : start + count]
-        return [Found(name, score, {} if only_ids else {"of": name}) for name, score in best]
-
-    def payloads(ids):
-        return {name: {"of": name} for name in ids}
-
-    page = read_page(Search(limit=limit, offset=offset), len(hits), ask, None if ids_only else payloads)
+    hits = list(zip(names, scores, strict=True))
+    random.shuffle(hits)
+    ranked = [Found(name, score, {}) for name, score in sorted(hits, key=lambda hit: -hit[1])]
+    search = Search(limit=limit, offset=offset)
+    start, count = page_window(search, len(hits))
+    page = take_page(ranked[start : start + count], search)
     expected = sorted(hits, key=lambda hit: (-hit[1], hit[0]))[offset : offset + limit]
-    assert [(one.id, one.score) for one in page] == expected
-    assert all(one.payload == ({} if ids_only else {"of": one.id}) for one in page)
     edges = sorted(scores, reverse=True)
-    cut = any(0 < at < len(edges) and edges[at - 1] == edges[at] for at in (offset, offset + limit))
-    assert len(asked) == (0 if offset >= len(hits) else 1 + cut)
+    assert (page is None) == any(0 < at < len(edges) and edges[at - 1] == edges[at] for at in (offset, offset + limit))
+    assert (best_first(dict(hits), search) if page is None else [(one.id, one.score) for one in page]) == expected
+    assert (count == 0) == (offset >= len(hits))

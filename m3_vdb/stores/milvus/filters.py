@@ -102,7 +102,7 @@ def _walk(payload: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
             yield from _walk(named, f"{prefix}{name}.")
 
 
-def condition(expression: Expression | None, requests: Requests) -> str:
+def to_condition(expression: Expression | None, requests: Requests) -> str:
     """A filter as a condition; asks for the rows that the engine cannot judge, if there may be some."""
     if expression is None:
         return ""

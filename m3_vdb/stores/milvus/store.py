@@ -19,12 +19,13 @@ from pymilvus import MilvusClient
 
 from m3_vdb.encoding.identity import ModelIdentity
 from m3_vdb.errors import CollectionNotFoundError, DocumentError, StoreError
+from m3_vdb.filters import Expression
 from m3_vdb.marks import MARKS_FIELD, to_json
 from m3_vdb.stores.base import VectorStore
 from m3_vdb.stores.fusion import best_first, make_plan
 from m3_vdb.stores.milvus.client import LiteServer, connect, is_database, mapped_errors
 from m3_vdb.stores.milvus.engine import MilvusCapabilities, open_collection
-from m3_vdb.stores.milvus.filters import condition, numbers, terms
+from m3_vdb.stores.milvus.filters import numbers, terms, to_condition
 from m3_vdb.stores.milvus.requests import Requests
 from m3_vdb.stores.milvus.rows import (
     DOCUMENT_FIELDS,
@@ -47,6 +48,7 @@ COLLECTION_IN_FILE: Final = "m3"
 MAX_REQUEST_BYTES: Final = 16 * 1024 * 1024
 """Of an upsert, well below the 64 MiB that a Milvus server takes by default (proxy.grpc.serverMaxRecvSize)."""
 _KEYS_PER_DELETE: Final = 1000
+_UPDATED_AT_ONCE: Final = 256
 _POLL_SECONDS: Final = 0.2
 
 
@@ -178,10 +180,23 @@ class MilvusStore(VectorStore):
                 part = keys[start : start + _KEYS_PER_DELETE]
                 requests.client.delete(self._collection, ids=part, timeout=requests.timeout)
 
-    def _count(self) -> int:
-        """Documents in the collection, exact."""
+    def _delete_matching(self, condition: Expression) -> None:
+        requests = self._requests()
         with mapped_errors(self._where):
-            return self._requests().count()
+            matching = to_condition(condition, requests)
+            with self._writing:
+                requests.client.delete(self._collection, filter=matching, timeout=requests.timeout)
+
+    def _update(self, documents: Sequence[Document]) -> None:
+        """Rows are written again, with the vectors that they have: not every Milvus changes a part of a row."""
+        new = {point_id(document.id): document for document in documents}
+        for found, embeddings in self._stored(list(new), _UPDATED_AT_ONCE):
+            self._upsert([new[point_id(document.id)] for document in found], embeddings)
+
+    def _count(self, condition: Expression | None) -> int:
+        requests = self._requests()
+        with mapped_errors(self._where):
+            return requests.count(to_condition(condition, requests))
 
     def _optimize(self) -> None:
         """Write what was given into segments and wait until they are indexed.
@@ -207,47 +222,49 @@ class MilvusStore(VectorStore):
         self._open = None
         self._free()
 
-    def _query(self, query: M3Embedding, search: Search, *, explain: bool) -> list[Hit]:
-        best, parts = self._search(query, search, explain=explain)
-        with mapped_errors(self._where):
-            rows = self._requests().rows([key for key, _, _ in best], DOCUMENT_FIELDS)
-        return [Hit(read_row(rows[key]), score, parts.get(key)) for key, _, score in best if key in rows]
-
-    def _rank(self, query: M3Embedding, search: Search) -> list[tuple[str, float]]:
-        return [(name, score) for _, name, score in self._search(query, search, explain=False)[0]]
-
     def _scroll(self, batch: int) -> Iterator[tuple[list[Document], M3Embeddings]]:
-        requests, width = self._requests(), self.identity.multi_vector_dim
-        fields = [*DOCUMENT_FIELDS, *vector_fields(struct=self._opened.struct)]
         with mapped_errors(self._where):
-            parts = list(requests.keys())
+            parts = list(self._requests().keys())
         for keys in parts:
-            for start in range(0, len(keys), batch):
-                with mapped_errors(self._where):
-                    rows = list(self._requests().rows(keys[start : start + batch], fields).values())
-                if rows:
-                    yield [read_row(row) for row in rows], pack([read_embedding(row, width) for row in rows])
+            yield from self._stored(keys, batch)
+
+    def _stored(self, keys: list[str], batch: int) -> Iterator[tuple[list[Document], M3Embeddings]]:
+        """The documents and embeddings of those rows that exist."""
+        fields, width = [*DOCUMENT_FIELDS, *vector_fields(struct=self._opened.struct)], self.identity.multi_vector_dim
+        for start in range(0, len(keys), batch):
+            with mapped_errors(self._where):
+                rows = list(self._requests().rows(keys[start : start + batch], fields).values())
+            if rows:
+                yield [read_row(row) for row in rows], pack([read_embedding(row, width) for row in rows])
 
     def _search(
-        self, query: M3Embedding, search: Search, *, explain: bool
-    ) -> tuple[list[tuple[str, str, float]], dict[str, Scores]]:
-        """(key, user's id, score) of the hits, best first, and the parts of their scores if asked for."""
-        requests, plan = self._requests(), make_plan(query, search)
-        parts: dict[str, Scores] = {}
+        self, queries: Sequence[M3Embedding], search: Search, *, explain: bool, ids_only: bool
+    ) -> list[list[Hit]]:
+        requests = self._requests()
         with mapped_errors(self._where):
-            names: dict[str, str] = {}
-            allowed = condition(search.filter, requests)
-            for vector in plan.prefetches if plan.rescores else ():
-                found = requests.search(query, vector, limit=plan.prefetch_limit, condition=allowed, ef=search.ef)
-                names.update((key, name) for key, (name, _) in found.items())
-            if not names:
-                return [], parts
-            totals = requests.totals(query, search, plan, names)
-            keys = {name: key for key, name in names.items()}
-            best = [(keys[name], name, total) for name, total in best_first(totals, search)]
-            if explain and best:  # of the page alone, so that it has the same scores and order as without
-                parts = requests.parts(query, [key for key, _, _ in best], {DENSE, SPARSE, MULTI_VECTOR})
-        return best, parts
+            allowed = to_condition(search.filter, requests)
+            return [self._hits(requests, one, search, allowed, explain=explain, ids_only=ids_only) for one in queries]
+
+    def _hits(
+        self, requests: Requests, query: M3Embedding, search: Search, allowed: str, *, explain: bool, ids_only: bool
+    ) -> list[Hit]:
+        plan = make_plan(query, search)
+        names: dict[str, str] = {}
+        for vector in plan.prefetches if plan.rescores else ():
+            found = requests.search(query, vector, limit=plan.prefetch_limit, condition=allowed, ef=search.ef)
+            names.update((key, name) for key, (name, _) in found.items())
+        if not names:
+            return []
+        best = best_first(requests.totals(query, search, plan, names), search)
+        if ids_only:
+            return [Hit(Document(name, ""), total) for name, total in best]
+        keys = {name: key for key, name in names.items()}
+        page = [(keys[name], total) for name, total in best]
+        rows = requests.rows([key for key, _ in page], DOCUMENT_FIELDS)
+        parts: dict[str, Scores] = {}
+        if explain and page:  # of the page alone, so that it has the same scores and order as without
+            parts = requests.parts(query, [key for key, _ in page], {DENSE, SPARSE, MULTI_VECTOR})
+        return [Hit(read_row(rows[key]), total, parts.get(key)) for key, total in page if key in rows]
 
     def _requests(self) -> Requests:
         if self._open is None:

@@ -6,16 +6,27 @@ the three (``requests.py``). Where the engine does not allow that, other request
 
 from __future__ import annotations
 
+import json
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from typing import Any, Final
 
 from m3_vdb.encoding.identity import ModelIdentity
 from m3_vdb.errors import ConfigError
+from m3_vdb.marks import MARKS_FIELD, to_json
 from m3_vdb.stores.base import VectorStore
-from m3_vdb.stores.fusion import Found, Plan, best_first, fuse, make_plan, read_page, read_parts, vectors_to_score
+from m3_vdb.stores.fusion import (
+    Found,
+    Plan,
+    best_first,
+    fuse,
+    make_plan,
+    page_window,
+    read_parts,
+    take_page,
+    vectors_to_score,
+)
 from m3_vdb.stores.options import INDEX_TYPES, IndexType, Search
 from m3_vdb.stores.points import (
     ID_FIELD,
@@ -80,6 +91,10 @@ class QdrantCollection(VectorStore):
     def _write(self, points: Sequence[Point]) -> None: ...
 
     @abstractmethod
+    def _set_payload(self, point_ids: list[str], fields: dict[str, Any]) -> None:
+        """Replace these top-level fields of points that exist."""
+
+    @abstractmethod
     def _records(self, point_ids: list[str]) -> Sequence[Any]: ...
 
     @abstractmethod
@@ -103,6 +118,15 @@ class QdrantCollection(VectorStore):
             ):
                 self._write(batch)
 
+    def _update(self, documents: Sequence[Document]) -> None:
+        ids: dict[str, list[str]] = {}  # the payload is that of all of them; what m3-vdb notes about each may differ
+        for document in documents:
+            ids.setdefault(json.dumps(to_json(document)), []).append(point_id(document.id))
+        with self._engine():
+            for marks, points in ids.items():
+                fields = {"payload": dict(documents[0].payload), MARKS_FIELD: json.loads(marks)}
+                self._set_payload(points, fields)
+
     def _get(self, ids: Sequence[str]) -> list[Document]:
         found = self._payloads(ids)
         return [read_point(found[i]) for i in ids if i in found]
@@ -124,49 +148,93 @@ class QdrantCollection(VectorStore):
             if offset is None:
                 return
 
-    def _query(self, query: M3Embedding, search: Search, *, explain: bool) -> list[Hit]:
-        found = self._search(query, search, explain=explain, ids_only=False)
-        return [Hit(read_point(hit.payload), hit.score, hit.parts) for hit in found]
-
-    def _rank(self, query: M3Embedding, search: Search) -> list[tuple[str, float]]:
-        return [(hit.id, hit.score) for hit in self._search(query, search, explain=False, ids_only=True)]
-
-    def _search(self, query: M3Embedding, search: Search, *, explain: bool, ids_only: bool) -> list[Found]:
-        """The hits, best first, with their payload or only with their ids.
-
-        Raises:
-            ConfigError: strict mode allows fewer candidates.
-        """
-        plan, can = make_plan(query, search), self._capabilities
-        if not plan.rescores:
-            return []
-        self._check_limit(plan)
-        found = prefetches(query, plan, search, exact=self._exact)
+    def _search(
+        self, queries: Sequence[M3Embedding], search: Search, *, explain: bool, ids_only: bool
+    ) -> list[list[Hit]]:
+        can = self._capabilities
+        hits: list[list[Hit]] = [[] for _ in queries]
         with self._engine():  # of an embedded search with several requests nobody sees half
-            ids = self._candidates(found) if can.shards > 1 else None
-            if ids == []:
-                return []
-            # Ranks are added here, or equal scores would have any rank; and over several shards all but the formula.
-            is_fused_there = search.fusion == "weighted_sum" or (search.fusion == "dbsf" and ids is None)
-            if can.may_be_exact and is_fused_there:
-                rounds = (plan, found) if ids is None else among(plan, ids)
-                hits = self._fused(query, search, *rounds, ids_only=ids_only)
-                return self._explained(query, plan, hits) if explain and hits else hits
-            size = _UNDERSAMPLED - 1
-            parts = self._parts(
-                query,
-                [(plan, found)] if ids is None else [among(plan, ids[i : i + size]) for i in range(0, len(ids), size)],
-                vectors_to_score(query, plan, explain=explain),
-            )
-            best = best_first(fuse(parts, search), search)
-            names = [name for name, _ in best]
-            payloads = {name: {ID_FIELD: name} for name in names} if ids_only else self._payloads(names)
-        # A document that was deleted meanwhile has none.
+            fused: dict[int, tuple[Plan, Request]] = {}
+            for i, query in enumerate(queries):
+                plan = make_plan(query, search)
+                if not plan.rescores:
+                    continue
+                self._check_limit(plan)
+                found = prefetches(query, plan, search, exact=self._exact)
+                ids = self._candidates(found) if can.shards > 1 else None
+                if ids == []:
+                    continue
+                # Ranks are added here, or equal scores would have any rank; over several shards all but the formula.
+                is_fused_there = search.fusion == "weighted_sum" or (search.fusion == "dbsf" and ids is None)
+                if can.may_be_exact and is_fused_there:
+                    plan, found = (plan, found) if ids is None else among(plan, ids)
+                    offset, limit = page_window(search, plan.rescore_limit)
+                    page = {"offset": offset, "limit": limit, "with_payload": [ID_FIELD] if ids_only else True}
+                    if limit:
+                        fused[i] = plan, {**fused_request(plan, found, query, search), **page}
+                else:
+                    hits[i] = self._scored(query, search, plan, found, ids, explain=explain, ids_only=ids_only)
+            requests = [request for _, request in fused.values()]
+            answers = self._answers(requests) if len(requests) > 1 else map(self._answer, requests)
+            for (i, (plan, request)), points in zip(fused.items(), answers, strict=True):
+                hits[i] = self._page(queries[i], search, plan, request, points, explain=explain, ids_only=ids_only)
+        return hits
+
+    def _page(
+        self,
+        query: M3Embedding,
+        search: Search,
+        plan: Plan,
+        request: Request,
+        points: Sequence[Any],
+        *,
+        explain: bool,
+        ids_only: bool,
+    ) -> list[Hit]:
+        """The page that the engine has fused; two requests more where equal scores lie across one of its edges."""
+        page = take_page([Found(read_id(point.payload), point.score, point.payload) for point in points], search)
+        if page is None:
+            every = {**request, "offset": 0, "limit": plan.rescore_limit, "with_payload": [ID_FIELD]}
+            totals = {read_id(point.payload): point.score for point in self._answer(every)}
+            best = best_first(totals, search)
+            payloads = self._payloads_of(best, ids_only=ids_only)
+            page = [Found(name, total, payloads[name]) for name, total in best if name in payloads]
+        parts: dict[str, Scores] = {}
+        if explain and page:
+            # Of the hits of the page alone.
+            rounds = [among(plan, [point_id(hit.id) for hit in page])]
+            parts = self._parts(query, rounds, vectors_to_score(query, plan, explain=True))
+            page = [hit for hit in page if hit.id in parts]
+        return [Hit(_document(hit.payload), hit.score, parts.get(hit.id)) for hit in page]
+
+    def _scored(
+        self,
+        query: M3Embedding,
+        search: Search,
+        plan: Plan,
+        found: list[Request],
+        ids: list[str] | None,
+        *,
+        explain: bool,
+        ids_only: bool,
+    ) -> list[Hit]:
+        """The page fused here, from the scores of all candidates by each vector."""
+        size = _UNDERSAMPLED - 1
+        rounds = [(plan, found)]
+        if ids is not None:
+            rounds = [among(plan, ids[i : i + size]) for i in range(0, len(ids), size)]
+        parts = self._parts(query, rounds, vectors_to_score(query, plan, explain=explain))
+        best = best_first(fuse(parts, search), search)
+        payloads = self._payloads_of(best, ids_only=ids_only)  # a document that was deleted meanwhile has none
         return [
-            Found(name, total, payloads[name], parts[name] if explain else None)
+            Hit(_document(payloads[name]), total, parts[name] if explain else None)
             for name, total in best
             if name in payloads
         ]
+
+    def _payloads_of(self, best: list[tuple[str, float]], *, ids_only: bool) -> dict[str, Mapping[str, Any]]:
+        names = [name for name, _ in best]
+        return {name: {ID_FIELD: name} for name in names} if ids_only else self._payloads(names)
 
     def _check_limit(self, plan: Plan) -> None:
         largest = self._capabilities.max_limit
@@ -182,24 +250,6 @@ class QdrantCollection(VectorStore):
         answers = self._answers(candidate_requests(found, may_be_exact=self._capabilities.may_be_exact))
         return list(dict.fromkeys(str(point.id) for points in answers for point in points))
 
-    def _fused(
-        self, query: M3Embedding, search: Search, plan: Plan, found: list[Request], *, ids_only: bool
-    ) -> list[Found]:
-        """A page fused by the engine: one request, two more where equal scores lie across one of its edges."""
-        request = fused_request(plan, found, query, search)
-
-        def ask(offset: int, limit: int, only_ids: bool) -> list[Found]:
-            page = {**request, "offset": offset, "limit": limit, "with_payload": [ID_FIELD] if only_ids else True}
-            return [Found(read_id(point.payload), point.score, point.payload) for point in self._answer(page)]
-
-        return read_page(search, plan.rescore_limit, ask, None if ids_only else self._payloads)
-
-    def _explained(self, query: M3Embedding, plan: Plan, hits: list[Found]) -> list[Found]:
-        """The same hits with their raw scores, which are asked for of them alone."""
-        rounds = [among(plan, [point_id(hit.id) for hit in hits])]
-        parts = self._parts(query, rounds, vectors_to_score(query, plan, explain=True))
-        return [replace(hit, parts=parts[hit.id]) for hit in hits if hit.id in parts]
-
     def _parts(
         self, query: M3Embedding, rounds: list[tuple[Plan, list[Request]]], names: Sequence[str]
     ) -> dict[str, Scores]:
@@ -211,3 +261,7 @@ class QdrantCollection(VectorStore):
         for request, points in zip(requests, self._answers(requests), strict=True):
             answers[request["using"]].update((read_id(point.payload), point.score) for point in points)
         return read_parts(query, answers)
+
+
+def _document(payload: Mapping[str, Any]) -> Document:
+    return read_point(payload) if len(payload) > 1 else Document(read_id(payload), "")

@@ -55,7 +55,7 @@ def to_request(request: Request) -> edge.QueryRequest:
     return edge.QueryRequest(
         prefetches=_prefetches(request),
         query=_query(request),
-        filter=to_filter(request.get("filter")),
+        filter=_optional_filter(request),
         params=_params(request),
         limit=request["limit"],
         offset=request.get("offset"),
@@ -70,7 +70,7 @@ def _prefetches(request: Request) -> list[edge.Prefetch]:
         edge.Prefetch(
             prefetches=_prefetches(one),
             query=_query(one),
-            filter=to_filter(one.get("filter")),
+            filter=_optional_filter(one),
             params=_params(one),
             limit=one["limit"],
         )
@@ -102,10 +102,13 @@ def _vector(value: Any) -> Any:  # noqa: ANN401 - lists as they are, and the spa
     return edge.SparseVector(value["indices"], value["values"]) if isinstance(value, dict) else value
 
 
-def to_filter(given: Request | None) -> edge.Filter | None:
-    """A filter of ``requests``; None if there is none."""
-    if given is None:
-        return None
+def _optional_filter(request: Request) -> edge.Filter | None:
+    given = request.get("filter")
+    return None if given is None else edge_filter(given)
+
+
+def edge_filter(given: Request) -> edge.Filter:
+    """A filter of ``requests``."""
     clauses: Request = {clause: [_condition(part) for part in parts] for clause, parts in given.items()}
     return edge.Filter(**clauses)
 
@@ -119,7 +122,7 @@ def _condition(part: Request) -> Any:  # noqa: ANN401 - conditions share no base
         return edge.FieldCondition(part["key"], range=_range(part["range"]))
     if "match" in part:
         return edge.FieldCondition(part["key"], match=_match(part["match"]))
-    return to_filter(part)
+    return edge_filter(part)
 
 
 def _range(bounds: Request) -> edge.RangeFloat | edge.RangeDateTime:

@@ -20,6 +20,7 @@ import qdrant_edge as edge
 from m3_vdb.encoding.identity import ModelIdentity, open_identity
 from m3_vdb.encoding.model_files import brief
 from m3_vdb.errors import CollectionMismatchError, CollectionNotFoundError, M3Error, StoreError, StoreRequestError
+from m3_vdb.filters import Expression
 from m3_vdb.stores.folder import (
     OUR_FILES,
     RESTORE,
@@ -32,8 +33,8 @@ from m3_vdb.stores.folder import (
 from m3_vdb.stores.options import DEFAULT_OPTIONS, DENSE, MULTI_VECTOR, SPARSE, CollectionOptions
 from m3_vdb.stores.points import Point, field_name, field_path, point_id
 from m3_vdb.stores.qdrant.collection import QdrantCollection
-from m3_vdb.stores.qdrant.edge_values import INDEXES, to_config, to_point, to_request
-from m3_vdb.stores.qdrant.requests import Request
+from m3_vdb.stores.qdrant.edge_values import INDEXES, edge_filter, to_config, to_point, to_request
+from m3_vdb.stores.qdrant.requests import Request, to_filter
 from m3_vdb.stores.qdrant.schema import QdrantCapabilities, check_schema, missing_indexes
 
 _OPTIONS: Final = ("storage", "indexes", "tenant", "on_disk")
@@ -134,6 +135,10 @@ class QdrantEdgeStore(QdrantCollection):
                 shard.flush()
                 self._unflushed = 0
 
+    def _set_payload(self, point_ids: list[str], fields: dict[str, Any]) -> None:
+        with self._engine() as shard:
+            shard.update(edge.UpdateOperation.set_payload([*point_ids], fields))
+
     def _records(self, point_ids: list[str]) -> Sequence[Any]:
         with self._engine() as shard:
             return shard.retrieve([*point_ids], with_payload=True, with_vector=False)
@@ -155,9 +160,14 @@ class QdrantEdgeStore(QdrantCollection):
         with self._engine() as shard:
             shard.update(edge.UpdateOperation.delete_points([point_id(i) for i in ids]))
 
-    def _count(self) -> int:
+    def _delete_matching(self, condition: Expression) -> None:
         with self._engine() as shard:
-            return shard.count(edge.CountRequest(exact=True))
+            shard.update(edge.UpdateOperation.delete_points_by_filter(edge_filter(to_filter(condition))))
+
+    def _count(self, condition: Expression | None) -> int:
+        matching = None if condition is None else edge_filter(to_filter(condition))
+        with self._engine() as shard:
+            return shard.count(edge.CountRequest(exact=True, filter=matching))
 
     def _optimize(self) -> None:
         """Build the HNSW graph and drop what was deleted; blocks for seconds to minutes.

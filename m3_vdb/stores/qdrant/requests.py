@@ -37,7 +37,7 @@ def prefetches(query: M3Embedding, plan: Plan, search: Search, *, exact: bool) -
             "query": vectors[name],
             "using": name,
             "limit": plan.prefetch_limit,
-            "filter": to_filter(search.filter),
+            "filter": None if search.filter is None else to_filter(search.filter),
             "params": {"exact": exact, "hnsw_ef": search.ef} if name == DENSE else None,
         }
         for name in plan.prefetches
@@ -111,19 +111,14 @@ def _scoring(name: str, *, may_be_exact: bool) -> Request | None:
     return {"exact": True} if name != SPARSE and may_be_exact else None
 
 
-def to_filter(expression: Expression | None) -> Request | None:
-    """A filter in Qdrant's words; None if there is none."""
-    return None if expression is None else _filter(expression)
-
-
-def _filter(expression: Expression) -> Request:
-    """Always a filter of its own, so that it can stand anywhere in another one."""
+def to_filter(expression: Expression) -> Request:
+    """A filter in Qdrant's words, always one of its own, so that it can stand anywhere in another one."""
     if isinstance(expression, And):
-        return {"must": [_filter(part) for part in expression.parts]}
+        return {"must": [to_filter(part) for part in expression.parts]}
     if isinstance(expression, Or):
-        return {"should": [_filter(part) for part in expression.parts]}
+        return {"should": [to_filter(part) for part in expression.parts]}
     if isinstance(expression, Not):
-        return {"must_not": [_filter(expression.part)]}
+        return {"must_not": [to_filter(expression.part)]}
     # A name with a dot has two readings, and is met by either.
     readings = [_condition(field_path(*steps), expression) for steps in field_steps(expression.key)]
     return readings[0] if len(readings) == 1 else {"should": readings}

@@ -12,11 +12,12 @@ from qdrant_client import QdrantClient, models
 
 from m3_vdb.encoding.identity import ModelIdentity, open_identity
 from m3_vdb.errors import CollectionNotFoundError, ConfigError, StoreRequestError
+from m3_vdb.filters import Expression
 from m3_vdb.stores.options import DEFAULT_OPTIONS, DENSE, MULTI_VECTOR, SPARSE, CollectionOptions
 from m3_vdb.stores.points import Point, field_path, point_id
 from m3_vdb.stores.qdrant.client import mapped_errors, where
 from m3_vdb.stores.qdrant.collection import QdrantCollection
-from m3_vdb.stores.qdrant.requests import Request
+from m3_vdb.stores.qdrant.requests import Request, to_filter
 from m3_vdb.stores.qdrant.schema import (
     DATATYPES,
     QdrantCapabilities,
@@ -164,6 +165,9 @@ class QdrantStore(QdrantCollection):
         ]
         self._client.upsert(self._collection, batch, wait=True)
 
+    def _set_payload(self, point_ids: list[str], fields: dict[str, Any]) -> None:
+        self._client.set_payload(self._collection, fields, points=[*point_ids], wait=True)
+
     def _records(self, point_ids: list[str]) -> Sequence[Any]:
         return self._client.retrieve(self._collection, point_ids, with_payload=True)
 
@@ -200,9 +204,15 @@ class QdrantStore(QdrantCollection):
         with self._engine() as client:
             client.delete(self._collection, selector, wait=True)
 
-    def _count(self) -> int:
+    def _delete_matching(self, condition: Expression) -> None:
+        selector = models.FilterSelector(filter=models.Filter(**to_filter(condition)))
         with self._engine() as client:
-            return client.count(self._collection, exact=True).count
+            client.delete(self._collection, selector, wait=True)
+
+    def _count(self, condition: Expression | None) -> int:
+        matching = None if condition is None else models.Filter(**to_filter(condition))
+        with self._engine() as client:
+            return client.count(self._collection, count_filter=matching, exact=True).count
 
     def _optimize(self) -> None:
         """Wait until the server has indexed what it was given; it decides itself what to index."""
