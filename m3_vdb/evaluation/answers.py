@@ -19,8 +19,6 @@ from unicodedata import category, normalize
 
 from m3_vdb.types import Document
 
-CUTOFFS: Final = (20, 100)
-"""The paper's k of Recall@k."""
 ASCII_TOKEN: Final = re.compile(r"[A-Za-z0-9]+|[!-~]")
 """What ``_token`` is for ASCII."""
 
@@ -79,30 +77,6 @@ def judge(
             for query in queries:
                 found[query][document.id] = int(any(pattern in passage for pattern in patterns[query]))
     return found
-
-
-def answer_recall(
-    ranked: Mapping[str, Sequence[str]],
-    judgements: Mapping[str, Mapping[str, int]],
-    *,
-    cutoffs: Sequence[int] = CUTOFFS,
-) -> dict[int, dict[str, float]]:
-    """Recall@k as MKQA means it: 1 for a query if one of its first k documents contains an answer, else 0.
-
-    Args:
-        ranked: query id → document ids, best first.
-        judgements: from ``judge``; its queries are counted, found or not.
-        cutoffs: the values of k.
-
-    Returns:
-        k → query id → 0.0 or 1.0.
-    """
-
-    def hit(query: str, k: int) -> float:
-        grades = judgements[query]
-        return float(any(grades.get(document, 0) > 0 for document in ranked.get(query, ())[:k]))
-
-    return {k: {query: hit(query, k) for query in judgements} for k in cutoffs}
 
 
 def _tokens_of(chunk: str) -> list[str]:

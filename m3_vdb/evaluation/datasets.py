@@ -17,7 +17,7 @@ from typing import Any, Final, TypeAlias
 
 from m3_vdb.errors import ConfigError
 from m3_vdb.evaluation import sgml
-from m3_vdb.evaluation.collection import Collection, Documents, Query
+from m3_vdb.evaluation.collection import Collection, Query
 from m3_vdb.evaluation.files import (
     FileDocuments,
     Place,
@@ -164,7 +164,7 @@ def find_folders(place: str | Path, recognise: Callable[[Path], bool]) -> list[P
     return list(found)
 
 
-def _queries(rows: Iterable[QueryRow], langs: Languages = None) -> dict[str, Query]:
+def _queries(rows: Iterable[QueryRow]) -> dict[str, Query]:
     queries: dict[str, Query] = {}
     for place, name, text, lang, question in rows:
         key = identifier(name)
@@ -176,7 +176,7 @@ def _queries(rows: Iterable[QueryRow], langs: Languages = None) -> dict[str, Que
             raise line_error(*place, f"the query id {key!r} is not unique")
         check_strings([key, text], f"{place[0]}, line {place[1] + 1}", place[1])
         queries[key] = Query(text, lang, question)
-    return {name: query for name, query in queries.items() if langs is None or query.lang in langs}
+    return queries
 
 
 def _topics(path: Path, lang: str) -> Iterator[QueryRow]:
@@ -188,21 +188,17 @@ def _topics(path: Path, lang: str) -> Iterator[QueryRow]:
         yield (path, index), fields[0], fields[1], lang, ""
 
 
-def _judged(
-    queries: dict[str, Query], qrels: Qrels, *, source: Path, judgements: Path, langs: Languages = None
-) -> dict[str, Query]:
-    """The queries that were judged, in their order and in the languages."""
+def _judged(queries: dict[str, Query], qrels: Qrels, source: Path, judgements: Path) -> dict[str, Query]:
+    """The queries that were judged, in their order."""
     if unknown := sorted(qrels.keys() - queries.keys()):
         raise ConfigError(f"{judgements}: the judged query {unknown[0]!r} is not in {source.name}")
-    return {name: one for name, one in queries.items() if name in qrels and (langs is None or one.lang in langs)}
+    return {name: query for name, query in queries.items() if name in qrels}
 
 
-def _collections(
-    name: str, documents: Documents, queries: dict[str, Query], qrels: Qrels, lang: str
-) -> list[Collection]:
-    """A collection of these queries; none where no query is left."""
-    kept = {query: grades for query, grades in qrels.items() if query in queries}
-    return [Collection(name, documents, queries, kept, lang=lang)] if queries else []
+def _in_languages(collection: Collection, langs: Languages) -> list[Collection]:
+    """The collection with its queries in these languages; none where no query is left."""
+    kept = collection.only(name for name, query in collection.queries.items() if langs is None or query.lang in langs)
+    return [kept] if kept.queries else []
 
 
 # BEIR: corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv. A query's language is its field ``lang``, or that of its
@@ -215,12 +211,12 @@ def _collections(
     lambda at: has_file(at, CORPUS_FILE) and (has_file(at, "queries.jsonl") or (at / "qrels").is_dir()),
 )
 def _read_beir(folder: Path, split: str, langs: Languages) -> list[Collection]:
-    queries, qrels = read_judged(folder, split, langs)
-    corpus = find_file(folder, CORPUS_FILE, expected=LAYOUTS["beir"].expected)
-    return _collections(folder.resolve().name, jsonl_documents([corpus]), queries, qrels, language_of(folder))
+    documents = jsonl_documents([find_file(folder, CORPUS_FILE, expected=LAYOUTS["beir"].expected)])
+    collection = Collection(folder.resolve().name, documents, *read_judged(folder, split), lang=language_of(folder))
+    return _in_languages(collection, langs)
 
 
-def read_judged(folder: Path, split: str, langs: Languages = None) -> tuple[dict[str, Query], Qrels]:
+def read_judged(folder: Path, split: str) -> tuple[dict[str, Query], Qrels]:
     """The judged queries of a folder in BEIR layout, and their judgements.
 
     Raises:
@@ -238,8 +234,8 @@ def read_judged(folder: Path, split: str, langs: Languages = None) -> tuple[dict
                 raise line_error(*place, f"'lang' must be a string, got {lang!r}")
             yield place, fields.get("_id"), fields.get("text"), lang or language_of(folder), ""
 
-    queries, qrels = _queries(rows()), read_qrels(judgements)
-    return _judged(queries, qrels, source=source, judgements=judgements, langs=langs), qrels
+    qrels = read_qrels(judgements)
+    return _judged(_queries(rows()), qrels, source, judgements), qrels
 
 
 def language_of(folder: Path) -> str:
@@ -266,7 +262,7 @@ def _read_miracl(folder: Path, split: str, langs: Languages) -> list[Collection]
         source = find_file(place / "topics", f"topics.{end}", expected="the queries of the split")
         judgements = find_file(place / "qrels", f"qrels.{end}", expected="the judgements of the split")
         qrels = read_qrels(judgements, trec=True)
-        queries = _judged(_queries(_topics(source, lang)), qrels, source=source, judgements=judgements)
+        queries = _judged(_queries(_topics(source, lang)), qrels, source, judgements)
         name, above = f"{MIRACL_CORPUS}{lang}", place.parent
         for parent in (above, above / "miracl-corpus", above.parent / "miracl-corpus"):
             files = sorted(p for p in parent.glob(f"{name}/docs-*.jsonl*") if p.suffix in (".gz", ".jsonl"))
@@ -277,7 +273,7 @@ def _read_miracl(folder: Path, split: str, langs: Languages) -> list[Collection]
                 f"{place} has no corpus: expected {name}/docs-*.jsonl.gz beside it, or in a folder miracl-corpus "
                 f"beside {above.name}; lang= reads fewer languages"
             )
-        found += _collections(f"miracl-{lang}", jsonl_documents(files, name=name), queries, qrels, lang)
+        found.append(Collection(f"miracl-{lang}", jsonl_documents(files, name=name), queries, qrels, lang=lang))
     return found
 
 
@@ -291,13 +287,20 @@ def _read_mldr(folder: Path, split: str, langs: Languages) -> list[Collection]:
     for lang, place in _by_language(folder, MLDR, langs):
         source = find_file(place, f"{split}.jsonl", expected="the queries of the split")
         corpus = find_file(place, CORPUS_FILE, expected=LAYOUTS["mldr"].expected)
-        lines = list(read_placed(source))
-        queries = _queries((at, row.get("query_id"), row.get("query"), lang, "") for at, row in lines)
+        qrels: Qrels = {}
+        queries = _queries(_mldr_rows(source, lang, qrels))
         if not queries:
             raise ConfigError(f"{source} holds no queries")
-        qrels = {identifier(row["query_id"]): _mldr_grades(row, at) for at, row in lines}
-        found += _collections(f"mldr-{lang}", jsonl_documents([corpus]), queries, qrels, lang)
+        found.append(Collection(f"mldr-{lang}", jsonl_documents([corpus]), queries, qrels, lang=lang))
     return found
+
+
+def _mldr_rows(source: Path, lang: str, qrels: Qrels) -> Iterator[QueryRow]:
+    """The queries one by one, as a file with its passages may be larger than memory; fills ``qrels``."""
+    for place, fields in read_placed(source):
+        name = fields.get("query_id")
+        yield place, name, fields.get("query"), lang, ""
+        qrels[identifier(name)] = _mldr_grades(fields, place)
 
 
 def _mldr_grades(fields: dict[str, Any], place: Place) -> dict[str, int]:
@@ -390,7 +393,7 @@ def _read_trec(folder: Path, split: str, langs: Languages) -> list[Collection]:
     lang = language_of(folder)
     rows = _sgml_topics(source, lang) if _is_sgml(source) else _topics(source, lang)
     qrels = read_qrels(judgements, trec=True)
-    queries = _judged(_queries(rows), qrels, source=source, judgements=judgements, langs=langs)
+    queries = _judged(_queries(rows), qrels, source, judgements)
     paths = [path for name in ("corpus", "docs") for path in _files(folder / name, "**/*")]
     paths = paths or [
         p for pattern in ("corpus*", "docs*", "documents*", "collection*") for p in _files(folder, pattern)
@@ -405,7 +408,8 @@ def _read_trec(folder: Path, split: str, langs: Languages) -> list[Collection]:
             else:
                 yield from read_jsonl(path)
 
-    return _collections(folder.resolve().name, FileDocuments(documents, str(folder)), queries, qrels, lang)
+    name = folder.resolve().name
+    return _in_languages(Collection(name, FileDocuments(documents, str(folder)), queries, qrels, lang=lang), langs)
 
 
 def _sgml_topics(path: Path, lang: str) -> Iterator[QueryRow]:
@@ -450,9 +454,9 @@ def _read_flagembedding(folder: Path, split: str, langs: Languages) -> list[Coll
         qrels.setdefault(query, {})[document] = grade
     if not qrels:
         raise ConfigError(f"{judgements} holds no judgements")
-    queries = _judged(queries, qrels, source=source, judgements=judgements, langs=langs)
-    corpus = find_file(folder, CORPUS_FILE, expected=LAYOUTS["flagembedding"].expected)
-    return _collections(folder.resolve().name, jsonl_documents([corpus]), queries, qrels, lang)
+    queries = _judged(queries, qrels, source, judgements)
+    documents = jsonl_documents([find_file(folder, CORPUS_FILE, expected=LAYOUTS["flagembedding"].expected)])
+    return _in_languages(Collection(folder.resolve().name, documents, queries, qrels, lang=lang), langs)
 
 
 def _by_language(folder: Path, prefix: str, langs: Languages = None) -> list[tuple[str, Path]]:

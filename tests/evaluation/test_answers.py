@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m3_vdb.evaluation.answers import AnswerMatcher, answer_recall, judge, tokens
+from m3_vdb.evaluation.answers import AnswerMatcher, judge, tokens
 from m3_vdb.evaluation.datasets import mkqa_passage
+from m3_vdb.evaluation.metrics import measure, per_query
 from m3_vdb.types import Document
 
 GOLDEN = json.loads((Path(__file__).parent / "answers_golden.json").read_text(encoding="utf-8"))
@@ -62,8 +63,9 @@ def test_recall_is_flagembeddings():
     ranked = {f"q{i}": [f"{i}-{j}" for j in range(100)] for i in range(12)}
     judgements = judge(ranked, documents, dict.fromkeys(ranked, ("answer",)))
     expected = GOLDEN["recall"]["at"]
-    values = answer_recall(ranked, judgements, cutoffs=[int(k) for k in expected])
-    assert {str(k): sum(of.values()) / len(of) for k, of in values.items()} == expected
+    run = {query: {name: -float(rank) for rank, name in enumerate(names)} for query, names in ranked.items()}
+    values = measure(run, judgements, [f"Success@{k}" for k in expected])
+    assert values == pytest.approx({f"Success@{k}": value for k, value in expected.items()})
 
 
 @given(st.text())
@@ -105,9 +107,8 @@ def test_judging_reads_the_title_and_only_what_was_retrieved():
 
 def test_recall_looks_at_the_first_k_of_every_judged_query():
     judgements = {"late": {"x": 0, "y": 1}, "never": {"x": 0}, "missing": {"y": 1}}
-    ranked = {"late": ["x", "y"], "never": ["x"], "not judged": ["y"]}
-    assert answer_recall(ranked, judgements, cutoffs=(1, 2)) == {
-        1: {"late": 0.0, "never": 0.0, "missing": 0.0},
-        2: {"late": 1.0, "never": 0.0, "missing": 0.0},
+    run = {"late": {"x": 2.0, "y": 1.0}, "never": {"x": 1.0}, "not judged": {"y": 1.0}}
+    assert per_query(run, judgements, ["Success@1", "Success@2"]) == {
+        "Success@1": {"late": 0.0, "never": 0.0, "missing": 0.0},
+        "Success@2": {"late": 1.0, "never": 0.0, "missing": 0.0},
     }
-    assert list(answer_recall(ranked, judgements)) == [20, 100]
