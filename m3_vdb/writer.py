@@ -105,7 +105,7 @@ class Writer:
         store: takes them.
         long_documents: what becomes of documents with more tokens than the store takes rows.
         encoding: how texts are encoded, "" for the model's own way (``text_encoding``).
-        request: how the store is asked.
+        request: makes requests to the store.
     """
 
     def __init__(

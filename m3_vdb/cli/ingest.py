@@ -162,7 +162,7 @@ def _print_writers(encoders: int, *, server: bool) -> None:
 
 
 def _say(notices: Mapping[str, str], said: int) -> int:
-    """Print what a corpus has to say beyond the first so many notices; the number of all."""
+    """Print the notices of a corpus after the first ``said``; returns the number of all."""
     for notice in list(notices.values())[said:]:
         err.print(Text(notice, style="yellow"), soft_wrap=True)
     return len(notices)

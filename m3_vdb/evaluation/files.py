@@ -6,7 +6,6 @@ An error names file and line.
 from __future__ import annotations
 
 import gzip
-import json
 import re
 import zlib
 from codecs import BOM_UTF8
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from m3_vdb.errors import ConfigError, DocumentError, TextError
-from m3_vdb.inputs import read_texts
+from m3_vdb.inputs import read_json_object, read_texts
 from m3_vdb.types import Document
 
 Place: TypeAlias = tuple[Path, int]
@@ -85,13 +84,11 @@ def parse_object(line: bytes | str, path: Path, index: int) -> dict[str, Any]:
         DocumentError: it is not one; file and line are in the message, ``index`` is the line from 0.
     """
     try:
-        fields: Any = json.loads(line)
-    except (ValueError, RecursionError) as error:  # also bytes that are not UTF-8, and numbers of thousands of digits
-        about = getattr(error, "msg", error)  # without JSONDecodeError's own line number, which is always 1
-        raise line_error(path, index, f"not JSON in UTF-8 ({about})") from None
-    if not isinstance(fields, dict):
-        raise line_error(path, index, f"expected a JSON object, got {type(fields).__name__}")
-    return fields
+        return read_json_object(line)
+    except UnicodeDecodeError as error:
+        raise line_error(path, index, f"not JSON in UTF-8 (not UTF-8 at byte {error.start})") from None
+    except (ValueError, TypeError) as error:
+        raise line_error(path, index, str(error)) from None
 
 
 def strings(fields: Mapping[str, Any], key: str, where: str, index: int) -> tuple[str, ...]:

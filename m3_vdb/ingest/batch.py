@@ -137,7 +137,7 @@ def _is_usable(document: Document) -> bool:
 
 
 def cut_batches(items: Iterable[Item], *, documents: int, cost: Callable[[Item], int]) -> Iterator[list[Item]]:
-    """Items in lists of so many, or of fewer that reach ``BATCH_BYTES``; a list is given out as soon as it is full."""
+    """Items in lists of N ``documents``, or fewer that reach ``BATCH_BYTES``; each is yielded as soon as it is full."""
     batch: list[Item] = []
     size = 0
     try:

@@ -32,14 +32,14 @@ class OrderedCommitter:
     Batches that wait when a run ends are stored and not committed; a resumed run finds them by asking the store.
 
     Args:
-        ledger: is told what is done, after it is done.
-        letters: takes the rejected rows, before the ledger is told.
+        ledger: records what is done, after it is done.
+        letters: takes the rejected rows, before the ledger records them.
         report: counts.
         strict: whether a rejected row ends the run.
-        ahead: batches that may wait; whoever brings one more is held up, so that memory has a bound.
+        ahead: batches that may wait; a thread that brings one more waits too, so that memory is bounded.
 
     Attributes:
-        committed: batches that are done: the first so many.
+        committed: number of batches that are done; they are the first of the corpus.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class OrderedCommitter:
             self._changed.wait_for(lambda: self._gone or len(self._waiting) <= self._ahead)
 
     def give_up(self) -> None:
-        """A batch will never come: nothing behind it will be committed, and nobody is held up any more."""
+        """A batch will never come: nothing after it will be committed, and nobody waits any longer."""
         with self._changed:
             self._gone = True
             self._changed.notify_all()

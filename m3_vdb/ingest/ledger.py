@@ -1,4 +1,4 @@
-"""Which rows are done, and which ids are taken: one SQLite file, so that neither a kill nor a full disk can tear it.
+"""Which rows are done, and which ids are taken: one SQLite file, which neither a kill nor a full disk can corrupt.
 
 The ledger holds every id once (hashed) with the place of the row that claimed it – on disk, since no memory holds the
 ids of a large corpus – and how far the corpus is done. Both are committed together, after the store has acknowledged
@@ -37,10 +37,10 @@ class Checkpoint:
     """How far a corpus is done.
 
     Attributes:
-        rows: the first so many rows are done: in the store, or rejected and written down.
-        digest: of these rows, to know the corpus again.
+        rows: rows from the beginning that are done: in the store, or rejected and written to the dead letters.
+        digest: of these rows, to recognise the corpus.
         stored_count: documents among them that the store acknowledged or already held.
-        last_ids: of the last of these, to know the store again.
+        last_ids: of the last of these, to recognise the store.
         rejected_bytes: length of the dead-letter file.
         rejected_before: its length when the run began; these are rows of other runs.
         rejections: rejected rows by kind.
@@ -65,7 +65,7 @@ class Ledger:
         rejected_before: length of the dead-letter file, if this is not a run that resumes.
 
     Raises:
-        ConfigError: the file is in use, is no checkpoint, or is that of another run.
+        ConfigError: the file is in use, is not a checkpoint, or belongs to another run.
         OSError: it cannot be written.
 
     Attributes:

@@ -1,8 +1,8 @@
 """Documents → encoded → stored, in one pass and bounded memory. A bad document costs itself, never the run.
 
 One thread reads, one prepares (repeated ids, what is stored already, tokens), one encodes, one or more store (``run``).
-Batches are committed in order, so that one number says how far a run is: the first so many rows of the corpus are done,
-that is acknowledged by the store or written to the dead letters. Within a run no id is stored twice, so no two writers
+Batches are committed in order, so that one number describes the state of a run: how many rows from the beginning are
+done, that is acknowledged by the store or written to the dead letters. Within a run no id is stored twice, so no two writers
 ever have versions of the same document.
 """
 
@@ -77,11 +77,11 @@ def ingest(
             way (a smaller ``max_length``), "" never does.
         strict: end the run at the first row that cannot be stored.
         rejected: file for such rows (JSON lines); those of earlier runs stay in it.
-        checkpoint: file that says how far the run is; removed when the corpus is done.
+        checkpoint: checkpoint file; removed when the corpus is done.
         resume: resume from the checkpoint, if there is one. The corpus must be the same up to there.
         run_key: what else must be the same then, name → value; the model, the encoding, and the URL and fields of a
             ``SourceCollection`` always must.
-        retry: how often a failing store is asked again.
+        retry: how often a failed request to the store is repeated.
         upload_workers: batches stored at the same time; None: two for a server, one for a store in this process.
         engine: encodes elsewhere, and stores from there if the store is a server (``RayEngine``); ``embed`` is then
             asked for identity and marks only. None encodes here.
@@ -94,7 +94,7 @@ def ingest(
         Counts, and the rejected rows.
 
     Raises:
-        StoreError: the database failed and asking again did not help; batches before it are stored.
+        StoreError: the database failed, repeatedly where that could help; batches before it are stored.
         ConfigError: an argument is out of range, the checkpoint belongs to another run, or a file to write to is one
             of the corpus or of somebody else.
         DocumentError: a row was rejected and the run is strict.

@@ -152,7 +152,7 @@ class Encoder:
             return len(item.row or "")
         document = item.document if isinstance(item, Row) else item
         texts: tuple[object, ...] = (document.text, document.title)
-        characters = sum(len(one) for one in texts if isinstance(one, str))  # what is no text is rejected later
+        characters = sum(len(one) for one in texts if isinstance(one, str))  # what is not text is rejected later
         tokens = characters if self._max_length is None else min(characters, self._max_length)
         floats = self._identity.dense_dim + (tokens + 2) * (self._identity.multi_vector_dim + 2)
         return 4 * floats + characters + (len(item.row or "") if isinstance(item, Row) else 0)
@@ -189,7 +189,7 @@ class Encoder:
         batch.embeddings = replace(embeddings[~failed], stats=embeddings.stats) if failed.any() else embeddings
 
     def _encode_texts(self, batch: Batch) -> None:
-        """In one step; an embedding function that fails on a text is asked again for the others."""
+        """In one step; an embedding function that fails on a text is called again for the others."""
         while batch.waiting:
             try:
                 batch.embeddings = self._embed.encode_documents(batch.texts)

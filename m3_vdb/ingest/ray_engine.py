@@ -34,7 +34,7 @@ from m3_vdb.stores.base import VectorStore
 from m3_vdb.writer import Writer
 
 MAX_WORKER_DEATHS: Final = 5
-"""A batch that so many workers died of ends the run."""
+"""A batch that kills this many workers ends the run."""
 _IN_HAND: Final = 2
 """Batches that a worker has at a time."""
 _WRITER_CPUS: Final = 0.5

@@ -1,4 +1,4 @@
-"""Corpus files → rows. A row that is no document becomes a ``Rejected`` with its line and reason, never a stop."""
+"""Corpus files → rows. A row that is not a document becomes a ``Rejected`` with line and reason; reading continues."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import BinaryIO, Final
 
 from m3_vdb.ingest import streams
 from m3_vdb.ingest.ledger import Ledger
 from m3_vdb.ingest.rows import NOT_JSON, NOT_UTF8, TOO_LARGE, WRONG_TYPE, Fields, Note, Rejected, Row, RowError, place
+from m3_vdb.inputs import read_json_object
 from m3_vdb.types import Document
 
 Reader = Callable[[BinaryIO, str, Fields, Note], Iterator[Row | Rejected]]
@@ -58,7 +60,7 @@ def jsonl_rows(file: BinaryIO, name: str, fields: Fields, note: Note | None = No
         if not whole:
             yield too_large(name, number, data)
         elif data.strip():
-            yield made(lambda data=data: fields.document(parse_json(data)), name, number, data)  # type: ignore[misc]
+            yield made(partial(_json_document, data, fields), name, number, data)
 
 
 def made(document: Callable[[], Document], file: str, line: int, raw: bytes | None) -> Row | Rejected:
@@ -77,24 +79,15 @@ def too_large(file: str, line: int, head: bytes) -> Rejected:
     return Rejected(place(file, line), reason, TOO_LARGE, file=file, line=line, row=text)
 
 
-def parse_json(line: bytes) -> dict[str, Any]:
-    """One line as a JSON object.
-
-    Raises:
-        RowError: it is none.
-    """
+def _json_document(line: bytes, fields: Fields) -> Document:
+    text = decode(line)
     try:
-        fields: Any = json.loads(decode(line))  # not from bytes: that would guess UTF-16 and let surrogates pass
-    except RecursionError:
-        raise RowError(NOT_JSON, "not JSON: nested too deeply") from None
-    except ValueError as error:  # also numbers of thousands of digits
-        if isinstance(error, RowError):
-            raise
-        about = getattr(error, "msg", error)  # without JSONDecodeError's own line number, which is always 1
-        raise RowError(NOT_JSON, f"not JSON: {about}") from None
-    if not isinstance(fields, dict):
-        raise RowError(WRONG_TYPE, f"expected a JSON object, got {type(fields).__name__}")
-    return fields
+        row = read_json_object(text)
+    except ValueError as error:
+        raise RowError(NOT_JSON, str(error)) from None
+    except TypeError as error:
+        raise RowError(WRONG_TYPE, str(error)) from None
+    return fields.document(row)
 
 
 def decode(data: bytes) -> str:

@@ -1,4 +1,4 @@
-"""What a run tells: while it goes on, and when it has ended."""
+"""Progress during a run, and the report at its end."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ def message_without_index(error: ItemError) -> str:
 
 
 class RowError(M3Error, ValueError):
-    """A row is no document; never leaves this package.
+    """A row is not a document; never leaves this package.
 
     Args:
         kind: one of the kinds above.

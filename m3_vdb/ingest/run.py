@@ -62,7 +62,7 @@ class Channel(Generic[T]):
         """The next item, waiting for it; None if the channel is closed and empty.
 
         Raises:
-            TimeoutError: nothing happened for so many seconds.
+            TimeoutError: nothing happened for ``timeout`` seconds.
         """
         with self._changed:
             begun = time.perf_counter()
@@ -102,7 +102,7 @@ class Work:
         long_documents: likewise.
         writers: batches stored at the same time elsewhere; 0: the store is written to here.
         committed: the number of batches that are done; the engine keeps less than its ``window`` beyond.
-        retried: is told of requests to the store that were made again.
+        retried: called with the number of requests to the store that were repeated.
     """
 
     prepared: Channel[Batch]

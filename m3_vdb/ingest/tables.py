@@ -257,7 +257,7 @@ def parquet_rows(
         path: the file.
         fields: which columns make the document.
         on_bytes_read: called with bytes as rows are read.
-        note: told of columns that are left out.
+        note: called with what the user should know, such as skipped columns.
 
     Raises:
         streams.DamagedError: the file as a whole cannot be read.

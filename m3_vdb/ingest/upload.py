@@ -1,4 +1,4 @@
-"""Encoded batches → the store: requests are repeated while there is hope, and refusals cost single documents.
+"""Encoded batches → the store: failed requests are repeated, and refusals cost single documents.
 
 A batch is handed over in pieces of bounded size; what the store refuses is narrowed down to the documents to blame.
 """
@@ -30,7 +30,7 @@ _ABOUT_CONTENT: Final = frozenset({400, 413, 422})
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """How often and how long a store is asked again.
+    """How often and after which pauses a request to the store is repeated.
 
     The n-th pause is drawn from 0 … min(longest, first · 2ⁿ): full jitter, so that writers that failed together do not
     return together. A store that says when to come back (``Retry-After``) is given that time, and the draw on top.
@@ -50,7 +50,7 @@ class Retry:
             raise ConfigError(f"{self}: expected at least one attempt and pauses of 0 seconds or more")
 
     def pause(self, failures: int, error: StoreError) -> float:
-        """Seconds to wait after so many failures."""
+        """Seconds to wait after N failures in a row."""
         return retry_after(error) + random.uniform(0, min(self.longest, self.first * 2**failures))
 
 
@@ -58,12 +58,12 @@ class Stop(Protocol):
     """What ends waiting early; ``threading.Event`` is one."""
 
     def wait(self, timeout: float) -> bool:
-        """Wait so many seconds, or less if the run is to end: then True."""
+        """Wait ``timeout`` seconds, or less if the run is to end: then True."""
         ...
 
 
 class Retrier:
-    """Makes requests, again and again while there is hope.
+    """Makes requests, and repeats those that fail in a way that may pass.
 
     Args:
         retry: how often and how long.

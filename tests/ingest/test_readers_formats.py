@@ -11,7 +11,7 @@ import zstandard
 
 from m3_vdb import Document
 from m3_vdb.errors import ConfigError
-from m3_vdb.ingest import Corpus, Fields, Rejected, Row
+from m3_vdb.ingest import Corpus, Fields, Rejected, Row, read_jsonl
 from m3_vdb.ingest.streams import MAX_ROW_BYTES
 
 GOOD = [Document("a", "text", "T", {"n": 1}), Document("b", "zwei")]
@@ -229,3 +229,15 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     finally:
         tracemalloc.stop()
     assert peak < 3_000_000
+
+
+def test_fields_beyond_id_text_title_become_the_payload(tmp_path: Path) -> None:
+    path = tmp_path / "corpus.jsonl"
+    path.write_text('{"id": "a", "text": "t", "title": "T", "lang": "de", "year": 2024}\n', encoding="utf-8")
+    assert list(read_jsonl(path)) == [Document("a", "t", "T", {"lang": "de", "year": 2024})]
+
+
+def test_a_beir_corpus_reads_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "corpus.jsonl"
+    path.write_text('{"_id": "a", "title": "", "text": "t"}\n\n{"_id": 7, "text": "u"}\n', encoding="utf-8")
+    assert list(read_jsonl(path)) == [Document("a", "t"), Document("7", "u")]
