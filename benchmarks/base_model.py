@@ -29,8 +29,8 @@ from m3_vdb.evaluation.results import Cost
 from m3_vdb.evaluation.runs import CollectionRuns
 from m3_vdb.types import FloatArray
 from train.model import M3Model
-from train.retrieval.encoder import load
-from train.retrieval.options import Dtype
+from train.retrieval.config import Dtype
+from train.session import load
 
 QUERY: Final = "query: "
 PASSAGE: Final = "passage: "

@@ -123,7 +123,7 @@ def _progress(console: Console) -> Iterator[Callable[[StepReport], None]]:
 
 def mine(config: MineConfig, console: Console) -> None:
     """Hard negatives."""
-    from train.retrieval.mine import mine as run
+    from train.retrieval.mining import mine as run
 
     run(config, report=lambda line: say(console, line))
 
@@ -155,7 +155,7 @@ def synthesize(config: SynthesizeConfig, console: Console) -> None:
 
 def evaluate(config: EvaluateConfig, console: Console) -> None:
     """Figures of a checkpoint."""
-    from train.retrieval.evaluate import evaluate as run
+    from train.retrieval.evaluation import evaluate as run
 
     run(config, report=lambda line: say(console, line))
 

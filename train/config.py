@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, get_args
 
 from m3_vdb.errors import ConfigError
 from m3_vdb.evaluation.metrics import MEASURES
-from train.retrieval.options import EvaluateOptions, MineOptions
+from train.retrieval.config import EvaluateOptions, MineOptions
 
 Head = Literal["dense", "sparse", "multi_vector"]
 HEADS: Final[tuple[Head, ...]] = get_args(Head)

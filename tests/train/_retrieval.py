@@ -1,14 +1,15 @@
-"""Encoders with hand-made scores, random embeddings, and small collections on disk."""
+"""An embedding function with hand-made scores, random embeddings, and small collections on disk."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from m3_vdb.encoding.identity import ModelIdentity
 from m3_vdb.types import M3Embeddings
 
 Table = Mapping[tuple[str, str], float]
@@ -31,22 +32,22 @@ class TableEncoder:
         self.tables = {"dense": dense, "sparse": sparse or {}, "multi_vector": multi_vector or dense}
         self.queries = sorted({query for table in self.tables.values() for query, _ in table})
         self.encoded: list[str] = []
-        self.version = "1"
+        self.identity = ModelIdentity("table", "1", len(self.queries) + 1, len(self.queries) + 1)
+        self.model_max_length = 8192
 
-    def fingerprint(self) -> str:
-        return self.version
-
-    def encode(self, texts: Sequence[str], *, max_length: int, parts: Collection[str]) -> M3Embeddings:
+    def encode_documents(
+        self, texts: Sequence[str], *, max_length: int, dense: bool, sparse: bool, multi_vector: bool
+    ) -> M3Embeddings:
         self.encoded += texts
-        dense, vectors = (
+        units, vectors = (
             np.stack([self._unit(text, part) for text in texts]).astype(np.float32)
             for part in ("dense", "multi_vector")
         )
         lexical = [self._lexical(text) for text in texts]
         return packed(
-            dense if "dense" in parts else None,
-            lexical if "sparse" in parts else None,
-            [row[None] for row in vectors] if "multi_vector" in parts else None,
+            units if dense else None,
+            lexical if sparse else None,
+            [row[None] for row in vectors] if multi_vector else None,
             count=len(texts),
         )
 

@@ -20,7 +20,7 @@ from train.config import FinetuneConfig, LoRA, Phase, PretrainConfig, Schedule, 
 from train.engine.card import write_card
 from train.engine.loop import Outcome
 from train.engine.plot import plot_training, read_log
-from train.retrieval.options import EvaluateOptions
+from train.retrieval.config import EvaluateOptions
 from train.retromae.config import RetroMAEConfig, RetroMAESettings
 
 HEADS = ("dense", "sparse", "multi_vector")

@@ -28,7 +28,7 @@ from train.config import (
     Watch,
     as_json,
 )
-from train.retrieval.options import EvaluateOptions
+from train.retrieval.config import EvaluateOptions
 
 FILES: dict[str, Any] = {"model": Path("model"), "data": [Path("rows.jsonl")], "out": Path("out")}
 

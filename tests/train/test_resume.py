@@ -23,7 +23,7 @@ from train.config import Batching, LoRA, Phase, Refresh, Schedule, Watch
 from train.engine.card import write_card
 from train.engine.checkpoint import last_checkpoint
 from train.model import M3Model
-from train.retrieval.options import MineOptions
+from train.retrieval.config import MineOptions
 
 ROOT = Path(__file__).parents[2]
 SCHEDULE = Schedule(

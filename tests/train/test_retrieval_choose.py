@@ -10,8 +10,8 @@ import pytest
 
 from m3_vdb.types import Document
 from train.retrieval.choose import Found, choose, score_limit
-from train.retrieval.corpus import Corpus
-from train.retrieval.options import MineOptions
+from train.retrieval.config import MineOptions
+from train.retrieval.data import Corpus
 
 CORPUS = Corpus([Document("", f"passage {i}") for i in range(100)])
 TOP = MineOptions(first=1, last=100, sample="top", ratio=None)

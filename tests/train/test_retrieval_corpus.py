@@ -8,8 +8,7 @@ import pytest
 from m3_vdb.errors import ConfigError, DocumentError
 from m3_vdb.types import Document
 from tests.train._retrieval import write_jsonl
-from train.retrieval.choose import Lookup
-from train.retrieval.corpus import Corpus, digest
+from train.retrieval.data import Corpus, digest
 
 
 def test_a_file_is_read_like_a_list_of_its_documents(tmp_path):
@@ -31,8 +30,7 @@ def test_a_file_is_read_like_a_list_of_its_documents(tmp_path):
     listed = Corpus(expected)
     assert corpus.ids == listed.ids == ["a", "7", "c", ""]
     assert corpus.digests.tolist() == listed.digests.tolist()
-    assert corpus.fingerprint == listed.fingerprint
-    assert corpus.select([2, 0]).ids == ["c", "a"]
+    assert list(corpus) == expected
 
 
 def test_the_texts_of_a_file_are_not_in_memory(tmp_path):
@@ -45,12 +43,6 @@ def test_the_texts_of_a_file_are_not_in_memory(tmp_path):
 def test_a_digest_ignores_white_space_around_a_text_and_nothing_else():
     assert digest(" a b\n") == digest("a b") != digest("a  b")
     assert digest("a b") == 0x28F927C0A5DE37BB  # the same on every machine, as shard folders and draws rely on
-
-
-def test_the_fingerprint_follows_texts_and_order():
-    one, two = Document("1", "one"), Document("2", "two")
-    prints = {Corpus(docs).fingerprint for docs in ([one, two], [two, one], [one], [one, Document("2", "two", "t")])}
-    assert len(prints) == 4
 
 
 @pytest.mark.parametrize(
@@ -80,15 +72,14 @@ def test_a_file_that_is_missing_or_empty_is_named(tmp_path):
         Corpus.read(tmp_path / "empty.jsonl")
 
 
-def test_lookup_finds_every_row_by_content_text_or_id():
+def test_a_corpus_finds_every_row_by_content_text_or_id():
     corpus = Corpus([Document("a", "x"), Document("b", "y", "t"), Document("c", " x "), Document("", "z")])
-    lookup = Lookup(corpus)
 
     def rows(texts=(), ids=()):
-        return lookup.rows_of(map(digest, texts), ids).tolist()
+        return corpus.rows_of(map(digest, texts), ids).tolist()
 
     assert rows(["x"]) == [0, 2]
     assert rows(["y"]) == rows(["t\ny"]) == rows(ids=["b"]) == [1]
     assert rows(["t"]) == rows() == rows(ids=["", "unknown"]) == []
     assert rows(["x", "z"], ["a", "b"]) == [0, 1, 2, 3]
-    assert lookup.rows_of([], []).dtype == np.int64
+    assert corpus.rows_of([], []).dtype == np.int64

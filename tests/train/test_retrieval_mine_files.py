@@ -15,11 +15,10 @@ from m3_vdb.errors import ConfigError, DocumentError
 from m3_vdb.weights import Weights
 from tests.train._retrieval import read_jsonl, write_jsonl
 from train.model import M3Model
-from train.retrieval import mine as mine_module
-from train.retrieval.config import MineConfig
-from train.retrieval.encode import encode
-from train.retrieval.mine import mine, mine_rows
-from train.retrieval.options import MineOptions
+from train.retrieval import mining
+from train.retrieval.config import MineConfig, MineOptions
+from train.retrieval.mining import mine, mine_rows
+from train.session import embedding_function
 
 WORDS = (
     "the",
@@ -60,11 +59,12 @@ def model(tiny_checkpoint):
 
 def test_scores_are_those_of_the_reference_for_the_texts_that_are_written(model, tokenizer):
     options = MineOptions(first=2, last=30, negatives=4, ratio=None, query_max_length=16, passage_max_length=32)
-    found, report = mine_rows(model, tokenizer, some_rows(), options)
+    embed = embedding_function(model, tokenizer)
+    found, report = mine_rows(embed, some_rows(), options)
     assert report.negatives == 48
-    queries = encode(model, tokenizer, [one["query"] for one in found], max_length=16)
+    queries = embed.encode_queries([one["query"] for one in found], max_length=16)
     for one, query in zip(found, queries, strict=True):
-        passages = encode(model, tokenizer, one["pos"] + one["neg"], max_length=32)
+        passages = embed.encode_documents(one["pos"] + one["neg"], max_length=32)
         expected = [scoring.hybrid_score(scoring.score(query, passage), Weights(1, 0.3, 1)) for passage in passages]
         # float16 rows of the corpus: 2⁻¹¹ of a coordinate
         np.testing.assert_allclose(one["pos_scores"] + one["neg_scores"], expected, atol=1e-3)
@@ -73,7 +73,7 @@ def test_scores_are_those_of_the_reference_for_the_texts_that_are_written(model,
 
 def test_a_model_in_training_stays_in_training_and_learns_on(model, tokenizer):
     model.train()
-    mine_rows(model, tokenizer, some_rows(2), MineOptions(first=1, negatives=1))
+    mine_rows(embedding_function(model, tokenizer), some_rows(2), MineOptions(first=1, negatives=1))
     assert all(module.training for module in model.modules())
     ids = torch.tensor([[0, 5, 6, 2]])
     model(ids, torch.ones_like(ids)).dense[:, 0].sum().backward()
@@ -112,7 +112,7 @@ def test_files_in_files_out_and_a_second_run_is_the_same(tiny_checkpoint, tmp_pa
 
 def test_an_existing_file_is_not_overwritten_and_a_failed_run_leaves_none(tiny_checkpoint, tmp_path, monkeypatch):
     write_jsonl(tmp_path / "rows.jsonl", some_rows(3))
-    monkeypatch.setattr(mine_module, "mine_rows", lambda *_, **__: ([{"query": "q"}, {"query": object()}], None))
+    monkeypatch.setattr(mining, "mine_rows", lambda *_, **__: ([{"query": "q"}, {"query": object()}], None))
     with pytest.raises(TypeError):
         mine(config(tiny_checkpoint, tmp_path), report=print)
     assert not (tmp_path / "out.jsonl").exists()

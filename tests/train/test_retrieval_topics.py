@@ -21,14 +21,13 @@ NO_FILES = TopicsConfig(model=Path("m"), data=[Path("d")], out=Path("o"), passag
 class Points:
     """Texts such as "2.7": a vector near axis 2."""
 
+    model_max_length = 8192
+
     def __init__(self) -> None:
         self.encoded: list[str] = []
 
-    def fingerprint(self) -> str:
-        return "1"
-
-    def encode(self, texts, *, max_length, parts):
-        assert parts == ("dense",)
+    def encode_documents(self, texts, *, max_length, dense, sparse, multi_vector):
+        assert (dense, sparse, multi_vector) == (True, False, False)
         self.encoded += texts
         vectors = np.stack([np.eye(8)[int(text[0])] + 0.05 * np.sin(np.arange(8) * float(text)) for text in texts])
         return packed(

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
 from m3_vdb.encoding.packing import CALL_COST, pack
 from m3_vdb.encoding.tokenizer import TokenBatch, Tokenizer
 from onnx_export.checkpoint import read_tokenizer
@@ -45,10 +46,11 @@ from train.engine.start import (
 from train.engine.task import Hook, Measures, ParameterGroup, Sync
 from train.lora import add_adapters, load_adapter, merged, save_adapter
 from train.model import M3Model
-from train.retrieval.corpus import Corpus
-from train.retrieval.evaluate import evaluate_model
-from train.retrieval.mine import mine_rows
-from train.retrieval.rows import read_rows, write_rows
+from train.retrieval.config import SearchOptions
+from train.retrieval.data import Corpus, read_rows, write_rows
+from train.retrieval.evaluation import evaluate_model
+from train.retrieval.mining import mine_rows
+from train.session import embedding_function
 from train.words import word_starts
 
 Warn = Callable[[str], None]
@@ -301,8 +303,8 @@ def watch_hook(watch: Watch, config: RunConfig, processes: Processes, warn: Warn
 
     def run(checkpoint: Path, step: int) -> None:
         if all(entry["step"] != step for entry in read_lines(path)):
-            model, tokenizer = _load(checkpoint, config, processes)
-            result = evaluate_model(model, tokenizer, watch.data, watch.options)
+            embed = _load(checkpoint, config, watch.options, processes)
+            result = evaluate_model(embed, watch.data, watch.options)
             mode, measure = watch.metric.split("/", 1)
             entry = {"step": step, "value": result.mean[mode][measure], "mean": asdict(result)["mean"]}  # type: ignore[index]
             with path.open("a", encoding="utf-8") as file:
@@ -333,9 +335,9 @@ def refresh_hook(
         path = negatives_path(config.out, step)
         if not path.is_file():
             path.parent.mkdir(exist_ok=True)
-            model, tokenizer = _load(checkpoint, config, processes)
+            embed = _load(checkpoint, config, refresh.options, processes)
             corpus = Corpus.read(refresh.corpus) if refresh.corpus else None
-            rows, done = mine_rows(model, tokenizer, read_rows(config.data), refresh.options, corpus=corpus)
+            rows, done = mine_rows(embed, read_rows(config.data), refresh.options, corpus=corpus)
             write_rows(rows, path)
             warn(f"step {step}: {done.negatives} new negatives, {done.dropped} candidates too close to a positive")
 
@@ -360,7 +362,8 @@ def rows_before(config: FinetuneConfig, step: int) -> list[Path]:
     return config.data
 
 
-def _load(checkpoint: Path, config: RunConfig, processes: Processes) -> tuple[M3Model, Tokenizer]:
+def _load(checkpoint: Path, config: RunConfig, options: SearchOptions, processes: Processes) -> M3EmbeddingFunction:
     attention = pick_attention(config, config.passage_max_length, processes)
     model = M3Model.load(checkpoint, attention=attention).to(processes.device)
-    return model, Tokenizer.from_file(checkpoint / "tokenizer.json")
+    tokenizer = Tokenizer.from_file(checkpoint / "tokenizer.json")
+    return embedding_function(model, tokenizer, dtype=options.dtype, batch_tokens=options.batch_tokens)

@@ -15,7 +15,7 @@ from typing import Any, Final
 from m3_vdb.errors import ConfigError
 from train.data.config import SelectConfig
 from train.data.lines import read_objects
-from train.retrieval.rows import parse_row, write_rows
+from train.retrieval.data import parse_row, write_rows
 
 CROSS_LINGUAL: Final = "cross-lingual"
 """``source`` of joined rows."""

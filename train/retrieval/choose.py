@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m3_vdb.types import FloatArray
-from train.retrieval.corpus import Corpus, digest
-from train.retrieval.options import MineOptions
+from train.retrieval.config import MineOptions
+from train.retrieval.data import Corpus
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,21 +41,6 @@ class Choice:
 
     rows: list[int]
     dropped: int
-
-
-class Lookup:
-    """Corpus rows by text or id, over sorted digests: 48 bytes a passage."""
-
-    def __init__(self, corpus: Corpus) -> None:
-        ids = np.fromiter(map(digest, corpus.ids), dtype=np.uint64, count=len(corpus))
-        self._tables = [_sorted(values) for values in (corpus.digests, corpus.text_digests, ids)]
-
-    def rows_of(self, digests: Iterable[int], ids: Iterable[str]) -> NDArray[np.int64]:
-        """Every row whose content or text has one of the digests, or whose id is one of ``ids``; ascending."""
-        texts = np.fromiter(digests, dtype=np.uint64)
-        names = np.fromiter((digest(name) for name in ids if name), dtype=np.uint64)
-        found = [_rows_with(table, wanted) for table, wanted in zip(self._tables, (texts, texts, names), strict=True)]
-        return np.unique(np.concatenate(found))
 
 
 def score_limit(positive: float, options: MineOptions) -> float:
@@ -116,15 +101,3 @@ def _draw(key: str) -> Callable[[int], bytes]:
         return state.digest()
 
     return number
-
-
-def _sorted(values: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.intp]]:
-    order = np.argsort(values, kind="stable")
-    return values[order], order
-
-
-def _rows_with(table: tuple[NDArray[np.uint64], NDArray[np.intp]], wanted: NDArray[np.uint64]) -> NDArray[np.int64]:
-    values, order = table
-    starts, ends = (np.searchsorted(values, wanted, side=side) for side in ("left", "right"))
-    spans = [order[start:end] for start, end in zip(starts, ends, strict=True)]
-    return np.concatenate([np.zeros(0, dtype=np.int64), *spans])

@@ -13,15 +13,15 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
 from m3_vdb.errors import ConfigError
 from m3_vdb.evaluation.protocol import Part
 from m3_vdb.types import FloatArray
 from train.data.lines import dataset_of
-from train.retrieval.config import TopicsConfig
-from train.retrieval.encoder import Encoder, TorchEncoder, load
-from train.retrieval.faiss_index import import_faiss
-from train.retrieval.options import Report
-from train.retrieval.rows import read_rows, write_rows
+from train.retrieval.config import Report, TopicsConfig
+from train.retrieval.data import read_rows, write_rows
+from train.retrieval.index import encode, import_faiss
+from train.session import embedding_function, load
 
 TOPIC: Final = "topic"
 DENSE: Final[tuple[Part, ...]] = ("dense",)
@@ -46,15 +46,15 @@ def topics(config: TopicsConfig, *, report: Report) -> list[dict[str, Any]]:
         raise ConfigError(f"{config.out} exists: give a new file, or remove it")
     rows = read_rows(config.data)
     model, tokenizer = load(config.model, device=config.device)
-    encoder = TorchEncoder(model, tokenizer, dtype=config.dtype, batch_tokens=config.batch_tokens)
-    written = with_topics(encoder, rows, config, report=report)
+    embed = embedding_function(model, tokenizer, dtype=config.dtype, batch_tokens=config.batch_tokens)
+    written = with_topics(embed, rows, config, report=report)
     write_rows(written, config.out)
     report(f"{config.out}: {len(written):,} rows, {len(set(map(dataset_of, written))):,} data sets")
     return written
 
 
 def with_topics(
-    encoder: Encoder, rows: Sequence[Mapping[str, Any]], config: TopicsConfig, *, report: Report
+    embed: M3EmbeddingFunction, rows: Sequence[Mapping[str, Any]], config: TopicsConfig, *, report: Report
 ) -> list[dict[str, Any]]:
     """The rows in their order with the field "topic"; a data set that is too small for two topics has none."""
     members: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
@@ -67,7 +67,7 @@ def with_topics(
         report(f"{name}: {len(passages):,} passages" + (f", about {count:,} topics" if count > 1 else ", too few"))
         if count < 2:
             continue
-        dense = encoder.encode(passages, max_length=config.passage_max_length, parts=DENSE).dense
+        dense = encode(embed, passages, max_length=config.passage_max_length, parts=DENSE).dense
         assert dense is not None
         for passage, topic in zip(passages, cluster(dense, count, seed=config.seed).tolist(), strict=True):
             for i in of_passage[passage]:
@@ -89,7 +89,7 @@ def cluster(vectors: FloatArray, count: int, *, seed: int) -> NDArray[np.int64]:
     Raises:
         MissingExtraError: faiss is not installed.
     """
-    faiss = import_faiss()
+    faiss = import_faiss("train topics")
     means = faiss.Kmeans(
         vectors.shape[1], count, niter=ITERATIONS, spherical=True, seed=seed, min_points_per_centroid=1
     )

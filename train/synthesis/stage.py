@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from m3_vdb.errors import ConfigError
-from train.retrieval.rows import write_rows
+from train.retrieval.data import write_rows
 from train.synthesis.articles import Sample, draw_sample
 from train.synthesis.asking import Asker, KeptAnswers, messages, request_key
 from train.synthesis.config import SynthesizeConfig

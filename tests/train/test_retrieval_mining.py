@@ -13,12 +13,11 @@ import pytest
 from m3_vdb.errors import DocumentError
 from m3_vdb.types import Document
 from tests.train._retrieval import TableEncoder
-from train.retrieval import mine as mine_module
-from train.retrieval.corpus import Corpus, digest
-from train.retrieval.mine import mine_with
-from train.retrieval.options import MineOptions
-from train.retrieval.rows import parse_row
-from train.retrieval.rows import pool as pool_of
+from train.retrieval import mining
+from train.retrieval.config import MineOptions
+from train.retrieval.data import Corpus, digest, parse_row
+from train.retrieval.data import pool as pool_of
+from train.retrieval.mining import mine_rows
 
 EASY = MineOptions(modes=("dense",), first=1, last=100, ratio=None, score="dense", sample="top", negatives=3)
 # One query and what its passages score in each mode; p is the positive.
@@ -40,7 +39,7 @@ def corpus(*texts):
 
 def mined(rows, options=EASY, *, pool=None, model=None):
     """The rows after mining."""
-    return mine_with(model or encoder(), rows, options, corpus=pool)[0]
+    return mine_rows(model or encoder(), rows, options, corpus=pool)[0]
 
 
 def row(query="q", pos=("p",), **fields):
@@ -71,7 +70,7 @@ def test_the_window_begins_after_the_positives():
     ],
 )
 def test_both_margins(margin, ratio, kept):
-    found, report = mine_with(encoder(), [row()], replace(EASY, margin=margin, ratio=ratio), corpus=corpus())
+    found, report = mine_rows(encoder(), [row()], replace(EASY, margin=margin, ratio=ratio), corpus=corpus())
     assert found[0]["neg"] == kept
     assert report.dropped == {3: 0, 2: 1, 1: 3, 0: 4}[len(kept)] + (kept == ["b", "c", "d"])
 
@@ -207,7 +206,7 @@ def test_the_report_counts_what_was_done():
     rows = [row(), row("r", ["a"])]
     model = TableEncoder(table(DENSE) | table({"a": 0.5, "p": 0.2}, query="r"))
     options = replace(EASY, ratio=0.8, negatives=4)
-    found, report = mine_with(model, rows, options, corpus=corpus("p", "a", "b"))
+    found, report = mine_rows(model, rows, options, corpus=corpus("p", "a", "b"))
     assert [one["neg"] for one in found] == [["b"], ["p", "b"]]
     assert (report.rows, report.negatives, report.short_rows, report.empty_rows, report.dropped) == (2, 3, 2, 0, 1)
     assert report.positive_mean == pytest.approx((0.6 + 0.5) / 2, abs=1e-3)
@@ -215,7 +214,7 @@ def test_the_report_counts_what_was_done():
 
 
 def test_rows_without_any_candidate_stay_and_are_counted():
-    found, report = mine_with(encoder(), [row()], EASY, corpus=corpus("p"))
+    found, report = mine_rows(encoder(), [row()], EASY, corpus=corpus("p"))
     assert (found[0]["neg"], found[0]["neg_scores"]) == ([], [])
     assert (report.short_rows, report.empty_rows) == (1, 1)
     assert math.isnan(report.negative_mean)
@@ -236,7 +235,7 @@ def test_a_row_gets_the_same_negatives_in_any_order_and_in_any_blocks(monkeypatc
     first = {one["query"]: one for one in mined(rows, options, pool=pool, model=models[0])}
     mined(shuffled, options, pool=pool, model=models[1])
     assert models[0].encoded == models[1].encoded  # the same batches, thus the same roundings
-    monkeypatch.setattr(mine_module, "BLOCK", 3)
+    monkeypatch.setattr(mining, "BLOCK", 3)
     again = mined(shuffled, replace(options, shard_size=7), pool=pool, model=TableEncoder(scores))
     assert [one["query"] for one in again] == [one["query"] for one in shuffled]
     assert {one["query"]: one["neg"] for one in again} == {query: one["neg"] for query, one in first.items()}

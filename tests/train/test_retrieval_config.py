@@ -10,8 +10,7 @@ import pytest
 
 from m3_vdb.errors import ConfigError
 from m3_vdb.weights import PRESETS, Weights
-from train.retrieval.config import EvaluateConfig, MineConfig
-from train.retrieval.options import EvaluateOptions, MineOptions, SearchOptions
+from train.retrieval.config import EvaluateConfig, EvaluateOptions, MineConfig, MineOptions, SearchOptions
 
 
 @pytest.mark.parametrize(

@@ -1,28 +1,29 @@
 """Retrieval quality of a model in every mode, during training and after it.
 
-The protocol is the paper's (see ``train.retrieval.search``): passages are title, line break, text; a passage stays in
-even if its id equals the query's; a query counts even if nothing was found for it.
+Collections in BEIR layout, subsamples and measures are those of ``m3_vdb.evaluation``; the ranking is the paper's (see
+``train.retrieval.index``): a passage stays in even if its id equals the query's, and a query counts even if nothing was
+found for it. In memory are the ids of a corpus, and what ``encode_passages`` holds.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
-from m3_vdb.encoding.tokenizer import Tokenizer
+from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
+from m3_vdb.errors import ConfigError
+from m3_vdb.evaluation.collection import Collection, choose, subsample
+from m3_vdb.evaluation.datasets import CORPUS_FILE, LAYOUTS, find_folders, open_collections
 from m3_vdb.evaluation.metrics import MEASURES, Run, import_ir_measures, measure, write_run
 from m3_vdb.evaluation.protocol import Mode
-from train.model import M3Model
-from train.retrieval.collection import Collection, find_collections, read_collection
-from train.retrieval.config import EvaluateConfig
-from train.retrieval.encoder import Encoder, TorchEncoder, load
-from train.retrieval.options import EvaluateOptions, Report, silent
-from train.retrieval.search import Index, Ranking, rank
-from train.retrieval.shards import encode_corpus
+from m3_vdb.stores.exact import Ranking
+from train.retrieval.config import EvaluateConfig, EvaluateOptions, Report, silent
+from train.retrieval.index import encode, encode_passages, rank
+from train.session import embedding_function, load
 
 BLOCK: Final = 1024
 """Queries that are searched together."""
@@ -73,20 +74,19 @@ def evaluate(config: EvaluateConfig, *, report: Report = silent) -> EvaluateResu
     """
     folders = find_collections(config.collections)
     model, tokenizer = load(config.model, device=config.device)
+    embed = embedding_function(model, tokenizer, dtype=config.dtype, batch_tokens=config.batch_tokens)
     runs = config.out / "runs" if config.out is not None and config.runs else None
-    result = evaluate_model(model, tokenizer, folders.values(), config, runs=runs, report=report)
+    result = evaluate_model(embed, folders.values(), config, runs=runs, report=report)
     if config.out is not None:
         config.out.mkdir(parents=True, exist_ok=True)
-        settings = {key: _plain(value) for key, value in asdict(config).items()}
-        content = {"config": settings, **asdict(result)}
-        (config.out / "metrics.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        content = json.dumps({"config": asdict(config), **asdict(result)}, indent=2, default=str)  # paths as text
+        (config.out / "metrics.json").write_text(content + "\n", encoding="utf-8")
     report(table(result))
     return result
 
 
 def evaluate_model(
-    model: M3Model,
-    tokenizer: Tokenizer,
+    embed: M3EmbeddingFunction,
     folders: Iterable[str | Path],
     options: EvaluateOptions,
     *,
@@ -96,8 +96,7 @@ def evaluate_model(
     """Measure a loaded model, as a trainer does between two steps.
 
     Args:
-        model: on any device and in any mode, which it keeps.
-        tokenizer: the checkpoint's.
+        embed: the model, see ``train.session``.
         folders: collections, as ``find_collections`` reads them.
         options: what to measure.
         runs: folder for TREC run files; None writes none.
@@ -109,11 +108,10 @@ def evaluate_model(
         MissingExtraError: ``ir-measures`` or faiss is not installed.
     """
     import_ir_measures()  # now, and not after the first collection
-    encoder = TorchEncoder(model, tokenizer, dtype=options.dtype, batch_tokens=options.batch_tokens)
     results = {}
     for name, folder in find_collections(folders).items():
         collection = read_collection(folder, name=name, options=options)
-        results[name] = _evaluate_collection(encoder, collection, options, runs, report)
+        results[name] = _evaluate_collection(embed, collection, options, runs, report)
         figures = results[name].figures
         report(f"{name}: " + ", ".join(f"{mode} {values[MEASURES[0]]:.3f}" for mode, values in figures.items()))
     mean: Figures = {
@@ -123,31 +121,61 @@ def evaluate_model(
     return EvaluateResult(results, mean)
 
 
+def find_collections(places: Iterable[str | Path]) -> dict[str, Path]:
+    """Name → folder of every collection, in the order given; the name is the whole path where it is not unique.
+
+    Args:
+        places: folders in BEIR layout, folders of such folders, or glob patterns of either.
+
+    Raises:
+        ConfigError: a place holds no collection.
+    """
+    folders: dict[Path, None] = {}
+    for place in places:
+        found = find_folders(place, LAYOUTS["beir"].recognise)
+        if not found:
+            raise ConfigError(
+                f"no collection in {place}: expected a folder with {CORPUS_FILE}, queries.jsonl and qrels/, a folder "
+                f"of such folders, or a glob pattern"
+            )
+        folders |= dict.fromkeys(found)
+    names = [folder.resolve().name for folder in folders]
+    return {
+        name if names.count(name) == 1 else folder.as_posix(): folder
+        for name, folder in zip(names, folders, strict=True)
+    }
+
+
+def read_collection(folder: Path, *, name: str, options: EvaluateOptions) -> Collection:
+    """Read a collection and thin it as the options say: to the same queries and documents on every machine.
+
+    Raises:
+        ConfigError: a file is missing, or says something impossible.
+        DocumentError: a line of the corpus or the queries is malformed; file and line are in the message.
+    """
+    (collection,) = open_collections(folder, layout="beir", split=options.split)
+    if options.max_queries is not None:
+        collection = collection.only(choose(collection.qrels, options.max_queries, options.seed))
+    return replace(subsample(collection, max_documents=options.max_documents, seed=options.seed), name=name)
+
+
 def search_collection(
-    encoder: Encoder, collection: Collection, options: EvaluateOptions, *, report: Report = silent
+    embed: M3EmbeddingFunction, collection: Collection, options: EvaluateOptions, *, report: Report = silent
 ) -> Iterator[dict[Mode, Run]]:
     """The runs of a collection, one block of queries after the other."""
     parts = options.parts_of(options.modes)
-    shards = encode_corpus(
-        encoder,
-        collection.corpus,
-        parts=parts,
-        max_length=options.passage_max_length,
-        shard_size=options.shard_size,
-        work=options.work,
-        report=lambda line: report(f"{collection.name}: {line}"),
+    requests = {mode: options.request(mode, depth=options.depth) for mode in options.modes}
+    ids = [document.id for document in collection.documents]
+    index = encode_passages(
+        embed, collection.documents, parts, options, report=lambda line: report(f"{collection.name}: {line}")
     )
-    index = Index(shards, factory=options.index)
-    ids = collection.corpus.ids
-    names = list(collection.queries)
-    for start in range(0, len(names), BLOCK):
-        block = names[start : start + BLOCK]
-        texts = [collection.queries[name] for name in block]
-        queries = encoder.encode(texts, max_length=options.query_max_length, parts=parts)
-        rankings = rank(index, queries, options.modes, options, depth=options.depth)
+    names = sorted(collection.queries)
+    for block in (names[start : start + BLOCK] for start in range(0, len(names), BLOCK)):
+        texts = [collection.queries[name].text for name in block]
+        queries = encode(embed, texts, max_length=options.query_max_length, parts=parts)
         yield {
             mode: {name: _scores_by_id(ranking, i, ids) for i, name in enumerate(block)}
-            for mode, ranking in rankings.items()
+            for mode, ranking in rank(index, queries, requests).items()
         }
 
 
@@ -157,11 +185,11 @@ def _scores_by_id(ranking: Ranking, query: int, ids: Sequence[str]) -> dict[str,
 
 
 def _evaluate_collection(
-    encoder: Encoder, collection: Collection, options: EvaluateOptions, runs: Path | None, report: Report
+    embed: M3EmbeddingFunction, collection: Collection, options: EvaluateOptions, runs: Path | None, report: Report
 ) -> CollectionResult:
     sums = {mode: dict.fromkeys(MEASURES, 0.0) for mode in options.modes}
     done = 0
-    for block in search_collection(encoder, collection, options, report=report):
+    for block in search_collection(embed, collection, options, report=report):
         queries = list(next(iter(block.values())))
         qrels = {query: collection.qrels[query] for query in queries}
         for mode, run in block.items():
@@ -172,7 +200,7 @@ def _evaluate_collection(
                 write_run(run, path, tag=mode, append=done > 0)
         done += len(queries)
     figures: Figures = {mode: {name: total / done for name, total in one.items()} for mode, one in sums.items()}
-    return CollectionResult(len(collection.corpus), done, figures)
+    return CollectionResult(len(collection.documents), done, figures)
 
 
 def table(result: EvaluateResult, *, name: str = MEASURES[0]) -> str:
@@ -189,7 +217,3 @@ def table(result: EvaluateResult, *, name: str = MEASURES[0]) -> str:
         for line in lines
     ]
     return "\n".join([name, *(row.rstrip() for row in rows)])
-
-
-def _plain(value: object) -> Any:
-    return str(value) if isinstance(value, Path) else value

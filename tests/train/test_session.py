@@ -6,13 +6,19 @@ import numpy as np
 import pytest
 import torch
 
+from m3_vdb import M3EmbeddingFunction
 from m3_vdb.encoding.tokenizer import SPECIAL_IDS, Tokenizer
 from m3_vdb.errors import BundleError, ConfigError, ModelOutputError
 from train.model import M3Model
-from train.retrieval.encode import encode
-from train.retrieval.encoder import TorchEncoder, load
+from train.retrieval.index import encode as encode_parts
+from train.session import TorchSession, embedding_function, load
 
 DTYPES = ("float32", "bfloat16")
+PARTS = ("dense", "sparse", "multi_vector")
+
+
+def encode(model, tokenizer, texts, *, max_length, parts=PARTS, **options):
+    return encode_parts(embedding_function(model, tokenizer, **options), texts, max_length=max_length, parts=parts)
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +90,7 @@ def test_modes_are_restored_after_an_error_too(model, tokenizer):
     model.train()
     with torch.no_grad():
         model.encoder.embeddings.word_embeddings.weight[tokenizer.encode(["vector"], max_length=3).ids[1]] = torch.nan
-    with pytest.raises(ModelOutputError, match="item 1") as error:
+    with pytest.raises(ModelOutputError, match=r"item 1 \(4 tokens\): has its training diverged") as error:
         encode(model, tokenizer, ["a", "the vector", "one"], max_length=64)
     assert error.value.index == 1
     assert model.training
@@ -107,12 +113,29 @@ def test_bfloat16_is_close_and_not_the_same(model, tokenizer):
 
 
 def test_the_fingerprint_follows_weights_and_arithmetic(model, tokenizer):
-    first = TorchEncoder(model, tokenizer).fingerprint()
-    assert TorchEncoder(model, tokenizer).fingerprint() == first
-    assert TorchEncoder(model, tokenizer, dtype="bfloat16").fingerprint() != first
+    first = embedding_function(model, tokenizer).identity
+    assert embedding_function(model, tokenizer).identity == first
+    assert (first.dense_dim, first.multi_vector_dim) == (model.dim, model.colbert_dim)
+    assert embedding_function(model, tokenizer, dtype="bfloat16").identity != first
     with torch.no_grad():
         model.colbert_linear.bias[0] += 1e-6
-    assert TorchEncoder(model, tokenizer).fingerprint() != first
+    assert embedding_function(model, tokenizer).identity != first
+
+
+def test_a_checkpoint_encodes_as_its_bundle_does(model, tokenizer, tiny_bundle, tiny_texts):
+    ours = embedding_function(model, tokenizer)
+    assert ours.session.description.endswith("cpu, float32")
+    bundle = M3EmbeddingFunction(tiny_bundle, runtime="onnxruntime", device="cpu", threads=1)
+    for left, right in zip(ours.encode_documents(tiny_texts), bundle.encode_documents(tiny_texts), strict=True):
+        np.testing.assert_allclose(left.dense, right.dense, atol=1e-5)
+        np.testing.assert_allclose(left.multi_vector, right.multi_vector, atol=1e-5)
+        assert left.sparse.as_dict() == pytest.approx(right.sparse.as_dict(), abs=1e-4)
+
+
+def test_a_session_computes_what_it_is_asked_for(model):
+    ids = np.array([[0, 5, 2]])
+    found = TorchSession(model).run(["sparse_vecs", "dense_vecs"], ids, np.ones_like(ids))
+    assert {name: array.shape for name, array in found.items()} == {"sparse_vecs": (1, 3), "dense_vecs": (1, model.dim)}
 
 
 def test_load_names_what_is_wrong(tiny_checkpoint, tmp_path):
