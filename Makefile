@@ -7,13 +7,15 @@ STORE := build/demo.qdrant
 COMPOSE := docker compose --project-name m3-vdb-test
 CORPUS := tests/fixtures/multilingual.jsonl
 LOCK := requirements.lock
+DOCUMENTED := m3_vdb $(addprefix m3_vdb.,errors types weights filters scoring encoding.embedding_function encoding.bundle \
+  encoding.long_documents stores stores.base stores.options stores.transfer ingest evaluation)
 NO_DEPRECATIONS := -W error::DeprecationWarning -W error::PendingDeprecationWarning -W error::FutureWarning
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Constraints fix versions and bring no package by themselves: torch keeps its CPU build where pip finds one.
 export PIP_CONSTRAINT := $(LOCK)
 export PIP_BUILD_CONSTRAINT := $(LOCK)
 
-.PHONY: demo test test-newest test-oldest test-servers check lock collections clean
+.PHONY: demo test test-newest test-oldest test-servers check docs lock collections clean
 
 demo: $(VENV)/.demo
 	rm -rf $(STORE)
@@ -48,6 +50,10 @@ check: $(VENV)/.check
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+# The API reference, from the docstrings, in build/docs.
+docs: $(VENV)/.check
+	$(BIN)/pdoc --docformat google --output-directory build/docs $(DOCUMENTED)
 
 # The newest version of everything that pyproject.toml allows, for every Python and platform.
 lock: $(UV)

@@ -9,8 +9,7 @@
 Importing this package loads neither a runtime nor a database client; each is loaded when it is first used.
 """
 
-from typing import TYPE_CHECKING
-
+from m3_vdb.async_index import AsyncHybridIndex
 from m3_vdb.encoding.bundle import Bundle, find_bundle
 from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
 from m3_vdb.encoding.long_documents import LongDocuments
@@ -20,9 +19,6 @@ from m3_vdb.stores import CollectionOptions, ModelIdentity, VectorStore, open_st
 from m3_vdb.types import Document, Hit, M3Embedding, M3Embeddings, Passage, Scores, SparseVector
 from m3_vdb.weights import PRESETS, Weights
 from m3_vdb.writer import AddReport
-
-if TYPE_CHECKING:
-    from m3_vdb.async_index import AsyncHybridIndex
 
 __version__ = "0.1.0"
 __all__ = [
@@ -48,11 +44,3 @@ __all__ = [
     "find_bundle",
     "open_store",
 ]
-
-
-def __getattr__(name: str) -> object:
-    if name == "AsyncHybridIndex":
-        from m3_vdb.async_index import AsyncHybridIndex  # noqa: PLC0415 - asyncio takes a quarter of the import's time
-
-        return AsyncHybridIndex
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
