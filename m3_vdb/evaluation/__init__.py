@@ -1,6 +1,6 @@
 """Retrieval quality of a model and a store, measured as it is served; see ``evaluate``.
 
-Readers for the field's collections (``open_collections``), the five modes by the paper's protocol, BM25 beside them,
+Readers for the field's collections (``open_collections``), the five modes by the paper's protocol, BM25 for comparison,
 intervals, tuned weights, and a report. Needs the extra ``eval``.
 """
 

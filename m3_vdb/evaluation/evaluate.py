@@ -93,11 +93,11 @@ def evaluate(
             document has the score of its best passage.
         out: folder for TREC run files, ``results.json`` and what a later call needs to resume.
         command: the command line, for the record.
-        progress: told what is going on.
+        progress: called with the current step (``runs.Progress``).
 
     Raises:
         CollectionMismatchError: a store holds other documents, or another model's.
-        ConfigError: the collections or modes do not make a task.
+        ConfigError: the collections or modes do not form a task.
         MissingExtraError: ``ir-measures``, ``bm25s`` or the store's client is not installed.
         StoreError: the database failed; call again to resume.
     """

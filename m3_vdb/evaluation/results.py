@@ -42,7 +42,7 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A system beside the baseline, query by query.
+    """A system compared with the baseline, query by query.
 
     Attributes:
         delta: mean of the system minus mean of the baseline.
@@ -188,7 +188,7 @@ class Evaluation:
         task: name of the task.
         created: date and time, ISO 8601, UTC.
         command: the command line, or "" if it was called from Python.
-        environment: package versions, runtime, processor, commit: whatever is needed to read the figures.
+        environment: package versions, runtime, processor, commit.
         model: name, fingerprint, precision, max_length of the model.
         store: where the documents were, without secrets.
         protocol: settings by name, readable as they are.

@@ -2,8 +2,8 @@
 
 Rankings and times are kept in the evaluation's folder, so an interrupted evaluation resumes: ``<out>/<collection>/
 <name>.trec`` holds a ranking, and ``state.json`` beside it the key that it was made under and a hash of the file. A key
-covers everything that a ranking depends on, so a changed corpus, model or weight asks again, and nothing else does; a
-file that was cut off or changed since is not believed.
+covers everything that a ranking depends on: with a changed corpus, model or weight the store is asked again, otherwise
+not. A file that was cut off or changed since is made again.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ APPROXIMATE_QUERIES: Final = 500
 StoreOpener: TypeAlias = Callable[[str, bool], VectorStore]
 """(name of a collection, exact search) → its store, made if there is none."""
 Progress: TypeAlias = Callable[[str, str, int, int], None]
-"""Told the collection, what is being done, how much of it is done, and how much there is."""
+"""Called with the collection, the current step, how much of it is done, and how much there is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +52,10 @@ class EvalSettings:
         bm25: rank with BM25 too.
         approximate: also ask with the engine's approximate search.
         out: folder for rankings.
-        progress: told what is going on.
+        progress: called with the current step.
         long_documents: what becomes of documents longer than the store's multi-vector limit.
         part: put before the names of rankings: "dev." for dev queries.
-        untuned: the protocol before its weights were tuned, measured beside it; None if nothing was tuned.
+        untuned: the protocol before its weights were tuned, also measured; None if nothing was tuned.
     """
 
     embed: M3EmbeddingFunction
@@ -306,7 +306,7 @@ class Workspace:
 
         Args:
             name: of the file.
-            about: whatever it depends on beside the digest, with a ``repr`` that says so.
+            about: what else it depends on, with a ``repr`` that says so.
             make: makes it.
         """
         path, key = self._folder / f"{name}.trec", self._key(name, about)

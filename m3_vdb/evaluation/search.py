@@ -1,7 +1,7 @@
 """Collections in a store, and their queries answered by it: filling, rankings, latencies.
 
-What the store holds unchanged is not encoded again. Asking the store for every document is what makes an evaluation
-both resumable and sure of what it searches: no ledger beside the store has to be believed.
+Unchanged documents are skipped. The store is asked for every document, so an evaluation can resume and knows exactly
+what it searches, without a progress file of its own.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def fill(
         progress: called with the number of documents that are done; where they are split, with that of passages.
 
     Raises:
-        CollectionMismatchError: the store holds documents beside these.
+        CollectionMismatchError: the store also holds other documents.
         StoreError: the database failed; what was stored stays, and the next call resumes.
     """
     plan = "" if long_documents == REFUSE else f",{long_documents.describe()}"
@@ -105,7 +105,7 @@ def fill(
     held, expected = store.count(), report.documents + report.unchanged
     if held != expected:
         raise CollectionMismatchError(
-            f"the store holds {held:,} documents and the collection {expected:,}: evaluate in a store of its own "
+            f"the store holds {held:,} documents and the collection {expected:,}: evaluate in a separate store "
             f"(or this corpus has changed since: delete the store's collection)"
         )
     return Filled(seen, report.unchanged, report, digest.hexdigest())

@@ -23,7 +23,7 @@ from m3_vdb.types import FloatArray
 from m3_vdb.weights import Weights
 
 STEPS: Final = (0.0, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
-"""Weights that are tried for a score beside the heaviest of 1; the ranking depends on their ratios alone."""
+"""Weights that are tried for each score; the ranking depends on their ratios alone."""
 FACTORS: Final = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
 """Multiples of the used weight on a sensitivity curve."""
 CUTOFF: Final = 10

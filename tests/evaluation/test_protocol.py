@@ -23,41 +23,12 @@ def test_requests_of_the_paper(mode):
     assert PROTOCOLS["paper"].weights_of(mode) == PAPER[mode].weights
 
 
-def test_long_documents_have_other_weights_and_nothing_else():
-    short, long = PROTOCOLS["paper"], PROTOCOLS["paper-long"]
-    assert (long.weights, long.dense_sparse_weights) == (Weights(0.15, 0.5, 0.35), Weights(0.2, 0.8, 0))
-    for mode in ("dense", "sparse", "multi_vector"):
-        assert long.request(mode) == short.request(mode)
-
-
-def test_the_union_is_re_scored_where_the_protocol_says_so():
-    union = PROTOCOLS["union"]
-    assert union.request("all") == Request(Weights(1, 0.3, 1), "union", 200)
-    assert union.request("multi_vector") == Request(Weights(0, 0, 1), "union", 200, limit=200)
-    assert PROTOCOLS["union-long"].weights == PROTOCOLS["paper-long"].weights
-
-
-def test_probes_return_every_candidate_of_every_list():
-    paper = PROTOCOLS["paper"]
-    assert paper.component_requests("all", "sparse") == {"dense": Request(Weights(0, 1, 0), "dense", 200, limit=200)}
-    assert paper.component_requests("dense_sparse", "dense") == {
-        "dense": Request(Weights(1, 0, 0), "dense", 1000, limit=1000),
-        "sparse": Request(Weights(1, 0, 0), "sparse", 1000, limit=1000),
-    }
-    assert list(PROTOCOLS["union"].component_requests("all", "dense")) == ["dense", "sparse"]
-
-
 @pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
 def test_no_request_lengthens_its_lists(protocol):
     """A store takes at least ``limit`` candidates of every list, so a limit beyond them would change what is scored."""
     requests = [protocol.request(mode) for mode in MODES]
     requests += [one for mode in WEIGHTED for part in PARTS for one in protocol.component_requests(mode, part).values()]
     assert all(request.limit <= request.candidates for request in requests)
-
-
-def test_multi_vector_is_its_own_probe():
-    paper = PROTOCOLS["paper"]
-    assert paper.component_requests("all", "multi_vector") == {"dense": paper.request("multi_vector")}
 
 
 def test_weights_can_be_replaced_mode_by_mode():

@@ -25,19 +25,6 @@ class Maker:
         return self.value
 
 
-def test_a_ranking_is_made_once_for_every_key(tmp_path: Path):
-    make = Maker(RUN)
-    for _ in range(2):
-        Workspace(tmp_path, "corpus").run("dense", 1, make)
-    assert make.made == 1
-    Workspace(tmp_path, "corpus").run("dense", 2, make)
-    assert make.made == 2, "another request"
-    Workspace(tmp_path, "other corpus").run("dense", 2, make)
-    assert make.made == 3
-    Workspace(tmp_path, "other corpus").run("sparse", 2, make)
-    assert make.made == 4
-
-
 def test_a_ranking_that_was_just_made_is_the_one_that_is_read_back(tmp_path: Path):
     """More digits than a file says, and a query without results."""
     run = {**RUN, "nothing": {}, "ties": {"a": 0.1234567891, "b": 0.1234567892}}
@@ -111,13 +98,6 @@ def test_values_are_kept_under_a_key_until_they_are_forgotten(tmp_path: Path):
     workspace.forget("latency")
     workspace.value("latency", "other", make)
     assert make.made == 3
-
-
-def test_none_is_a_value(tmp_path: Path):
-    make = Maker(None)
-    for _ in range(2):
-        assert Workspace(tmp_path, "").value("size", "", make) is None
-    assert make.made == 1
 
 
 def test_a_collection_in_a_folder_gets_a_flat_name():

@@ -44,7 +44,7 @@ class Cell:
 
     Attributes:
         text: the value.
-        small: what stands beside it, quieter.
+        small: what is written beside it in small type.
         hover: what is said when pointed at.
         rank: the number by which the best is found, as precise as it is shown; NaN where nothing is best.
         best: the best of its row or column.
