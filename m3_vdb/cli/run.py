@@ -170,7 +170,7 @@ def open_target(store: str, identity: ModelIdentity, *, prefer_grpc: bool = Fals
 
 @contextmanager
 def stopping(state: Path) -> Iterator[threading.Event]:
-    """Ctrl-C (or SIGTERM) once sets the event, a second time it ends the program; how to resume is printed in any case."""
+    """Ctrl-C (or SIGTERM) once sets the event, a second time it ends the program; how to resume is printed."""
     stop = threading.Event()
 
     def handle(number: int, frame: FrameType | None) -> None:

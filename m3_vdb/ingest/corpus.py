@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from m3_vdb.errors import ConfigError, M3Error
 from m3_vdb.ingest import streams
 from m3_vdb.ingest.folder import PACKED, SUFFIXES, File, Folder, counted, is_collection, is_output, suffix
 from m3_vdb.ingest.readers import MARKDOWN, ContentIds, Reader, jsonl_rows, text_document
-from m3_vdb.ingest.rows import UNREADABLE, WRONG_COLUMNS, Fields, Rejected, Row, place
-from m3_vdb.ingest.tables import csv_rows, parquet_rows, tsv_rows, typed
+from m3_vdb.ingest.rows import UNREADABLE, WRONG_COLUMNS, WRONG_TYPE, Fields, Rejected, Row, place, reject
+from m3_vdb.ingest.tables import csv_rows, parquet_rows, tsv_rows
 from m3_vdb.inputs import read_paths
 
 LINE_FORMATS: Final[dict[str, Reader]] = {"jsonl": jsonl_rows, "csv": csv_rows, "tsv": tsv_rows}
@@ -23,6 +25,14 @@ _NAMES: Final = {"jsonl": "JSONL", "csv": "CSV", "tsv": "TSV", "parquet": "Parqu
 _CELLS: Final = ("csv", "tsv")
 _BEIR: Final = "corpus.jsonl"
 _DEFAULT: Final = Fields()
+_INTEGER: Final = re.compile(r"[+-]?[0-9]+(\.0+)?")
+_FLOAT: Final = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_BOOLS: Final = {"true": True, "1": True, "false": False, "0": False}
+_EXPECTED: Final = {
+    "integer": "a whole number of 64 bits",
+    "float": "a number such as 9.5",
+    "bool": "true, false, 1 or 0",
+}
 
 
 class Corpus:
@@ -85,7 +95,7 @@ class Corpus:
             for file in self._listed(source, broken=broken):
                 for item in self._file(file):
                     row = ids.give(item) if isinstance(item, Row) else item
-                    yield typed(row, self.field_types) if isinstance(row, Row) and file.format in _CELLS else row
+                    yield _typed(row, self.field_types) if isinstance(row, Row) and file.format in _CELLS else row
         yield from map(_unlisted, broken)
 
     def leave_out(self, *outputs: Path) -> None:
@@ -257,3 +267,32 @@ def _folder(path: Path, format: str, include: tuple[str, ...], exclude: tuple[st
     if beir is not None and format in ("auto", "beir"):
         return File(str(beir), "jsonl")
     return Folder(path, format, include, exclude)
+
+
+def _typed(row: Row, types: Mapping[str, str]) -> Row | Rejected:
+    """A row of cells with those values that typed indexes hold; an empty cell is a missing field.
+
+    Args:
+        row: its payload is text.
+        types: field → type of its index.
+    """
+    payload: dict[str, Any] = {}
+    for name, cell in row.document.payload.items():
+        kind = types.get(name)
+        value = cell if kind is None else _cell_value(cell, kind)
+        if value is not None:
+            payload[name] = value
+        elif kind is not None and cell.strip():
+            expected = _EXPECTED[kind]
+            return reject(row, WRONG_TYPE, f"column {name!r} is indexed as {kind}: expected {expected}, got {cell!r}")
+    return replace(row, document=replace(row.document, payload=payload))
+
+
+def _cell_value(cell: str, kind: str) -> Any:  # noqa: ANN401 - a JSON value
+    text = cell.strip()
+    if kind == "integer":
+        value = int(text.partition(".")[0]) if len(text) < 40 and _INTEGER.fullmatch(text) else None
+        return value if value is not None and -(2**63) <= value < 2**63 else None
+    if kind == "float":
+        return number if _FLOAT.fullmatch(text) and abs(number := float(text)) < float("inf") else None
+    return _BOOLS.get(text.lower()) if kind == "bool" else cell or None

@@ -2,8 +2,8 @@
 
 One thread reads, one prepares (repeated ids, what is stored already, tokens), one encodes, one or more store (``run``).
 Batches are committed in order, so that one number describes the state of a run: how many rows from the beginning are
-done, that is acknowledged by the store or written to the dead letters. Within a run no id is stored twice, so no two writers
-ever have versions of the same document.
+done, that is acknowledged by the store or written to the dead letters. Within a run no id is stored twice, so no two
+writers ever have versions of the same document.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from m3_vdb.ingest.commit import MAX_AHEAD, DeadLetters, OrderedCommitter, lette
 from m3_vdb.ingest.corpus import Corpus
 from m3_vdb.ingest.ledger import Ledger
 from m3_vdb.ingest.prepare import Encoder, Preparer
+from m3_vdb.ingest.ray_engine import RayEngine
 from m3_vdb.ingest.report import IngestReport, Measured, Progress
-from m3_vdb.ingest.run import Engine, Run
+from m3_vdb.ingest.run import Run
 from m3_vdb.ingest.upload import Retry
 from m3_vdb.inputs import DocumentLike, read_path, whole_number
 from m3_vdb.stores.base import VectorStore
@@ -57,7 +58,7 @@ def ingest(
     run_key: Mapping[str, str] | None = None,
     retry: Retry = _DEFAULT_RETRY,
     upload_workers: int | None = None,
-    engine: Engine | None = None,
+    engine: RayEngine | None = None,
     long_documents: LongDocuments = REFUSE,
     stop: threading.Event | None = None,
 ) -> IngestReport:
@@ -83,8 +84,8 @@ def ingest(
             ``SourceCollection`` always must.
         retry: how often a failed request to the store is repeated.
         upload_workers: batches stored at the same time; None: two for a server, one for a store in this process.
-        engine: encodes elsewhere, and stores from there if the store is a server (``RayEngine``); ``embed`` is then
-            asked for identity and marks only. None encodes here.
+        engine: encodes elsewhere, and stores from there if the store is a server; ``embed`` then gives identity,
+            tokenizer and limits only. None encodes here.
         long_documents: what becomes of documents with more tokens than the store takes rows. Where they are split,
             passages count as documents and as rows of the corpus.
         stop: when set, the run ends after the batches that are encoded, with a report that says ``interrupted``.
@@ -151,7 +152,7 @@ def ingest(
             if engine is None
             else partial(
                 run.encode_with,
-                engine,
+                engine.encode,
                 committer,
                 identity=store.identity,
                 long_documents=long_documents,

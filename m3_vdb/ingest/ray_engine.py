@@ -371,7 +371,7 @@ class RayEngine:
         return 4 * self.encoders + 4
 
     def encode(self, work: Work) -> EngineTimings:
-        """Encode what is prepared, and store it where the store is a server; see ``Engine``.
+        """Encode what is prepared, and store it where the store is a server; returns when the last batch is handed on.
 
         Raises:
             StoreError: the store failed.

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, runtime_checkable
 
-from m3_vdb.ingest.rows import Rejected
+from m3_vdb.ingest.rows import DUPLICATE, Rejected
 
 REJECTED_KEPT: Final = 10_000
 """Rejected rows that a report holds itself; all are counted, and all are in the dead-letter file."""
@@ -130,6 +130,11 @@ class IngestReport:
     def rejected_count(self) -> int:
         """Rejected rows, those before an interruption included."""
         return sum(self.rejections.values())
+
+    @property
+    def duplicates(self) -> int:
+        """Rows that were set aside because an earlier row has their id."""
+        return self.rejections[DUPLICATE]
 
     def as_dict(self) -> dict[str, Any]:
         """Counts and rates as plain JSON values."""

@@ -1,6 +1,6 @@
 """The threads of a run: read → prepare → encode → store, joined by channels of two batches; several may store.
 
-Encoding, and storing on a server, may happen elsewhere: that is an ``Engine``.
+Encoding, and storing on a server, may happen elsewhere (``RayEngine``).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Final, Generic, TypeVar
 
 from m3_vdb.encoding.identity import ModelIdentity
 from m3_vdb.encoding.long_documents import LongDocuments
@@ -101,7 +101,7 @@ class Work:
         retry: for a store that is written to from elsewhere.
         long_documents: likewise.
         writers: batches stored at the same time elsewhere; 0: the store is written to here.
-        committed: the number of batches that are done; the engine keeps less than its ``window`` beyond.
+        committed: the number of batches that are done; an engine keeps less than its window beyond.
         retried: called with the number of requests to the store that were repeated.
     """
 
@@ -129,24 +129,6 @@ class EngineTimings:
     busy: float
     waiting_for_input: float
     storing: float
-
-
-class Engine(Protocol):
-    """Encodes batches elsewhere."""
-
-    @property
-    def window(self) -> int:
-        """Batches between being prepared and being committed, at most."""
-        ...
-
-    def encode(self, work: Work) -> EngineTimings:
-        """Encode everything that is prepared; returns when the last batch is handed on.
-
-        Raises:
-            StoreError: the store failed, where it is written to from elsewhere.
-            EngineError: a worker, or all of them, failed.
-        """
-        ...
 
 
 class Run:
@@ -256,7 +238,7 @@ class Run:
 
     def encode_with(
         self,
-        engine: Engine,
+        engine: Callable[[Work], EngineTimings],
         committer: OrderedCommitter,
         *,
         identity: ModelIdentity,
@@ -276,7 +258,7 @@ class Run:
             retried=self.retrier.add,
         )
         with self._guarded(self._prepared, self._encoded):
-            self._timings = engine.encode(work)
+            self._timings = engine(work)
 
     def upload(self, writer: Writer, committer: OrderedCommitter) -> None:
         """Fourth step, in one thread or several. What is encoded is stored, also when the run is to end."""

@@ -1,7 +1,7 @@
 """Tables → rows: CSV, TSV and Parquet.
 
 CSV: a quote that is never closed costs its own line, not the rows after it; the delimiter is the one under which the
-first line names the columns that are wanted. Cells become the values that a collection's indexes find (``typed``).
+first line names the columns that are wanted.
 Parquet: a few hundred rows at a time; a damaged row group costs itself.
 """
 
@@ -15,7 +15,7 @@ import re
 import uuid
 from codecs import BOM_UTF8
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
@@ -36,7 +36,6 @@ from m3_vdb.ingest.rows import (
     Row,
     RowError,
     place,
-    reject,
 )
 from m3_vdb.types import Document
 
@@ -191,45 +190,6 @@ def _csv_document(columns: tuple[str, ...], cells: list[str], data: bytes, field
     if len(cells) != len(columns):
         raise RowError(WRONG_COLUMNS, f"{len(cells)} columns where the header has {len(columns)}")
     return fields.document(dict(zip(columns, cells, strict=True)))
-
-
-_INTEGER: Final = re.compile(r"[+-]?[0-9]+(\.0+)?")
-_FLOAT: Final = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
-_BOOLS: Final = {"true": True, "1": True, "false": False, "0": False}
-_EXPECTED: Final = {
-    "integer": "a whole number of 64 bits",
-    "float": "a number such as 9.5",
-    "bool": "true, false, 1 or 0",
-}
-
-
-def typed(row: Row, types: Mapping[str, str]) -> Row | Rejected:
-    """A row of cells with those values that typed indexes hold; an empty cell is a missing field.
-
-    Args:
-        row: its payload is text.
-        types: field → type of its index.
-    """
-    payload: dict[str, Any] = {}
-    for name, cell in row.document.payload.items():
-        kind = types.get(name)
-        value = cell if kind is None else _cell_value(cell, kind)
-        if value is not None:
-            payload[name] = value
-        elif kind is not None and cell.strip():
-            expected = _EXPECTED[kind]
-            return reject(row, WRONG_TYPE, f"column {name!r} is indexed as {kind}: expected {expected}, got {cell!r}")
-    return replace(row, document=replace(row.document, payload=payload))
-
-
-def _cell_value(cell: str, kind: str) -> Any:  # noqa: ANN401 - a JSON value
-    text = cell.strip()
-    if kind == "integer":
-        value = int(text.partition(".")[0]) if len(text) < 40 and _INTEGER.fullmatch(text) else None
-        return value if value is not None and -(2**63) <= value < 2**63 else None
-    if kind == "float":
-        return number if _FLOAT.fullmatch(text) and abs(number := float(text)) < float("inf") else None
-    return _BOOLS.get(text.lower()) if kind == "bool" else cell or None
 
 
 _PARQUET_ROWS: Final = 256

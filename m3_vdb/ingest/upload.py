@@ -9,7 +9,7 @@ import random
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
@@ -54,14 +54,6 @@ class Retry:
         return retry_after(error) + random.uniform(0, min(self.longest, self.first * 2**failures))
 
 
-class Stop(Protocol):
-    """What ends waiting early; ``threading.Event`` is one."""
-
-    def wait(self, timeout: float) -> bool:
-        """Wait ``timeout`` seconds, or less if the run is to end: then True."""
-        ...
-
-
 class Retrier:
     """Makes requests, and repeats those that fail in a way that may pass.
 
@@ -70,7 +62,7 @@ class Retrier:
         stop: set when the run is to end: no more waiting.
     """
 
-    def __init__(self, retry: Retry, stop: Stop) -> None:
+    def __init__(self, retry: Retry, stop: threading.Event) -> None:
         self._retry = retry
         self._stop = stop
         self._lock = threading.Lock()

@@ -1,4 +1,6 @@
-"""``python -m tests.ingest._victim CORPUS FOLDER N``: an ingest that kills itself (SIGKILL) at its N-th event.
+"""``python -m tests.ingest._victim SOURCE FOLDER N``: an ingest that kills itself (SIGKILL) at its N-th event.
+
+The source is a file, or the URL of a collection.
 
 Events are the moments around which something could be lost or done twice: before and after an upsert, in the middle of
 a write to the dead letters, before and after a commit of the checkpoint.
@@ -13,19 +15,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from m3_vdb.ingest import Corpus, ingest
+from m3_vdb.ingest import Corpus, SourceCollection, SourceFields, ingest
 from m3_vdb.ingest.commit import DeadLetters
 from m3_vdb.ingest.ledger import Ledger
 from m3_vdb.stores.qdrant.embedded import QdrantEdgeStore
 from tests.ingest._fakes import IDENTITY, HashEmbed
 
 BATCH = 6
+FIELDS = SourceFields(text=("page_content",), payload="metadata")
 
 
-def run(corpus: Path, folder: Path) -> Any:
+def run(source: Path | str, folder: Path) -> Any:
     with QdrantEdgeStore(folder / "x.qdrant", identity=IDENTITY) as store:
         return ingest(
-            Corpus([corpus]),
+            SourceCollection(str(source), fields=FIELDS) if "://" in str(source) else Corpus([source]),
             HashEmbed(),
             store,
             batch_documents=BATCH,
@@ -66,7 +69,7 @@ def main() -> None:
     DeadLetters.write = torn  # type: ignore[method-assign]
     QdrantEdgeStore.upsert = watched(QdrantEdgeStore.upsert)  # type: ignore[method-assign]
     Ledger.commit = watched(Ledger.commit)  # type: ignore[method-assign]
-    run(Path(sys.argv[1]), Path(sys.argv[2]))
+    run(sys.argv[1], Path(sys.argv[2]))
 
 
 if __name__ == "__main__":

@@ -25,8 +25,8 @@ from m3_vdb.ingest.collections import milvus_points, qdrant_points
 from m3_vdb.ingest.rows import RowError
 from m3_vdb.stores import MemoryStore
 from m3_vdb.stores.qdrant.embedded import QdrantEdgeStore
-from tests.ingest._backfill_victim import FIELDS, run
 from tests.ingest._fakes import IDENTITY, HashEmbed, rows
+from tests.ingest._victim import FIELDS, run
 
 POINTS = 60
 KEYS = [str(uuid.uuid5(uuid.NAMESPACE_URL, str(i))) for i in range(POINTS)]
@@ -114,7 +114,7 @@ def undisturbed(source, tmp_path_factory) -> tuple[object, list[str]]:
 def test_killed_twice_and_resumed(source, undisturbed, tmp_path, seed):
     rng, killed = random.Random(seed), 0
     for event in (rng.randrange(2, 30), rng.randrange(1, 15)):
-        command = [sys.executable, "-m", "tests.ingest._backfill_victim", source, str(tmp_path), str(event)]
+        command = [sys.executable, "-m", "tests.ingest._victim", source, str(tmp_path), str(event)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode in (-signal.SIGKILL, 0), done.stderr
         killed += done.returncode != 0

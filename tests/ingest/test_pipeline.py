@@ -94,7 +94,7 @@ def test_rows_of_the_same_id_are_rejected_after_the_first(tmp_path: Path) -> Non
             report = ingest(items, HashEmbed(), store, batch_documents=size, rejected=letters)
             assert [document.text for document in store.get(["a", "b"])] == ["one", "two"]
         assert report.documents == 2
-        assert report.rejections == {"duplicate id": 2}
+        assert report.rejections == {"duplicate id": report.duplicates} == {"duplicate id": 2}
         assert "row 1 of the corpus" in report.rejected[0].reason
         lines = [json.loads(line) for line in letters.read_text().splitlines()]
         assert [(line["id"], line["kind"]) for line in lines] == [("a", "duplicate id")] * 2
