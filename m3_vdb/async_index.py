@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Final, TypeVar
 
 from m3_vdb.encoding.embedder import Embedder
-from m3_vdb.encoding.long_documents import REFUSE, LongDocuments
+from m3_vdb.encoding.long_documents import DEFAULT_POLICY, LongDocuments
 from m3_vdb.errors import StoreError
 from m3_vdb.index import HybridIndex
 from m3_vdb.inputs import DocumentLike, many_documents, read_query, whole_number
@@ -60,7 +60,7 @@ class AsyncHybridIndex:
         create: bool = True,
         exact: bool | None = None,
         options: CollectionOptions = DEFAULT_OPTIONS,
-        long_documents: LongDocuments = REFUSE,
+        long_documents: LongDocuments = DEFAULT_POLICY,
         api_key: str | None = None,
         prefer_grpc: bool = False,
         grpc_port: int = 6334,

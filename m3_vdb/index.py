@@ -11,7 +11,7 @@ from types import TracebackType
 
 from m3_vdb.encoding.embedder import Embedder
 from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
-from m3_vdb.encoding.long_documents import REFUSE, LongDocuments
+from m3_vdb.encoding.long_documents import DEFAULT_POLICY, LongDocuments
 from m3_vdb.inputs import DocumentLike, read_documents, read_ids, read_query, whole_number
 from m3_vdb.passages import DocumentPage, stored_ids, whole_documents
 from m3_vdb.stores import open_store
@@ -46,7 +46,7 @@ class HybridIndex:
             tokenizer.
     """
 
-    def __init__(self, embed: Embedder, store: VectorStore, *, long_documents: LongDocuments = REFUSE) -> None:
+    def __init__(self, embed: Embedder, store: VectorStore, *, long_documents: LongDocuments = DEFAULT_POLICY) -> None:
         check_parts(embed, store)
         self._embed = embed
         self._store = store
@@ -63,7 +63,7 @@ class HybridIndex:
         create: bool = True,
         exact: bool | None = None,
         options: CollectionOptions = DEFAULT_OPTIONS,
-        long_documents: LongDocuments = REFUSE,
+        long_documents: LongDocuments = DEFAULT_POLICY,
         api_key: str | None = None,
         prefer_grpc: bool = False,
         grpc_port: int = 6334,

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m3_vdb.encoding.embedder import Embedder
-from m3_vdb.encoding.long_documents import REFUSE, LongDocuments, text_encoding
+from m3_vdb.encoding.long_documents import DEFAULT_POLICY, LongDocuments, text_encoding
 from m3_vdb.encoding.splitter import make_splitter
 from m3_vdb.errors import ConfigError, DocumentError, ItemError
 from m3_vdb.passages import belongs_to, held_passages, other_passages
@@ -109,7 +109,12 @@ class Writer:
     """
 
     def __init__(
-        self, store: VectorStore, *, long_documents: LongDocuments = REFUSE, encoding: str = "", request: Request = once
+        self,
+        store: VectorStore,
+        *,
+        long_documents: LongDocuments = DEFAULT_POLICY,
+        encoding: str = "",
+        request: Request = once,
     ) -> None:
         self._store = store
         self._long_documents = long_documents

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from m3_vdb import Document, HybridIndex, LongDocuments, M3EmbeddingFunction
 from m3_vdb.cli.main import app
-from m3_vdb.encoding.long_documents import REFUSE
+from m3_vdb.encoding.long_documents import DEFAULT_POLICY
 from m3_vdb.errors import DocumentError
 from m3_vdb.ingest import ingest
 from m3_vdb.ingest.batch import content_hash
@@ -150,8 +150,8 @@ def test_nothing_is_encoded_again(opened, embed, models):
     split = LongDocuments(plan="split", overlap=4, max_rows=40)
     passages = sum(id.startswith("book") for id, *_ in RECORDED["stored"])
     for ids, by, plan, unchanged in (
-        (["1", "2", "types", "7", "page", "chapter", "other", "mine"], embed, REFUSE, 8),
-        (["short"], shorter, REFUSE, 1),
+        (["1", "2", "types", "7", "page", "chapter", "other", "mine"], embed, DEFAULT_POLICY, 8),
+        (["short"], shorter, DEFAULT_POLICY, 1),
         (["book"], embed, split, passages),
     ):
         report = ingest([given[id] for id in ids], by, store, long_documents=plan)

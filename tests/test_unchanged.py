@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from m3_vdb import Document, HybridIndex, LongDocuments, M3EmbeddingFunction
-from m3_vdb.encoding.long_documents import REFUSE
+from m3_vdb.encoding.long_documents import DEFAULT_POLICY
 from m3_vdb.ingest import SourceCollection, ingest
 from m3_vdb.stores import MemoryStore, open_store, transfer
 
@@ -16,9 +16,9 @@ DOCUMENTS = [
     Document("c", TEXT, payload={"m": [1.5]}),
 ]
 ENCODINGS = {
-    "whole": ({}, REFUSE),
-    "max_length": ({"max_length": 12}, REFUSE),
-    "shorter": ({"max_length": 10}, REFUSE),
+    "whole": ({}, DEFAULT_POLICY),
+    "max_length": ({"max_length": 12}, DEFAULT_POLICY),
+    "shorter": ({"max_length": 10}, DEFAULT_POLICY),
     "pooled": ({}, LongDocuments(plan="pool", max_rows=8)),
     "cut": ({}, LongDocuments(plan="truncate", max_rows=8)),
     "halved": ({}, LongDocuments(pool_factor=2)),
@@ -98,8 +98,8 @@ def test_moving_a_collection_keeps_how_it_was_encoded(opened, embeds, tmp_path):
     for move in (lambda to: transfer.copy(opened, to), lambda to: transfer.import_parquet(tmp_path / "x.parquet", to)):
         with MemoryStore(embed.identity) as moved:
             move(moved)
-            assert encoded(DOCUMENTS, embed, moved, REFUSE) == 0
-            assert encoded(DOCUMENTS, embeds(), moved, REFUSE) == 3
+            assert encoded(DOCUMENTS, embed, moved, DEFAULT_POLICY) == 0
+            assert encoded(DOCUMENTS, embeds(), moved, DEFAULT_POLICY) == 3
 
 
 def test_a_collection_encoded_again_from_another_says_how_it_was(embeds, tmp_path):

@@ -18,7 +18,7 @@ from m3_vdb.encoding.bundle import MODEL as MODEL_FILE
 from m3_vdb.encoding.bundle import Bundle, find_bundle
 from m3_vdb.encoding.identity import ModelIdentity
 from m3_vdb.encoding.sessions import Session, open_session
-from m3_vdb.encoding.tokenizer import TokenBatch, Tokenizer, text_room
+from m3_vdb.encoding.tokenizer import TokenBatch, Tokenizer, max_text_tokens
 from m3_vdb.errors import BundleError, ConfigError, ItemError, ModelOutputError, TruncationError
 from m3_vdb.inputs import many_texts, read_path, whole_number
 from m3_vdb.types import IntArray, M3Embeddings
@@ -132,7 +132,7 @@ class M3EmbeddingFunction:
         self.on_truncate: OnTruncate = on_truncate
         self.batch_tokens: int = whole_number("batch_tokens", batch_tokens, least=1)
         self.mcls_every: int | None = mcls_every
-        text_room(self.max_length, mcls_every)  # refuses what leaves nothing of a text
+        max_text_tokens(self.max_length, mcls_every)  # refuses what leaves nothing of a text
 
     @property
     def bundle(self) -> Bundle:
@@ -387,7 +387,7 @@ class M3EmbeddingFunction:
         if self.on_truncate == "ignore" or not tokens.truncated.any():
             return
         first, count = int(tokens.truncated.argmax()), int(tokens.truncated.sum())
-        room = text_room(max_length, self.mcls_every)
+        room = max_text_tokens(max_length, self.mcls_every)
         remedy = f"split the text, or pass on_truncate='ignore' (max_length={max_length})"
         if self.on_truncate == "error":
             raise TruncationError(f"item {first} has more than {room} tokens: {remedy}", index=first)

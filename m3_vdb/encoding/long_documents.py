@@ -134,5 +134,5 @@ def text_encoding(embed: object) -> str:
     return f"max_length={embed.max_length}"
 
 
-REFUSE: Final = LongDocuments()
+DEFAULT_POLICY: Final = LongDocuments()
 """The default: a document that does not fit is an error."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from m3_vdb.encoding.embedder import Tokenizing
 from m3_vdb.encoding.long_documents import LongDocuments
-from m3_vdb.encoding.tokenizer import WORD_BOUNDARIES, Tokenizer, text_room
+from m3_vdb.encoding.tokenizer import WORD_BOUNDARIES, Tokenizer, max_text_tokens
 from m3_vdb.errors import ConfigError, DocumentError
 from m3_vdb.marks import passage_id
 from m3_vdb.types import Document, OffsetArray, Passage
@@ -150,7 +150,7 @@ def make_splitter(embed: object, plan: LongDocuments, store_rows: int | None) ->
             f"long documents are split by tokens, and {type(embed).__name__} has no tokenizer: use "
             f"M3EmbeddingFunction, split the texts yourself, or choose pool or truncate"
         )
-    tokens = text_room(embed.max_length, embed.mcls_every)
+    tokens = max_text_tokens(embed.max_length, embed.mcls_every)
     limit = plan.limit(store_rows)
     if limit is not None:
         tokens = min(tokens, int(limit * plan.pool_factor) + 1)

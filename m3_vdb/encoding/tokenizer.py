@@ -160,7 +160,7 @@ class Tokenizer:
             TextError: an item is not a string or holds lone surrogates; ``index`` names it.
             ConfigError: ``max_length`` is too small to keep a token of the text, or ``mcls_every`` is below 1.
         """
-        inner = text_room(max_length, mcls_every) - 2
+        inner = max_text_tokens(max_length, mcls_every) - 2
         rows = self._encode_inner(read_texts(texts), inner)
         truncated = np.array([len(row) > inner for row in rows], dtype=np.bool_)
         rows = [row[:inner] for row in rows]
@@ -260,7 +260,7 @@ def _steps(component: Any, parts: str) -> list[dict[str, Any]]:  # noqa: ANN401 
     return flat(json.loads(component.__getstate__())) if component else []
 
 
-def text_room(max_length: int, mcls_every: int | None = None) -> int:
+def max_text_tokens(max_length: int, mcls_every: int | None = None) -> int:
     """Tokens that a text may have before it is cut, its own ``<s>`` and ``</s>`` included, inserted ones not.
 
     That is ``max_length`` itself, or with MCLS the largest n + 2 with n + 2 + ⌈n / mcls_every⌉ − 1 ≤ max_length.

@@ -21,7 +21,7 @@ from urllib.parse import quote
 import numpy as np
 
 from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
-from m3_vdb.encoding.long_documents import REFUSE, LongDocuments
+from m3_vdb.encoding.long_documents import DEFAULT_POLICY, LongDocuments
 from m3_vdb.errors import BundleError, ConfigError
 from m3_vdb.evaluation.answers import judge
 from m3_vdb.evaluation.bm25 import BM25
@@ -70,7 +70,7 @@ def evaluate(
     bm25: bool = False,
     dev: Sequence[Collection] = (),
     approximate: bool = False,
-    long_documents: LongDocuments = REFUSE,
+    long_documents: LongDocuments = DEFAULT_POLICY,
     out: Path | None = None,
     command: str = "",
     progress: Progress = lambda *_: None,
@@ -136,7 +136,7 @@ def evaluate(
     baseline = BM25_NAME if bm25 else modes[0]
     summary = summarise(measure_groups(found, systems, measures), systems, measures, baseline)
     described = protocol.describe(embed.max_length)
-    if long_documents != REFUSE:
+    if long_documents != DEFAULT_POLICY:
         described["long documents"] = long_documents.describe()
     evaluation = Evaluation(
         task=task or ", ".join(collection.name for collection in collections),

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
-from m3_vdb.encoding.long_documents import REFUSE, LongDocuments
+from m3_vdb.encoding.long_documents import DEFAULT_POLICY, LongDocuments
 from m3_vdb.evaluation.bm25 import BM25
 from m3_vdb.evaluation.collection import Collection
 from m3_vdb.evaluation.metrics import Run, read_run, write_run
@@ -68,7 +68,7 @@ class EvalSettings:
     approximate: bool
     out: Path
     progress: Progress
-    long_documents: LongDocuments = REFUSE
+    long_documents: LongDocuments = DEFAULT_POLICY
     part: str = ""
     untuned: Protocol | None = None
 

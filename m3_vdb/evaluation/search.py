@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 
 from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
-from m3_vdb.encoding.long_documents import REFUSE, LongDocuments
+from m3_vdb.encoding.long_documents import DEFAULT_POLICY, LongDocuments
 from m3_vdb.errors import CollectionMismatchError
 from m3_vdb.evaluation.collection import Query
 from m3_vdb.evaluation.protocol import DEPTH, Request
@@ -65,7 +65,7 @@ def fill(
     embed: M3EmbeddingFunction,
     store: VectorStore,
     *,
-    long_documents: LongDocuments = REFUSE,
+    long_documents: LongDocuments = DEFAULT_POLICY,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Filled:
     """Make the store hold exactly these documents, encoded by this function.
@@ -81,7 +81,7 @@ def fill(
         CollectionMismatchError: the store also holds other documents.
         StoreError: the database failed; what was stored stays, and the next call resumes.
     """
-    plan = "" if long_documents == REFUSE else f",{long_documents.describe()}"
+    plan = "" if long_documents == DEFAULT_POLICY else f",{long_documents.describe()}"
     encoding = f"max_length={embed.max_length}{plan}"
     digest, seen = blake2b(encoding.encode(), digest_size=16), 0
 

@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any, Final
 
 from m3_vdb.encoding.embedder import Embedder
-from m3_vdb.encoding.long_documents import REFUSE, LongDocuments, text_encoding
+from m3_vdb.encoding.long_documents import DEFAULT_POLICY, LongDocuments, text_encoding
 from m3_vdb.encoding.splitter import make_splitter
 from m3_vdb.ingest.batch import Batch, Item, cut_batches, read_items, split_rows
 from m3_vdb.ingest.collections import SourceCollection
@@ -59,7 +59,7 @@ def ingest(
     retry: Retry = _DEFAULT_RETRY,
     upload_workers: int | None = None,
     engine: RayEngine | None = None,
-    long_documents: LongDocuments = REFUSE,
+    long_documents: LongDocuments = DEFAULT_POLICY,
     stop: threading.Event | None = None,
 ) -> IngestReport:
     """Encode and store documents.
@@ -116,7 +116,7 @@ def ingest(
     if isinstance(items, SourceCollection):
         known |= {"source": items.url, "fields": repr(items.fields)}
     known |= run_key or {}
-    if long_documents != REFUSE:
+    if long_documents != DEFAULT_POLICY:
         known["long documents"] = repr(long_documents)
     splitter = make_splitter(embed, long_documents, store.max_rows)
     writers = uploaders if engine is not None and store.is_server else 0  # elsewhere

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m3_vdb.encoding.identity import ModelIdentity, open_identity
-from m3_vdb.encoding.long_documents import REFUSE, LongDocuments
+from m3_vdb.encoding.long_documents import DEFAULT_POLICY, LongDocuments
 from m3_vdb.errors import CollectionMismatchError, MissingExtraError
 from m3_vdb.marks import MARKS_FIELD, read_document, to_json
 from m3_vdb.stores.base import VectorStore
@@ -34,7 +34,7 @@ _KEY: Final = b"m3"
 
 
 def copy(
-    source: VectorStore, target: VectorStore, *, batch: int = BATCH, long_documents: LongDocuments = REFUSE
+    source: VectorStore, target: VectorStore, *, batch: int = BATCH, long_documents: LongDocuments = DEFAULT_POLICY
 ) -> int:
     """Put everything of one store into another. Returns how many documents.
 
@@ -89,7 +89,7 @@ def export_parquet(store: VectorStore, path: str | Path, *, batch: int = BATCH) 
 
 
 def import_parquet(
-    path: str | Path, store: VectorStore, *, batch: int = BATCH, long_documents: LongDocuments = REFUSE
+    path: str | Path, store: VectorStore, *, batch: int = BATCH, long_documents: LongDocuments = DEFAULT_POLICY
 ) -> int:
     """Store everything that ``export_parquet`` has written. Returns how many documents.
 

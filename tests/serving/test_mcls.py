@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from m3_vdb import HybridIndex, M3EmbeddingFunction
 from m3_vdb.encoding.bundle import CONFIG, Bundle, write_checksums
-from m3_vdb.encoding.tokenizer import CLS, MCLS_EVERY, SEP, Tokenizer, text_room
+from m3_vdb.encoding.tokenizer import CLS, MCLS_EVERY, SEP, Tokenizer, max_text_tokens
 from m3_vdb.errors import CollectionMismatchError, ConfigError, TruncationError
 from m3_vdb.stores.memory import MemoryStore
 from tests.serving._fakes import FakeSession, embed_with
@@ -104,8 +104,8 @@ def test_the_room_for_a_text_is_that_of_a_search():
     for every in range(1, 20):
         for max_length in range(3, 70):
             fitting = [n for n in range(1, max_length) if n + 2 + ceil(n / every) - 1 <= max_length]
-            assert text_room(max_length, every) == max(fitting) + 2
-    assert (text_room(512), text_room(512, 256), text_room(8192, 256)) == (512, 511, 8161)
+            assert max_text_tokens(max_length, every) == max(fitting) + 2
+    assert (max_text_tokens(512), max_text_tokens(512, 256), max_text_tokens(8192, 256)) == (512, 511, 8161)
 
 
 @pytest.mark.parametrize("every", [0, -256, True])
