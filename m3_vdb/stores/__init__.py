@@ -53,7 +53,7 @@ def open_store(
         identity: the embedding function at hand, or the identity of its model; None opens an existing collection
             whatever its model.
         create: make the collection if there is none.
-        exact: pick candidates by a full scan (True), by HNSW where there is one (False), or as is natural (None): a
+        exact: pick candidates by a full scan (True), by HNSW where there is one (False), or by the default (None): a
             folder by full scan, a server by HNSW. Milvus decides this when a collection is made.
         options: how a new collection is made: storage, payload indexes, …
         api_key: for a server; if None, the environment variable ``QDRANT_API_KEY`` or ``MILVUS_TOKEN``.
@@ -63,7 +63,7 @@ def open_store(
 
     Raises:
         StoreUrlError: the URL has none of these forms.
-        CollectionNotFoundError: no such collection, and none may be made.
+        CollectionNotFoundError: there is no such collection, and create=False.
         CollectionMismatchError: the collection belongs to another model.
         ConfigError: an option that the store does not have, or an argument of another type.
         MissingExtraError: the store's packages are not installed.

@@ -119,9 +119,8 @@ class VectorStore(ProcessBound, ABC):
             ConfigError: an argument is out of range, the query lacks a part or does not fit the collection, or
                 ``limit`` is above ``candidates`` and more documents match.
         """
-        return self.query_many(
-            [query],
-            weights=weights,
+        search = Search(
+            weights=Weights.parse(weights),
             limit=limit,
             offset=offset,
             candidates=candidates,
@@ -129,9 +128,9 @@ class VectorStore(ProcessBound, ABC):
             fusion=fusion,
             ef=ef,
             score_threshold=score_threshold,
-            filter=filter,
-            explain=explain,
-        )[0]
+            filter=self._condition(filter),
+        )
+        return self._checked_search([query], search, explain=explain)[0]
 
     def query_many(
         self,
@@ -288,13 +287,16 @@ class VectorStore(ProcessBound, ABC):
         """
         self._check_process()
         if (ids is None) == (filter is None):
-            raise ConfigError("delete: expected either ids or a filter")
+            got = "neither" if ids is None else "both"
+            raise ConfigError(f"ids: expected a list of ids, or a filter instead; got {got}")
         if ids is not None:
             self._delete(read_ids(ids))
             return
         condition = self._condition(filter)
         if condition is None:
-            raise ConfigError("delete: the filter has no condition, so all documents would match: delete by ids")
+            raise ConfigError(
+                "filter: it has no condition, so all documents would be deleted; give the ids of those to delete"
+            )
         self._delete_matching(condition)
 
     def update(self, ids: Iterable[str], payload: Payload) -> None:
@@ -346,7 +348,7 @@ class VectorStore(ProcessBound, ABC):
     @property
     @abstractmethod
     def _where(self) -> str:
-        """The collection, in words, for messages."""
+        """How messages name the collection."""
 
     @abstractmethod
     def _upsert(self, documents: Sequence[Document], embeddings: M3Embeddings) -> None: ...
@@ -384,7 +386,7 @@ class VectorStore(ProcessBound, ABC):
 
     def _scroll(self, batch: int) -> Iterator[tuple[list[Document], M3Embeddings]]:
         """``scroll`` with checked arguments."""
-        raise NotImplementedError(f"{type(self).__name__} cannot be read as a whole")
+        raise NotImplementedError(f"{type(self).__name__} cannot be read completely")
 
     def _check_process(self) -> None:
         """Refuse to work in a forked child, before a mutex is touched that a thread of the parent may have held.

@@ -164,7 +164,7 @@ _TYPES: Final[dict[IndexType, tuple[tuple[type, ...], str]]] = {
     "float": ((int, float), "a number"),
     "bool": ((bool,), "true or false"),
 }
-"""Index → the JSON values that it finds, and the same in words."""
+"""Index → the JSON values that it finds, and how messages call them."""
 
 
 def _is_of(value: object, kind: IndexType) -> bool:

@@ -1,6 +1,6 @@
-"""A store's folder on disk: who holds it (``m3.lock``), which model made it (``m3.json``), what the system says of it.
+"""A store's folder on disk: its lock (``m3.lock``), the model that made it (``m3.json``), and the system's errors.
 
-The lock is the operating system's and goes when its process does, however that ends; the file stays and means nothing.
+The operating system drops the lock when its process ends, however that happens; the file stays and means nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LOCK_FILE: Final = "m3.lock"
 _UNFINISHED: Final = f"{IDENTITY_FILE}.tmp"
 OUR_FILES: Final = frozenset({IDENTITY_FILE, LOCK_FILE, _UNFINISHED})
 RESTORE: Final = "restore the folder from a copy, or ingest into a new one"
-"""What to do about a collection that is not whole."""
+"""What to do about an incomplete collection."""
 _READ_ONLY: Final = "even to read a collection its engine must write there: make the folder writable, or copy it"
 _FULL: Final = "the disk is full: make room there, then repeat what failed"
 _ADVICE: Final = {
@@ -61,7 +61,7 @@ else:
 
 
 class FolderLock:
-    """Exclusive hold on a folder, across processes and within one.
+    """An exclusive lock on a folder, between processes and within one.
 
     Args:
         folder: an existing folder.
@@ -74,7 +74,7 @@ class FolderLock:
         self._file = hold(lambda: _locked(folder / LOCK_FILE), folder, LOCK_FILE, server="Qdrant", busy=_Busy)
 
     def release(self) -> None:
-        """Let the folder go; a second call does nothing."""
+        """Unlock the folder; a second call does nothing."""
         if not self._file.closed:
             _unlock(self._file)
             self._file.close()
@@ -173,7 +173,7 @@ def read_metadata(folder: Path) -> dict[str, Any] | None:
 
 
 def write_metadata(folder: Path, metadata: dict[str, Any]) -> None:
-    """Write ``m3.json`` whole or not at all."""
+    """Write ``m3.json`` completely or not at all."""
     temporary = folder / _UNFINISHED
     with temporary.open("w", encoding="utf-8") as file:
         json.dump(metadata, file, indent=2)

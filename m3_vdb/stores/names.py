@@ -1,4 +1,4 @@
-"""What the name of a store leads to: memory, a folder, or a collection on a server."""
+"""Names of stores (memory, a folder, or a collection on a server), and the keys of servers, which are never shown."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def read_name(name: str | os.PathLike[str]) -> Place:
         name: a URL, or the path of a folder; a ``PathLike`` is always a path.
 
     Raises:
-        StoreUrlError: it leads nowhere.
+        StoreUrlError: it names neither.
     """
     if isinstance(name, os.PathLike):
         path = os.fspath(name)
@@ -135,7 +135,7 @@ def _server(url: str) -> Server:
     try:
         parts = urlsplit(url)
         given_port = parts.port
-    except ValueError:  # its own words may show a part of a password
+    except ValueError:  # its message may show a part of a password
         raise StoreUrlError(
             f"{masked(url)!r}: expected HOST:PORT/COLLECTION after {url.partition('://')[0]}://"
         ) from None

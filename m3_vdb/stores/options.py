@@ -28,7 +28,7 @@ class CollectionOptions:
         storage: how multi-vectors are kept, which are the bulk of the data.
         indexes: payload field → what it holds. Filters on an indexed field are faster, and where an approximate index
             serves dense search it knows these filters. They are made before the first document comes.
-        tenant: a keyword field that every filter names, such as a customer; its documents are kept together.
+        tenant: keyword field that separates tenants, such as a customer; documents of one tenant are kept together.
         shard_number: parts that a server spreads the collection over; None takes the server's own.
         replication_factor: copies that a cluster keeps; None takes the server's own.
         on_disk: True reads all vectors from disk, through the page cache; False keeps all in memory; None is the
@@ -53,7 +53,7 @@ class CollectionOptions:
         for name, kind in self.payload_indexes.items():
             check_field(name, what="index")
             if kind not in INDEX_TYPES:
-                raise ConfigError(f"index {name!r}: {kind!r} is no type; expected one of {', '.join(INDEX_TYPES)}")
+                raise ConfigError(f"index {name!r}: {kind!r} is not a type; expected one of {', '.join(INDEX_TYPES)}")
         if self.tenant is not None and self.indexes.get(self.tenant, "keyword") != "keyword":
             raise ConfigError(f"tenant {self.tenant!r}: it is a keyword field, not {self.indexes[self.tenant]!r}")
         for name in ("shard_number", "replication_factor"):
@@ -82,7 +82,7 @@ class CollectionOptions:
             value = getattr(self, option.name)
             if option.name not in names and value != getattr(default, option.name):
                 has = f"it has {', '.join(names)}" if names else "it has no options"
-                raise ConfigError(f"{where} has no option {option.name} (given: {value!r}); {has}")
+                raise ConfigError(f"{where} does not support the option {option.name} (given: {value!r}); {has}")
 
 
 DEFAULT_OPTIONS: Final = CollectionOptions()

@@ -1,7 +1,7 @@
 """What stores write and read: points, their ids and payload, batches by bytes, embeddings packed again.
 
 A point's payload is ``{"id": …, "title": …, "text": …, "payload": {…}, "m3": {…}}``. The user's fields live under
-``payload`` alone, so no name of theirs can meet one of ours, and a filter on ``lang`` is a condition on
+``payload`` alone, so no name of theirs can collide with one of ours, and a filter on ``lang`` is a condition on
 ``payload."lang"``. ``m3`` has our own marks (``m3_vdb.marks``).
 """
 
@@ -74,14 +74,14 @@ def point_id(document_id: str) -> str:
 
 
 def field_path(*steps: str) -> str:
-    """Where Qdrant finds a field of the user's payload, which is nested under ``payload``; quoted, a dot is no step."""
+    """Where Qdrant finds a field of the user's payload, which is nested under ``payload``; quotes keep dots in names."""
     return "payload" + "".join(f'."{step}"' for step in steps)
 
 
 def field_name(path: str) -> str | None:
     """The inverse of ``field_path``; None for a path that is not of the user's payload.
 
-    Qdrant gives paths back in its own words, without quotes where they are not needed.
+    Qdrant returns paths without quotes where they are not needed.
     """
     key = path.removeprefix("payload.")
     if key == path:
@@ -208,7 +208,7 @@ def read_embedding(vectors: object) -> M3Embedding:
 
 
 def pack(embeddings: Sequence[M3Embedding]) -> M3Embeddings:
-    """Complete embeddings of n ≥ 1 stored documents, packed; what was truncated is not known of stored ones."""
+    """Complete embeddings of n ≥ 1 stored documents, packed; whether their texts were truncated is unknown."""
     dense = [e.dense for e in embeddings if e.dense is not None]
     sparse = [e.sparse for e in embeddings if e.sparse is not None]
     rows = [e.multi_vector for e in embeddings if e.multi_vector is not None]

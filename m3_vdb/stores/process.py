@@ -20,7 +20,7 @@ _OPENED: Final[weakref.WeakSet[ProcessBound]] = weakref.WeakSet()
 
 
 class ProcessBound:
-    """What only the process that made it may use; a forked child leaves it alone."""
+    """Base of objects that only the process that made them may use; a forked child leaves them alone."""
 
     def __init__(self) -> None:
         self._process = os.getpid()

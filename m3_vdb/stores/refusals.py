@@ -1,4 +1,4 @@
-"""What a refusal means, whatever library tells of it: the HTTP status of a gRPC code, and when to ask again."""
+"""Refusals of a database, whichever client reports them: the HTTP status of a gRPC code, and when to retry."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def http_status(code: grpc.StatusCode | None, words: str) -> int | None:
 
 
 def key_advice(status: int | None, variable: str) -> str:
-    """What to do about a refusal for want of a key, to be added to it; "" for other refusals.
+    """What to do about a refusal for lack of a key, appended to its message; "" for other refusals.
 
     Args:
         status: of the refusal.

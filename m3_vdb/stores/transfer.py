@@ -1,4 +1,4 @@
-"""Collections on the move: into a Parquet file, out of one, from store to store. Nothing is encoded again.
+"""Copy collections: into a Parquet file, out of one, from store to store. Nothing is encoded again.
 
 A file has a row for each document: ``id``, ``title``, ``text``, ``payload`` (JSON), ``m3`` (JSON, our own marks: see
 ``m3_vdb.marks``; files of version 0.1.0 lack it), ``dense`` (d float32), ``sparse_ids``, ``sparse_weights``,
@@ -36,7 +36,7 @@ _KEY: Final = b"m3"
 def copy(
     source: VectorStore, target: VectorStore, *, batch: int = BATCH, long_documents: LongDocuments = DEFAULT_POLICY
 ) -> int:
-    """Put everything of one store into another. Returns how many documents.
+    """Put everything of one store into another. Returns the number of documents.
 
     Args:
         source: what is read; see ``VectorStore.scroll`` for documents that change on the way.
@@ -59,7 +59,7 @@ def copy(
 
 
 def export_parquet(store: VectorStore, path: str | Path, *, batch: int = BATCH) -> int:
-    """Write everything that a store holds into a file, whole or not at all. Returns how many documents.
+    """Write everything that a store holds into a file, completely or not at all. Returns the number of documents.
 
     Args:
         store: what is read.
@@ -91,7 +91,7 @@ def export_parquet(store: VectorStore, path: str | Path, *, batch: int = BATCH) 
 def import_parquet(
     path: str | Path, store: VectorStore, *, batch: int = BATCH, long_documents: LongDocuments = DEFAULT_POLICY
 ) -> int:
-    """Store everything that ``export_parquet`` has written. Returns how many documents.
+    """Store everything that ``export_parquet`` has written. Returns the number of documents.
 
     Args:
         path: the file.
@@ -100,7 +100,7 @@ def import_parquet(
         long_documents: as ``copy``.
 
     Raises:
-        CollectionMismatchError: the file is no export, or of another model.
+        CollectionMismatchError: the file is not an export, or is of another model.
         DocumentError: a document that the store cannot hold.
         MissingExtraError: pyarrow is not installed.
         OSError: the file cannot be read.
@@ -117,7 +117,7 @@ def read_identity(path: str | Path) -> ModelIdentity:
     """The model that an exported file belongs to.
 
     Raises:
-        CollectionMismatchError: the file is no export.
+        CollectionMismatchError: the file is not an export.
     """
     return _open(Path(path), None)[1]
 
@@ -178,7 +178,7 @@ def _open(path: Path, identity: ModelIdentity | None) -> tuple[parquet.ParquetFi
     try:
         file = parquet.ParquetFile(path)
     except pa.ArrowInvalid as error:
-        raise CollectionMismatchError(f"{path} is no Parquet file: {error}") from error
+        raise CollectionMismatchError(f"{path} is not a Parquet file: {error}") from error
     text = (file.schema_arrow.metadata or {}).get(_KEY)
     metadata: Mapping[str, Any] | None = None if text is None else json.loads(text)
     return file, open_identity(identity, metadata, where=str(path))

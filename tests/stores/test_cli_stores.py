@@ -84,9 +84,9 @@ def test_create_then_ingest_then_search_by_a_range(tmp_path, tiny_bundle):
     [
         (["--storage", "tiny"], "storage='tiny': expected one of float32, half, quarter"),
         (["--index", "year"], "--index 'year': expected FIELD=TYPE"),
-        (["--index", "year=int"], "'int' is no type; expected one of keyword"),
+        (["--index", "year=int"], "'int' is not a type; expected one of keyword"),
         (["--index", "$x=integer"], r"begins with \$ cannot be filtered"),
-        (["--shards", "2"], "has no option shard_number"),
+        (["--shards", "2"], "does not support the option shard_number"),
         (["--replicas", "0"], "replication_factor=0"),
         (["--index", "who=integer", "--tenant", "who"], "tenant 'who': it is a keyword field"),
     ],

@@ -25,7 +25,7 @@ from m3_vdb.errors import (
     StoreRequestError,
 )
 from m3_vdb.stores import CollectionOptions, MemoryStore, open_store
-from m3_vdb.stores.milvus.engine import PROBE_PREFIX
+from m3_vdb.stores.milvus.engine import TRIAL_PREFIX
 from m3_vdb.stores.milvus.rows import SENTINEL
 from m3_vdb.stores.milvus.store import MAX_REQUEST_BYTES
 from m3_vdb.types import Document, SparseVector
@@ -217,7 +217,7 @@ def test_any_engine_gives_exact_scores(stub, engine):
 
 def test_a_probe_is_remembered_until_the_version_changes(stub, store):
     def probes():
-        return [r for r in stub.requests("CreateCollection") if r.collection_name.startswith(PROBE_PREFIX)]
+        return [r for r in stub.requests("CreateCollection") if r.collection_name.startswith(TRIAL_PREFIX)]
 
     assert len(probes()) == 1
     open_store(f"{stub.url}/notes", identity=IDENTITY).close()
@@ -270,7 +270,10 @@ def test_options_that_milvus_has(stub):
     options = CollectionOptions(shard_number=3, indexes={"lang": "keyword"})
     open_store(f"{stub.url}/shards", identity=IDENTITY, options=options).close()
     assert [r.shards_num for r in stub.requests("CreateCollection") if r.collection_name == "shards"] == [3]
-    for refused, message in (({"storage": "quarter"}, "'float32' and 'half'"), ({"tenant": "who"}, "no option tenant")):
+    for refused, message in (
+        ({"storage": "quarter"}, "'float32' and 'half'"),
+        ({"tenant": "who"}, "not support the option tenant"),
+    ):
         with pytest.raises(ConfigError, match=message):
             open_store(f"{stub.url}/nope", identity=IDENTITY, options=CollectionOptions(**refused))
     assert list(stub.collections) == ["shards"]

@@ -125,7 +125,7 @@ def test_files_that_are_no_export(tmp_path):
 
     (tmp_path / "text.parquet").write_text("no")
     parquet.write_table(pa.table({"id": ["a"]}), tmp_path / "foreign.parquet")
-    with pytest.raises(CollectionMismatchError, match="no Parquet file"):
+    with pytest.raises(CollectionMismatchError, match="not a Parquet file"):
         import_parquet(tmp_path / "text.parquet", MemoryStore(IDENTITY))
     with pytest.raises(CollectionMismatchError, match="which model"):
         import_parquet(tmp_path / "foreign.parquet", MemoryStore(IDENTITY))

@@ -56,7 +56,7 @@ _STATUS: Final = {
     int(ErrorCode.COLLECTION_NOT_FOUND): 404,
     1100: 400,  # parameter invalid
 }
-"""HTTP's words for codes of a Milvus server (pkg/util/merr/errors.go); 1 is also pymilvus' own default."""
+"""HTTP status per code of a Milvus server (pkg/util/merr/errors.go); 1 is also pymilvus' own default."""
 
 
 @contextmanager
@@ -65,7 +65,7 @@ def mapped_errors(where: str) -> Iterator[None]:
 
     Raises:
         StoreConnectionError: the server did not answer, or not in time.
-        StoreRequestError: the server, or pymilvus in its place, refused; its own words are in the message.
+        StoreRequestError: the server, or pymilvus in its place, refused; its message is part of ours.
     """
     try:
         yield
@@ -88,7 +88,7 @@ def mapped_errors(where: str) -> Iterator[None]:
 
 
 def _status(error: MilvusException, code: object) -> int | None:
-    """The HTTP status that a refusal would have; a Milvus server says no time after which to ask again."""
+    """The HTTP status that a refusal would have; a Milvus server does not say when to retry."""
     if isinstance(code, grpc.StatusCode):
         return http_status(code, error.message)
     if isinstance(code, int) and code in _STATUS:
@@ -177,7 +177,7 @@ class LiteServer:
         self.uri = f"{host}:0" if self._socket else f"http://127.0.0.1:{port}"
 
     def stop(self) -> None:
-        """Write everything out and let the database go; a second call does nothing."""
+        """Write everything out and close the database; a second call does nothing."""
         if self._server is not None:
             # Not without end: the garbage collector may call this in a thread of the server's own.
             self._server.stop(grace=_STOP_SECONDS).wait(2 * _STOP_SECONDS)

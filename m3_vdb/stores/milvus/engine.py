@@ -1,4 +1,4 @@
-"""Opening a collection of Milvus: make it if there is none, check whose it is, find out what the engine can do."""
+"""Opening a collection of Milvus: make it if there is none, check whose it is, try what the engine can do."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _LOAD_SECONDS: Final = 600
 
 @dataclass(frozen=True, slots=True)
 class MilvusCapabilities:
-    """What the engine behind a collection does itself, found out by a probe and not read off a version.
+    """What the engine behind a collection does itself, found by trying it, not derived from a version.
 
     Attributes:
         multi_vector_search: the engine searches all three vectors, token rows in an array of structs; otherwise it
@@ -161,30 +161,30 @@ def open_collection(
 def _create(
     client: MilvusClient, collection: str, identity: ModelIdentity, options: CollectionOptions, *, timeout: float
 ) -> None:
-    facts = probe(client, timeout=timeout)
+    facts = try_engine(client, timeout=timeout)
     options.require_only(*_OPTIONS[: 2 if facts.is_lite else 3], where="milvus-lite" if facts.is_lite else "Milvus")
     if options.storage == "quarter":
         raise ConfigError("storage='quarter': Milvus has 'float32' and 'half'")
     try:
         create(client, collection, identity, facts, options, timeout=timeout)
     except MilvusException:
-        # Two workers may start at once: that the other one made it is no error, and opening it checks what it is.
+        # Two workers may start at once: the other one made it, and opening it checks what it is.
         if not client.has_collection(collection, timeout=timeout):
             raise
 
 
 def _facts(client: MilvusClient, collection: str, found: Mapping[str, Any], *, timeout: float) -> EngineFacts:
-    """What the engine can do: as remembered, or probed anew if its version has changed."""
+    """What the engine can do: as remembered, or tried again if its version has changed."""
     known = EngineFacts.read(found.get("properties") or {})
     server = str(client.get_server_version(timeout=timeout))
     if known is not None and known.server == server:
         return known
     try:
-        facts = probe(client, timeout=timeout)
+        facts = try_engine(client, timeout=timeout)
     except MilvusException:
         # Most likely not allowed to make a collection. Nothing is taken for granted then, and all is scored here.
         return EngineFacts(server=server, struct_arrays=False, raw_weights=False)
-    with suppress(MilvusException):  # not allowed to: then it is probed again next time
+    with suppress(MilvusException):  # not allowed to: then it is tried again next time
         client.alter_collection_properties(collection, facts.as_property(), timeout=timeout)
     return facts
 
@@ -204,15 +204,15 @@ def _check_fields(found: Mapping[str, Any], *, where: str) -> None:
         )
 
 
-PROBE_PREFIX: Final = "m3_probe_"
-"""A collection of this name is left behind only by a process that was killed in the middle of a probe."""
+TRIAL_PREFIX: Final = "m3_probe_"
+"""A collection of this name is left behind only by a process that was killed while it tried the engine."""
 _WEIGHTS: Final = (0.5, 1.0, 0.25)
 _SCORES: Final = (0.6, 3.0, 1.8)
 """Dense, lexical and MAX_SIM score of the document below. Pressed through arctan they would add up to less than 2."""
 _TOLERANCE: Final = 1e-4
 
 
-def probe(client: MilvusClient, *, timeout: float) -> EngineFacts:
+def try_engine(client: MilvusClient, *, timeout: float) -> EngineFacts:
     """Try arrays of structs and raw weights on a collection that is dropped again.
 
     Raises:
@@ -220,7 +220,7 @@ def probe(client: MilvusClient, *, timeout: float) -> EngineFacts:
     """
     server = client.get_server_version(timeout=timeout)
     for struct in (True, False):
-        name = PROBE_PREFIX + uuid.uuid4().hex
+        name = TRIAL_PREFIX + uuid.uuid4().hex
         try:
             if _make(client, name, struct=struct, timeout=timeout):
                 found = _weighs_raw(client, name, struct=struct, timeout=timeout)

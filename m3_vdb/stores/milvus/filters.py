@@ -103,10 +103,10 @@ def _walk(payload: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
 
 
 def to_condition(expression: Expression | None, requests: Requests) -> str:
-    """A filter as a condition; asks for the rows that the engine cannot judge, if there may be some."""
+    """A filter as a condition; fetches the rows that the engine cannot decide, if there may be some."""
     if expression is None:
         return ""
-    judged, unsure = _condition(expression), [_unsure(part) for part in _open_to_doubt(expression)]
+    judged, unsure = _condition(expression), [_unsure(part) for part in _undecided(expression)]
     if not unsure:
         return judged
     rows = requests.matching(" or ".join(unsure), [PAYLOAD])
@@ -169,7 +169,7 @@ def _bounds(bounds: Range | DateRange, end: int) -> list[str]:
 
 
 def _unsure(condition: Condition) -> str:
-    """The rows that a condition cannot judge by their terms and numbers."""
+    """The rows for which terms and numbers do not decide a condition."""
     found = []
     if "." in condition.key or isinstance(condition, DateRange):
         objects = {steps[0] for steps in field_steps(condition.key)}
@@ -187,11 +187,11 @@ def _spans(bounds: Range | DateRange) -> str:
     return f"{_has_number(bounds)} and not ({below}) and not ({above})"
 
 
-def _open_to_doubt(expression: Expression) -> list[Condition]:
+def _undecided(expression: Expression) -> list[Condition]:
     if isinstance(expression, (And, Or)):
-        return [found for part in expression.parts for found in _open_to_doubt(part)]
+        return [found for part in expression.parts for found in _undecided(part)]
     if isinstance(expression, Not):
-        return _open_to_doubt(expression.part)
+        return _undecided(expression.part)
     is_new = "." in expression.key or isinstance(expression, DateRange)
     return [expression] if is_new or _is_two_sided(expression) else []
 
@@ -209,7 +209,7 @@ def _seconds(moment: datetime) -> float:
 
 
 def _term(name: str, kind: str, value: object = None) -> str:
-    """Sixteen characters for a field and a value: 80 bits, of which two values would have to agree in all."""
+    """Sixteen characters for a field and a value: 80 bits, so collisions do not happen in practice."""
     text = json.dumps([name, kind, value + 0.0 if isinstance(value, float) else value])  # -0.0 is 0.0
     return base64.b32encode(hashlib.blake2b(text.encode(), digest_size=10).digest()).decode("ascii")
 

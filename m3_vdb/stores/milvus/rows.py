@@ -1,8 +1,8 @@
 """A document as a row of a Milvus collection, and back; batches by bytes.
 
 A row has the user's ``id``, ``title``, ``text`` and ``payload`` in fields of their own, so no name in a payload can
-meet one of ours. The primary key is a UUID made from the id, as in Qdrant: ids may be of any length. Our own marks
-(``m3_vdb.marks``) lie among the hashed names of ``numbers``, an object of ours that collections of every version have.
+collide with one of ours. The primary key is a UUID made from the id, as in Qdrant: ids may be of any length. Our marks
+(``m3_vdb.marks``) are kept among the hashed names of ``numbers``, an object that collections of every version have.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ MAX_ELEMENTS: Final = 4096
 _CHUNK: Final = 65_532
 """Base64 characters of one element of ``tokens``: a multiple of 4 below the limit of a VARCHAR."""
 SENTINEL: Final = {0: 1e-12}
-"""The sparse vector of a text without tokens, because Milvus takes no empty one. Id 0 is ``<s>``, which is no lexical
-weight of M3; queries leave it out, so it is never matched."""
+"""The sparse vector of a text without tokens, because Milvus takes no empty one. Id 0 is ``<s>``, which never has a
+lexical weight in M3; queries leave it out, so it is never matched."""
 
 
 def to_row(
@@ -117,7 +117,7 @@ def _vector(value: object, width: int) -> FloatArray:
 
 
 def row_bytes(row: Mapping[str, Any]) -> int:
-    """Bytes of a row in a request, from above: vectors are sent as binary numbers."""
+    """Upper bound of a row's bytes in a request, where vectors are binary."""
     vectors = 8 * len(row[SPARSE]) + 4 * len(row[DENSE])
     rows = sum(element[ROW].nbytes + 8 for element in row.get(MULTI_VECTOR, ()))
     texts = sum(len(text.encode()) + 8 for text in (row["title"], row["text"], row[ID], *row.get(TOKENS, ())))
@@ -144,10 +144,10 @@ _LITE: Final = "milvus_lite"
 
 @dataclass(frozen=True, slots=True)
 class EngineFacts:
-    """What a probe has found out about a server; remembered with the collection until the server's version changes.
+    """What was found by trying a server; kept with the collection until the server's version changes.
 
     Attributes:
-        server: its version, in its own words.
+        server: its version, as it gives it.
         struct_arrays: it keeps arrays of structs and searches them by MAX_SIM, as a sum over the query's rows.
         raw_weights: a hybrid search adds raw scores (``norm_score=False``), exactly.
     """
@@ -244,7 +244,7 @@ def create_indexes(
         struct: it has the array of structs.
         flat: search the dense vector by a full scan.
         terms: it has filters, and is on a server: milvus-lite has no index for them.
-        timeout: seconds that a request may take.
+        timeout: seconds per request.
     """
     indexes = MilvusClient.prepare_index_params()
     if flat:
@@ -256,7 +256,7 @@ def create_indexes(
         indexes.add_index(STRUCT_VECTOR, index_type="HNSW", metric_type="MAX_SIM_IP", params=_HNSW)
     if terms:
         indexes.add_index(TERMS, index_type="INVERTED")
-    # Not waited for, which in pymilvus takes half a second an index: the collection is empty.
+    # Not waited for, which in pymilvus takes half a second per index: the collection is empty.
     client.create_index(collection, indexes, timeout=timeout, sync=False)
 
 

@@ -1,7 +1,7 @@
 """A collection of Milvus, on a server or in a file (milvus-lite), through pymilvus. The twin of ``qdrant/server.py``.
 
 Two steps per query: a search picks the candidates, then one hybrid search over the same candidates scores them by the
-three vectors and adds the three. What the engine at hand cannot do is done here, exactly (``MilvusCapabilities``).
+three vectors and adds the three. What the engine cannot do is done here, exactly (``MilvusCapabilities``).
 """
 
 from __future__ import annotations
@@ -58,14 +58,14 @@ class MilvusStore(VectorStore):
     Args:
         client: a connected client; the store closes it.
         collection: name of the collection.
-        identity: the model at hand; None opens an existing collection as it is.
+        identity: the model; None opens an existing collection as it is.
         create: make the collection if there is none.
-        exact: pick the candidates by a full scan (True), by HNSW (False), or as is natural (None): a server by HNSW,
+        exact: pick the candidates by a full scan (True), by HNSW (False), or by the default (None): a server by HNSW,
             milvus-lite always by full scan, because its HNSW loses candidates. Milvus fixes this when a collection is
             made. Scores are exact either way.
         options: how a *new* collection is made: storage ("float32", or "half": float16 token rows, scores off by about
             1e-5), and on a server shard_number. All payload fields are indexed, so indexes asks for nothing more.
-        timeout: seconds that a request may take.
+        timeout: seconds per request.
         path: where milvus-lite keeps its files; None for a server.
         server: URL of the server, for messages.
         close: called once when the store is closed; by default ``client.close``.
@@ -201,7 +201,7 @@ class MilvusStore(VectorStore):
     def _optimize(self) -> None:
         """Write what was given into segments and wait until they are indexed.
 
-        Worth doing after an ingest: milvus-lite indexes what it has not written yet anew for every query.
+        Worth doing after an ingest: for every query milvus-lite indexes again what it has not written yet.
         """
         client, timeout = self._requests().client, self._requests().timeout
         with mapped_errors(self._where):

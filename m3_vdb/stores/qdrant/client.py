@@ -45,7 +45,7 @@ def connect(
         proxies = sorted(name for name in os.environ if name.lower() in _PROXIES)
         if not proxies:
             raise
-        # The client's own words may show the proxy's password.
+        # The client's message may show the proxy's password.
         lacks = " (a SOCKS proxy needs: pip install 'httpx[socks]')" if isinstance(error, ImportError) else ""
         raise StoreError(
             f"{place.url}: the proxy that {' or '.join(proxies)} names cannot be used{lacks}; unset the variable, or "
@@ -54,7 +54,7 @@ def connect(
 
 
 def where(client: QdrantClient, collection: str) -> str:
-    """A collection and its server, in words."""
+    """How messages name a collection and its server."""
     options = client.init_options
     server = options["url"] or options["host"] or options["location"]
     if options["path"] is not None or server in (None, ":memory:"):
@@ -76,13 +76,13 @@ def mapped_errors(where: str) -> Iterator[None]:
 
     Raises:
         StoreConnectionError: the server did not answer, or not in time.
-        StoreRequestError: the server refused; its own words are in the message.
+        StoreRequestError: the server refused; its message is part of ours.
         StoreError: the client is closed.
     """
     try:
         yield
     except ResponseHandlingException as error:
-        if isinstance(error.source, ValidationError):  # it answered, but not in Qdrant's words
+        if isinstance(error.source, ValidationError):  # it answered, but not as Qdrant does
             raise StoreRequestError(f"{where}: the answer is not Qdrant's: {error.source}") from error
         words = str(error.source) or type(error.source).__name__
         raise StoreConnectionError(f"{where}: no answer ({words}); {_check(error.source, words)}") from error

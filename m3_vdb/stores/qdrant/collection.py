@@ -80,7 +80,7 @@ class QdrantCollection(VectorStore):
 
     @abstractmethod
     def _engine(self) -> AbstractContextManager[Any]:
-        """What answers requests, with its errors mapped; may be entered again within."""
+        """What answers requests, with its errors mapped; may be nested."""
 
     @property
     @abstractmethod
@@ -153,7 +153,7 @@ class QdrantCollection(VectorStore):
     ) -> list[list[Hit]]:
         can = self._capabilities
         hits: list[list[Hit]] = [[] for _ in queries]
-        with self._engine():  # of an embedded search with several requests nobody sees half
+        with self._engine():  # the embedded engine runs all requests of a search without writes between them
             fused: dict[int, tuple[Plan, Request]] = {}
             for i, query in enumerate(queries):
                 plan = make_plan(query, search)

@@ -56,7 +56,7 @@ class QdrantEdgeStore(QdrantCollection):
 
     Args:
         folder: where the collection lives; made if it may be created.
-        identity: the model at hand; None opens an existing collection as it is.
+        identity: the model; None opens an existing collection as it is.
         create: make the collection if there is none.
         exact: pick the candidates by a full scan; False lets the engine use the HNSW graph that ``optimize`` builds.
             Scores are exact either way.
@@ -96,7 +96,7 @@ class QdrantEdgeStore(QdrantCollection):
                 open_identity(identity, metadata, where=self._where)  # nothing is left in a folder that is not ours
             opened.callback(FolderLock(self._folder).release)
             if metadata is None:
-                # Once more, now that nobody else can be writing it.
+                # Once more, now that no other process can be writing it.
                 metadata = read_metadata(self._folder)
             if metadata is None:
                 assert identity is not None
@@ -185,7 +185,7 @@ class QdrantEdgeStore(QdrantCollection):
             return sum(path.stat().st_blocks * 512 for path in self._folder.rglob("*") if path.is_file())
 
     def _close(self) -> None:
-        """Write everything out and let the folder go; a second call does nothing."""
+        """Write everything out and unlock the folder; a second call does nothing."""
         with self._mutex:
             self._shard = None
             with _mapped_errors(self._where):
@@ -263,7 +263,7 @@ def _mapped_errors(where: str) -> Iterator[None]:
     """The one place where errors of qdrant-edge become errors of m3-vdb.
 
     Raises:
-        StoreRequestError: the engine refused, or panicked; its own words are in the message.
+        StoreRequestError: the engine refused, or panicked; its message is part of ours.
         StoreError: the system refused.
     """
     try:

@@ -107,12 +107,12 @@ def score_requests(
 
 
 def _scoring(name: str, *, may_be_exact: bool) -> Request | None:
-    """exact: never by the graph. Sparse search has none, and a multi-vector of ours has none either."""
+    """exact: never by the HNSW graph, which sparse vectors and our multi-vectors do not have."""
     return {"exact": True} if name != SPARSE and may_be_exact else None
 
 
 def to_filter(expression: Expression) -> Request:
-    """A filter in Qdrant's words, always one of its own, so that it can stand anywhere in another one."""
+    """A filter in Qdrant's form, always a complete one, so that it can be part of another."""
     if isinstance(expression, And):
         return {"must": [to_filter(part) for part in expression.parts]}
     if isinstance(expression, Or):

@@ -111,7 +111,7 @@ def check_schema(config: Mapping[str, Any], identity: ModelIdentity, *, where: s
     Args:
         config: ``vectors``, ``sparse_vectors`` and ``quantization_config``, as JSON.
         identity: the model that the collection names.
-        where: the collection, in words.
+        where: how messages name the collection.
 
     Raises:
         CollectionMismatchError: a vector is missing or is compared in another way, the sparse vector is re-weighted by

@@ -41,7 +41,7 @@ class QdrantStore(QdrantCollection):
     Args:
         client: a connected client; the store closes it.
         collection: name of the collection.
-        identity: the model at hand; None opens an existing collection as it is.
+        identity: the model; None opens an existing collection as it is.
         create: make the collection if there is none.
         exact: pick the candidates by a full scan, not by HNSW; slower and exact. Scores are exact either way.
         options: how a *new* collection is made.
