@@ -74,7 +74,7 @@ def point_id(document_id: str) -> str:
 
 
 def field_path(*steps: str) -> str:
-    """Where Qdrant finds a field of the user's payload, which is nested under ``payload``; quotes keep dots in names."""
+    """Where Qdrant finds a field of the user's payload, which is nested under ``payload``; quotes protect dots."""
     return "payload" + "".join(f'."{step}"' for step in steps)
 
 

@@ -149,7 +149,7 @@ def test_delete_and_count_by_filter(filled):
     query = make_queries(1)[0]
     assert [hit.document.id for hit in store.query(query)] == [hit.document.id for hit in oracle.query(query)]
     for arguments in ({}, {"ids": ["d1"], "filter": {"lang": "de"}}, {"filter": {}}):
-        with pytest.raises(ConfigError, match="ids: expected a list of ids|filter: it has no condition"):
+        with pytest.raises(ConfigError, match=r"ids: expected a list of ids|filter: it has no condition"):
             store.delete(**arguments)
     assert store.count() == 150 - matching
 
