@@ -152,12 +152,9 @@ def subsample_splits(
         names = [one.name for one in part]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise ConfigError(f"two collections have the name {twice!r}: their figures could not be told apart")
-    if strangers := sorted(devs.keys() - tests.keys()):
-        raise ConfigError(f"{strangers[0]}: no such collection is evaluated, so its dev queries tune nothing")
+    check_splits(list(tests.values()), list(devs.values()))
     for name, one in tests.items():
         other = devs.get(name, replace(one, queries={}, qrels={}, answers={}))
-        if shared := sorted(one.queries.keys() & other.queries.keys()):
-            raise ConfigError(f"{name}: query {shared[0]!r} is in dev and in test: tune on other queries")
         both = replace(
             one,
             queries={**one.queries, **other.queries},
@@ -169,6 +166,20 @@ def subsample_splits(
         if name in devs:
             devs[name] = replace(other, documents=documents)
     return list(tests.values()), list(devs.values())
+
+
+def check_splits(test: Sequence[Collection], dev: Sequence[Collection]) -> None:
+    """Refuse dev queries that tune nothing, or that are also reported.
+
+    Raises:
+        ConfigError: a dev collection has no counterpart, or shares a query with it.
+    """
+    queries = {collection.name: collection.queries.keys() for collection in test}
+    for one in dev:
+        if one.name not in queries:
+            raise ConfigError(f"{one.name}: no such collection is evaluated, so its dev queries tune nothing")
+        if shared := sorted(one.queries.keys() & queries[one.name]):
+            raise ConfigError(f"{one.name}: query {shared[0]!r} is in dev and in test: tune on other queries")
 
 
 def choose(names: Iterable[str], count: int, seed: int = 0) -> list[str]:

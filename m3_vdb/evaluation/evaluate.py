@@ -25,7 +25,7 @@ from m3_vdb.encoding.long_documents import DEFAULT_POLICY, LongDocuments
 from m3_vdb.errors import BundleError, ConfigError
 from m3_vdb.evaluation.answers import judge
 from m3_vdb.evaluation.bm25 import BM25
-from m3_vdb.evaluation.collection import Collection, Qrels
+from m3_vdb.evaluation.collection import Collection, Qrels, check_splits
 from m3_vdb.evaluation.metrics import (
     ANSWER_MEASURES,
     MEASURES,
@@ -104,8 +104,11 @@ def evaluate(
     _check(collections, modes)
     if approximate and store == "memory://":
         raise ConfigError("memory:// has no approximate search: give a folder or a server")
-    if dev:
-        check_dev(dev, collections, modes)
+    if dev and not any(mode in WEIGHTED for mode in modes):
+        raise ConfigError(f"modes={list(modes)}: none has weights to tune: add {' or '.join(WEIGHTED)}")
+    if answered := next((one.name for one in dev if not one.qrels), None):
+        raise ConfigError(f"{answered}: the dev queries have no judgements, and tuning weights needs some")
+    check_splits(collections, dev)
     measures = measures_of([*collections, *dev])
     import_ir_measures()  # now, and not after an hour
     if bm25:
@@ -205,25 +208,6 @@ def _check(collections: Sequence[Collection], modes: Sequence[Mode]) -> None:
         raise ConfigError("two collections have the same name: their figures could not be told apart")
     if not modes or not set(modes) <= set(MODES) or len(set(modes)) < len(modes):
         raise ConfigError(f"modes={list(modes)}: expected one or more of {', '.join(MODES)}, each once")
-
-
-def check_dev(dev: Sequence[Collection], test: Sequence[Collection], modes: Sequence[Mode]) -> None:
-    """Refuse dev queries that would make the tuned figures worthless, or that would tune nothing.
-
-    Raises:
-        ConfigError: a dev collection has no judgements, no counterpart, or a query that is also reported; or none of
-            the modes has weights.
-    """
-    if not any(mode in WEIGHTED for mode in modes):
-        raise ConfigError(f"modes={list(modes)}: none has weights to tune: add {' or '.join(WEIGHTED)}")
-    queries = {collection.name: collection.queries.keys() for collection in test}
-    for collection in dev:
-        if not collection.qrels:
-            raise ConfigError(f"{collection.name}: the dev queries have no judgements, and tuning weights needs some")
-        if collection.name not in queries:
-            raise ConfigError(f"{collection.name}: no such collection is evaluated, so its dev queries tune nothing")
-        if shared := sorted(collection.queries.keys() & queries[collection.name]):
-            raise ConfigError(f"{collection.name}: query {shared[0]!r} is in dev and in test: tune on other queries")
 
 
 def measures_of(collections: Sequence[Collection]) -> tuple[str, ...]:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from m3_vdb.evaluation.protocol import Request
 from m3_vdb.evaluation.runs import STATE, Workspace, file_name
+from m3_vdb.weights import Weights
 
 RUN = {"q": {"a": 0.5, "b": 0.25}, "r": {"a": 1 / 3}}
 
@@ -102,3 +104,11 @@ def test_values_are_kept_under_a_key_until_they_are_forgotten(tmp_path: Path):
 
 def test_a_collection_in_a_folder_gets_a_flat_name():
     assert file_name("debian/de") == "debian-de"
+
+
+def test_rankings_of_version_0_1_0_are_read_back(tmp_path: Path):
+    """The key is a hash of the request's ``repr``, so neither its class nor its fields may get other names."""
+    request = Request(Weights(1, 0.3, 1), "dense", 200)
+    workspace = Workspace(tmp_path, "corpus")
+    workspace.run("all", (request, "queries"), Maker(RUN))
+    assert json.loads((tmp_path / STATE).read_text())["all"]["key"] == "9e907094dce7591f23fc7462"
