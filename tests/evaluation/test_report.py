@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m3_vdb.errors import ConfigError
-from m3_vdb.evaluation.report import escape, numbers, to_html, to_markdown, write_report
+from m3_vdb.evaluation.report import escape, to_html, to_markdown, write_report, writing
 from m3_vdb.evaluation.results import Evaluation, Figure
 from tests.evaluation import _results
 from tests.evaluation._results import EXAMPLES, HOSTILE, LANGUAGES, SYSTEMS
@@ -336,18 +336,18 @@ def test_wide_letters_count_twice():
 @pytest.mark.parametrize(
     ("shown", "expected"),
     [
-        (numbers.signed(-0.0004), "0.000"),
-        (numbers.signed(-0.012), "−0.012"),
-        (numbers.p_value(0.0004), "< 0.001"),
-        (numbers.p_value(0.001, name="p"), "p = 0.001"),
-        (numbers.rate(58.06), "58.1"),
-        (numbers.rate(5400), "5,400"),
-        (numbers.size(0), "0 B"),
-        (numbers.size(66_060_288), "63.0 MiB"),
-        (numbers.size(1024**6), "1,048,576.0 TiB"),
-        (numbers.scientific(0.0), "0"),
-        (numbers.scientific(3.14e-7), "3.1 × 10⁻⁷"),
-        (numbers.tenths(1234.56), "1,234.6"),
+        (writing.signed(-0.0004), "0.000"),
+        (writing.signed(-0.012), "−0.012"),
+        (writing.p_value(0.0004), "< 0.001"),
+        (writing.p_value(0.001, name="p"), "p = 0.001"),
+        (writing.rate(58.06), "58.1"),
+        (writing.rate(5400), "5,400"),
+        (writing.size(0), "0 B"),
+        (writing.size(66_060_288), "63.0 MiB"),
+        (writing.size(1024**6), "1,048,576.0 TiB"),
+        (writing.scientific(0.0), "0"),
+        (writing.scientific(3.14e-7), "3.1 × 10⁻⁷"),
+        (writing.tenths(1234.56), "1,234.6"),
     ],
 )
 def test_numbers(shown, expected):

@@ -12,15 +12,14 @@ from m3_vdb.errors import ConfigError, MissingExtraError
 from m3_vdb.evaluation.report import charts
 from m3_vdb.evaluation.report.tables import (
     Block,
-    Table,
     blocks,
     headline,
     provenance,
     summary,
     system_name,
     tiles,
-    written,
 )
+from m3_vdb.evaluation.report.writing import Table, written
 from m3_vdb.evaluation.results import Evaluation
 
 __all__ = ["to_html", "to_markdown", "write_report"]

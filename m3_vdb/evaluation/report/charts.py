@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Final
 
-from m3_vdb.evaluation.report.numbers import number
 from m3_vdb.evaluation.report.tables import figure_of, finite_points, labels, latencies, system_name
+from m3_vdb.evaluation.report.writing import number
 from m3_vdb.evaluation.results import Evaluation, Figure
 
 WIDE: Final = 420

@@ -1,21 +1,23 @@
 """What a report says about an evaluation: tables of numbers, and the sentences between them.
 
-A table holds numbers and values of ``results``; its columns know how to write them. ``written`` does that, once, for
-the page and the Markdown alike.
+A table holds numbers and values of ``results``; they become text only in ``writing``.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
-from m3_vdb.evaluation.report.numbers import (
-    MISSING,
+from m3_vdb.evaluation.report.writing import (
+    Cell,
+    Column,
+    Row,
+    Table,
     count,
     counted,
     interval,
@@ -38,56 +40,6 @@ FEW_COLLECTIONS: Final = 3
 """Up to this many collections stand in the first table of costs; more are summed up there and listed below."""
 
 
-@dataclass(slots=True)
-class Cell:
-    """A value as it is written.
-
-    Attributes:
-        text: the value.
-        small: what is written beside it in small type.
-        hover: what is said when pointed at.
-        rank: the number by which the best is found, as precise as it is shown; NaN where nothing is best.
-        best: the best of its row or column.
-        heat: 0 to 1, its place among all of the table; None without shading.
-    """
-
-    text: str
-    small: str = ""
-    hover: str = ""
-    rank: float = math.nan
-    best: bool = False
-    heat: float | None = None
-
-
-Column: TypeAlias = tuple[str, Callable[[Any], "Cell | str"]]
-"""Heading, and how a value is written."""
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A line of a table: None where nothing was measured, text where it is shown as it is. Summaries stand apart."""
-
-    name: str
-    values: Sequence[Any]
-    summary: bool = False
-    hover: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """Rows of numbers: ``corner`` heads their names, ``title`` is shown where the table is collapsed.
-
-    The best of each row is bold, or with ``best_of_column`` that of each column; ``shaded`` shades ranked cells.
-    """
-
-    corner: str
-    columns: Sequence[Column]
-    rows: Sequence[Row]
-    title: str = ""
-    best_of_column: bool = False
-    shaded: bool = False
-
-
 @dataclass(frozen=True, slots=True)
 class Block:
     """A part of a task's section; ``key`` says which charts belong to it, ``more`` is collapsed on the page."""
@@ -97,36 +49,6 @@ class Block:
     text: str = ""
     table: Table | None = None
     more: Sequence[Table] = ()
-
-
-def written(table: Table) -> tuple[list[str], list[tuple[Row, list[Cell]]]]:
-    """Headings and lines as text, without the columns in which nothing was measured.
-
-    The best is the largest, and everything a reader cannot tell from it.
-    """
-
-    def cell(show: Callable[[Any], Cell | str], value: object) -> Cell:
-        shown = (value or MISSING) if value is None or isinstance(value, str) else show(value)
-        return Cell(shown) if isinstance(shown, str) else shown
-
-    def ranked(cells: Iterable[Cell]) -> tuple[list[Cell], float, float]:
-        known = [one for one in cells if not math.isnan(one.rank)]
-        ranks = [one.rank for one in known] or [0.0]
-        return known, min(ranks), max(ranks)
-
-    lines = [[cell(column[1], v) for column, v in zip(table.columns, row.values, strict=True)] for row in table.rows]
-    for line in zip(*lines, strict=True) if table.best_of_column else lines:
-        known, _, top = ranked(line)
-        for one in known:
-            one.best = len(known) > 1 and one.rank == top
-    if table.shaded:
-        body = [line for row, line in zip(table.rows, lines, strict=True) if not row.summary]
-        known, low, high = ranked(one for line in body for one in line)
-        for one in known:
-            one.heat = (one.rank - low) / (high - low) if high > low else None
-    kept = [x for x in range(len(table.columns)) if any(line[x].text != MISSING for line in lines)]
-    headings = [table.corner, *(table.columns[x][0] for x in kept)]
-    return headings, [(row, [line[x] for x in kept]) for row, line in zip(table.rows, lines, strict=True)]
 
 
 def system_name(system: str) -> str:
