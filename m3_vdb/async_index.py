@@ -24,7 +24,7 @@ from m3_vdb.stores.options import (
     Fusion,
     Source,
 )
-from m3_vdb.types import Document, Filter, Hit
+from m3_vdb.types import Document, Filter, Hit, Payload
 from m3_vdb.weights import WeightsLike
 from m3_vdb.writer import AddReport, placed
 
@@ -125,17 +125,53 @@ class AsyncHybridIndex:
         search = partial(search, (await self._run(self._encoder, encode))[0])
         return await self._run(self._requests, lambda: page.documents(search(limit=page.first), search))
 
+    async def query_many(
+        self,
+        texts: Iterable[str],
+        *,
+        weights: WeightsLike = DEFAULT_WEIGHTS,
+        limit: int = 10,
+        offset: int = 0,
+        candidates: int = DEFAULT_CANDIDATES,
+        source: Source = "dense",
+        fusion: Fusion = "weighted_sum",
+        ef: int | None = None,
+        score_threshold: float | None = None,
+        filter: Filter | None = None,
+        explain: bool = False,
+    ) -> list[list[Hit]]:
+        """``HybridIndex.query_many``, with its arguments and errors; all of it in the thread that encodes."""
+        ask = partial(
+            self._index.query_many,
+            texts,
+            weights=weights,
+            limit=limit,
+            offset=offset,
+            candidates=candidates,
+            source=source,
+            fusion=fusion,
+            ef=ef,
+            score_threshold=score_threshold,
+            filter=filter,
+            explain=explain,
+        )
+        return await self._run(self._encoder, ask)
+
     async def get(self, ids: Iterable[str]) -> list[Document]:
         """``HybridIndex.get``."""
         return await self._run(self._requests, partial(self._index.get, ids))
 
-    async def delete(self, ids: Iterable[str]) -> None:
-        """``HybridIndex.delete``."""
-        await self._run(self._requests, partial(self._index.delete, ids))
+    async def update(self, ids: Iterable[str], payload: Payload) -> None:
+        """``HybridIndex.update``."""
+        await self._run(self._requests, partial(self._index.update, ids, payload))
 
-    async def count(self) -> int:
+    async def delete(self, ids: Iterable[str] | None = None, *, filter: Filter | None = None) -> None:
+        """``HybridIndex.delete``."""
+        await self._run(self._requests, partial(self._index.delete, ids, filter=filter))
+
+    async def count(self, filter: Filter | None = None) -> int:
         """``HybridIndex.count``."""
-        return await self._run(self._requests, self._index.count)
+        return await self._run(self._requests, partial(self._index.count, filter))
 
     async def close(self) -> None:
         """Wait for what has begun, then close the index; a second call does nothing."""

@@ -12,7 +12,7 @@ from types import TracebackType
 from m3_vdb.encoding.embedder import Embedder
 from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
 from m3_vdb.encoding.long_documents import DEFAULT_POLICY, LongDocuments
-from m3_vdb.inputs import DocumentLike, read_documents, read_ids, read_query, whole_number
+from m3_vdb.inputs import DocumentLike, read_documents, read_ids, read_query, read_texts, whole_number
 from m3_vdb.passages import DocumentPage, stored_ids, whole_documents
 from m3_vdb.stores import open_store
 from m3_vdb.stores.base import VectorStore
@@ -24,7 +24,7 @@ from m3_vdb.stores.options import (
     Fusion,
     Source,
 )
-from m3_vdb.types import Document, Filter, Hit
+from m3_vdb.types import Document, Filter, Hit, Payload
 from m3_vdb.weights import WeightsLike
 from m3_vdb.writer import AddReport, BatchWriter, check_parts, placed
 
@@ -193,6 +193,60 @@ class HybridIndex:
         search = partial(search, self._embed.encode_queries([read_query(text)])[0])
         return page.documents(search(limit=page.first), search)
 
+    def query_many(
+        self,
+        texts: Iterable[str],
+        *,
+        weights: WeightsLike = DEFAULT_WEIGHTS,
+        limit: int = 10,
+        offset: int = 0,
+        candidates: int = DEFAULT_CANDIDATES,
+        source: Source = "dense",
+        fusion: Fusion = "weighted_sum",
+        ef: int | None = None,
+        score_threshold: float | None = None,
+        filter: Filter | None = None,
+        explain: bool = False,
+    ) -> list[list[Hit]]:
+        """``query`` for many texts: encoded in one pass, asked in one batched request where the store has one.
+
+        Args:
+            texts: n queries, any iterable.
+            weights: this and all that follow as ``query``, the same for all texts.
+            limit: documents per text.
+            offset: documents to skip before them.
+            candidates: documents, or passages, taken from a list and scored.
+            source: the list or lists that they are taken from.
+            fusion: how scores become one.
+            ef: effort of an approximate dense search.
+            score_threshold: drop hits with a lower score.
+            filter: payload conditions that must hold.
+            explain: also fill ``Hit.parts``.
+
+        Returns:
+            n lists of hits, in the order of ``texts``; each is what ``query`` returns.
+
+        Raises:
+            TextError: an item is not a usable string; ``index`` names it.
+            ConfigError: as ``query``.
+        """
+        search = partial(
+            self._store.query_many,
+            weights=weights,
+            candidates=candidates,
+            source=source,
+            fusion=fusion,
+            ef=ef,
+            score_threshold=score_threshold,
+            filter=filter,
+            explain=explain,
+        )
+        page = DocumentPage.read(limit, offset, candidates)
+        queries = list(self._embed.encode_queries(read_texts(texts)))
+        found = search(queries, limit=page.first)
+        more = [lambda query=query, **part: search([query], **part)[0] for query in queries]
+        return [page.documents(hits, ask) for hits, ask in zip(found, more, strict=True)]
+
     def get(self, ids: Iterable[str]) -> list[Document]:
         """The documents with these ids that exist, whole, in the order of ``ids``.
 
@@ -202,18 +256,40 @@ class HybridIndex:
         """
         return whole_documents(self._store, read_ids(ids))
 
-    def delete(self, ids: Iterable[str]) -> None:
-        """Remove documents with all their passages; unknown ids are ignored.
+    def update(self, ids: Iterable[str], payload: Payload) -> None:
+        """Replace the payload of documents with all their passages; texts and vectors stay, and nothing is encoded.
+
+        Args:
+            ids: of documents; unknown ids are ignored.
+            payload: what each of them gets in place of the old one: fields that it lacks are gone.
 
         Raises:
-            ConfigError: ``ids`` is one string, or nothing that holds ids; nothing was deleted.
+            ConfigError: ``ids`` is one string, or nothing that holds ids; nothing was changed.
+            DocumentError: an id is not a string, or the payload cannot be stored; nothing was changed.
+        """
+        self._store.update(stored_ids(self._store, read_ids(ids)), payload)
+
+    def delete(self, ids: Iterable[str] | None = None, *, filter: Filter | None = None) -> None:
+        """Remove documents with all their passages, by their ids or by a filter.
+
+        Args:
+            ids: of documents; unknown ids are ignored.
+            filter: payload conditions that must hold, at least one, instead of ids.
+
+        Raises:
+            ConfigError: not one of the two is given, ``ids`` is one string or nothing that holds ids, or the filter
+                cannot be used; nothing was deleted.
             DocumentError: an id is not a string; nothing was deleted.
         """
-        self._store.delete(stored_ids(self._store, read_ids(ids)))
+        self._store.delete(None if ids is None else stored_ids(self._store, read_ids(ids)), filter=filter)
 
-    def count(self) -> int:
-        """What the collection holds: documents, and of those that were split the passages."""
-        return self._store.count()
+    def count(self, filter: Filter | None = None) -> int:
+        """What the collection holds, or what of it matches a filter: documents, and of those that were split passages.
+
+        Raises:
+            ConfigError: the filter cannot be used.
+        """
+        return self._store.count(filter)
 
     def close(self) -> None:
         """Close the store, and the model if ``open`` opened it; a second call does nothing."""

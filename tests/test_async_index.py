@@ -66,9 +66,16 @@ def test_results_are_those_of_the_index():
                 "text 3", limit=4, offset=1, explain=True
             )
             assert await twin.get(["d3", "none", "d1"]) == index.get(["d3", "none", "d1"])
-            await twin.delete(["d3"])
+            texts = ["text 1", "text 7"]
+            assert await twin.query_many(texts, limit=3) == index.query_many(texts, limit=3)
+            for one in (twin.update(["d1"], {"kind": "new"}), twin.delete(["d3"])):
+                await one
+            index.update(["d1"], {"kind": "new"})
             index.delete(["d3"])
-            assert await twin.count() == index.count() == 11
+            assert await twin.get(["d1", "d3"]) == index.get(["d1", "d3"])
+            assert await twin.count({"kind": "new"}) == index.count({"kind": "new"}) == 1
+            await twin.delete(filter={"kind": "new"})
+            assert await twin.count() == 10
 
     asyncio.run(run())
 

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from m3_vdb import AddReport
-from m3_vdb.errors import CollectionMismatchError, ConfigError, StoreError
+from m3_vdb.errors import CollectionMismatchError, ConfigError, DocumentError, StoreError, TextError
 from m3_vdb.index import HybridIndex
 from m3_vdb.stores import MemoryStore
 from m3_vdb.types import Document
@@ -23,7 +23,7 @@ class FakeEmbedder:
 
     def encode_documents(self, texts):
         self.calls.append(list(texts))
-        return make_embeddings(len(texts), seed=sum(map(ord, texts[0])))
+        return make_embeddings(len(texts), seed=sum(map(ord, "".join(texts[:1]))))
 
     def encode_queries(self, texts):
         return self.encode_documents(texts)
@@ -80,3 +80,38 @@ def test_a_store_of_another_model_is_refused():
     store = MemoryStore(dataclasses.replace(IDENTITY, fingerprint="other"))
     with pytest.raises(CollectionMismatchError):
         HybridIndex(FakeEmbedder(), store)
+
+
+def test_many_queries_are_encoded_together_and_answered_like_each_alone(index):
+    index.add(make_documents(12))
+    texts = ["text 3", "title 1\ntext 1"]
+    before = len(index.embed.calls)
+    found = index.query_many(iter(texts), limit=4, offset=1, explain=True)
+    assert index.embed.calls[before:] == [texts]
+    embeddings = index.embed.encode_queries(texts)
+    assert found == [index.store.query(one, limit=4, offset=1, explain=True) for one in embeddings]
+    assert index.query_many([]) == []
+    with pytest.raises(TextError, match="texts"):
+        index.query_many("one text")
+
+
+def test_a_payload_is_replaced_without_encoding(index):
+    index.add([{"id": "1", "text": "a", "kind": "old", "year": 1}, {"id": "2", "text": "b", "kind": "old"}])
+    calls = list(index.embed.calls)
+    index.update(["1", "unknown"], {"kind": "new"})
+    assert index.embed.calls == calls
+    assert [dict(one.payload) for one in index.get(["1", "2"])] == [{"kind": "new"}, {"kind": "old"}]
+    assert {hit.document.id: hit.document.payload["kind"] for hit in index.query("a")} == {"1": "new", "2": "old"}
+    with pytest.raises(DocumentError):
+        index.update(["1"], {"kind": object()})
+
+
+def test_documents_are_counted_and_deleted_by_filter(index):
+    index.add([{"id": str(i), "text": "a", "even": i % 2 == 0} for i in range(5)])
+    assert (index.count(), index.count(filter={"even": True})) == (5, 3)
+    index.delete(filter={"even": True})
+    assert (index.count(), [one.id for one in index.get(map(str, range(5)))]) == (2, ["1", "3"])
+    for wrong in ({}, {"ids": ["1"], "filter": {"even": False}}, {"filter": {}}):
+        with pytest.raises(ConfigError):
+            index.delete(**wrong)
+    assert index.count() == 2
