@@ -87,8 +87,8 @@ def quantize_int8(value: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray
     distance = np.abs(exact - levels)
     # Weights that never were int8 are 0.25 from a level on average; a small matrix strays from that by chance.
     if distance.mean() < 0.25 - max(0.05, value.size**-0.5):
-        chance = np.random.default_rng(0).random(value.shape, dtype=np.float32)
-        levels = np.where(distance > UNMOVED, np.floor(exact + chance), levels)
+        random = np.random.default_rng(0).random(value.shape, dtype=np.float32)
+        levels = np.where(distance > UNMOVED, np.floor(exact + random), levels)
     return levels.astype(np.int8), scale.astype(np.float32)
 
 
@@ -104,7 +104,7 @@ def quantize_blocks(
         table: float32 [V, d], d a multiple of 64.
 
     Raises:
-        ConfigError: d is no multiple of 64.
+        ConfigError: d is not a multiple of 64.
 
     Returns:
         packed uint8 [V, d/2]: byte j holds level j (low nibble) and level j + d/2 (high nibble);

@@ -31,7 +31,7 @@ PAPER_PRETRAIN: Final = (67_200, 54_720, 37_248, 27_648, 21_504, 17_280, 15_072,
 PAPER_FINETUNE: Final = (1_152, 768, 480, 432, 336, 336, 288, 240, 192)
 """Queries of a step in each bucket, over all processes (arXiv 2402.03216v4, table 9)."""
 
-FREE: Final = (
+IGNORED_SETTINGS: Final = (
     "resume",
     "out",
     "save_every",
@@ -175,7 +175,7 @@ class Phase:
         if self.self_distill and len(self.losses) < 2:
             raise ConfigError(f"self_distill needs at least two losses to learn from each other, got {self.losses}")
         if self.freeze_layers and "embeddings" in self.train:
-            raise ConfigError("freeze_layers is of no use while embeddings train: remove 'embeddings' from train")
+            raise ConfigError("freeze_layers has no effect while embeddings train: remove 'embeddings' from train")
 
     @property
     def skipped(self) -> bool:
@@ -265,7 +265,7 @@ class RunConfig:
         model: checkpoint in BGE-M3 layout to start from.
         data: JSONL files.
         out: directory of checkpoints and logs; new, unless ``resume`` is set.
-        resume: go on from the last checkpoint in ``out``.
+        resume: resume from the last checkpoint in ``out``.
         seed: of data order, draws and dropout.
         device: "auto" takes a GPU if there is one.
         precision: "bf16" computes in bfloat16 under autocast, weights stay float32.
@@ -440,7 +440,7 @@ class ImportBaseConfig:
 
 @dataclass(frozen=True)
 class ImportBundleConfig:
-    """Turn a bundle back into a checkpoint in BGE-M3 layout, to go on training from it.
+    """Turn a bundle back into a checkpoint in BGE-M3 layout, to train it further.
 
     Attributes:
         out: checkpoint directory to create.
@@ -490,7 +490,7 @@ class AverageConfig:
         if len(self.models) < 2:
             raise ConfigError(f"models={list(map(str, self.models))}: expected two checkpoints or more")
         if self.weights and (len(self.weights) != len(self.models) or not all(0 < w < inf for w in self.weights)):
-            raise ConfigError(f"weights={self.weights}: expected {len(self.models)} positive numbers, one a model")
+            raise ConfigError(f"weights={self.weights}: expected {len(self.models)} positive numbers, one per model")
 
 
 def as_json(config: Any) -> Any:

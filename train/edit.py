@@ -65,7 +65,7 @@ def average(paths: Sequence[Path], weights: Sequence[float]) -> tuple[M3Model, s
         weights: one positive weight for each.
 
     Raises:
-        BundleError: something is no checkpoint.
+        BundleError: something is not a checkpoint.
         ConfigError: the checkpoints have different tokenizers or tensors.
     """
     model, tokenizer = M3Model.load(paths[0]), read_tokenizer(paths[0])

@@ -1,4 +1,4 @@
-"""A bundle, such as the one that ships, → a checkpoint in BGE-M3 layout: to go on training from it.
+"""A bundle, such as the one that ships, → a checkpoint in BGE-M3 layout that can be trained further.
 
 The weights are those of the bundle's precision, expanded to float32. The tokenizer gets back the control tokens that
 serving took from it. ``config.json`` notes the bundle, and every later checkpoint keeps the note, so that the export

@@ -161,7 +161,7 @@ def test_shape_and_training(card: str) -> None:
     assert "fine-tuned for dense, sparse and multi-vector" in card
     assert "Dense: 384 dimensions" in card
     assert "190,000 pieces" in card
-    assert "96 dimensions a token" in card
+    assert "96 dimensions per token" in card
     assert "up to 512 tokens" in card
     assert "120 optimiser steps over 120,000 tokens (6.0 minutes of steps)" in card
     assert "processes: 2, seed: 0, bf16" in card

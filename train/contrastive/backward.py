@@ -35,7 +35,7 @@ def through_the_graph(
     """One graph over all forward passes; gradients are added to the parameters.
 
     Args:
-        forwards: one a sub-batch.
+        forwards: one per sub-batch.
         loss_of: representations of all sub-batches → (loss, anything else).
         sync: see ``Sync``.
         idle: extra forward passes without effect, so that all processes run the same number (sharded models

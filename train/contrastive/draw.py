@@ -69,13 +69,13 @@ def draw_batch(records: Sequence[Record], numbers: Sequence[int], draw: Draw, *,
 
 def _group(record: Record, draw: Draw, seed: str) -> _Group:
     """One positive, then negatives."""
-    chance = random.Random(seed)
-    positive = chance.randrange(len(record["positives"]))
+    rng = random.Random(seed)
+    positive = rng.randrange(len(record["positives"]))
     count = min(draw.group_size - 1, len(record["negatives"]))
-    negatives = chance.sample(range(len(record["negatives"])), count)
+    negatives = rng.sample(range(len(record["negatives"])), count)
     tokens = record["positives"][positive]
-    if chance.random() < draw.shuffle and draw.word_starts is not None:
-        tokens = shuffle_segments(tokens, draw.word_starts, chance)
+    if rng.random() < draw.shuffle and draw.word_starts is not None:
+        tokens = shuffle_segments(tokens, draw.word_starts, rng)
     scored = record["positive_scores"] and (record["negative_scores"] or not negatives)
     scores = [record["positive_scores"][positive], *(record["negative_scores"][n] for n in negatives)] if scored else []
     return _Group(
@@ -85,12 +85,12 @@ def _group(record: Record, draw: Draw, seed: str) -> _Group:
     )
 
 
-def shuffle_segments(tokens: Sequence[int], word_starts: NDArray[np.bool_], chance: random.Random) -> list[int]:
+def shuffle_segments(tokens: Sequence[int], word_starts: NDArray[np.bool_], rng: random.Random) -> list[int]:
     """A text cut in three at word boundaries and put together in another order; ``<s>`` and ``</s>`` stay outside."""
     inner = np.asarray(tokens[1:-1], dtype=np.int32)
     cuts = [0, *segment_cuts(inner, word_starts, 3), len(inner)]
     segments = [inner[a:b].tolist() for a, b in pairwise(cuts)]
     before = list(segments)
     while len(set(map(tuple, segments))) > 1 and segments == before:
-        chance.shuffle(segments)
+        rng.shuffle(segments)
     return [tokens[0], *(token for segment in segments for token in segment), tokens[-1]]

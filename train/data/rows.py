@@ -40,7 +40,7 @@ def read_rows(path: Path) -> list[Row]:
     """Read a whole file.
 
     Raises:
-        DocumentError: a line is no row; file and line are in the message, ``index`` is the line from 0.
+        DocumentError: a line is not a row; file and line are in the message, ``index`` is the line from 0.
         ConfigError: the file cannot be opened, or holds no row.
     """
     rows = [parse_row(line, path, index) for index, line in read_lines(path)]

@@ -1,6 +1,6 @@
 """A choice of training rows, by source and language and at most so many of a kind.
 
-Files are read twice, so that memory holds a few numbers a row and never the texts. Whether a row is taken depends on
+Files are read twice, so that memory holds a few numbers per row and never the texts. Whether a row is taken depends on
 its own query and positives, the seed, and the rows of its kind; not on the order of files.
 """
 
@@ -53,7 +53,7 @@ def select(config: SelectConfig, *, report: Callable[[str], None], warn: Callabl
 
     Raises:
         ConfigError: ``out`` exists, a file cannot be read, or no row is left.
-        DocumentError: a line is no row; file and line are in the message.
+        DocumentError: a line is not a row; file and line are in the message.
     """
     if config.out.exists():
         raise ConfigError(f"{config.out} exists: give a new file, or remove it")

@@ -1,4 +1,4 @@
-"""Checkpoints that a run can go on from bit by bit, written whole or not at all.
+"""Checkpoints from which a run resumes bit by bit, written whole or not at all.
 
 ``step-000500/`` is a model that can be served; ``step-000500/state/`` holds the rest: the optimiser's moments and the
 random states in safetensors, everything else in JSON. No pickle, no project class.
@@ -24,7 +24,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from m3_vdb.errors import ConfigError
-from train.config import FREE
+from train.config import IGNORED_SETTINGS
 from train.engine.processes import Processes, random_state, rank, set_random_state
 from train.engine.task import Task
 
@@ -131,7 +131,7 @@ def read_position(checkpoint: Path, config: Any) -> Position:
         ConfigError: it ran with other settings; the message names them.
     """
     trainer = json.loads((checkpoint / STATE / "trainer.json").read_text(encoding="utf-8"))
-    before, now = ({k: v for k, v in c.items() if k not in FREE} for c in (trainer["config"], config))
+    before, now = ({k: v for k, v in c.items() if k not in IGNORED_SETTINGS} for c in (trainer["config"], config))
     changed = [f"{k}: {before.get(k)} → {now.get(k)}" for k in sorted(before | now) if before.get(k) != now.get(k)]
     if changed:
         raise ConfigError(

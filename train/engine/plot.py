@@ -95,7 +95,7 @@ def plot_training(out: Path) -> Path | None:
 
 
 def _below(log: Log, name: str) -> list[str]:
-    """The measure and those whose names go on with a slash; a total of one term is left out."""
+    """The measure and those whose names continue with a slash; a total of one term is left out."""
     found = [n for n, c in log.columns.items() if (n == name or n.startswith(f"{name}/")) and np.isfinite(c).any()]
     return [n for n in found if n != name or len(found) != 2]
 

@@ -59,7 +59,7 @@ def open_run(config: RunConfig, processes: Processes) -> Path | None:
         ConfigError: ``out`` holds something and ``resume`` is not set.
     """
     if not config.resume and config.out.exists() and any(config.out.iterdir()):
-        raise ConfigError(f"{config.out} is not empty: give a new directory, or set resume to true to go on there")
+        raise ConfigError(f"{config.out} is not empty: give a new directory, or set resume to true to resume there")
     checkpoint = last_checkpoint(config.out)
     processes.wait()
     if processes.main:

@@ -28,7 +28,7 @@ class RetroMAESettings:
     Attributes:
         encoder_mask: share of a text's tokens that the encoder has to predict (MLM), between 0 and 1.
         decoder_mask: share of a text's tokens that each row of the decoder cannot see, from 0 to below 1.
-        decoder_masks: distinct random hidden sets a text; each row of the decoder uses one of them.
+        decoder_masks: distinct random hidden sets per text; each row of the decoder uses one of them.
         whole_words: mask and hide whole words; false takes single tokens.
         max_length: tokens kept of a text, ``<s>`` and ``</s>`` included; the encoder is extended to this length.
         positions: how new position rows begin: the present ones repeated, or linearly interpolated between.

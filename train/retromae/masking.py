@@ -1,6 +1,6 @@
 """What RetroMAE hides: the encoder's masked input, and which tokens a row of the decoder cannot see.
 
-Legend: B texts, L padded tokens, V pieces, W words of the whole batch, K hidden sets a text. *Content* is every token
+Legend: B texts, L padded tokens, V pieces, W words of the whole batch, K hidden sets per text. *Content* is every token
 but ``<s>``, ``</s>`` and padding; nothing else is masked, hidden or predicted. There is no cap on the number of masked
 tokens and no loop over tokens: one text of 8192 takes milliseconds. (The public code's whole-word masking stops at 512
 tokens and its per-row lists take 80 s at 8192.)
@@ -20,7 +20,7 @@ from train.retromae.config import RetroMAESettings
 IGNORED = -100
 """Label of a position without MLM loss."""
 LONGEST_WORD = 8
-"""A run of tokens longer than this is no word but a script without spaces, a URL, …: it is cut into spans."""
+"""A run of tokens longer than this is not a word but a script without spaces, a URL, …: it is cut into spans."""
 SPAN = 2
 """Tokens of such a span; about a word of Chinese, Japanese or Thai in XLM-R's pieces."""
 

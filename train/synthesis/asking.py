@@ -85,7 +85,7 @@ def messages(passage: Passage) -> list[ChatCompletionMessageParam]:
 
 
 def request_key(passage: Passage, config: SynthesizeConfig) -> str:
-    """A name for all that determines the request about a passage; where the model runs is no part of it."""
+    """A name for all that determines the request about a passage; where the model runs is not part of it."""
     settings = (config.model, config.temperature, config.max_tokens)
     return f"{digest(passage.article.id, passage.start, json.dumps(messages(passage)), *settings):016x}"
 
