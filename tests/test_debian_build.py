@@ -411,10 +411,7 @@ def test_a_paragraph_that_is_almost_the_original_is_not_a_wrong_answer(monkeypat
         make_pool(Edition(lang, paragraphs=[Translation(concept, f"{lang} {n}", text) for n, text in enumerate(texts)]))
         for lang in map("language {}".format, range(20))
     ]
-    found = training.translation_rows(
-        pools, HeldOut(), source="s", translations=lambda pool: pool.paragraphs, shortest=1, most=9
-    )
-    rows = [row for row in found if row["pos"] == [original]]
+    rows = [row for row in training.paragraph_rows(pools, HeldOut()) if row["pos"] == [original]]
     assert len(rows) > 3
     assert all(row["neg"] == [another] for row in rows)
 

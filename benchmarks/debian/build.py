@@ -29,7 +29,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import fetch, training, training_long, udhr
-from .help_pages import LIBREOFFICE, STRINGS
 from .pool import HeldOut, Pool, hold_out, make_pool
 from .records import Edition
 from .sources import SOURCES, Source, file_sha256
@@ -94,16 +93,8 @@ TASKS: dict[str, Task] = {
     "train_windows.jsonl": _rows(training_long.window_rows),
     "questions.jsonl": _rows(training.question_rows),
     "pairs.jsonl": _rows(training.pair_rows),
-    "parallel.jsonl": _rows(
-        lambda pools, held: training.translation_rows(
-            pools, held, source=LIBREOFFICE.name, translations=lambda pool: pool.paragraphs, shortest=40, most=1_000
-        )
-    ),
-    "messages.jsonl": _rows(
-        lambda pools, held: training.translation_rows(
-            pools, held, source=STRINGS, translations=lambda pool: pool.messages, shortest=1, most=3_000
-        )
-    ),
+    "parallel.jsonl": _rows(training.paragraph_rows),
+    "messages.jsonl": _rows(training.message_rows),
 }
 """Name of a file or folder under the results to what writes it."""
 

@@ -8,6 +8,7 @@ same section everywhere.
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from lxml import html  # type: ignore[import-untyped]
 
@@ -102,32 +103,24 @@ def _in_order(book: Mapping[str, _File]) -> list[str]:
 
 
 _REFERENCE_LANGUAGES = ("de", "en", "es", "fr", "id", "it", "ja", "pt", "zh-cn")
-HANDBOOK = PageSource(
+_book = partial(PageSource, parse=parse, grouping=by_chapter, is_book=True)
+HANDBOOK = _book(
     "handbook",
     BOOK,
     lambda _: ["debian-handbook"],
     re.compile(r"usr/share/doc/debian-handbook/html/(?P<lang>[^/]+)/(?P<path>[^/]+)\.html$"),
-    parse,
-    grouping=by_chapter,
-    is_book=True,
 )
-GUIDE = PageSource(
+GUIDE = _book(
     "installation-guide",
     "guide",
     lambda _: ["installation-guide-amd64"],
     re.compile(r"usr/share/doc/installation-guide-amd64/(?P<lang>[^/]+)/(?P<path>[^/]+)\.html$"),
-    parse,
-    grouping=by_chapter,
-    is_book=True,
     has_records=False,
 )
-REFERENCE = PageSource(
+REFERENCE = _book(
     "debian-reference",
     "reference",
     lambda languages: [f"debian-reference-{lang}" for lang in _REFERENCE_LANGUAGES if lang in {"en", *languages}],
     re.compile(r"usr/share/debian-reference/(?P<path>[^/.]+)\.(?P<lang>[^/.]+)\.html$"),
-    parse,
-    grouping=by_chapter,
-    is_book=True,
     has_records=False,
 )

@@ -6,7 +6,7 @@ English one: a block that says the same is English.
 """
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -166,10 +166,10 @@ def make_record(page: Page, english: Page, lang: str, source: PageSource) -> Rec
     """A page as a record, or ``None`` if too little of it is translated or too little text is left."""
     texts, title, keywords = list(page.blocks.values()), page.title, page.keywords
     if lang != "en":
-        if translated_share(texts, english.blocks.values()) < source.min_translated:
-            return None
-        known = set(map(key, english.blocks.values()))
+        total, known = sum(map(weight, texts)), set(map(key, english.blocks.values()))
         texts = [text for text in texts if key(text) not in known]
+        if not total or sum(map(weight, texts)) / total < source.min_translated:
+            return None
         untranslated = {key(text) for text in (english.title, *english.keywords)}
         title = "" if key(title) in untranslated else title
         keywords = tuple(text for text in keywords if key(text) not in untranslated)
@@ -212,13 +212,6 @@ def is_heading(title: str) -> bool:
     if weight(title) > len(title):
         return len(title) >= MIN_DENSE_CHARS
     return len(title.split()) >= MIN_WORDS
-
-
-def translated_share(texts: Collection[str], english: Iterable[str]) -> float:
-    """Share of ``texts``, by weight, that is not among the ``english`` ones."""
-    known = set(map(key, english))
-    total = sum(map(weight, texts))
-    return sum(weight(text) for text in texts if key(text) not in known) / total if total else 0.0
 
 
 def english_share(pages: Iterable[Page], english: Pages) -> float:

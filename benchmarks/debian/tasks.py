@@ -14,6 +14,7 @@ documents are asked for.
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
@@ -129,6 +130,11 @@ def _judged(queries: Queries) -> Iterator[str]:
     return (name for side in HELD_OUT for query in queries[side] for name in query.relevant)
 
 
+def _without_answers_of(test: Iterable[Query], dev: Iterable[Query]) -> list[Query]:
+    tested = {name for query in test for name in query.relevant}
+    return [query for query in dev if tested.isdisjoint(query.relevant)]
+
+
 def write_same_language(pools: Sequence[Pool], out: Path) -> dict[str, Counts]:
     """Write the collection of every language with enough queries; return the counts by language.
 
@@ -175,13 +181,11 @@ def write_cross_lingual(pools: Sequence[Pool], out: Path) -> dict[str, Counts]:
         if len(asked["test"]) >= MIN_QUERIES:
             for side in HELD_OUT:
                 queries[side] += asked[side]
-    tested = {name for query in queries["test"] for name in query.relevant}
-    queries["dev"] = [query for query in queries["dev"] if tested.isdisjoint(query.relevant)]
+    queries["dev"] = _without_answers_of(queries["test"], queries["dev"])
     counts: dict[str, Counts] = {}
     for side in HELD_OUT:
-        for query in queries[side]:
-            of_lang = counts.setdefault(query.lang, {})
-            of_lang[f"{side}_queries"] = of_lang.get(f"{side}_queries", 0) + 1
+        for lang, count in Counter(query.lang for query in queries[side]).items():
+            counts.setdefault(lang, {})[f"{side}_queries"] = count
     if not counts:
         return {}
     documents = select_documents(target, _judged(queries), MAX_CROSS_DOCUMENTS)
@@ -195,19 +199,14 @@ def write_long_documents(pools: Sequence[Pool], out: Path) -> dict[str, Counts]:
     counts: dict[str, Counts] = {}
     for pool in (pool for pool in pools if pool.long_texts and pool.lang in LONG_LANGUAGES):
         test = _long_queries(pool, "test")[: MAX_LONG_QUERIES["test"]]
-        tested = {name for query in test for name in query.relevant}
-        dev = [query for query in _long_queries(pool, "dev") if tested.isdisjoint(query.relevant)]
-        dev = dev[: MAX_LONG_QUERIES["dev"]]
+        dev = _without_answers_of(test, _long_queries(pool, "dev"))[: MAX_LONG_QUERIES["dev"]]
         queries["test"] += test
         queries["dev"] += dev
         for text in pool.long_texts:
             shown = (line for one in text.sections for line in one.lines if key(line) not in pool.hidden)
             documents.append(Document(f"{pool.lang}/{text.identifier}", pool.lang, "\n".join(shown)))
-        counts[pool.lang] = {
-            "documents": len(pool.long_texts),
-            "test_queries": len(test),
-            "dev_queries": len(dev),
-        }
+        of_lang = {"documents": len(pool.long_texts), "test_queries": len(test), "dev_queries": len(dev)}
+        counts[pool.lang] = of_lang
     if not queries["test"]:
         return {}
     return {"all": write_collection(out, documents, queries), **counts}

@@ -9,19 +9,20 @@ language and ``doc_lang`` that of the texts, which are cut to :data:`MAX_TEXT_CH
   a training that takes them from the batch
 * :func:`pair_rows`: titles with their texts, and paragraphs with their English originals, for contrastive pre-training:
   many, short, without negatives
-* :func:`translation_rows`: a paragraph or a string of a user interface, its English original, and the English ones that
-  BM25 finds most like it: among random paragraphs any trained model finds the original, among these it has to know what
-  the words mean
+* :func:`paragraph_rows`, :func:`message_rows`: a paragraph or a string of a user interface, its English original, and
+  the English ones that BM25 finds most like it: among random paragraphs any trained model finds the original, among
+  these it has to know what the words mean
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
+from itertools import chain
 from typing import Any
 
 from m3_vdb.evaluation.bm25 import BM25, tokenize
 
-from .help_pages import LIBREOFFICE
+from .help_pages import LIBREOFFICE, STRINGS
 from .pool import MAX_RELEVANT, HeldOut, Pool, english_of, queries_of
 from .records import Record, Translation, digest, key
 
@@ -227,31 +228,21 @@ def _translation_pairs(lang: str, translations: Sequence[Translation], held: Hel
             return
 
 
-def translation_rows(
-    pools: Sequence[Pool],
-    held: HeldOut,
-    *,
-    source: str,
-    translations: Callable[[Pool], Sequence[Translation]],
-    shortest: int,
-    most: int,
-) -> list[Row]:
-    """Translations as questions; one with too few others that are like its original has no row.
+def paragraph_rows(pools: Sequence[Pool], held: HeldOut) -> list[Row]:
+    """Paragraphs as questions; many originals of less than 40 characters mean the same."""
+    pairs = (_translation_pairs(pool.lang, pool.paragraphs, held, LIBREOFFICE.name) for pool in pools)
+    return _with_most_alike((row for rows in pairs for row in rows if len(row["pos"][0]) >= 40), most=1_000)
 
-    Args:
-        pools: all languages.
-        held: what may not be in a row.
-        source: what the rows name as their source.
-        translations: which ones of a pool.
-        shortest: characters of an original, at least: many shorter ones mean the same.
-        most: rows per language.
-    """
-    pairs = [
-        row
-        for pool in pools
-        for row in _translation_pairs(pool.lang, translations(pool), held, source)
-        if row["doc_lang"] == "en" and len(row["pos"][0]) >= shortest
-    ]
+
+def message_rows(pools: Sequence[Pool], held: HeldOut) -> list[Row]:
+    """Strings of a user interface as questions."""
+    pairs = (_translation_pairs(pool.lang, pool.messages, held, STRINGS) for pool in pools)
+    return _with_most_alike(chain.from_iterable(pairs), most=3_000)
+
+
+def _with_most_alike(rows: Iterable[Row], most: int) -> list[Row]:
+    """At most so many rows per language, with negatives: none for an original that too few others are like."""
+    pairs = [row for row in rows if row["doc_lang"] == "en"]
     originals = sorted({row["pos"][0] for row in pairs})
     index = BM25(originals)
 
@@ -261,12 +252,12 @@ def translation_rows(
         return [text for text in found if _alike(text, original) < MOST_ALIKE][:TRANSLATION_NEGATIVES]
 
     taken = Counter[str]()
-    rows: list[Row] = []
+    found: list[Row] = []
     for row in pairs:
         if taken[row["lang"]] < most and len(wrong := negatives(row["pos"][0])) == TRANSLATION_NEGATIVES:
             taken[row["lang"]] += 1
-            rows.append(row | {"neg": wrong})
-    return in_order(rows, "query", "lang", "pos")
+            found.append(row | {"neg": wrong})
+    return in_order(found, "query", "lang", "pos")
 
 
 def _alike(one: str, other: str) -> float:

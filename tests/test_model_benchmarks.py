@@ -1,4 +1,4 @@
-"""The base before training: its vectors, the same task as ``m3-vdb eval`` has, and which languages are lost."""
+"""Benchmarks of models: the base before training on the tasks of ``m3-vdb eval``, lost languages, figures by source."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from typer.testing import CliRunner
 
 from benchmarks import udhr, zero_shot
 from benchmarks.base_model import NAME, PASSAGE, QUERY, Encoded, MeanPooled, mean_pool, search
+from benchmarks.debian.by_source import by_source
 from m3_vdb import Document, M3EmbeddingFunction, Weights
 from m3_vdb.cli.main import app
 from m3_vdb.encoding.tokenizer import Tokenizer
 from m3_vdb.errors import ConfigError, ModelOutputError
 from m3_vdb.evaluation import Collection, Query, open_collections
-from m3_vdb.evaluation.metrics import read_run
+from m3_vdb.evaluation.metrics import read_run, write_run
 from m3_vdb.stores import MemoryStore
 
 WORDS = ["vector", "search", "index", "query", "text", "document", "dense", "sparse", "token", "model", "score"]
@@ -264,3 +265,29 @@ def test_markdown_names_the_lost_ones_alone():
     ]
     assert [line.split(" | ")[0] for line in page[5:]] == ["| language", "| ---", "| sw", "| th"]
     assert "language" not in udhr.markdown({"de": FIGURES["de"]}).split("\n", 1)[1].replace("all languages", "")
+
+
+def test_every_collection_counts_once_in_the_mean_of_a_source(tmp_path):
+    """de: lo found first and second, gnome found first; fr: lo not found; one query of de was thinned away."""
+    asked = {"q-lo/1": ("de", "a", "lo/1"), "q-lo/2": ("de", "b", "lo/2"), "q-gnome/1": ("de", "c", "gnome/1")}
+    asked_too = {"q-lo/1": ("fr", "a", "lo/1")}
+    documents = {"lo/1": "a", "lo/2": "b", "gnome/1": "c"}
+    de = write(tmp_path / "de", documents, asked | {"q-lo/3": ("de", "d", "lo/1")})
+    fr = write(tmp_path / "fr", documents, asked_too)
+    run = {
+        "q-lo/1": {"lo/1": 2.0},
+        "q-lo/2": {"lo/1": 2.0, "lo/2": 1.0},  # second: 1 / log2(3)
+        "q-gnome/1": {"gnome/1": 1.0},
+    }
+    write_run(run, tmp_path / "out/de/all.trec", tag="all")
+    write_run({"q-lo/1": {"lo/2": 1.0}}, tmp_path / "out/fr/all.trec", tag="all")
+    means, queries = by_source(tmp_path / "out", [str(de), str(fr)])
+    assert queries == {"lo": 3, "gnome": 1}
+    assert means["gnome"] == {"all": 1.0}
+    assert means["lo"]["all"] == pytest.approx(((1 + 0.6309297535714575) / 2 + 0) / 2)
+
+
+def test_a_folder_without_runs_says_what_it_should_be(tmp_path):
+    de = write(tmp_path / "de", {"lo/1": "a"}, {"q-lo/1": ("de", "a", "lo/1")})
+    with pytest.raises(ConfigError, match="no run files"):
+        by_source(tmp_path / "out", [str(de)])
