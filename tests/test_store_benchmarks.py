@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -99,23 +98,17 @@ def test_what_storage_costs():
     assert errors["float32"] < 1e-6 < errors["half"] < errors[storage.FLOAT16] < errors["quarter"] < 1e-2
 
 
-def test_a_form_costs_and_finds_what_the_same_collection_does(tmp_path: Path):
+@pytest.fixture(scope="module")
+def embed():
+    return M3EmbeddingFunction(on_truncate="ignore")
+
+
+def test_a_form_costs_and_finds_what_the_same_collection_does(tmp_path, embed):
     folder = write(tmp_path / "help", collection(n=8))
-    lines = last_line(
-        size_quality.main,
-        folder,
-        "--split",
-        "test",
-        "--widths",
-        "96,32",
-        "--factors",
-        "1,3",
-        "--storages",
-        "float32,quarter",
-    )["curve"]
+    options = ("--split", "test", "--widths", "96,32", "--factors", "1,3", "--storages", "float32,quarter")
+    lines = last_line(size_quality.main, folder, *options)["curve"]
     assert len(lines) == 8
     found = {(line["width"], line["factor"], line["storage"]): line for line in lines}
-    embed = M3EmbeddingFunction(on_truncate="ignore")
     for factor in (1, 3):
         (task,) = open_collections(str(folder))
         expected = evaluate(
@@ -130,8 +123,7 @@ def test_a_form_costs_and_finds_what_the_same_collection_does(tmp_path: Path):
     assert found[32, 1, "float32"]["multi_vector"] != one["multi_vector"]
 
 
-def test_rows_are_averaged_or_cut():
-    embed = M3EmbeddingFunction(on_truncate="ignore")
+def test_rows_are_averaged_or_cut(embed):
     whole = embed.encode_documents(["one text of several words", "another one"])
     pooled, cut = (Form(16, 2, "float32", cut=cut).of(whole) for cut in (False, True))
     assert np.linalg.norm(pooled.multi_vector, axis=1) == pytest.approx(1, abs=1e-6)
@@ -140,11 +132,10 @@ def test_rows_are_averaged_or_cut():
     assert not np.allclose(pooled.multi_vector, cut.multi_vector, atol=1e-3)
 
 
-def test_directions_of_training_rows_come_first(tmp_path: Path):
+def test_directions_of_training_rows_come_first(tmp_path, embed):
     rows = tmp_path / "rows.jsonl"
     texts = [one.text for one in collection(n=8).documents]
     rows.write_text("".join(json.dumps({"query": "?", "pos": [text]}) + "\n" for text in texts), encoding="utf-8")
-    embed = M3EmbeddingFunction(on_truncate="ignore")
     given = embed.encode_documents(texts)
     turned = size_quality.rotation(embed, rows)(given)
     np.testing.assert_allclose(
