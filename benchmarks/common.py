@@ -106,7 +106,7 @@ def embeddings(n: int, *, seed: int, queries: bool = False, multi_vector_dim: in
         n: texts.
         seed: of these texts; topics and token vectors are the same for all seeds.
         queries: short texts, of 3 to 13 rows instead of about 100.
-        multi_vector_dim: numbers a row.
+        multi_vector_dim: numbers per row.
     """
     rng, shared = np.random.default_rng([7, seed]), np.random.default_rng(99)
     centre = shared.normal(size=_WIDTHS[0])
@@ -141,7 +141,7 @@ def queries(n: int, *, multi_vector_dim: int = _WIDTHS[1]) -> list[M3Embedding]:
 
 
 def _tokens(rng: np.random.Generator, topic: NDArray[np.int64]) -> NDArray[np.int64]:
-    """A token a row, by a long tail: half of them from the whole vocabulary, half from the topic's part of it."""
+    """One token per row, by a long tail: half of them from the whole vocabulary, half from the topic's part of it."""
     own = rng.random(len(topic)) < 0.5
     longest = np.where(own, _TOPIC_VOCABULARY, _VOCABULARY)
     rank = np.exp(rng.random(len(topic)) * np.log(longest)).astype(np.int64)

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.ingest``: what an ingest of a corpus costs, and which side of it is the slow one.
+"""``python -m benchmarks.ingest``: what an ingest of a corpus costs, and which side of it is slow.
 
 Three figures that no other benchmark has: the share of the time in which the encoder works (the aim is 0.9 and more:
 reading, preparing and storing hide behind it), the rows/s that are read without an encoder, and the rows/s of a second

@@ -126,12 +126,14 @@ def main(
     model: Annotated[str | None, typer.Option(help="Bundle. Default: the one that ships.")] = None,
     runtime: Annotated[str, typer.Option(help="auto, onnxruntime or openvino.")] = "auto",
     max_length: Annotated[int | None, typer.Option(help="Tokens kept of a document.")] = None,
-    documents: Annotated[int, typer.Option(help="Documents of a collection, those of the queries among them.")] = 400,
-    queries: Annotated[int, typer.Option(help="Queries of a language.")] = 60,
-    widths: Annotated[str, typer.Option(help="Numbers a row. Default: the model's and three narrower ones.")] = "",
-    factors: Annotated[str, typer.Option(help="Rows of a document: one of so many.")] = "1,2,4",
+    documents: Annotated[int, typer.Option(help="Documents per collection, those of the queries among them.")] = 400,
+    queries: Annotated[int, typer.Option(help="Queries per language.")] = 60,
+    widths: Annotated[
+        str, typer.Option(help="Numbers kept per row. Default: the model's width and three narrower ones.")
+    ] = "",
+    factors: Annotated[str, typer.Option(help="Keep 1 in N token vectors, for each N.")] = "1,2,4",
     storages: Annotated[
-        str, typer.Option(help="Of a number: float32 4 bytes, half 2, quarter 1.")
+        str, typer.Option(help="Bytes per number: float32 4, half 2, quarter 1.")
     ] = "float32,half,quarter",
     cut: Annotated[bool, typer.Option("--cut", help="Keep the first rows instead of averaging neighbours.")] = False,
     rows: Annotated[Path | None, typer.Option(help="Training rows, for a model that was not projected.")] = None,

@@ -83,7 +83,7 @@ def compare(
 def main(
     documents: Annotated[int, typer.Option(help="Documents.")] = 600,
     queries: Annotated[int, typer.Option(help="Queries.")] = 100,
-    widths: Annotated[list[int] | None, typer.Option("--width", help="Numbers a token row.")] = None,
+    widths: Annotated[list[int] | None, typer.Option("--width", help="Numbers per token row.")] = None,
 ) -> None:
     """Compare the presets."""
     results: list[dict[str, Any]] = []

@@ -133,7 +133,7 @@ def main(
     documents: Annotated[list[int] | None, typer.Option(help="Sizes. Default: 10,000 and 50,000.")] = None,
     queries: Annotated[int, typer.Option(help="Timed queries of each mode.")] = 100,
 ) -> None:
-    """Measure stores that are no stubs. Default: Qdrant's engine in a folder."""
+    """Measure stores that are not stubs. Default: Qdrant's engine in a folder."""
     chosen, sizes = common.known(stores or ["qdrant folder"], TIMED), documents or [10_000, 50_000]
     asked = common.queries(queries)
     results = [measure(name, size, asked) for name in chosen for size in sizes]

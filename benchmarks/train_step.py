@@ -5,7 +5,7 @@ off, plain memory. Each run is a fresh process and trainers take turns; a step's
 update; memory is also counted above what the process held before it loaded a model. Real tokens are the same for both,
 or the benchmark stops. Attention and tokenizing are each trainer's own: ours takes eager attention on CPUs up to 512
 tokens and rows that were tokenized before, FlagEmbedding SDPA and a collator that tokenizes. The last line is one JSON
-object. FlagEmbedding's lexical loss takes 8 bytes a padded passage token and vocabulary entry on a CPU: 25 GB for 32
+object. FlagEmbedding's lexical loss takes 8 bytes per padded passage token and vocabulary entry on a CPU: 25 GB for 32
 passages of 512 tokens and 190,000 entries, so choose --batch and --group for the memory there is.
 """
 
@@ -321,13 +321,13 @@ def main(
     rows: Annotated[Path, typer.Argument(help="JSONL of query, pos and neg.")],
     peer_python: Annotated[Path | None, typer.Option(help="Python that has FlagEmbedding.")] = None,
     steps: Annotated[int, typer.Option(help="Counted steps after one that warms up.")] = 5,
-    batch: Annotated[int, typer.Option(help="Queries of a step.")] = 8,
-    group: Annotated[int, typer.Option(help="Passages of a query.")] = 4,
+    batch: Annotated[int, typer.Option(help="Queries per step.")] = 8,
+    group: Annotated[int, typer.Option(help="Passages per query.")] = 4,
     query_max_length: Annotated[int, typer.Option()] = 64,
     passage_max_length: Annotated[int, typer.Option(help='Of the "short" workload; "mixed" has the model\'s.')] = 256,
     precision: Annotated[Precision, typer.Option()] = Precision.bf16,
-    rounds: Annotated[int, typer.Option(help="Processes of each trainer.")] = 2,
-    threads: Annotated[int, typer.Option(help="Of torch in every process.")] = os.cpu_count() or 1,
+    rounds: Annotated[int, typer.Option(help="Processes per trainer.")] = 2,
+    threads: Annotated[int, typer.Option(help="Threads of torch in every process.")] = os.cpu_count() or 1,
     attention: Annotated[str, typer.Option(help="Of our trainer: auto, eager or sdpa.")] = "auto",
     workloads: Annotated[str, typer.Option(help="Workloads, comma-separated.")] = "short,mixed",
 ) -> None:

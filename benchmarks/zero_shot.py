@@ -1,6 +1,6 @@
 """``python -m benchmarks.zero_shot CHECKPOINT COLLECTION...``: the base before training, beside ``m3-vdb eval``.
 
-Collections, thinning, measures and means are those of ``m3-vdb eval``: the same options give the same queries and
+Collections, sub-samples, measures and means are those of ``m3-vdb eval``: the same options give the same queries and
 documents. The last line is one JSON object.
 """
 
@@ -33,14 +33,14 @@ def read(
     dev_split: str | None = None,
     seed: int = 0,
 ) -> list[Collection]:
-    """The collections as ``m3-vdb eval`` reads and thins them.
+    """The collections as ``m3-vdb eval`` reads and subsamples them.
 
     Args:
         places: folders of collections, folders of such folders, or patterns.
         max_documents: documents kept of each; judged ones stay.
         max_queries: queries kept of each language of each.
         dev_split: keep what this split judges too, as ``--tune-weights`` does; None looks at no other split.
-        seed: of the thinning; ``m3-vdb eval`` has 0.
+        seed: of the sub-sample; ``m3-vdb eval`` has 0.
 
     Raises:
         ConfigError: there is no collection, or one without judgements.
@@ -54,7 +54,7 @@ def read(
 
 
 def rows(summary: Summary) -> list[list[str]]:
-    """A line a group, then the mean over groups and that over queries."""
+    """One line per group, then the mean over groups and that over queries."""
     found = [["", "documents", "queries", *MEASURES]]
     for group in summary.groups:
         figures = [f"{group.figures[NAME][measure].value:.3f}" for measure in MEASURES]
@@ -67,13 +67,13 @@ def rows(summary: Summary) -> list[list[str]]:
 def main(
     checkpoint: Annotated[Path, typer.Argument(help="What python -m train import-base wrote.")],
     collection: Annotated[list[str], typer.Argument(metavar="COLLECTION", help="As m3-vdb eval takes.")],
-    max_documents: Annotated[int | None, typer.Option(help="Documents of a collection; judged ones stay.")] = None,
-    max_queries: Annotated[int | None, typer.Option(help="Queries of a language.")] = None,
+    max_documents: Annotated[int | None, typer.Option(help="Documents per collection; judged ones stay.")] = None,
+    max_queries: Annotated[int | None, typer.Option(help="Queries per language.")] = None,
     dev_split: Annotated[
         str | None, typer.Option(help="Documents that this split judges stay, as with m3-vdb eval --tune-weights.")
     ] = None,
     max_length: Annotated[int, typer.Option(help="Tokens kept of a text, prefix included.")] = 512,
-    seed: Annotated[int, typer.Option(help="Of the thinning; that of m3-vdb eval is 0.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the sub-sample; that of m3-vdb eval is 0.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, …")] = "cpu",
     dtype: Annotated[Choice, typer.Option(help="auto: bfloat16 where the processor has it.")] = "auto",
 ) -> None:

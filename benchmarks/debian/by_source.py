@@ -42,7 +42,7 @@ def by_source(folder: Path, places: list[str]) -> tuple[dict[str, dict[str, floa
         runs = {mode: read_run(path) for mode, path in paths.items() if path.is_file()}
         if not runs:
             raise ConfigError(f"{folder / collection.name}: no run files; expected the --out of m3-vdb eval")
-        asked = set().union(*runs.values())  # eval may have thinned the queries
+        asked = set().union(*runs.values())  # eval may have taken a sub-sample
         qrels = {query: grades for query, grades in collection.qrels.items() if query in asked}
         found = {mode: per_query(run, qrels, [MEASURE])[MEASURE] for mode, run in runs.items()}
         for source in sorted({source_of(query) for query in qrels}):
