@@ -2,8 +2,8 @@
 
 Thirty English articles of the Universal Declaration of Human Rights are searched with the same articles in some 400
 languages (``python -m benchmarks.debian`` builds the collection). Accuracy@1 of each language for the base as it is and
-for a bundle, dense alone and all three scores with the paper's weights, exact. Thirty queries per language: a difference
-of one or two means nothing. The last line is one JSON object.
+for a bundle, dense alone and all three scores with the paper's weights, exact. With thirty queries per language a
+difference of one or two means nothing. The last line is one JSON object.
 """
 
 from __future__ import annotations
