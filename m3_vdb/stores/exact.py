@@ -98,19 +98,16 @@ class Block:
                 raise
             shutil.rmtree(partial)  # another process was first
 
-    def all_scores(self, part: str, queries: M3Embeddings) -> FloatArray:
-        """Dense or lexical scores of every passage, float32 [Q, n]; a lexical score without a common token is −∞."""
+    def all_scores(self, part: str, queries: M3Embeddings) -> Iterator[FloatArray]:
+        """Dense or lexical scores of every passage, float32 [n] for each query; 0 without a common token."""
         if part == DENSE:
             assert queries.dense is not None
             assert self.dense is not None
-            products: FloatArray = queries.dense @ self.dense.T
-            return products
-        scores = np.zeros((len(queries), self.count), dtype=np.float32)
-        for i, query in enumerate(queries):
-            assert query.sparse is not None
-            scores[i] = self.lexical_scores(query.sparse)
-        scores[scores <= 0] = -np.inf
-        return scores
+            step = max(1, SCORES_AT_ONCE // max(1, self.count))
+            for start in range(0, len(queries), step):
+                yield from queries.dense[start : start + step] @ self.dense.T
+        else:
+            yield from (self.lexical_scores(query.sparse) for query in queries if query.sparse is not None)
 
     def lexical_scores(self, query: SparseVector) -> FloatArray:
         """s_lex of one query and every passage: float32 [n], 0 without a common token."""
@@ -206,17 +203,16 @@ class ExactIndex:
             allowed: bool, one per passage: results are among these; None allows all.
         """
         best = Ranking(np.zeros((len(queries), 0), np.int64), np.zeros((len(queries), 0), np.float32))
+        floor = 0.0 if part == SPARSE else -np.inf
         for block in self:
-            step = max(1, SCORES_AT_ONCE // max(1, block.count))
-            columns = np.zeros((len(queries), min(k, block.count)), np.int64)
-            scores = np.zeros(columns.shape, np.float32)
-            for some in (slice(start, start + step) for start in range(0, len(queries), step)):
-                every = block.all_scores(part, queries[some])
+            rows = np.full((len(queries), min(k, block.count)), -1, dtype=np.int64)
+            scores = np.full(rows.shape, -np.inf, dtype=np.float32)
+            for i, every in enumerate(block.all_scores(part, queries)):
                 if allowed is not None:
-                    every[:, ~allowed[block.first : block.first + block.count]] = -np.inf
-                columns[some] = [_top(one, k) for one in every]
-                scores[some] = np.take_along_axis(every, columns[some], axis=1)
-            best = Ranking.of(np.hstack([best.rows, columns + block.first]), np.hstack([best.scores, scores]), k)
+                    every[~allowed[block.first : block.first + block.count]] = -np.inf
+                top = _top(every, k, floor)
+                rows[i, : len(top)], scores[i, : len(top)] = top + block.first, every[top]
+            best = Ranking.of(np.hstack([best.rows, rows]), np.hstack([best.scores, scores]), k)
         return best
 
     def scores(self, queries: M3Embeddings, rows: NDArray[np.int64], parts: Collection[str]) -> dict[str, FloatArray]:
@@ -240,13 +236,15 @@ class ExactIndex:
         return scores
 
 
-def _top(scores: FloatArray, k: int) -> NDArray[np.int64]:
-    """The min(k, n) best of n scores, in no order; of equal ones the first."""
-    if len(scores) <= k:
-        return np.arange(len(scores), dtype=np.int64)
-    edge = np.partition(scores, -k)[-k]
-    above = np.flatnonzero(scores > edge)
-    return np.concatenate([above, np.flatnonzero(scores == edge)[: k - len(above)]])
+def _top(scores: FloatArray, k: int, floor: float) -> NDArray[np.intp]:
+    """The k best of the scores above ``floor``, in no order; of equal ones the first."""
+    found = np.flatnonzero(scores > floor)
+    if len(found) <= k:
+        return found
+    values = scores[found]
+    edge = np.partition(values, -k)[-k]
+    above, equal = found[values > edge], found[values == edge]
+    return np.concatenate([above, equal[: k - len(above)]])
 
 
 def _groups(lengths: OffsetArray) -> Iterator[slice]:

@@ -13,7 +13,7 @@ from m3_vdb.evaluation.protocol import MODES, PARTS
 from m3_vdb.stores.exact import Block, ExactIndex
 from m3_vdb.types import Document
 from tests.train._retrieval import TableEncoder, packed, random_embeddings
-from train.retrieval.config import SearchOptions, silent
+from train.retrieval.config import SearchOptions, no_report
 from train.retrieval.data import Corpus
 from train.retrieval.index import FaissIndex, encode, encode_passages
 from train.retrieval.index import rank as rank_requests
@@ -145,7 +145,7 @@ def encoder() -> TableEncoder:
     return TableEncoder(dense, sparse=sparse)
 
 
-def run(encoder, *, work=None, shard_size=4, parts=PARTS, max_length=16, texts=TEXTS, report=silent):
+def run(encoder, *, work=None, shard_size=4, parts=PARTS, max_length=16, texts=TEXTS, report=no_report):
     options = SearchOptions(passage_max_length=max_length, shard_size=shard_size, work=work)
     return encode_passages(encoder, Corpus([Document("", text) for text in texts]), parts, options, report=report)
 

@@ -37,8 +37,8 @@ class SearchOptions:
         dtype: arithmetic of the encoder; "bfloat16" is autocast over float32 weights.
         batch_tokens: padded tokens of one forward pass.
         shard_size: passages that are encoded, and searched, together.
-        work: folder where encoded shards are kept, in a sub-folder for each state of a model, and found again after an
-            interruption. null: in memory.
+        work: folder for encoded passages, a sub-folder per state of a model; an interrupted run resumes from it. null: in
+            memory.
     """
 
     query_max_length: int = 512
@@ -150,9 +150,9 @@ class EvaluateOptions(SearchOptions):
         modes: rankings to measure: dense, sparse, multi_vector, dense_sparse, all.
         split: name of the judgements, ``qrels/SPLIT.tsv``.
         depth: results of a search; "multi_vector" and "all" have as many as they re-rank.
-        max_documents: thin a corpus to so many documents; all judged ones stay, in any case. null: no thinning.
-        max_queries: thin the queries to so many. null: no thinning.
-        seed: of the thinning.
+        max_documents: subsample a corpus to N documents; all judged ones stay in any case. null: all.
+        max_queries: subsample the queries to N. null: all.
+        seed: of the subsamples.
     """
 
     modes: tuple[Mode, ...] = MODES
@@ -259,8 +259,8 @@ class EvaluateConfig(EvaluateOptions):
             raise ConfigError("runs=True needs out, the folder for the run files")
 
 
-def silent(line: str) -> None:
-    """The report that nobody reads."""
+def no_report(line: str) -> None:
+    """Takes a line and drops it."""
 
 
 def _one_of(name: str, value: str, allowed: Collection[str]) -> None:

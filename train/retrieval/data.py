@@ -88,11 +88,11 @@ class Corpus:
 
         Raises:
             ConfigError: the file cannot be read, or holds nothing.
-            DocumentError: a line is no passage; file and line are in the message, ``index`` is the line from 0.
+            DocumentError: a line is not a passage; file and line are in the message, ``index`` is the line from 0.
         """
         lines = _Lines(path)
         if not len(lines):
-            raise ConfigError(f"{path} holds no passages: expected one JSON object a line")
+            raise ConfigError(f"{path} holds no passages: expected one JSON object per line")
         return cls(lines)
 
     def __len__(self) -> int:
@@ -129,7 +129,7 @@ def read_rows(paths: Sequence[Path]) -> list[dict[str, Any]]:
     """The rows of JSONL files, in order.
 
     Raises:
-        DocumentError: a line is no row; file and line are in the message, ``index`` is the line from 0.
+        DocumentError: a line is not a row; file and line are in the message, ``index`` is the line from 0.
         ConfigError: a file cannot be read, or holds no row.
     """
     rows: list[dict[str, Any]] = []
@@ -139,7 +139,7 @@ def read_rows(paths: Sequence[Path]) -> list[dict[str, Any]]:
             parse_row(fields, where=f"{path}, line {index + 1}", index=index)
             rows.append(fields)
         if len(rows) == before:
-            raise ConfigError(f"{path} holds no training rows: expected one JSON object a line")
+            raise ConfigError(f"{path} holds no training rows: expected one JSON object per line")
     return rows
 
 
@@ -147,7 +147,7 @@ def parse_row(fields: Mapping[str, Any], *, where: str, index: int) -> MiningRow
     """Check a row.
 
     Raises:
-        DocumentError: it is none; the message begins with ``where``.
+        DocumentError: it is not one; the message begins with ``where``.
     """
     query = fields.get("query")
     if not isinstance(query, str):

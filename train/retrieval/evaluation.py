@@ -21,7 +21,7 @@ from m3_vdb.evaluation.datasets import CORPUS_FILE, LAYOUTS, find_folders, open_
 from m3_vdb.evaluation.metrics import MEASURES, Run, import_ir_measures, measure, write_run
 from m3_vdb.evaluation.protocol import Mode
 from m3_vdb.stores.exact import Ranking
-from train.retrieval.config import EvaluateConfig, EvaluateOptions, Report, silent
+from train.retrieval.config import EvaluateConfig, EvaluateOptions, Report, no_report
 from train.retrieval.index import encode, encode_passages, rank
 from train.session import embedding_function, load
 
@@ -59,7 +59,7 @@ class EvaluateResult:
     mean: Figures
 
 
-def evaluate(config: EvaluateConfig, *, report: Report = silent) -> EvaluateResult:
+def evaluate(config: EvaluateConfig, *, report: Report = no_report) -> EvaluateResult:
     """Measure a checkpoint and write ``metrics.json``, and run files if they are asked for.
 
     Args:
@@ -91,7 +91,7 @@ def evaluate_model(
     options: EvaluateOptions,
     *,
     runs: Path | None = None,
-    report: Report = silent,
+    report: Report = no_report,
 ) -> EvaluateResult:
     """Measure a loaded model, as a trainer does between two steps.
 
@@ -147,7 +147,7 @@ def find_collections(places: Iterable[str | Path]) -> dict[str, Path]:
 
 
 def read_collection(folder: Path, *, name: str, options: EvaluateOptions) -> Collection:
-    """Read a collection and thin it as the options say: to the same queries and documents on every machine.
+    """Read a collection, or the subsample of it that the options ask for: the same on every machine.
 
     Raises:
         ConfigError: a file is missing, or says something impossible.
@@ -160,7 +160,7 @@ def read_collection(folder: Path, *, name: str, options: EvaluateOptions) -> Col
 
 
 def search_collection(
-    embed: M3EmbeddingFunction, collection: Collection, options: EvaluateOptions, *, report: Report = silent
+    embed: M3EmbeddingFunction, collection: Collection, options: EvaluateOptions, *, report: Report = no_report
 ) -> Iterator[dict[Mode, Run]]:
     """The runs of a collection, one block of queries after the other."""
     parts = options.parts_of(options.modes)
@@ -204,7 +204,7 @@ def _evaluate_collection(
 
 
 def table(result: EvaluateResult, *, name: str = MEASURES[0]) -> str:
-    """One measure as text: a line a collection and their mean, a column a mode."""
+    """One measure as text: a line per collection and their mean, a column per mode."""
     modes = list(result.mean)
     lines = [["", "documents", "queries", *modes]]
     for collection, one in result.collections.items():

@@ -35,7 +35,7 @@ EXACT: Final = "Flat"
 TRAINING_ROWS: Final = 100_000
 """Passages from which an index learns; faiss itself wants 39 to 256 for each list of an IVF."""
 PROBED_SHARE: Final = 4
-"""An IVF looks at one list in so many, and at no fewer than ``PROBED_LISTS``. Measured with the shipped model's vectors
+"""An IVF looks at 1 in N lists, and at no fewer than ``PROBED_LISTS``. Measured with the shipped model's vectors
 of 800 Debian passages: a quarter of the lists holds 86-95 % of the ten nearest; faiss' default, one list, 52-60 %."""
 PROBED_LISTS: Final = 8
 
@@ -47,7 +47,7 @@ def encode(
 
     Raises:
         ModelOutputError: the model returned NaN or infinity for a text; ``index`` names it.
-        TextError: an item is no usable string.
+        TextError: an item is not a usable string.
     """
     wanted = {part: part in parts for part in PARTS}
     try:

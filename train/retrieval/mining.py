@@ -24,7 +24,7 @@ from m3_vdb.evaluation.protocol import Mode, Request
 from m3_vdb.stores.exact import Block, ExactIndex
 from m3_vdb.types import Document, FloatArray, M3Embeddings
 from train.retrieval.choose import Choice, Found, choose, score_limit
-from train.retrieval.config import MineConfig, MineOptions, Report, silent
+from train.retrieval.config import MineConfig, MineOptions, Report, no_report
 from train.retrieval.data import (
     Corpus,
     Known,
@@ -102,7 +102,7 @@ def mine_rows(
     options: MineOptions,
     *,
     corpus: Corpus | None = None,
-    report: Report = silent,
+    report: Report = no_report,
 ) -> tuple[list[dict[str, Any]], MineReport]:
     """Mine negatives with a loaded model, as a trainer does between two epochs.
 
