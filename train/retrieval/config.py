@@ -37,8 +37,8 @@ class SearchOptions:
         dtype: arithmetic of the encoder; "bfloat16" is autocast over float32 weights.
         batch_tokens: padded tokens of one forward pass.
         shard_size: passages that are encoded, and searched, together.
-        work: folder for encoded passages, a sub-folder per state of a model; an interrupted run resumes from it. null: in
-            memory.
+        work: folder for encoded passages, a sub-folder per state of a model; an interrupted run resumes from
+            it. null: in memory.
     """
 
     query_max_length: int = 512
