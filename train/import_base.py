@@ -299,13 +299,13 @@ def _read_tensors(data: bytes, at: int) -> dict[str, NDArray[np.float32]]:
         dtype, size, offset, n_bytes = struct.unpack_from("<BIQQ", data, at)
         at += 21
         raw = np.frombuffer(data, np.uint8, n_bytes, offset)
-        tensors[name] = raw.view("<f4") if dtype == FLOAT32 else dequantize_blocks(raw)
+        tensors[name] = raw.view("<f4") if dtype == FLOAT32 else dequantize_q4(raw)
         if tensors[name].size != size:
             raise BundleError(f"tensor {name} has {tensors[name].size} values, expected {size}: is the file damaged?")
     return tensors
 
 
-def dequantize_blocks(raw: NDArray[np.uint8]) -> NDArray[np.float32]:
+def dequantize_q4(raw: NDArray[np.uint8]) -> NDArray[np.float32]:
     """4-bit blocks → float32: value = (nibble − 8) · scale.
 
     A block is a float16 scale and 16 bytes; byte j holds weight j in its low nibble and weight j + 16 in its high one.
