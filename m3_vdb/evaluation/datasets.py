@@ -211,18 +211,6 @@ def _in_languages(collection: Collection, langs: Languages) -> list[Collection]:
     lambda at: has_file(at, CORPUS_FILE) and (has_file(at, "queries.jsonl") or (at / "qrels").is_dir()),
 )
 def _read_beir(folder: Path, split: str, langs: Languages) -> list[Collection]:
-    documents = jsonl_documents([find_file(folder, CORPUS_FILE, expected=LAYOUTS["beir"].expected)])
-    collection = Collection(folder.resolve().name, documents, *read_judged(folder, split), lang=language_of(folder))
-    return _in_languages(collection, langs)
-
-
-def read_judged(folder: Path, split: str) -> tuple[dict[str, Query], Qrels]:
-    """The judged queries of a folder in BEIR layout, and their judgements.
-
-    Raises:
-        ConfigError: a file is missing, or judges a query that is not there.
-        DocumentError: a line of the queries is malformed.
-    """
     source = find_file(folder, "queries.jsonl", expected=LAYOUTS["beir"].expected)
     judgements = find_file(folder / "qrels", f"{split}.tsv", expected="the judgements of the split")
 
@@ -235,7 +223,10 @@ def read_judged(folder: Path, split: str) -> tuple[dict[str, Query], Qrels]:
             yield place, fields.get("_id"), fields.get("text"), lang or language_of(folder), ""
 
     qrels = read_qrels(judgements)
-    return _judged(_queries(rows()), qrels, source, judgements), qrels
+    queries = _judged(_queries(rows()), qrels, source, judgements)
+    documents = jsonl_documents([find_file(folder, CORPUS_FILE, expected=LAYOUTS["beir"].expected)])
+    collection = Collection(folder.resolve().name, documents, queries, qrels, lang=language_of(folder))
+    return _in_languages(collection, langs)
 
 
 def language_of(folder: Path) -> str:
