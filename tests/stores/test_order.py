@@ -21,7 +21,7 @@ from m3_vdb.types import Document, M3Embedding, M3Embeddings, Passage, SparseVec
 from m3_vdb.weights import Weights
 
 IDENTITY = ModelIdentity(name="small", fingerprint="f00d", dense_dim=8, multi_vector_dim=4)
-N, EQUAL = 600, 60
+N, EQUAL = 300, 30
 
 
 def _unit(rows):
@@ -106,16 +106,16 @@ def test_pages_of_every_size_are_one_list_explained_or_not(opened):
         {"fusion": "dbsf"},
         {"source": "union", "weights": Weights(0.2, 0.8, 0)},
     ):
-        whole = paged(opened, 200, 200, **args)
+        whole = paged(opened, 100, 100, **args)
         assert whole == sorted(whole, key=lambda pair: (-pair[1], pair[0]))
-        assert len(dict(whole)) == len(whole) >= 200
+        assert len(dict(whole)) == len(whole) >= 100
         assert len(dict(whole).keys() & {f"d{i}" for i in range(0, N, 10)}) >= EQUAL // 2, "equal ones are among them"
-        for size in (50, *(() if args else (7,))):
-            assert paged(opened, size, 200, **args) == whole, (args, size)
-        assert paged(opened, 50, 200, explain=True, **args) == whole, args
+        for size in (30, *(() if args else (7,))):
+            assert paged(opened, size, 100, **args) == whole, (args, size)
+        assert paged(opened, 30, 100, explain=True, **args) == whole, args
         if "fusion" not in args:
-            assert opened.rank(QUERY, limit=200, candidates=200, **args) == whole[:200]
-        assert_same_order(whole, ranked(oracle.query(QUERY, limit=200, candidates=200, **args)))
+            assert opened.rank(QUERY, limit=100, candidates=100, **args) == whole[:100]
+        assert_same_order(whole, ranked(oracle.query(QUERY, limit=100, candidates=100, **args)))
 
 
 def assert_same_order(got, oracle):
@@ -158,7 +158,7 @@ def test_beyond_the_candidates_there_is_nothing_or_the_number_to_pass(opened):
             ask(QUERY, limit=101, candidates=100)
     assert len(opened.query(QUERY, limit=101, candidates=101)) == 101
     few = {"even": True, "$not": {"even": False}}
-    assert len(opened.query(QUERY, limit=100_000, candidates=300, filter=few)) == 300  # all there are
+    assert len(opened.query(QUERY, limit=100_000, candidates=N // 2, filter=few)) == N // 2  # all there are
 
 
 def test_few_documents_come_back_whole_whatever_the_limit(opened):
@@ -179,7 +179,7 @@ class Embedder:
 
 
 def test_pages_of_documents_that_were_split_are_one_list_too(opened):
-    """600 passages of 150 documents: found by their best passage, and paged over the same candidates."""
+    """300 passages of 75 documents: found by their best passage, and paged over the same candidates."""
     passages = []
     for i, one in enumerate(DOCUMENTS):
         name, number = f"d{i // 4}", i % 4 + 1
