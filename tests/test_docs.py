@@ -29,7 +29,10 @@ def test_the_code_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyP
     names: dict[str, object] = {}
     for code in blocks(ROOT / "README.md", "python"):
         exec(compile(code, "README.md", "exec"), names)
-    assert "Rechenleiste" in capsys.readouterr().out
+    answers = capsys.readouterr().out.splitlines()
+    for word, answer in zip(("Rechenleiste", "macro", "PDF"), answers, strict=True):
+        assert word in answer.partition("→")[2]
+    assert "sparse=0.0" in answers[0], "no word is shared"
     assert (tmp_path / "notes.qdrant").is_dir()
 
 
