@@ -44,6 +44,14 @@ def test_what_a_page_imports_is_there(page: Path):
             assert hasattr(importlib.import_module(module), name.strip()), f"{page.name}: {module} has no {name}"
 
 
+def test_every_file_of_the_tree_in_the_readme_is_there():
+    tree = next(block for block in blocks(ROOT / "README.md") if block.startswith("m3_vdb/"))
+    there = {
+        path.name for path in ROOT.rglob("*") if not {".venv", "build", ".git"} & set(path.relative_to(ROOT).parts)
+    }
+    assert {name for name in re.findall(r"\b[\w.]+\.(?:py|md|sh)\b", tree) if name not in there} == set()
+
+
 def options_of(words: list[str]) -> tuple[str, set[str]]:
     """The command of a line, and the options of it that do not exist."""
     command = COMMANDS[words[1]]
