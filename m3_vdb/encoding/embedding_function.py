@@ -190,8 +190,8 @@ class M3EmbeddingFunction:
             sparse: compute the lexical weights.
             multi_vector: compute the multi-vectors.
             max_length: tokens kept of a text in this call; None takes the embedding function's own.
-            batch_size: texts per forward pass at most. None leaves it to ``batch_tokens``, which is never slower;
-                results do not depend on it.
+            batch_size: texts per forward pass at most, as little memory asks for it; None leaves it to
+                ``batch_tokens``. Results agree up to rounding.
             show_progress: show a progress bar on standard error.
 
         Returns:
@@ -218,7 +218,7 @@ class M3EmbeddingFunction:
         batch_size: int | None = None,
         show_progress: bool = False,
     ) -> M3Embeddings:
-        """Encode queries. M3 has no instruction or prefix: the same as ``encode_documents``, with its arguments."""
+        """Encode queries: as ``encode_documents``, with its arguments; M3 has no instruction or prefix for queries."""
         return self._checked_encode(
             texts, _Call(_outputs(dense, sparse, multi_vector), max_length, batch_size, show_progress)
         )
