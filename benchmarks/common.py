@@ -74,7 +74,7 @@ _VOCABULARY: Final = 30_000
 _TOPIC_VOCABULARY: Final = 600
 _TOPICS: Final = 200
 _TOPIC_RANK: Final = 12
-"""Topics lie in so many dimensions, so that some are near each other."""
+"""Dimensions in which topics lie: few, so that some topics are near each other."""
 _TOKEN_VECTORS: Final = 4096
 _WIDTHS: Final = (384, 96)
 

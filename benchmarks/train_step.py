@@ -115,7 +115,7 @@ def settings(work: Work) -> FinetuneConfig:
 
 
 def batching(rows: int) -> Batching:
-    """Batches of so many rows, whatever their lengths."""
+    """Batches of a fixed number of rows, whatever their lengths."""
     return Batching(tokens=0, rows=rows, edges=[])
 
 

@@ -241,7 +241,7 @@ def message_rows(pools: Sequence[Pool], held: HeldOut) -> list[Row]:
 
 
 def _with_most_alike(rows: Iterable[Row], most: int) -> list[Row]:
-    """At most so many rows per language, with negatives: none for an original that too few others are like."""
+    """A limited number of rows per language, with negatives; an original that too few others resemble gets none."""
     pairs = [row for row in rows if row["doc_lang"] == "en"]
     originals = sorted({row["pos"][0] for row in pairs})
     index = BM25(originals)

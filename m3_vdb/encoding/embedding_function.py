@@ -41,7 +41,7 @@ class M3EmbeddingFunction:
         on_truncate: what to do when a text is longer: "warn" (once a call), "error", or "ignore". The result's
             ``truncated`` says it in any case.
         batch_tokens: padded tokens of one forward pass.
-        mcls_every: MCLS for long texts (paper, appendix B.2): insert one ``<s>`` before every further so many tokens,
+        mcls_every: MCLS for long texts (paper, appendix B.2): insert one ``<s>`` before every N further tokens,
             256 in the paper, and average the states of all ``<s>`` for the dense vector. Texts of no more tokens are
             encoded as without. Inserted ``<s>`` count against ``max_length``; ``identity`` says that they are there.
 
@@ -456,7 +456,7 @@ def _outputs(dense: bool, sparse: bool, multi_vector: bool) -> list[str]:
 
 
 def not_finite_error(index: int, tokens: int) -> ModelOutputError:
-    """The error about a text of so many tokens that the model fails on."""
+    """The error about a text that the model fails on, with its number of tokens."""
     return ModelOutputError(
         f"the model returned NaN or infinity for item {index} ({tokens} tokens): leave the text out, or use a bundle "
         f"of higher precision",

@@ -34,7 +34,7 @@ class LongDocuments:
     Attributes:
         plan: what becomes of them.
         max_rows: rows that a document may have; None for as many as the store takes.
-        pool_factor: pool *every* document first, to one row of so many; 1 pools nothing. 2 halves the storage.
+        pool_factor: pool *every* document first and keep 1 in N rows; 1 pools nothing, 2 halves the storage.
         overlap: tokens that a passage has in common with the one before it (``split`` only).
 
     Raises:

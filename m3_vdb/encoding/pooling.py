@@ -53,7 +53,7 @@ def pool(raw: Mapping[str, FloatArray], input_ids: NDArray[np.int64], lengths: I
 def pool_dense(hidden: FloatArray, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> FloatArray:
     """The dense vector: the average state of all ``<s>`` of a text, normalised.
 
-    A text has one ``<s>``, or with MCLS (paper, appendix B.2) one for every so many tokens. This is the definition; in
+    A text has one ``<s>``, or with MCLS (paper, appendix B.2) one for every N tokens. This is the definition; in
     serving the graph computes it.
 
     Args:

@@ -95,7 +95,7 @@ def pool_tokens(
 
     Args:
         embeddings: of n documents, with multi-vectors.
-        factor: one row of every so many is kept, rounded up.
+        factor: 1 in ``factor`` rows is kept, rounded up.
         max_rows: no document keeps more.
         window: see ``pool_rows``.
 
@@ -118,7 +118,7 @@ def row_counts(embeddings: M3Embeddings) -> IntArray:
 
 
 def with_rows(embeddings: M3Embeddings, keep: IntArray, *, pool: bool, window: int = WINDOW) -> M3Embeddings:
-    """The embeddings with so many rows for each text, pooled or cut; the same object if no text has more.
+    """The embeddings with a given number of rows for each text, pooled or cut; the same object if no text has more.
 
     Args:
         embeddings: of n texts, with multi-vectors.

@@ -153,7 +153,7 @@ class Tokenizer:
             texts: n strings, any iterable; "" is ``<s></s>``.
             max_length: tokens kept of a text, every ``<s>`` and ``</s>`` included, at least 3. A text that is longer
                 keeps the longest prefix of its tokens with which everything fits.
-            mcls_every: put one more ``<s>`` before every further so many tokens of the text
+            mcls_every: put one more ``<s>`` before every N further tokens of the text
                 (``<s> t1 … t256 <s> t257 … </s>`` for 256); None inserts nothing.
 
         Raises:

@@ -11,7 +11,7 @@ from m3_vdb.errors import ConfigError
 # Frozen but not slotted: jsonargparse, the library of the command line, cannot read defaults of slotted classes.
 @dataclass(frozen=True, kw_only=True)
 class SelectConfig:
-    """Choose training rows: by source and language, at most so many of a kind.
+    """Choose training rows: by source and language, with a limit for each kind.
 
     A row's languages are "lang" (of the query) and "doc_lang" (of the passages; the same if it is missing).
 

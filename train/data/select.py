@@ -1,4 +1,4 @@
-"""A choice of training rows, by source and language and at most so many of a kind.
+"""A choice of training rows, by source and language, with a limit for each kind.
 
 Files are read twice, so that memory holds a few numbers per row and never the texts. Whether a row is taken depends on
 its own query and positives, the seed, and the rows of its kind; not on the order of files.

@@ -48,7 +48,7 @@ class SynthesizeConfig:
             the model to be trained: 8,192 tokens are about 30,000 characters in European languages, 11,000 in Chinese.
         min_passage_characters: shortest passage; shorter paragraphs are joined with the next.
         max_passage_characters: longest passage; longer paragraphs are cut between sentences.
-        max_articles: at most so many articles, drawn by a hash of seed and id, over all files; 0 takes all. A higher
+        max_articles: most articles to take, drawn by a hash of seed and id, over all files; 0 takes all. A higher
             number keeps those that a lower one took.
         seed: of the draw of articles and passages.
         concurrency: requests under way at the same time.

@@ -50,8 +50,8 @@ class SynthesisReport:
         rejected: reason → how often; lines, articles and questions that gave no row.
         reused: passages whose answer was kept by an earlier run.
         requests: requests made, or still to be made; the client library's retries are not counted.
-        prompt_tokens: tokens read, as the endpoint counts them, or about so many at four bytes a token.
-        completion_tokens: tokens written, or at most so many, ``max_tokens`` for each request.
+        prompt_tokens: tokens read, as the endpoint counts them, or estimated at four bytes per token.
+        completion_tokens: tokens written, or an upper bound, ``max_tokens`` for each request.
         dry_run: whether nothing was asked or written.
         cost: of a dry run, at most, in the currency of the prices that were given; None without prices.
         prompt: one prompt of a dry run as it would be sent, empty if none would be.
