@@ -1,7 +1,7 @@
-"""The files of a checkpoint in BGE-M3 layout: the one place that opens them, whatever they turn out to be.
+"""Reads the files of a checkpoint in BGE-M3 layout.
 
-Each file is a foreign one: damaged, half downloaded, of another model, or with Python objects inside. None of that
-reaches a user as a traceback of a library, nothing is unpickled but tensors, and no weight is ever made up.
+A file may be damaged, half downloaded, of another model, or hold Python objects. Each case is a ``BundleError`` in one
+line. Only tensors are unpickled, and missing weights are an error; they are never filled with random numbers.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ XLM_ROBERTA: Final[Mapping[str, Any]] = {
     "pad_token_id": PAD,
     "quantization_config": None,
 }
-"""What the encoder computes with. Other values in a ``config.json`` mean another model; a missing one means these."""
+"""Required values of ``config.json``; a missing one counts as these."""
 POSITION_OFFSET: Final = 2
 """Position rows below padding id + 1 = 2 are never used, so a text may have ``max_position_embeddings − 2`` tokens."""
 FLOATS: Final = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class TorchModel(Protocol):
-    """What an export needs of a torch model: XLM-R's ``encoder``, and all tensors named as in ``M3Model``."""
+    """A torch model that can be exported: XLM-R's ``encoder``, and all tensors named as in ``M3Model``."""
 
     @property
     def encoder(self) -> XLMRobertaModel: ...  # noqa: D102
@@ -91,7 +91,7 @@ def read_checkpoint(path: Path, *, attention: str = "eager") -> Checkpoint:
         attention: transformers' attention implementation; "eager" trains fastest on CPUs (docs/log.md).
 
     Raises:
-        BundleError: a file is missing, damaged or of another model. Weights are never made up.
+        BundleError: a file is missing, damaged or of another model.
     """
     encoder = read_encoder(path, attention=attention)
     width = encoder.config.hidden_size
@@ -123,10 +123,10 @@ def read_config(checkpoint: Path) -> XLMRobertaConfig:
 
 
 def check_folder(checkpoint: Path) -> None:
-    """Refuse what lacks a part of a checkpoint.
+    """Check that all files of a checkpoint are there.
 
     Raises:
-        BundleError: it is not a folder, or it lacks a file, or one of its files is not the file itself.
+        BundleError: the path is not a folder, or a file is missing, or is a Git LFS pointer or a web page.
     """
     if not checkpoint.is_dir():
         what = "is a file" if checkpoint.exists() else "does not exist"
@@ -151,8 +151,8 @@ def read_tokenizer(checkpoint: Path) -> str:
     """The content of a ``tokenizer.json`` that fits the encoder.
 
     Raises:
-        BundleError: as ``read_config``; or the tokenizer is damaged, of another kind of model, or has ids that the
-            encoder has not.
+        BundleError: as ``read_config``; or the tokenizer is damaged, of another kind of model, or has more ids than
+            the encoder.
     """
     config, path = read_config(checkpoint), checkpoint / TOKENIZER
     content = read_text_file(path)
@@ -205,7 +205,7 @@ def read_head(path: Path, *, width: int, rows: int | None = None) -> dict[str, T
     """Weight and bias of a linear layer, in float32.
 
     Args:
-        path: file that ``torch.save`` wrote of a state dict.
+        path: a state dict, written by ``torch.save``.
         width: of the encoder.
         rows: outputs of the layer; None takes any number.
 
@@ -243,7 +243,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in state.items()
     ):
         raise _not_tensors(path, f"a {type(state).__name__}")
-    # Older files have the numbers of the positions, which are integers and no weights.
+    # Older files also hold position numbers: integers, not weights.
     state = {name: tensor for name, tensor in state.items() if not name.endswith(("position_ids", "token_type_ids"))}
     for name, tensor in state.items():
         if tensor.dtype not in FLOATS:
@@ -282,7 +282,7 @@ def _encoder_files(checkpoint: Path) -> list[Path]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without transformers' bars and warnings, which come between our lines; what matters of them is an error here."""
+    """Switch off transformers' progress bars and warnings; what they warn of raises an error here."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

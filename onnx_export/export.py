@@ -28,7 +28,7 @@ from onnx_export.verify import (
 from onnx_export.weights import PRECISIONS, Weights
 
 EXTERNAL_FROM: Final = 1_900_000_000
-"""Bytes of weights from which they go to a file of their own: a protobuf message holds 2 GiB at most."""
+"""Weights of this many bytes or more go into a separate file: a protobuf message holds at most 2 GiB."""
 
 
 def export(checkpoint: Path, out: Path, *, precision: str = "fp32", name: str | None = None) -> tuple[Bundle, Errors]:
@@ -41,8 +41,8 @@ def export(checkpoint: Path, out: Path, *, precision: str = "fp32", name: str | 
         name: the model's name in the bundle; None takes the directory's.
 
     Returns:
-        The bundle and its measured errors without MCLS; ``m3_config.json`` holds both, and how much it keeps of a
-        training that began with a bundle (``Change``).
+        The bundle and its measured errors without MCLS. ``m3_config.json`` holds the errors with and without MCLS and,
+        if the training started from a bundle, how much of the training is kept (``Change``).
 
     Raises:
         BundleError: the checkpoint is incomplete, damaged or of another kind of model.

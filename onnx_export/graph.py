@@ -1,8 +1,8 @@
 """Weights → ONNX graph, written op by op.
 
-The graph is built from the weights and not traced from PyTorch: every node below is one line of the definition, so
-the result is the same for every torch and transformers version, contains standard ONNX operators only (opset 17), and
-is small enough to read in a viewer. Whether it computes what the torch model computes is proven by ``verify``.
+The graph is built from the weights, not traced from PyTorch. So it is the same for every version of torch and
+transformers, contains only standard ONNX operators (opset 17), and is small enough to read in a viewer. ``verify``
+compares it with the torch model.
 
 Legend: B texts, L padded length, d width, h heads, k = d/h, f feed-forward width, m multi-vector width, V vocabulary.
 

