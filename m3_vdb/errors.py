@@ -1,28 +1,27 @@
-"""Every error that m3-vdb raises on purpose.
+"""The errors that m3-vdb raises.
 
-A message says what was given, what was expected and what to do next. Errors of the libraries underneath are mapped
-to these in one place each (session, stores); anything else that escapes is a bug.
+A message says what was given, what was expected, and what to do. Errors of runtimes and databases are translated into
+these; any other exception that reaches you is a bug.
 
     M3Error
-    ├── ItemError                       one item of many is to blame; ``index`` names it
+    ├── ItemError                       one item of many caused it; ``index`` says which
     │   ├── InputError (ValueError)     a text or document is unusable
     │   │   ├── TextError               not a string, or not encodable as UTF-8
     │   │   ├── TruncationError         longer than the maximum, and ``on_truncate="error"``
-    │   │   └── DocumentError           a document that a store cannot hold, or an id that is none
+    │   │   └── DocumentError           a document that cannot be stored, or an invalid id
     │   └── ModelOutputError            the model returned NaN or infinity for a text
     ├── ConfigError (ValueError)        an argument or option out of range
     ├── MissingExtraError (ImportError) an optional package is needed; the message is the install command
     ├── BundleError                     a model on disk is missing, incomplete or damaged
-    ├── EngineError                     a cluster, or a worker of it, failed
+    ├── EngineError                     a cluster or one of its workers failed
     └── StoreError
-        ├── StoreUrlError (ValueError)  the store URL cannot be understood
+        ├── StoreUrlError (ValueError)  unrecognised store URL
         ├── StoreConnectionError        the database did not answer
         ├── StoreRequestError           the database refused a request
-        ├── CollectionNotFoundError     there is no such collection, and none may be made
+        ├── CollectionNotFoundError     the collection does not exist, and ``create=False``
         └── CollectionMismatchError     the collection belongs to another model
 
-All of them survive pickling, whatever the arguments of their constructors: one that could not be read in the process
-that waits for it would leave a pool hanging.
+All of them can be pickled, so they pass from a pool of processes to the caller.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ class M3Error(Exception):
 
 
 def _unpickled(kind: type[M3Error], args: tuple[object, ...], attributes: dict[str, object]) -> M3Error:
-    """An error as it was raised; its own constructor, which makes the message, is not called again."""
+    """An error as it was raised, without calling its constructor, which would build the message again."""
     error = kind.__new__(kind)
     super(M3Error, error).__init__(*args)  # of ValueError, ImportError, …
     error.__dict__.update(attributes)
@@ -49,10 +48,10 @@ def _unpickled(kind: type[M3Error], args: tuple[object, ...], attributes: dict[s
 
 
 class ItemError(M3Error):
-    """One item of many is to blame.
+    """One item of many caused the error.
 
     Attributes:
-        index: position of the item among those that were given, from 0.
+        index: position of the item in the input, from 0.
     """
 
     def __init__(self, message: str, *, index: int) -> None:
@@ -60,7 +59,11 @@ class ItemError(M3Error):
         self.index = index
 
     def at(self: Item, index: int) -> Item:
-        """The same error about the item at another position, for those who hand items on in batches."""
+        """The same error with another position, for callers that pass items on in batches.
+
+        Args:
+            index: the item's position in the whole input, from 0.
+        """
         message = re.sub(rf"\b(item|document) {self.index}\b", rf"\g<1> {index}", str(self), count=1)
         return type(self)(message, index=index)
 
@@ -70,15 +73,15 @@ class InputError(ItemError, ValueError):
 
 
 class TextError(InputError):
-    """An item is not a string, or holds code points that no tokenizer can read (lone surrogates)."""
+    """An item is not a string, or contains lone surrogates, which no tokenizer can read."""
 
 
 class TruncationError(InputError):
-    """A text has more tokens than allowed and ``on_truncate="error"`` was asked for."""
+    """A text has more tokens than allowed, and ``on_truncate="error"`` is set."""
 
 
 class DocumentError(InputError):
-    """A document cannot be stored: bad id, bad payload, or vectors that do not fit the collection."""
+    """A document cannot be stored: invalid id, invalid payload, or vectors that do not fit the collection."""
 
 
 class ConfigError(M3Error, ValueError):
@@ -89,8 +92,8 @@ class MissingExtraError(M3Error, ImportError):
     """An optional package is not installed.
 
     Args:
-        feature: what was asked for, in the user's words.
-        extra: the extra of m3-vdb that brings the package.
+        feature: what needs the package, such as "runtime='openvino'".
+        extra: the extra of m3-vdb that installs it.
     """
 
     def __init__(self, feature: str, *, extra: str) -> None:
@@ -99,30 +102,30 @@ class MissingExtraError(M3Error, ImportError):
 
 
 class BundleError(M3Error):
-    """A model bundle is missing, incomplete, damaged or of an unknown format."""
+    """A model bundle is missing, incomplete, damaged, or has an unknown format."""
 
 
 class ModelOutputError(ItemError):
-    """The model returned a value that is not finite for a text."""
+    """The model returned NaN or infinity for a text."""
 
 
 class EngineError(M3Error):
-    """A cluster that encodes failed as a whole, or a worker of it in a way that no document is to blame for."""
+    """A cluster that encodes failed, or one of its workers did, and no document caused it."""
 
 
 class StoreError(M3Error):
-    """Base of everything that goes wrong at a vector store."""
+    """Base of all errors of vector stores."""
 
 
 class StoreUrlError(StoreError, ValueError):
-    """The store URL names no store that m3-vdb knows."""
+    """Unrecognised store URL."""
 
 
 class StoreConnectionError(StoreError):
-    """The database did not answer, or not in time.
+    """The database did not answer in time.
 
     Attributes:
-        retry_after: seconds after which to ask again, if it is known.
+        retry_after: seconds to wait before a retry; None if not known.
     """
 
     def __init__(self, message: str = "", *, retry_after: float | None = None) -> None:
@@ -131,11 +134,11 @@ class StoreConnectionError(StoreError):
 
 
 class StoreRequestError(StoreError):
-    """The database answered with a refusal; its own words are in the message.
+    """The database refused a request; its message is part of ours.
 
     Attributes:
-        status: the HTTP status of the refusal, if it has one; 429 and 5xx may pass when asked again.
-        retry_after: seconds after which to ask again, if the database said so.
+        status: HTTP status, None if there is none; after 429 and 5xx a retry may succeed.
+        retry_after: seconds to wait before a retry; None if the database did not say.
     """
 
     def __init__(self, message: str = "", *, status: int | None = None, retry_after: float | None = None) -> None:
@@ -145,8 +148,8 @@ class StoreRequestError(StoreError):
 
 
 class CollectionNotFoundError(StoreError):
-    """The collection does not exist and the call may not create it."""
+    """The collection does not exist, and ``create=False``."""
 
 
 class CollectionMismatchError(StoreError):
-    """The collection was written with another model, or with other dimensions."""
+    """The collection was written with another model or other dimensions."""

@@ -1,8 +1,8 @@
-"""Imports without side effects: no usage data, and the program's log handlers stay open.
+"""Import libraries without their side effects.
 
-onnxruntime, OpenVINO and Ray write usage data into the home folder and send it, unless a switch is set while they
-start. The switches are set for that long only; afterwards the program's environment and modules are as before. A
-variable that the user has set stands. pymilvus configures logging, which closes every handler of the process.
+onnxruntime, OpenVINO and Ray collect usage data and send it unless a switch is set while they start. The switches are
+set only during the import; afterwards environment and modules are as before. A variable that the user has set is kept.
+pymilvus configures logging on import, which closes every log handler of the process; here they stay open.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _importing = threading.RLock()
 
 @contextmanager
 def variables(**values: str) -> Iterator[None]:
-    """Environment variables for a while; those that are set already stay as they are.
+    """Set environment variables inside the ``with`` block; variables that are set already keep their values.
 
     Args:
         values: name → value.
@@ -37,9 +37,9 @@ def variables(**values: str) -> Iterator[None]:
 
 @contextmanager
 def no_usage_data() -> Iterator[None]:
-    """Around the import of onnxruntime, of OpenVINO, or of what imports them (fastembed, by way of qdrant-client).
+    """Switch usage data off while importing onnxruntime, OpenVINO, or qdrant-client, which may import them (fastembed).
 
-    OpenVINO takes its own stand-in, which does nothing, where ``openvino_telemetry`` cannot be imported.
+    OpenVINO replaces ``openvino_telemetry`` by a stub if it cannot be imported.
     """
     modules: dict[str, Any] = sys.modules
     with _importing, variables(ORT_DISABLE_TELEMETRY="1"):  # a second thread would undo what the first one set
@@ -54,7 +54,7 @@ def no_usage_data() -> Iterator[None]:
 
 @contextmanager
 def log_handlers_kept() -> Iterator[None]:
-    """Around the import of pymilvus: ``logging.config.dictConfig``, which it calls, closes what these lists hold."""
+    """Keep log handlers open while importing pymilvus, whose call of ``logging.config.dictConfig`` closes them."""
     names, handlers = logging._handlers, logging._handlerList  # type: ignore[attr-defined]  # no public way
     named, known = dict(names), list(handlers)
     names.clear()

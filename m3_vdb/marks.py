@@ -1,9 +1,9 @@
-"""What m3-vdb notes about a stored document, apart from the user's fields: which passage it is, how it was encoded.
+"""Notes that m3-vdb keeps with a stored document: which passage of a document it is, and how it was encoded.
 
-A ``Document`` carries these marks in ``passage`` and ``encoding``. Every store, and an exported file, keeps them as one
-JSON object of its own (``to_json``) beside the payload, so no field of the user's can meet one of ours, whatever its
-name, and no filter sees them. Version 0.1.0 kept them in the payload, under ``m3_passage`` and ``m3_encoding``; such
-rows have no object of ours, and what they have there counts as ours only if we could have written it.
+A ``Document`` has them in ``passage`` and ``encoding``. Stores and exported files keep them as one JSON object
+(``to_json``) beside the payload, so they cannot clash with the user's fields, and filters do not see them. Version
+0.1.0 kept them in the payload, as ``m3_passage`` and ``m3_encoding``. Those fields are still read, but only where their
+values have the form that 0.1.0 wrote; otherwise they are the user's own.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ def passage_id(document_id: str, number: int) -> str:
 
 
 def document_id(stored_id: str) -> str:
-    """The id of the document that a passage stored under this id belongs to, in a collection whose ids are all ours."""
+    """The id of the document that a stored passage belongs to, in a collection that only m3-vdb has written."""
     return _RESERVED.sub("", stored_id)
 
 
 def id_fault(document: Document) -> str | None:
-    """Why a document may not have its id: it would be found, replaced or deleted as a passage of another one."""
+    """Why a document may not have its id, None if it may; ids that end in ¶ and a number are reserved for passages."""
     passage: object = document.passage
     if passage is None:
         if not _RESERVED.search(document.id):
@@ -50,7 +50,7 @@ def id_fault(document: Document) -> str | None:
 
 
 def to_json(document: Document) -> dict[str, Any]:
-    """The marks of a document as a store keeps them: {} for none. The id of its document follows from its own."""
+    """The marks of a document as a store keeps them, {} for none; the document's id follows from the passage's id."""
     passage = document.passage
     marks: dict[str, Any] = {}
     if passage is not None:
@@ -68,7 +68,7 @@ def read_document(id: str, *, text: str, title: str, payload: Payload, marks: ob
         text: as stored.
         title: as stored.
         payload: as stored.
-        marks: the object that ``to_json`` has made; None in what version 0.1.0 has written.
+        marks: the object that ``to_json`` made; None in rows written by version 0.1.0.
     """
     passage, encoding = None, ""
     if isinstance(marks, Mapping):
@@ -79,13 +79,13 @@ def read_document(id: str, *, text: str, title: str, payload: Payload, marks: ob
     else:
         payload, passage, encoding = _read_old(id, text, payload)
     if passage is None and _RESERVED.search(id):
-        # Stored before such ids were refused. That it is whole is said, so that it can be copied.
+        # Stored before such ids were refused. Marked as the only passage, so that it can be copied.
         passage = Passage(id, 1, 1, 0, len(text))
     return Document(id, text, title, payload, passage=passage, encoding=encoding)
 
 
 def _read_old(id: str, text: str, payload: Payload) -> tuple[Payload, Passage | None, str]:
-    """What 0.1.0 has written: (the user's payload, passage, encoding)."""
+    """(The user's payload, passage, encoding) of a row written by 0.1.0."""
     passage, encoding = _old_passage(payload.get(PASSAGE_FIELD), id, text), payload.get(ENCODING_FIELD)
     if not isinstance(encoding, str) or not _OLD_ENCODING.fullmatch(encoding):
         encoding = ""

@@ -1,11 +1,10 @@
-"""Long documents in passages (``m3_vdb.encoding.splitter``): what a store returns, put together again.
+"""Joins the passages of long documents (``m3_vdb.encoding.splitter``) after they were read from a store.
 
-A passage is stored like any document, with three vectors of its own. So a store needs to know nothing about passages,
-filters work on each of them, and reading finds out by itself whether a collection has any. What belongs to a document
-is what says so itself (``Document.passage``), never what merely has such an id.
+Each passage is stored like a document, with its own three vectors. So stores do not treat passages specially, and
+filters apply to each passage. ``Document.passage``, not the id, says which document a passage belongs to.
 
-A search finds passages. A document's score is that of its best passage among the candidates, so ``candidates`` counts
-passages; page after page of them is requested until there are enough documents or no more candidates.
+A search finds passages, and ``candidates`` counts them. A document has the score of its best passage among the
+candidates. Further pages of passages are requested until there are enough documents or no more candidates.
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ from m3_vdb.types import Document, Hit
 
 @dataclass(frozen=True, slots=True)
 class DocumentPage:
-    """A page of hits that counts whole documents, over a search that may find several passages of each.
+    """A page of hits, counted in documents; the search may find several passages per document.
 
     Attributes:
-        limit: documents of the page.
-        offset: documents before it.
-        most: hits to ask for at a time.
+        limit: documents on the page.
+        offset: documents to skip before it.
+        most: hits per request.
     """
 
     limit: int
@@ -35,7 +34,7 @@ class DocumentPage:
 
     @classmethod
     def read(cls, limit: int, offset: int, candidates: int) -> DocumentPage:
-        """The page that a user asked for.
+        """Check the numbers of a page.
 
         Raises:
             ConfigError: a number is out of range.
@@ -45,15 +44,15 @@ class DocumentPage:
 
     @property
     def first(self) -> int:
-        """How many hits to ask for first, from the best on."""
+        """Number of hits in the first request."""
         return min(self.offset + self.limit, self.most)
 
     def documents(self, found: list[Hit], search: Callable[..., list[Hit]]) -> list[Hit]:
         """The documents of the page, best first, each once with its best passage.
 
         Args:
-            found: the ``first`` hits.
-            search: gives further ones, by ``offset`` and ``limit``.
+            found: the first ``first`` hits.
+            search: returns further hits, called with ``offset`` and ``limit``.
         """
         wanted, asked, size = self.offset + self.limit, self.first, self.first
         best: dict[str, Hit] = {}
@@ -67,7 +66,7 @@ class DocumentPage:
 
 
 def whole_documents(store: VectorStore, ids: Sequence[str]) -> list[Document]:
-    """Stored documents, put together from their passages, in the order of ``ids``; unknown ids are left out."""
+    """Whole documents, joined from their passages, in the order of ``ids``; unknown ids are skipped."""
     found = _documents(store, ids)
     names = [name for document in found for name in other_passages(document)]
     others = {document.id: document for document in store.get(names)} if names else {}
@@ -75,14 +74,14 @@ def whole_documents(store: VectorStore, ids: Sequence[str]) -> list[Document]:
 
 
 def stored_ids(store: VectorStore, ids: Sequence[str]) -> list[str]:
-    """The ids of all passages of these documents, the first of each after its others."""
+    """Ids of all passages of these documents; the first passage of each comes last, so that it is deleted last."""
     found = _documents(store, ids)
     others = [one.id for first in found for one in held_passages(store, other_passages(first), first.id)]
     return [*others, *(document.id for document in found)]
 
 
 def _documents(store: VectorStore, ids: Sequence[str]) -> list[Document]:
-    """What is stored under ids of documents: whole, or the first passage; a further passage is not a document."""
+    """The documents with these ids, or their first passages; the id of a later passage finds nothing."""
     return [one for one in store.get(ids) if one.passage is None or one.passage.number == 1]
 
 
@@ -95,12 +94,12 @@ def other_passages(first: Document) -> list[str]:
 
 
 def held_passages(store: VectorStore, names: list[str], document_id: str) -> list[Document]:
-    """Passages of a document among what is stored under these ids."""
+    """The passages of a document among the stored ids ``names``."""
     return [one for one in (store.get(names) if names else []) if belongs_to(one, document_id)]
 
 
 def belongs_to(stored: Document, document_id: str) -> bool:
-    """Whether what is stored is a passage of this document."""
+    """Whether a stored row is a passage of this document."""
     return stored.passage is not None and stored.passage.document == document_id
 
 
@@ -113,11 +112,11 @@ def _of_document(hit: Hit) -> Hit:
 
 
 def _joined(first: Document, others: Sequence[Document]) -> Document:
-    """The whole document; a passage that is not there (its ingest has not come so far) leaves a gap."""
+    """The whole document; a missing passage (its ingest was interrupted) leaves a gap."""
     text, end = "", 0
     for document in [first, *others]:
         part = document.passage
-        if part is None or part.document != first.id:  # another document of this id, from before such were refused
+        if part is None or part.document != first.id:  # a document whose id looks like a passage's, stored by 0.1.0
             continue
         text += document.text[max(0, end - part.start) :]
         end = part.stop

@@ -1,7 +1,7 @@
 """The reference definition of every score, in NumPy. Stores and the trainer are tested against these functions.
 
 Shapes: d dense width, m multi-vector width, N query rows, M passage rows. Source: M3-Embedding (arXiv 2402.03216v4),
-section 3.2. Nothing here is approximate, and nothing is normalised that the paper leaves raw.
+section 3.2. The scores are exact and raw: they are not normalised.
 """
 
 from __future__ import annotations
@@ -13,12 +13,20 @@ from m3_vdb.weights import Weights
 
 
 def dense_score(query: FloatArray, passage: FloatArray) -> float:
-    """s_dense: inner product of two unit vectors, each float32 [d]; in [-1, 1]."""
+    """s_dense: inner product of two unit vectors, each float32 [d].
+
+    Returns:
+        ⟨query, passage⟩, in [-1, 1].
+    """
     return float(query @ passage)
 
 
 def lexical_score(query: SparseVector, passage: SparseVector) -> float:
-    """s_lex: sum over the token ids in both of weight_query · weight_passage; raw, unbounded, 0 without overlap."""
+    """s_lex: sum of weight_query · weight_passage over the token ids that both texts have.
+
+    Returns:
+        A number ≥ 0 without upper bound; 0 if the texts share no token.
+    """
     _, in_query, in_passage = np.intersect1d(query.ids, passage.ids, assume_unique=True, return_indices=True)
     return float(query.weights[in_query] @ passage.weights[in_passage])
 
@@ -28,7 +36,7 @@ def multi_vector_score(query: FloatArray, passage: FloatArray) -> float:
 
     Args:
         query: float32 [N, m], unit rows, N ≥ 1.
-        passage: float32 [M, m], unit rows, M ≥ 1. There is no padding here; whoever pads must mask with −∞.
+        passage: float32 [M, m], unit rows, M ≥ 1, without padding (padded rows must be masked with −∞).
 
     Returns:
         (1/N) Σ_i max_j ⟨query_i, passage_j⟩, in [-1, 1].
@@ -37,10 +45,10 @@ def multi_vector_score(query: FloatArray, passage: FloatArray) -> float:
 
 
 def score(query: M3Embedding, passage: M3Embedding) -> Scores:
-    """All three raw scores of one pair.
+    """All three raw scores of a query and a passage.
 
     Raises:
-        ValueError: one of the two lacks a part.
+        ValueError: the query or the passage lacks a part.
     """
     if query.dense is None or query.sparse is None or query.multi_vector is None:
         raise ValueError("the query lacks a part: encode it with dense, sparse and multi_vector")

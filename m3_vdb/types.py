@@ -1,8 +1,8 @@
-"""The values that travel through m3-vdb: embeddings, documents, hits. No behaviour beyond views and conversions.
+"""Embeddings, documents and hits: plain values with views and conversions.
 
-A batch of embeddings is *packed*: the ragged parts of all texts lie end to end in one array, and ``offsets`` say where
-each text begins, so n texts cost a handful of arrays and not n objects. Legend of shapes: n texts, d dense width,
-m multi-vector width (``colbert_dim``), nnz sparse entries of all texts, rows multi-vector rows of all texts.
+Embeddings of n texts are *packed*: the parts of different lengths are concatenated in one array, and ``offsets`` say
+where each text begins, so n texts need a handful of arrays, not n objects. Shapes: n texts, d dense width, m
+multi-vector width (``colbert_dim``), nnz sparse entries of all texts, rows multi-vector rows of all texts.
 """
 
 from __future__ import annotations
@@ -26,10 +26,7 @@ Filter: TypeAlias = Mapping[str, Any]
 
 
 class _Values:
-    """Equality by value for dataclasses that hold arrays: a bool, True where all fields have equal values.
-
-    Such objects cannot be hashed, like the arrays in them.
-    """
+    """Equality by value for dataclasses with arrays; not hashable, like arrays."""
 
     __slots__ = ()
 
@@ -58,7 +55,7 @@ def _shape(array: FloatArray | None) -> str:
 def _entries(
     offsets: OffsetArray | None, part: slice | NDArray[np.intp]
 ) -> tuple[slice | NDArray[np.int64], OffsetArray | None]:
-    """Where the entries of some texts lie in a packed array, and their new offsets."""
+    """Positions of the entries of some texts in a packed array, and the new offsets."""
     if offsets is None:
         return slice(0, 0), None
     if isinstance(part, slice):
@@ -85,13 +82,13 @@ class SparseVector(_Values):
         return f"SparseVector({len(self.ids)} tokens)"
 
     def as_dict(self) -> dict[int, float]:
-        """Token id → weight with plain Python numbers, the form of a Milvus sparse field."""
+        """``{token id: weight}`` with plain Python numbers, as a Milvus sparse field takes it."""
         return dict(zip(self.ids.tolist(), self.weights.tolist(), strict=True))
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class M3Embedding(_Values):
-    """The three representations of one text; a part that was not requested is None.
+    """The three representations of one text; parts that were not requested are None.
 
     Attributes:
         dense: float32 [d], length 1.
@@ -108,7 +105,7 @@ class M3Embedding(_Values):
         return f"M3Embedding(dense: {_shape(self.dense)}, sparse: {sparse}, multi_vector: {_shape(self.multi_vector)})"
 
     def to_qdrant(self) -> dict[str, Any]:
-        """Named vectors as plain Python values, the ``vector`` field of a Qdrant REST point, without absent parts."""
+        """Named vectors as plain Python values, the ``vector`` field of a Qdrant REST point; None parts have no key."""
         vectors: dict[str, Any] = {}
         if self.dense is not None:
             vectors["dense"] = self.dense.tolist()
@@ -121,12 +118,12 @@ class M3Embedding(_Values):
 
 @dataclass(frozen=True, slots=True)
 class EncodeStats:
-    """What an encoding cost, in counts that do not depend on the machine.
+    """The cost of encoding, in counts that do not depend on the machine.
 
     Attributes:
         forwards: forward passes of the encoder.
-        real_tokens: tokens of the texts, ``<s>`` (inserted ones too) and ``</s>`` included.
-        padded_tokens: tokens computed, padding included.
+        real_tokens: tokens of the texts, with every ``<s>`` and ``</s>``.
+        padded_tokens: tokens computed, with padding.
     """
 
     forwards: int = 0
@@ -135,7 +132,7 @@ class EncodeStats:
 
     @property
     def padding_ratio(self) -> float:
-        """Padded over real tokens; 1.0 is perfect."""
+        """``padded_tokens / real_tokens``; 1.0 means no padding."""
         return self.padded_tokens / self.real_tokens if self.real_tokens else 1.0
 
 
@@ -144,16 +141,16 @@ class M3Embeddings(_Values):
     """The representations of n texts, packed. Parts that were not requested are None.
 
     Attributes:
-        token_counts: int32 [n], tokens that were encoded, the text's own ``<s>`` and ``</s>`` included, but not those
-            that MCLS inserts.
-        truncated: bool [n], True where tokens beyond the maximum length were cut off.
+        token_counts: int32 [n], tokens encoded per text, with ``<s>`` and ``</s>`` but without the ``<s>`` that MCLS
+            inserts.
+        truncated: bool [n], True where a text was cut to the maximum length.
         dense: float32 [n, d], rows of length 1.
         sparse_ids: int32 [nnz].
         sparse_weights: float32 [nnz].
         sparse_offsets: int64 [n + 1].
         multi_vector: float32 [rows, m], rows of length 1.
         multi_vector_offsets: int64 [n + 1].
-        stats: what the encoding cost; does not count when embeddings are compared.
+        stats: cost of encoding; ignored by ``==``.
     """
 
     token_counts: IntArray
@@ -188,16 +185,16 @@ class M3Embeddings(_Values):
     def __getitem__(
         self, index: int | np.integer[Any] | slice | Sequence[int] | NDArray[Any]
     ) -> M3Embedding | M3Embeddings:
-        """The embedding of one text, or those of several.
+        """The embedding of one text, or of several.
 
         Args:
-            index: a number gives an ``M3Embedding``. A slice, numbers in any order, or a bool array [n] give
-                ``M3Embeddings``, as NumPy chooses rows; their ``stats`` are empty. One text and slices of step 1 are
-                views into the packed arrays.
+            index: an integer returns an ``M3Embedding``. A slice, a list of integers, or a bool array [n] returns
+                ``M3Embeddings`` with empty ``stats``, by NumPy's rules. Single texts and slices of step 1 are views
+                into the packed arrays.
 
         Raises:
-            IndexError: a number is not in [-n, n), or the bool array does not have length n.
-            TypeError: index is none of these.
+            IndexError: an integer is not in [-n, n), or the bool array does not have length n.
+            TypeError: ``index`` has another type.
         """
         if isinstance(index, slice | list | tuple | range) or (isinstance(index, np.ndarray) and index.ndim):
             return self._some(index)
@@ -242,11 +239,14 @@ class M3Embeddings(_Values):
         return self.multi_vector[self.multi_vector_offsets[i] : self.multi_vector_offsets[i + 1]]
 
     def sparse_dicts(self) -> list[dict[int, float]]:
-        """Lexical weights as Milvus wants them, one ``{token id: weight}`` a text; empty if sparse is absent."""
+        """Lexical weights for Milvus, one ``{token id: weight}`` per text; [] if sparse was not requested."""
         return [e.sparse.as_dict() for e in self if e.sparse is not None]
 
     def sparse_csr(self) -> tuple[FloatArray, IntArray, OffsetArray]:
-        """(data, indices, indptr) of the n × vocabulary matrix, ready for ``scipy.sparse.csr_array``.
+        """The n × vocabulary matrix, for ``scipy.sparse.csr_array``.
+
+        Returns:
+            (data float32 [nnz], indices int32 [nnz], indptr int64 [n + 1]).
 
         Raises:
             ValueError: the sparse part was not requested.
@@ -256,11 +256,15 @@ class M3Embeddings(_Values):
         return self.sparse_weights, self.sparse_ids, self.sparse_offsets
 
     def to_qdrant(self) -> list[dict[str, Any]]:
-        """Named vectors of each text as plain Python values, the ``vector`` field of a Qdrant REST point."""
+        """``M3Embedding.to_qdrant`` of each text."""
         return [embedding.to_qdrant() for embedding in self]
 
     def to_pymilvus_model(self) -> dict[str, list[Any]]:
-        """The keys of ``pymilvus.model.hybrid.BGEM3EmbeddingFunction``, JSON-serialisable; absent parts have no key."""
+        """The dict of ``pymilvus.model.hybrid.BGEM3EmbeddingFunction``: "dense", "sparse", "colbert_vecs".
+
+        Returns:
+            One list per key, JSON-serialisable; parts that were not requested have no key.
+        """
         named = {
             "dense": None if self.dense is None else self.dense.tolist(),
             "sparse": None if self.sparse_ids is None else self.sparse_dicts(),
@@ -269,7 +273,11 @@ class M3Embeddings(_Values):
         return {key: value for key, value in named.items() if value is not None}
 
     def to_flag_embedding(self) -> dict[str, list[Any] | None]:
-        """The keys of FlagEmbedding's ``BGEM3FlagModel.encode``, JSON-serialisable; absent parts are None."""
+        """The dict of FlagEmbedding's ``BGEM3FlagModel.encode``: "dense_vecs", "lexical_weights", "colbert_vecs".
+
+        Returns:
+            One list per key, JSON-serialisable; None for parts that were not requested.
+        """
         lexical = [{str(k): w for k, w in weights.items()} for weights in self.sparse_dicts()]
         return {
             "dense_vecs": None if self.dense is None else self.dense.tolist(),
@@ -285,16 +293,17 @@ class M3Embeddings(_Values):
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """What the user stores.
+    """A document to store, or one that was stored.
 
     Attributes:
-        id: the user's own string, unique in a collection, kept as it is.
-        text: the text that was encoded and is shown with a hit.
-        title: put before the text when encoding (title, line break, text, as in the paper's evaluation).
-        payload: any further JSON fields; usable in filters. Every name is yours: m3-vdb keeps nothing here.
-        passage: set by m3-vdb in what a store returns: the part of a long document that this is, None for a whole one.
-        encoding: set by m3-vdb: how the text was encoded, where that is not the model's own way (``max_length=128``).
-            Like ``passage`` it does not count when documents are compared.
+        id: your id, unique in a collection, stored unchanged.
+        text: the text to encode; returned with each hit.
+        title: encoded before the text (title, line break, text, as in the paper's evaluation).
+        payload: further JSON fields, usable in filters. All names are yours; m3-vdb adds no fields.
+        passage: set by m3-vdb when it reads a store: which passage of a long document this is; None for a whole
+            document. Ignored by ``==``.
+        encoding: set by m3-vdb: options with which the text was encoded, such as ``max_length=128``; "" for the
+            model's defaults. Ignored by ``==``.
     """
 
     id: str
@@ -306,13 +315,19 @@ class Document:
 
     @property
     def content(self) -> str:
-        """The string that is encoded: title, line break, text."""
+        """The text to encode: title, line break, text."""
         return f"{self.title}\n{self.text}" if self.title else self.text
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """The three parts of an M3 score, raw (m3_vdb.scoring defines each)."""
+    """The three raw scores of a query and a document (``m3_vdb.scoring`` defines them).
+
+    Attributes:
+        dense: inner product of the dense vectors, in [-1, 1].
+        sparse: lexical score, ≥ 0.
+        multi_vector: multi-vector score, in [-1, 1].
+    """
 
     dense: float
     sparse: float
@@ -321,14 +336,14 @@ class Scores:
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A part of a document that was too long to be stored as one (``m3_vdb.passages``).
+    """The position of a passage in a long document that was split.
 
     Attributes:
         document: the document's id.
-        number: of the passage, from 1.
-        count: passages that the document has.
-        start: where it begins in the document's text, in characters.
-        stop: where it ends.
+        number: number of the passage, from 1.
+        count: passages of the document.
+        start: start in the document's text, in characters.
+        stop: end in the document's text, in characters (exclusive).
     """
 
     document: str
@@ -345,8 +360,9 @@ class Hit:
     Attributes:
         document: the stored document.
         score: the fused M3 score, computed by the store.
-        parts: the three raw scores behind it; None unless the query asked to explain.
-        passage: the part of the document that was found, whose text is ``document.text``; None for a whole document.
+        parts: its three raw scores; None unless the query had ``explain=True``.
+        passage: the best passage of a document that was split, whose text is ``document.text``; None for a whole
+            document.
     """
 
     document: Document

@@ -1,8 +1,7 @@
-"""What a store must compute: the weights of the M3 score, and the paper's presets.
+"""The weights of the M3 score, and the paper's presets.
 
-``s_hybrid = dense · s_dense + sparse · s_lex + multi_vector · s_mul``, a weighted sum of *raw* scores, never of ranks
-and never of normalised scores (M3-Embedding, arXiv 2402.03216v4, section 3.2). The parts are defined in
-``m3_vdb.scoring``.
+``s_hybrid = dense · s_dense + sparse · s_lex + multi_vector · s_mul``, a weighted sum of *raw* scores, not of ranks or
+normalised scores (M3-Embedding, arXiv 2402.03216v4, section 3.2). ``m3_vdb.scoring`` defines the parts.
 """
 
 from __future__ import annotations
@@ -46,14 +45,14 @@ class Weights:
 
     @classmethod
     def parse(cls, value: WeightsLike) -> Weights:
-        """Weights from any form in which they are given.
+        """Read weights in any accepted form.
 
         Args:
-            value: weights; a preset's name; or three numbers, dense, sparse and multi-vector: a tuple, list or array, a
-                dict with the three names, or text such as ``"1,0.3,1"``.
+            value: ``Weights``, the name of a preset, or three numbers (dense, sparse, multi_vector) as a tuple, list,
+                array, dict with these names, or text such as ``"1,0.3,1"``.
 
         Raises:
-            ConfigError: anything else.
+            ConfigError: ``value`` has another form, or a weight is out of range.
         """
         if isinstance(value, Weights):
             return value
@@ -74,11 +73,11 @@ class Weights:
 
 
 WeightsLike: TypeAlias = Weights | str | Sequence[float] | Mapping[str, float] | NDArray[np.floating[Any]]
-"""What ``Weights.parse`` takes."""
+"""Accepted by ``Weights.parse`` and by every ``weights=``."""
 
 
 def _numbers(parts: Sequence[str]) -> list[float]:
-    """Numbers that are written as text; none if one is something else."""
+    """Numbers written as text; [] if one is not a number."""
     try:
         return [float(part) for part in parts]
     except ValueError:
@@ -91,4 +90,4 @@ PRESETS: Final[dict[str, Weights]] = {
     "long_document": Weights(0.15, 0.5, 0.35),  # MLDR and NarrativeQA, "All"
     "long_dense_sparse": Weights(0.2, 0.8, 0.0),  # MLDR and NarrativeQA, "Dense+Sparse"
 }
-"""The weights that the paper used, by task (section 4 and appendix C of arXiv 2402.03216v4)."""
+"""The paper's weights by task (section 4 and appendix C of arXiv 2402.03216v4)."""

@@ -1,7 +1,7 @@
-"""A model on disk, ready to serve: ``model.onnx``, ``tokenizer.json``, ``m3_config.json`` and ``SHA256SUMS``.
+"""Model bundles: a folder with ``model.onnx``, ``tokenizer.json``, ``m3_config.json`` and ``SHA256SUMS``.
 
-A bundle is written once by ``python -m onnx_export`` and never changed. Its fingerprint, a hash over model and
-tokenizer, travels into every collection, so that vectors of two models never mix.
+``python -m onnx_export`` writes a bundle once; it is never changed. Its fingerprint, a hash of model and tokenizer, is
+stored with every collection, so that one collection never holds vectors of two models.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from m3_vdb.inputs import read_path
 FORMAT: Final = 1
 MODEL, CONFIG, CHECKSUMS = "model.onnx", "m3_config.json", "SHA256SUMS"
 DEFAULT_MODEL: Final = "m3-small"
-"""The model that ships with the wheel."""
+"""The model in the wheel."""
 CONFIG_FIELDS: Final[Mapping[str, type]] = {
     "name": str,
     "precision": str,
@@ -32,12 +32,12 @@ CONFIG_FIELDS: Final[Mapping[str, type]] = {
     "max_length": int,
 }
 HASH_LIMIT: Final = 256 * 2**20
-"""Bundles up to this many bytes are hashed whenever they are opened (0.1 s); larger ones by ``verify`` alone."""
+"""Bundles up to this many bytes are hashed when they are opened (0.1 s); larger ones only by ``verify``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """An opened bundle.
+    """An open bundle.
 
     Attributes:
         path: its directory.
@@ -45,10 +45,10 @@ class Bundle:
         precision: "fp32", "fp16" or "int8", of the stored weights.
         dense_dim: width d of the dense vector.
         multi_vector_dim: width m of a multi-vector row.
-        vocab_size: token ids, 0 … vocab_size - 1.
-        max_length: tokens that a text may have, ``<s>`` and ``</s>`` included.
-        fingerprint: 16 hex digits over model and tokenizer.
-        config: all of ``m3_config.json``, the measured export errors included.
+        vocab_size: number of token ids, 0 … vocab_size - 1.
+        max_length: maximum tokens of a text, with ``<s>`` and ``</s>``.
+        fingerprint: hash of model and tokenizer, 16 hex digits.
+        config: all of ``m3_config.json``, with the measured export errors.
     """
 
     path: Path
@@ -63,7 +63,10 @@ class Bundle:
 
     @classmethod
     def open(cls, path: Path) -> Bundle:
-        """Open a bundle directory and check that it is whole.
+        """Open a bundle directory and check its files.
+
+        Args:
+            path: the directory.
 
         Raises:
             BundleError: a file is missing or damaged, or the format is unknown.
@@ -104,7 +107,7 @@ class Bundle:
         """The tokenizer of the bundle.
 
         Raises:
-            BundleError: it is damaged, or has ids that the model has not.
+            BundleError: it is damaged, or has more ids than the model.
         """
         tokenizer = Tokenizer.from_file(self.path / TOKENIZER)
         if tokenizer.vocab_size > self.vocab_size:
@@ -120,7 +123,7 @@ class Bundle:
         return self.config.get("mcls") is True
 
     def require_mcls(self) -> None:
-        """Refuse to insert ``<s>`` that the graph would ignore.
+        """Check that the graph averages all ``<s>``; others would ignore inserted ones.
 
         Raises:
             ConfigError: the bundle was exported before MCLS.
@@ -133,7 +136,7 @@ class Bundle:
 
     @property
     def identity(self) -> ModelIdentity:
-        """What a collection remembers of this model."""
+        """The model's identity, which is stored with each collection."""
         return ModelIdentity(self.name, self.fingerprint, self.dense_dim, self.multi_vector_dim)
 
 
@@ -142,14 +145,17 @@ def find_bundle(model: str | os.PathLike[str] | None = None) -> Bundle:
 
     Args:
         model: a directory; the name of a built-in model; ``org/name`` of a bundle on the Hugging Face hub, downloaded
-            once; None for the default model.
+            on first use; None for the default model.
+
+    Returns:
+        The open bundle.
 
     Raises:
-        BundleError: nothing is found there, or it is damaged.
-        ConfigError: it is neither a name nor a path.
+        BundleError: there is no such bundle, or it is damaged.
+        ConfigError: ``model`` is neither a name nor a path.
     """
     models = Path(__file__).parents[1] / "models"
-    if model is None:  # the one that ships, whatever lies in the working directory
+    if model is None:  # even if the working directory has a folder of that name
         return Bundle.open(models / DEFAULT_MODEL)
     path = read_path("model", model)
     if path.is_dir():
@@ -164,7 +170,7 @@ def find_bundle(model: str | os.PathLike[str] | None = None) -> Bundle:
 
 
 def fingerprint(sums: Mapping[str, str]) -> str:
-    """16 hex digits over the checksums of everything that shapes vectors (all files but the config)."""
+    """Hash of the checksums of all files but the config: everything that determines the vectors; 16 hex digits."""
     lines = [f"{digest}  {name}" for name, digest in sorted(sums.items()) if name != CONFIG]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
@@ -218,5 +224,5 @@ def _download(model: str) -> Path:
         return Path(snapshot_download(model, allow_patterns=[f"{MODEL}*", TOKENIZER, CONFIG, CHECKSUMS]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise BundleError(
-            f"{model} is no directory here and could not be fetched from the hub: {brief(error)}"
+            f"{model} is not a directory here and could not be fetched from the hub: {brief(error)}"
         ) from error

@@ -1,4 +1,4 @@
-"""What an index or an ingest needs of an embedding function; ``M3EmbeddingFunction`` has all of it."""
+"""Protocols of embedding functions for an index or an ingest; ``M3EmbeddingFunction`` implements all three."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from m3_vdb.types import M3Embeddings
 
 
 class Embedder(Protocol):
-    """Anything that makes the three vectors."""
+    """Makes the three vectors of texts."""
 
     @property
     def identity(self) -> ModelIdentity:
-        """The model behind it."""
+        """The model's identity."""
         ...
 
     def encode_documents(self, texts: list[str], /) -> M3Embeddings:
-        """Embeddings of n passages, all three parts."""
+        """Embeddings of n documents, all three parts."""
         ...
 
     def encode_queries(self, texts: list[str], /) -> M3Embeddings:
@@ -32,13 +32,13 @@ class Embedder(Protocol):
 
 @runtime_checkable
 class Tokenizing(Protocol):
-    """An embedding function whose tokenizer and limits are known, so that texts can be split by tokens.
+    """An embedding function with a tokenizer and limits, so that texts can be split by tokens.
 
     Attributes:
-        tokenizer: the model's.
-        max_length: tokens kept of a text.
-        model_max_length: tokens that the model takes.
-        mcls_every: tokens between two ``<s>``; None for one ``<s>`` only.
+        tokenizer: the model's tokenizer.
+        max_length: tokens kept per text.
+        model_max_length: maximum tokens of the model.
+        mcls_every: tokens between two ``<s>``; None for a single ``<s>``.
     """
 
     tokenizer: Tokenizer
@@ -49,10 +49,10 @@ class Tokenizing(Protocol):
 
 @runtime_checkable
 class TwoStep(Tokenizing, Protocol):
-    """An embedding function that encodes tokens, so that other texts are tokenized meanwhile.
+    """An embedding function that encodes tokens, so that the next texts can be tokenized at the same time.
 
     Attributes:
-        on_truncate: "error" where a text may not be longer than ``max_length``.
+        on_truncate: "error" if texts longer than ``max_length`` are refused.
     """
 
     on_truncate: str
@@ -60,5 +60,5 @@ class TwoStep(Tokenizing, Protocol):
     def encode_usable(
         self, tokens: TokenBatch, *, passed: Callable[[int, int], None] | None = None
     ) -> tuple[M3Embeddings, NDArray[np.bool_]]:
-        """Embeddings, and bool [n], True for texts of which the model makes no finite vectors."""
+        """Embeddings, and bool [n], True for texts whose vectors hold NaN or infinity."""
         ...

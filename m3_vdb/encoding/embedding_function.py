@@ -1,10 +1,11 @@
-"""``M3EmbeddingFunction``: texts in, three kinds of vectors out of one forward pass."""
+"""``M3EmbeddingFunction``: texts in, three kinds of vectors out, from one forward pass."""
 
 from __future__ import annotations
 
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from types import TracebackType
@@ -13,13 +14,14 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from m3_vdb.encoding import packing, pooling
+from m3_vdb.encoding import packing
 from m3_vdb.encoding.bundle import MODEL as MODEL_FILE
 from m3_vdb.encoding.bundle import Bundle, find_bundle
+from m3_vdb.encoding.forward import output_names, run_batches
 from m3_vdb.encoding.identity import ModelIdentity
 from m3_vdb.encoding.sessions import Session, open_session
 from m3_vdb.encoding.tokenizer import TokenBatch, Tokenizer, max_text_tokens
-from m3_vdb.errors import BundleError, ConfigError, ItemError, ModelOutputError, TruncationError
+from m3_vdb.errors import BundleError, ConfigError, ItemError, TruncationError
 from m3_vdb.inputs import many_texts, read_path, whole_number
 from m3_vdb.types import IntArray, M3Embeddings
 
@@ -28,22 +30,23 @@ ON_TRUNCATE: Final = ("warn", "error", "ignore")
 
 
 class M3EmbeddingFunction:
-    """Encodes texts with an M3 model; may be called from several threads.
+    """Encodes texts with an M3 model; can be used from several threads.
 
-    It pickles as its model and options, so it can be handed to another process, which opens the model again.
+    It can be pickled: another process opens the same model with the same options.
 
     Args:
-        model: a bundle's directory, a built-in name, a hub id, or None for the model that ships with m3-vdb.
+        model: a bundle's directory, a built-in name, a Hugging Face hub id, or None for the model that ships with
+            m3-vdb.
         runtime: "auto", "onnxruntime" or "openvino".
         device: "auto", "cpu" or "cuda".
-        threads: threads of one forward pass; None takes all cores.
-        max_length: tokens kept of a text, ``<s>`` and ``</s>`` included; None takes the model's own maximum.
-        on_truncate: what to do when a text is longer: "warn" (once a call), "error", or "ignore". The result's
-            ``truncated`` says it in any case.
-        batch_tokens: padded tokens of one forward pass.
-        mcls_every: MCLS for long texts (paper, appendix B.2): insert one ``<s>`` before every N further tokens,
-            256 in the paper, and average the states of all ``<s>`` for the dense vector. Texts of no more tokens are
-            encoded as without. Inserted ``<s>`` count against ``max_length``; ``identity`` says that they are there.
+        threads: threads per forward pass; None uses all cores.
+        max_length: tokens to keep per text, with ``<s>`` and ``</s>``; None keeps the model's maximum.
+        on_truncate: what to do with longer texts: "warn" (once per call), "error", or "ignore". They are cut, and
+            ``M3Embeddings.truncated`` is True for them.
+        batch_tokens: maximum tokens per forward pass, with padding.
+        mcls_every: MCLS for long texts (paper, appendix B.2): insert one ``<s>`` before every N further tokens (256 in
+            the paper) and average the states of all ``<s>`` for the dense vector. Texts of at most N tokens do not
+            change. Inserted ``<s>`` count towards ``max_length``, and ``identity`` is marked.
 
     Raises:
         BundleError: the model is missing or damaged.
@@ -91,19 +94,19 @@ class M3EmbeddingFunction:
         batch_tokens: int = packing.DEFAULT_BATCH_TOKENS,
         mcls_every: int | None = None,
     ) -> M3EmbeddingFunction:
-        """An embedding function over a model that is not a bundle: a torch model, a runtime of your own, a test's fake.
+        """An embedding function for a model that is not a bundle, such as a torch model or your own runtime.
+
+        It cannot be pickled.
 
         Args:
-            tokenizer: the model's.
-            session: gives the graph's outputs (``m3_vdb.encoding.sessions.Session``). It is used as it is, so the
-                embedding function cannot be pickled.
+            tokenizer: the model's tokenizer.
+            session: computes the graph's outputs (``m3_vdb.encoding.sessions.Session``).
             identity: name, fingerprint and widths of the model.
-            model_max_length: tokens that the model takes.
-            max_length: as for the class, like the options after it. Whoever sets ``mcls_every`` knows that the
-                session's dense output averages all ``<s>``.
-            on_truncate: what to do when a text is longer.
-            batch_tokens: padded tokens of one forward pass.
-            mcls_every: MCLS for long texts.
+            model_max_length: maximum tokens of the model.
+            max_length: tokens to keep per text; None keeps ``model_max_length``.
+            on_truncate: what to do with longer texts: "warn", "error" or "ignore".
+            batch_tokens: maximum tokens per forward pass, with padding.
+            mcls_every: MCLS for long texts; only for sessions whose dense output averages all ``<s>``.
 
         Raises:
             ConfigError: an option is out of range.
@@ -132,14 +135,14 @@ class M3EmbeddingFunction:
         self.on_truncate: OnTruncate = on_truncate
         self.batch_tokens: int = whole_number("batch_tokens", batch_tokens, least=1)
         self.mcls_every: int | None = mcls_every
-        max_text_tokens(self.max_length, mcls_every)  # refuses what leaves nothing of a text
+        max_text_tokens(self.max_length, mcls_every)  # raises ConfigError if no token of a text would be kept
 
     @property
     def bundle(self) -> Bundle:
-        """The opened bundle.
+        """The open bundle.
 
         Raises:
-            BundleError: the embedding function was made from parts.
+            BundleError: the embedding function was made by ``from_parts``.
         """
         if self._bundle is None:
             raise BundleError(f"{self._identity.name} was made from parts (M3EmbeddingFunction.from_parts): no bundle")
@@ -147,26 +150,33 @@ class M3EmbeddingFunction:
 
     @property
     def dim(self) -> dict[str, int]:
-        """Widths for a schema: {"dense": d, "sparse": vocabulary, "multi_vector": m}."""
+        """Widths of the vectors: ``{"dense": d, "sparse": vocabulary size, "multi_vector": m}``."""
         vocabulary = self._bundle.vocab_size if self._bundle else self.tokenizer.vocab_size
         model = self._identity
         return {"dense": model.dense_dim, "sparse": vocabulary, "multi_vector": model.multi_vector_dim}
 
     @property
     def identity(self) -> ModelIdentity:
-        """What a collection remembers of the model; the fingerprint is marked where MCLS is on.
+        """The model's identity, which is stored with each collection.
 
-        With and without MCLS the dense vectors of long texts differ, so they never mix in one collection.
+        With MCLS the fingerprint has a mark: the dense vectors of long texts differ, and one collection must not hold
+        both.
         """
         if self.mcls_every is None:
             return self._identity
         return replace(self._identity, fingerprint=f"{self._identity.fingerprint}+mcls{self.mcls_every}")
 
     def token_count(self, texts: Iterable[str]) -> IntArray:
-        """Tokens of each whole text before any truncation, ``<s>`` and ``</s>`` included, inserted ones not: int32 [n].
+        """Count the tokens of texts before truncation.
+
+        Args:
+            texts: n strings, any iterable.
+
+        Returns:
+            int32 [n], with ``<s>`` and ``</s>`` but without the ``<s>`` that MCLS inserts.
 
         Raises:
-            TextError: an item is no usable string; ``index`` names it.
+            TextError: an item is not a string or contains lone surrogates; ``index`` names it.
         """
         return self.tokenizer.count(texts)
 
@@ -181,31 +191,31 @@ class M3EmbeddingFunction:
         batch_size: int | None = None,
         show_progress: bool = False,
     ) -> M3Embeddings:
-        """Encode texts to be searched.
+        """Encode documents, or any texts to search in.
 
         Args:
-            texts: n strings: any iterable (list, generator, column of a table, open file, …), taken once, in its own
-                order. [] gives an empty result; "" is a text (``<s></s>``) without lexical weights.
-            dense: compute the dense vectors.
-            sparse: compute the lexical weights.
-            multi_vector: compute the multi-vectors.
-            max_length: tokens kept of a text in this call; None takes the embedding function's own.
-            batch_size: texts per forward pass at most, as little memory asks for it; None leaves it to
-                ``batch_tokens``. Results agree up to rounding.
+            texts: n strings, any iterable (list, generator, column of a table, open file, …), read once. [] gives an
+                empty result; "" is encoded (``<s></s>``) and has no lexical weights.
+            dense: compute dense vectors.
+            sparse: compute lexical weights.
+            multi_vector: compute multi-vectors.
+            max_length: tokens to keep per text; None keeps the maximum of this embedding function.
+            batch_size: maximum texts per forward pass, to save memory; None sets no limit besides ``batch_tokens``.
+                Results agree up to rounding.
             show_progress: show a progress bar on standard error.
 
         Returns:
-            Embeddings in the order of ``texts``; parts not asked for are None.
+            Embeddings in the order of ``texts``: dense float32 [n, d], packed lexical weights and multi-vectors. Parts
+            that were not requested are None.
 
         Raises:
-            TextError: an item is not a string or holds lone surrogates; ``index`` names it.
+            TextError: an item is not a string or contains lone surrogates; ``index`` names it.
             TruncationError: a text is too long and ``on_truncate="error"``; ``index`` names it.
             ModelOutputError: the model returned NaN or infinity for a text; ``index`` names it.
-            ConfigError: no part was asked for, or a number is out of range.
+            ConfigError: no part is requested, or a number is out of range.
         """
-        return self._checked_encode(
-            texts, _Call(_outputs(dense, sparse, multi_vector), max_length, batch_size, show_progress)
-        )
+        outputs = output_names(dense=dense, sparse=sparse, multi_vector=multi_vector)
+        return self._checked_encode(texts, _Call(outputs, max_length, batch_size, show_progress))
 
     def encode_queries(
         self,
@@ -218,10 +228,25 @@ class M3EmbeddingFunction:
         batch_size: int | None = None,
         show_progress: bool = False,
     ) -> M3Embeddings:
-        """Encode queries: as ``encode_documents``, with its arguments; M3 has no instruction or prefix for queries."""
-        return self._checked_encode(
-            texts, _Call(_outputs(dense, sparse, multi_vector), max_length, batch_size, show_progress)
-        )
+        """Encode queries, in the same way as documents: M3 has no prefix or instruction for queries.
+
+        Args:
+            texts: n strings, any iterable.
+            dense: compute dense vectors.
+            sparse: compute lexical weights.
+            multi_vector: compute multi-vectors.
+            max_length: tokens to keep per text; None keeps the maximum of this embedding function.
+            batch_size: maximum texts per forward pass; None sets no limit besides ``batch_tokens``.
+            show_progress: show a progress bar on standard error.
+
+        Returns:
+            Embeddings in the order of ``texts``.
+
+        Raises:
+            TextError, TruncationError, ModelOutputError, ConfigError: as ``encode_documents``.
+        """
+        outputs = output_names(dense=dense, sparse=sparse, multi_vector=multi_vector)
+        return self._checked_encode(texts, _Call(outputs, max_length, batch_size, show_progress))
 
     def encode_iter(
         self,
@@ -234,27 +259,28 @@ class M3EmbeddingFunction:
         max_length: int | None = None,
         batch_size: int | None = None,
     ) -> Iterator[M3Embeddings]:
-        """Encode more texts than memory holds: the embeddings come chunk by chunk, in the order of the texts.
+        """Encode more documents than fit into memory: yields embeddings chunk by chunk, in the order of the texts.
 
         Args:
-            texts: any iterable, read only as far as the chunks have been taken.
-            chunk_size: texts of a chunk; all their vectors are held in memory. Texts share forward passes within it.
-            dense: compute the dense vectors.
-            sparse: compute the lexical weights.
-            multi_vector: compute the multi-vectors.
-            max_length: tokens kept of a text; None takes the embedding function's own.
-            batch_size: texts per forward pass at most; None leaves it to ``batch_tokens``.
+            texts: any iterable, read one chunk at a time.
+            chunk_size: texts per chunk; memory holds the vectors of one chunk. Forward passes do not cross chunks.
+            dense: compute dense vectors.
+            sparse: compute lexical weights.
+            multi_vector: compute multi-vectors.
+            max_length: tokens to keep per text; None keeps the maximum of this embedding function.
+            batch_size: maximum texts per forward pass; None sets no limit besides ``batch_tokens``.
 
         Yields:
-            Embeddings of ``chunk_size`` texts, the last time of those that are left.
+            Embeddings of ``chunk_size`` texts; the last chunk may be smaller.
 
         Raises:
-            TextError, TruncationError, ModelOutputError: as ``encode_documents``; ``index`` counts from the first text
-                of all. The chunks before have been yielded.
-            ConfigError: at once; no part was asked for, or a number is out of range.
+            TextError, TruncationError, ModelOutputError: as ``encode_documents``, when the chunk is reached; ``index``
+                counts all texts.
+            ConfigError: at the call; no part is requested, or a number is out of range.
         """
         chunk_size = whole_number("chunk_size", chunk_size, least=1)
-        call = _Call(_outputs(dense, sparse, multi_vector), max_length, batch_size)
+        outputs = output_names(dense=dense, sparse=sparse, multi_vector=multi_vector)
+        call = _Call(outputs, max_length, batch_size)
         self._length(max_length)
         return self._encode_chunks(many_texts(texts), chunk_size, call)
 
@@ -267,54 +293,27 @@ class M3EmbeddingFunction:
                 raise error.at(done + error.index) from error.__cause__
             done += len(chunk)
 
-    def encode_tokens(
-        self,
-        tokens: TokenBatch,
-        *,
-        dense: bool = True,
-        sparse: bool = True,
-        multi_vector: bool = True,
-        passed: Callable[[int, int], None] | None = None,
-    ) -> M3Embeddings:
-        """The second half of ``encode_documents``, for pipelines that tokenize elsewhere, or at another time.
-
-        Args:
-            tokens: of n texts, from ``tokenizer.encode`` with this object's ``max_length`` and ``mcls_every``.
-                Truncation is for the caller to look at (``tokens.truncated``): there is neither warning nor error.
-            dense: compute the dense vectors.
-            sparse: compute the lexical weights.
-            multi_vector: compute the multi-vectors.
-            passed: called with the numbers of texts and tokens after each forward pass.
-
-        Returns:
-            Embeddings in the order of ``tokens``; parts not asked for are None.
-
-        Raises:
-            ModelOutputError: the model returned NaN or infinity for a text; ``index`` names it.
-            ConfigError: no part was asked for.
-        """
-        return self._encode(tokens, _outputs(dense, sparse, multi_vector))[0]
-
     def encode_usable(
         self, tokens: TokenBatch, *, passed: Callable[[int, int], None] | None = None
     ) -> tuple[M3Embeddings, NDArray[np.bool_]]:
-        """``encode_tokens`` for pipelines that set bad texts aside: one that the model fails on costs itself alone.
+        """Encode texts that are tokenized already, and report texts that the model fails on instead of raising.
 
         Args:
-            tokens: as ``encode_tokens``.
-            passed: called with texts and tokens after each forward pass.
+            tokens: n texts, from ``tokenizer.encode`` with the ``max_length`` and ``mcls_every`` of this object.
+                Truncated texts (``tokens.truncated``) cause neither a warning nor an error.
+            passed: called after each forward pass with its numbers of texts and tokens.
 
         Returns:
             All three parts of every text, and bool [n], True for texts whose vectors hold NaN or infinity.
         """
-        return self._encode(tokens, _outputs(True, True, True), raising=False, passed=passed)
+        return self._encode(tokens, _Call(output_names()), raising=False, passed=passed)
 
     def __call__(self, texts: Iterable[str]) -> M3Embeddings:
-        """All three parts of each text; ``encode_documents`` under the name that pymilvus.model users know."""
-        return self._checked_encode(texts, _Call(_outputs(True, True, True)))
+        """``encode_documents(texts)``, for users of pymilvus.model."""
+        return self._checked_encode(texts, _Call(output_names()))
 
     def close(self) -> None:
-        """Nothing to release today; part of the contract so that sessions with resources can be added."""
+        """Close the embedding function; today there is nothing to release."""
 
     def __enter__(self) -> M3EmbeddingFunction:
         return self
@@ -325,33 +324,35 @@ class M3EmbeddingFunction:
         self.close()
 
     def _checked_encode(self, texts: Iterable[str], call: _Call) -> M3Embeddings:
-        """Called by every public name directly, so that a warning points at the line of the caller."""
+        """Called directly by every public method, so that a warning points at the line of the caller."""
         max_length = self._length(call.max_length)
         tokens = self.tokenizer.encode(texts, max_length=max_length, mcls_every=self.mcls_every)
         self._report_truncation(tokens, max_length)
         if not call.show_progress:
-            return self._encode(tokens, call.outputs, batch_size=call.batch_size)[0]
-        from rich.console import Console  # noqa: PLC0415 - only where it is asked for
-        from rich.progress import MofNCompleteColumn, Progress  # noqa: PLC0415
+            return self._encode(tokens, call)[0]
+        with _progress_bar(len(tokens)) as passed:
+            return self._encode(tokens, call, passed=passed)[0]
 
-        with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True)) as bar:
-            task = bar.add_task("Encoding", total=len(tokens))
-            return self._encode(
-                tokens,
-                call.outputs,
-                batch_size=call.batch_size,
-                passed=lambda texts, _tokens: bar.advance(task, texts),
-            )[0]
+    def _encode(
+        self,
+        tokens: TokenBatch,
+        call: _Call,
+        *,
+        raising: bool = True,
+        passed: Callable[[int, int], None] | None = None,
+    ) -> tuple[M3Embeddings, NDArray[np.bool_]]:
+        batches = packing.pack(tokens.lengths, batch_tokens=self.batch_tokens, batch_size=call.batch_size)
+        return run_batches(self.session, self._identity, tokens, batches, call.outputs, raising=raising, passed=passed)
 
     def _length(self, max_length: int | None) -> int:
-        """The ``max_length`` of a call."""
+        """``max_length`` checked; None gives that of this object."""
         if max_length is None:
             return self.max_length
         limit, name = self.model_max_length, self._identity.name
         return whole_number("max_length", max_length, least=3, most=limit, expected=f"{name} takes 3 … {limit} tokens")
 
     def __getstate__(self) -> dict[str, Any]:
-        """The model and the options: where it is unpickled, the model is opened again."""
+        """Model and options; unpickling opens the model again."""
         if self._opened_with is None:
             raise ConfigError(
                 f"an embedding function made from parts ({type(self.session).__name__}) cannot be pickled: "
@@ -370,13 +371,13 @@ class M3EmbeddingFunction:
             )
 
     def __copy__(self) -> M3EmbeddingFunction:
-        """A function with options of its own that shares the open model."""
+        """An embedding function with its own options that shares the open model."""
         twin = type(self).__new__(type(self))
         twin.__dict__.update(self.__dict__)
         return twin
 
     def __deepcopy__(self, memo: object) -> M3EmbeddingFunction:
-        """As ``__copy__``: a model is not copied."""
+        """As ``__copy__``: the model is shared."""
         return self.__copy__()
 
     def __repr__(self) -> str:
@@ -396,46 +397,10 @@ class M3EmbeddingFunction:
             stacklevel=4,
         )
 
-    def _encode(
-        self,
-        tokens: TokenBatch,
-        outputs: list[str],
-        *,
-        raising: bool = True,
-        batch_size: int | None = None,
-        passed: Callable[[int, int], None] | None = None,
-    ) -> tuple[M3Embeddings, NDArray[np.bool_]]:
-        """Embeddings, and which texts the model failed on; ``raising`` ends at the first forward pass with one."""
-        lengths = tokens.lengths
-        failed = np.zeros(len(tokens), np.bool_)
-        batches = packing.pack(lengths, batch_tokens=self.batch_tokens, batch_size=batch_size)
-        parts: dict[str, list[pooling.Packed]] = {name: [self._nothing(name)] for name in outputs}
-        padded = 0
-        for rows in batches:
-            input_ids, mask = tokens.padded(rows)
-            padded += input_ids.size
-            raw = self.session.run(outputs, input_ids, mask)
-            failed[rows] = pooling.not_finite(raw, lengths[rows])
-            if raising and failed.any():
-                index = int(failed.argmax())
-                raise not_finite_error(index, int(lengths[index]))
-            for name, part in pooling.pool(raw, input_ids, lengths[rows]).items():
-                parts[name].append(part)
-            if passed is not None:
-                passed(len(rows), int(lengths[rows].sum()))
-        return pooling.assemble(tokens, batches, parts, padded_tokens=padded), failed
-
-    def _nothing(self, name: str) -> pooling.Packed:
-        """No texts of this output: gives an empty result its width."""
-        model = self._identity
-        widths = {pooling.DENSE: (0, model.dense_dim), pooling.MULTI_VECTOR: (0, model.multi_vector_dim)}
-        ids = np.zeros(0, np.int32) if name == pooling.SPARSE else None
-        return pooling.Packed(np.zeros(widths.get(name, (0,)), np.float32), np.zeros(1, np.int64), ids)
-
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """What one call asks for; None stands for the embedding function's own."""
+    """The arguments of one call; None means the embedding function's own value."""
 
     outputs: list[str]
     max_length: int | None = None
@@ -447,18 +412,12 @@ class _Call:
             whole_number("batch_size", self.batch_size, least=1)
 
 
-def _outputs(dense: bool, sparse: bool, multi_vector: bool) -> list[str]:
-    wanted = {pooling.DENSE: dense, pooling.SPARSE: sparse, pooling.MULTI_VECTOR: multi_vector}
-    outputs = [name for name, want in wanted.items() if want]
-    if not outputs:
-        raise ConfigError("nothing to compute: ask for dense, sparse or multi_vector")
-    return outputs
+@contextmanager
+def _progress_bar(texts: int) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on standard error; yields what to call after each forward pass."""
+    from rich.console import Console  # noqa: PLC0415 - only for show_progress=True
+    from rich.progress import MofNCompleteColumn, Progress  # noqa: PLC0415
 
-
-def not_finite_error(index: int, tokens: int) -> ModelOutputError:
-    """The error about a text that the model fails on, with its number of tokens."""
-    return ModelOutputError(
-        f"the model returned NaN or infinity for item {index} ({tokens} tokens): leave the text out, or use a bundle "
-        f"of higher precision",
-        index=index,
-    )
+    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True)) as bar:
+        task = bar.add_task("Encoding", total=texts)
+        yield lambda done, _tokens: bar.advance(task, done)

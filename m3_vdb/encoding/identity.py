@@ -1,4 +1,4 @@
-"""Which model made the vectors of a collection: kept with it, and checked when it is opened."""
+"""The identity of the model that made a collection: stored with the collection and checked when it is opened."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any, Final, Protocol
 from m3_vdb.errors import CollectionMismatchError, ConfigError
 
 LAYOUT: Final = 1
-"""Version of what is stored: names of the vectors, layout of the payload. A reader refuses one it does not know."""
+"""Version of the stored layout (vector names, payload); unknown versions are refused."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelIdentity:
-    """Which model made the vectors of a collection.
+    """Identifies the model that made the vectors of a collection.
 
     Attributes:
-        name: the bundle's name, for people.
-        fingerprint: hash of the bundle; two models with different vectors have different ones.
+        name: the bundle's name, for display.
+        fingerprint: hash of the bundle; models with different vectors have different fingerprints.
         dense_dim: width of the dense vector.
         multi_vector_dim: width of a multi-vector row.
     """
@@ -29,7 +29,7 @@ class ModelIdentity:
     multi_vector_dim: int
 
     def as_metadata(self) -> dict[str, Any]:
-        """Plain JSON values to keep with the collection."""
+        """The fields as plain JSON values, to store with the collection."""
         return {
             "layout": LAYOUT,
             "name": self.name,
@@ -42,8 +42,11 @@ class ModelIdentity:
     def from_metadata(cls, metadata: Mapping[str, Any]) -> ModelIdentity:
         """The inverse of ``as_metadata``.
 
+        Args:
+            metadata: as stored with a collection.
+
         Raises:
-            KeyError: a field is missing: the metadata is not ours.
+            KeyError: a field is missing, so m3-vdb did not write the metadata.
         """
         return cls(
             name=str(metadata["name"]),
@@ -55,10 +58,14 @@ class ModelIdentity:
     def require_same(self, stored: ModelIdentity, *, where: str) -> None:
         """Check that a collection was made by this model.
 
+        Args:
+            stored: the identity stored with the collection.
+            where: describes the collection in messages.
+
         Raises:
-            CollectionMismatchError: it was not; the message names both models.
+            CollectionMismatchError: another model made it; the message names both.
         """
-        # The widths too: a fingerprint that lies must fail here and not in the middle of an ingest.
+        # The widths too: a wrong fingerprint must fail here, not in the middle of an ingest.
         mine = (self.fingerprint, self.dense_dim, self.multi_vector_dim)
         if mine != (stored.fingerprint, stored.dense_dim, stored.multi_vector_dim):
             raise CollectionMismatchError(
@@ -70,19 +77,19 @@ class ModelIdentity:
 
 
 class Identified(Protocol):
-    """What has an identity: an embedding function, an open store."""
+    """Has an identity: an embedding function or an open store."""
 
     @property
     def identity(self) -> ModelIdentity:
-        """The model behind it."""
+        """The model's identity."""
         ...
 
 
 def read_identity(given: ModelIdentity | Identified | None) -> ModelIdentity | None:
-    """An identity from what was given for one: itself, or the embedding function that has it.
+    """The identity, also from an embedding function or a store that has one.
 
     Raises:
-        ConfigError: it is anything else.
+        ConfigError: ``given`` is something else.
     """
     found = getattr(given, "identity", given)
     if found is None or isinstance(found, ModelIdentity):
@@ -93,15 +100,15 @@ def read_identity(given: ModelIdentity | Identified | None) -> ModelIdentity | N
 
 
 def open_identity(given: ModelIdentity | None, metadata: Mapping[str, Any] | None, *, where: str) -> ModelIdentity:
-    """The identity that a collection carries, checked against the model that opens it.
+    """Read the identity stored with a collection, and compare it with the model that opens the collection.
 
     Args:
-        given: the model at hand; None accepts any.
-        metadata: what was stored with the collection by ``as_metadata``.
-        where: the collection in words, for messages.
+        given: the model that opens it; None accepts any model.
+        metadata: stored with the collection, from ``as_metadata``.
+        where: describes the collection in messages.
 
     Raises:
-        CollectionMismatchError: not made by m3-vdb, by a newer one, or with another model.
+        CollectionMismatchError: the collection was made by another model, by a newer m3-vdb, or not by m3-vdb.
     """
     try:
         fields = metadata or {}

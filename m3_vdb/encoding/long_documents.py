@@ -1,11 +1,11 @@
-"""What becomes of documents with more tokens than a store, or the user, wants rows for: one plan, chosen beforehand.
+"""Plans for documents whose multi-vector has more rows than the store accepts.
 
-- ``error``: the document is refused.
-- ``truncate``: the first rows of its multi-vector are kept.
-- ``pool``: neighbouring rows of like direction are averaged (``token_pooling``) until as many are left as fit.
-- ``split``: it is stored in passages, each with its own three vectors (``m3_vdb.encoding.splitter``).
+- ``error``: refuse the document.
+- ``truncate``: keep the first rows.
+- ``pool``: average similar rows (``token_pooling``) until they fit.
+- ``split``: store the document in passages, each with its own three vectors (``m3_vdb.encoding.splitter``).
 
-With ``truncate`` and ``pool`` the dense and lexical parts stay those of the whole document.
+With ``truncate`` and ``pool`` the dense vector and the lexical weights are those of the whole document.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ PLANS: Final[tuple[Plan, ...]] = get_args(Plan)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LongDocuments:
-    """A plan for documents that have too many multi-vector rows, one for each token but ``<s>``.
+    """A plan for documents with too many multi-vector rows (one per token except ``<s>``).
 
     Attributes:
-        plan: what becomes of them.
-        max_rows: rows that a document may have; None for as many as the store takes.
-        pool_factor: pool *every* document first and keep 1 in N rows; 1 pools nothing, 2 halves the storage.
-        overlap: tokens that a passage has in common with the one before it (``split`` only).
+        plan: what to do with them: "error", "truncate", "pool" or "split".
+        max_rows: maximum rows per document; None for the store's limit.
+        pool_factor: pool *every* document and keep 1 in N rows; 1 keeps all, 2 halves the storage.
+        overlap: tokens that two neighbouring passages share (``split`` only).
 
     Raises:
         ConfigError: a value is out of range.
@@ -58,28 +58,28 @@ class LongDocuments:
         rows_to_keep(np.zeros(0, np.int32), factor=self.pool_factor, max_rows=self.max_rows)
 
     def limit(self, store_rows: int | None) -> int | None:
-        """Rows that a document may have.
+        """Maximum rows per document, None for no limit.
 
         Args:
-            store_rows: what the store takes (``VectorStore.max_rows``).
+            store_rows: the store's limit (``VectorStore.max_rows``), None for none.
         """
         known = [rows for rows in (self.max_rows, store_rows) if rows is not None]
         return min(known, default=None)
 
     def describe(self) -> str:
-        """The plan in words, for a report: "split, overlap 32"; what has its default is left out."""
+        """The plan for a report, without values that are the default: "split, overlap 32"."""
         default = LongDocuments(plan=self.plan)
         names = [one.name for one in fields(self) if getattr(self, one.name) != getattr(default, one.name)]
         return ", ".join([self.plan, *(f"{name.replace('_', ' ')} {getattr(self, name):g}" for name in names)])
 
     def with_encoding_mark(self, document: Document, store_rows: int | None, *, text: str) -> Document:
-        """The document with how it is encoded, whoever stores it; another ``encoding`` means to encode it again.
+        """The document with its ``encoding`` filled in; a stored document with another ``encoding`` is encoded again.
 
-        Known before anything is tokenized: a document with fewer characters than rows is not too long.
+        This needs no tokens: a document with fewer characters than allowed rows is never too long.
 
         Args:
-            document: what will be stored.
-            store_rows: rows that the store takes.
+            document: the document to store.
+            store_rows: the store's limit of rows, None for none.
             text: how texts are encoded (``text_encoding``).
         """
         limit = self.limit(store_rows)
@@ -93,22 +93,22 @@ class LongDocuments:
     def fit(
         self, documents: Sequence[Document], embeddings: M3Embeddings, store_rows: int | None
     ) -> tuple[M3Embeddings, NDArray[np.bool_]]:
-        """The embeddings as they will be stored. The plan ``split`` was carried out before anything was encoded.
+        """Pool or truncate embeddings to the allowed rows; with ``split``, documents were split before encoding.
 
         Args:
             documents: n documents.
-            embeddings: of these.
-            store_rows: rows that the store takes.
+            embeddings: embeddings of the documents.
+            store_rows: the store's limit of rows, None for none.
 
         Returns:
-            The embeddings, and bool [n]: which documents had too many rows.
+            The embeddings to store, and bool [n], True for documents that had too many rows.
 
         Raises:
-            DocumentError: one still has too many rows, and the plan neither pools nor truncates; ``index`` names it.
+            DocumentError: a document has too many rows, and the plan is ``error`` or ``split``; ``index`` names it.
         """
         limit = self.limit(store_rows)
         if embeddings.multi_vector_offsets is None or (limit is None and self.pool_factor == 1):
-            return embeddings, np.zeros(len(documents), np.bool_)  # what is missing the store will say
+            return embeddings, np.zeros(len(documents), np.bool_)  # the store reports missing multi-vectors
         if self.pool_factor > 1:
             counts = row_counts(embeddings)
             embeddings = with_rows(embeddings, rows_to_keep(counts, factor=self.pool_factor), pool=True)
@@ -128,11 +128,11 @@ class LongDocuments:
 
 
 def text_encoding(embed: object) -> str:
-    """How an embedding function encodes texts, "" for the model's own way: what its identity does not say."""
+    """Options of an embedding function that change its vectors and are not in its identity; "" for the defaults."""
     if not isinstance(embed, Tokenizing) or embed.max_length == embed.model_max_length:
         return ""
     return f"max_length={embed.max_length}"
 
 
 DEFAULT_POLICY: Final = LongDocuments()
-"""The default: a document that does not fit is an error."""
+"""The default: documents that do not fit are refused."""

@@ -1,7 +1,7 @@
-"""Files of a model on disk, of a bundle or a checkpoint: are they what their names say? Asked before they are read.
+"""Checks files of a bundle or checkpoint before they are read.
 
-What is found instead of a model file is nearly always one of a few things (a Git LFS pointer, a web page, the first
-half of a download), and the libraries underneath report each of them in their own words.
+The usual faults (a Git LFS pointer, a web page, half a download) get one clear message, whatever the library that would
+read the file says.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from typing import Any, Final
 from m3_vdb.errors import BundleError
 
 AGAIN: Final = "copy or download it again"
-"""What helps where a file is not whole."""
+"""Advice for a damaged file."""
 _POINTER: Final = b"version https://git-lfs.github.com/spec/"
 _WEB_PAGE: Final = (b"<!doctype", b"<html")
 
 
 def check_file(path: Path) -> None:
-    """Refuse what is not the file itself.
+    """Check that a file has content of its own.
 
     Raises:
-        BundleError: the file is missing, unreadable or empty, a Git LFS pointer, or a web page.
+        BundleError: it is missing, unreadable or empty, a Git LFS pointer, or a web page.
     """
     try:
         with path.open("rb") as file:
@@ -38,7 +38,7 @@ def check_file(path: Path) -> None:
 
 
 def read_text_file(path: Path) -> str:
-    """The content of a file of text.
+    """The content of a text file.
 
     Raises:
         BundleError: as ``check_file``, or the file is not UTF-8.
@@ -66,11 +66,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def damaged(path: Path, reason: object) -> BundleError:
-    """The error for a file that a library could not read; of its reason one short line is kept."""
+    """The error for a file that a library could not read, with its reason in one short line."""
     return BundleError(f"{path} is damaged ({brief(reason)}): {AGAIN}")
 
 
 def brief(reason: object) -> str:
-    """What a library says, as one line of at most 200 characters."""
+    """A library's message as one line of at most 200 characters."""
     line = " ".join(str(reason).split()) or type(reason).__name__
     return line if len(line) <= 200 else f"{line[:199]}…"

@@ -1,8 +1,8 @@
-"""Which texts share a forward pass: a pure function of their lengths.
+"""Groups texts into forward passes by their lengths.
 
-Texts are sorted by length and the sorted row is cut where the total cost is least. A batch costs
-``CALL_COST + rows · longest`` in token units: padding is paid for like tokens, and so is one more call. Dynamic
-programming finds the optimum; no choice of budget or batch size by hand can do better on this cost.
+Texts are sorted by length, and the sorted list is cut into batches so that the total cost is minimal. A batch costs
+``CALL_COST + rows · longest``, in tokens: padding costs as much as tokens, and each call has a fixed cost. Dynamic
+programming finds the optimum.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from m3_vdb.errors import ConfigError
 from m3_vdb.types import IntArray
 
 CALL_COST: Final = 32
-"""Price of one forward pass in tokens: a query of a few tokens takes 5-6 ms on a machine that computes 3,000-6,000
-tokens/s in large batches (docs/log.md, 2026-11-22), so a call costs what 15-30 tokens cost."""
+"""Fixed cost of a forward pass, in tokens: a query of a few tokens takes 5-6 ms on a machine that computes 3,000-6,000
+tokens/s in large batches (docs/log.md, 2026-11-22), as long as 15-30 tokens."""
 DEFAULT_BATCH_TOKENS: Final = 4096
-"""Padded tokens of a batch; beyond it CPUs gain nothing and memory grows."""
+"""Padded tokens per batch; larger batches need more memory and are not faster on CPUs."""
 
 
 def pack(
@@ -29,16 +29,16 @@ def pack(
     batch_size: int | None = None,
     call_cost: int = CALL_COST,
 ) -> list[NDArray[np.intp]]:
-    """Group texts into batches of least total cost.
+    """Group texts into batches of minimal total cost.
 
     Args:
         lengths: int32 [n], tokens of each text, ≥ 1.
-        batch_tokens: upper limit of rows · longest; a single longer text is a batch of its own.
-        batch_size: upper limit of rows; None for any number.
-        call_cost: price of a batch, in tokens.
+        batch_tokens: upper limit of rows · longest; a longer text gets a batch of its own.
+        batch_size: maximum rows per batch; None for no limit.
+        call_cost: fixed cost of a batch, in tokens.
 
     Returns:
-        Indices into ``lengths``; every text occurs once. Batches come longest first, so that memory peaks early.
+        Indices into ``lengths`` per batch; every text occurs once. Longest texts first, so that memory peaks early.
 
     Raises:
         ConfigError: ``batch_tokens`` or ``batch_size`` is not positive.

@@ -1,8 +1,8 @@
-"""Raw outputs of the graph → ``M3Embeddings``, in NumPy.
+"""Outputs of the graph → ``M3Embeddings``, in NumPy.
 
-The graph already holds pooling, projection, ReLU and normalisation; what is left is ragged: dropping padding and
-inserted ``<s>``, and reducing token weights to one weight a token id. ``pool_dense`` says once more, in NumPy, what the
-graph's dense output is. Legend: B rows of a batch, L padded length, d width, n texts.
+The graph projects, applies ReLU, normalises, and pools the dense vector. This module drops padding and inserted
+``<s>``, and reduces token weights to one weight per token id. ``pool_dense`` is the reference definition of the graph's
+dense output. Shapes: B rows of a batch, L padded length, d width, n texts.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SHORTEST: Final = 1e-12
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """A ragged array: float32 [rows, …] (and ids for sparse), with int64 [n + 1] offsets."""
+    """Parts of n texts in one array: float32 [rows, …], int64 [n + 1] offsets, and for sparse int32 [rows] ids."""
 
     values: FloatArray
     offsets: OffsetArray
@@ -33,10 +33,10 @@ class Packed:
 
 
 def pool(raw: Mapping[str, FloatArray], input_ids: NDArray[np.int64], lengths: IntArray) -> dict[str, Packed]:
-    """Every output of one forward pass without its padding.
+    """The outputs of one forward pass without padding.
 
     Args:
-        raw: graph outputs by name, those that were asked for.
+        raw: the requested graph outputs, by name.
         input_ids: int64 [B, L].
         lengths: int32 [B], tokens of each text.
     """
@@ -53,8 +53,8 @@ def pool(raw: Mapping[str, FloatArray], input_ids: NDArray[np.int64], lengths: I
 def pool_dense(hidden: FloatArray, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> FloatArray:
     """The dense vector: the average state of all ``<s>`` of a text, normalised.
 
-    A text has one ``<s>``, or with MCLS (paper, appendix B.2) one for every N tokens. This is the definition; in
-    serving the graph computes it.
+    A text has one ``<s>``, or with MCLS (paper, appendix B.2) one for every N tokens. Serving computes this in the
+    graph.
 
     Args:
         hidden: float32 [B, L, d], last hidden states.
@@ -71,16 +71,16 @@ def pool_dense(hidden: FloatArray, input_ids: NDArray[np.int64], attention_mask:
 
 
 def pool_sparse(input_ids: NDArray[np.int64], weights: FloatArray) -> Packed:
-    """One weight a distinct token id: the maximum over its positions (paper §3.2, "lexical retrieval").
+    """One weight per distinct token id: the maximum over its positions (paper §3.2, "lexical retrieval").
 
-    Special ids (``<s>``, ``<pad>``, ``</s>``, ``<unk>``) and weights that are not positive are dropped.
+    Special ids (``<s>``, ``<pad>``, ``</s>``, ``<unk>``) and weights ≤ 0 are dropped.
 
     Args:
         input_ids: int64 [B, L].
-        weights: float32 [B, L], ReLU'd.
+        weights: float32 [B, L], after ReLU.
 
     Returns:
-        ids unique and ascending in each row; offsets int64 [B + 1].
+        Unique, ascending ids per row; offsets int64 [B + 1].
     """
     row, position = np.nonzero((weights > 0) & ~np.isin(input_ids, SPECIAL_IDS))
     ids, values = input_ids[row, position], weights[row, position]
@@ -96,10 +96,9 @@ def pool_multi_vector(vectors: FloatArray, lengths: IntArray, input_ids: NDArray
     """Drop the rows of padding and of inserted ``<s>``.
 
     Args:
-        vectors: float32 [B, L - 1, m], positions 1 … L-1 (the first ``<s>`` is already gone).
-        lengths: int32 [B], tokens of each text; a text has ``length − 1`` rows, ``</s>`` included, less one for every
-            inserted ``<s>``.
-        input_ids: int64 [B, L], says where ``<s>`` were inserted; None: nowhere.
+        vectors: float32 [B, L - 1, m], positions 1 … L-1 (without the first ``<s>``).
+        lengths: int32 [B], tokens of each text; a text keeps ``length − 1`` rows, minus one per inserted ``<s>``.
+        input_ids: int64 [B, L], shows where ``<s>`` were inserted; None if none were.
     """
     kept = np.arange(vectors.shape[1]) < (lengths - 1)[:, None]
     if input_ids is not None:
@@ -108,10 +107,10 @@ def pool_multi_vector(vectors: FloatArray, lengths: IntArray, input_ids: NDArray
 
 
 def join(parts: Sequence[Packed], order: NDArray[np.intp]) -> Packed:
-    """Put the batches' ragged rows back into the order of the input.
+    """Concatenate batches, in the order of the input.
 
     Args:
-        parts: one a batch, in the order of encoding.
+        parts: one per batch, in the order of encoding.
         order: [n], ``order[k]`` is the input position of the k-th encoded text.
     """
     values = np.concatenate([part.values for part in parts])
@@ -137,7 +136,7 @@ def assemble(
     Args:
         tokens: the texts.
         batches: text numbers of each batch.
-        parts: output name → what ``pool`` gave, batch after batch; outputs that are missing become None.
+        parts: output name → results of ``pool``, one per batch; missing outputs become None.
         padded_tokens: tokens that were computed.
     """
     order = np.concatenate([*batches, np.zeros(0, dtype=np.intp)])
@@ -156,24 +155,18 @@ def assemble(
     )
 
 
-def first_not_finite(raw: Mapping[str, FloatArray], lengths: IntArray) -> int | None:
-    """Row of the first text that ``not_finite`` names."""
-    bad = not_finite(raw, lengths)
-    return int(bad.argmax()) if bad.any() else None
-
-
 def not_finite(raw: Mapping[str, FloatArray], lengths: IntArray) -> NDArray[np.bool_]:
-    """Which texts have NaN or infinity among their own values; padding does not count.
+    """Find texts with NaN or infinity in their values; padding is ignored.
 
     Args:
         raw: graph outputs by name.
         lengths: int32 [B], tokens of each text.
 
     Returns:
-        bool [B].
+        bool [B], True for those texts.
     """
     bad = np.zeros(len(lengths), dtype=np.bool_)
-    with np.errstate(invalid="ignore"):  # inf - inf is NaN, and NaN is what is looked for
+    with np.errstate(invalid="ignore"):  # inf - inf gives NaN, which isfinite finds
         if all(np.isfinite(array.sum(dtype=np.float64)) for array in raw.values()):
             return bad
     for name, array in raw.items():

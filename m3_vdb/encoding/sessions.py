@@ -1,8 +1,8 @@
-"""The seam under the embedding function: one ONNX file, two runtimes.
+"""Runtimes for the ONNX model.
 
-``OnnxRuntimeSession`` runs on CPUs and NVIDIA GPUs; ``OpenVinoSession`` (extra ``openvino``) runs the same file on
-CPUs, in bfloat16 where the processor multiplies it natively. Both compute only the outputs that are asked for, and
-both may be called from several threads. Legend: B texts, L padded length.
+``OnnxRuntimeSession`` runs it on CPUs and NVIDIA GPUs, ``OpenVinoSession`` (extra ``openvino``) on CPUs, in bfloat16 if
+the processor multiplies it natively. Both compute only the requested outputs and can be used from several threads.
+Shapes: B texts, L padded length.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Session(Protocol):
 
     @property
     def description(self) -> str:
-        """Runtime, version, device and arithmetic, for people: "openvino 2026.4, cpu, bf16"."""
+        """Runtime, version, device and arithmetic, for display: "openvino 2026.4, cpu, bf16"."""
         ...
 
     def run(
@@ -45,10 +45,10 @@ class Session(Protocol):
             attention_mask: int64 [B, L], 1 for real tokens.
 
         Returns:
-            name → float32 array, exactly the names asked for.
+            Name → float32 array, for the names in ``outputs``.
 
         Raises:
-            M3Error: the runtime failed; its own words are in the message.
+            M3Error: the runtime failed; the message contains its own.
         """
         ...
 
@@ -59,26 +59,27 @@ class OnnxRuntimeSession:
     Args:
         model: path of the ONNX file.
         device: "cpu" or "cuda".
-        threads: threads of one forward pass; None takes all cores.
+        threads: threads per forward pass; None uses all cores.
 
     Raises:
         BundleError: the file cannot be loaded.
+        ConfigError: ``device="cuda"``, and this onnxruntime has no CUDA.
     """
 
     def __init__(self, model: Path, *, device: str = "cpu", threads: int | None = None) -> None:
         with no_usage_data():
-            import onnxruntime  # noqa: PLC0415 - half a second that OpenVINO users need not wait
+            import onnxruntime  # noqa: PLC0415 - takes half a second, and OpenVINO does not need it
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or 0
-        options.enable_mem_pattern = False  # lengths differ from call to call, so patterns are never reused
+        options.enable_mem_pattern = False  # patterns are not reused, because lengths differ between calls
         options.log_severity_level = 3
         providers = ["CUDAExecutionProvider"] if device == "cuda" else []
         try:
             self._session = onnxruntime.InferenceSession(
                 str(model), sess_options=options, providers=[*providers, "CPUExecutionProvider"]
             )
-        except Exception as error:  # onnxruntime raises a family of its own, all direct children of Exception
+        except Exception as error:  # onnxruntime's errors derive directly from Exception
             raise BundleError(f"onnxruntime cannot load {model}: {error}") from error
         if device == "cuda" and "CUDAExecutionProvider" not in self._session.get_providers():
             raise ConfigError("device='cuda', but onnxruntime has no CUDA: pip install 'm3-vdb[gpu]'")
@@ -101,13 +102,13 @@ class OnnxRuntimeSession:
 class OpenVinoSession:
     """OpenVINO on a CPU.
 
-    OpenVINO computes every output of a compiled model, so a model is compiled for each set of outputs that is asked
-    for, when it is first asked for.
+    OpenVINO computes every output of a compiled model. So each set of requested outputs gets a compiled model of its
+    own, on first use.
 
     Args:
         model: path of the ONNX file.
-        threads: threads of one forward pass; None takes all cores.
-        bf16: multiply in bfloat16; None does so where the processor has the instructions.
+        threads: threads per forward pass; None uses all cores.
+        bf16: multiply in bfloat16; None does so if the processor has the instructions.
 
     Raises:
         MissingExtraError: OpenVINO is not installed.
@@ -164,20 +165,26 @@ class OpenVinoSession:
 
 
 def open_session(model: Path, *, runtime: str = "auto", device: str = "auto", threads: int | None = None) -> Session:
-    """Load a model with the runtime that is fastest on this machine, or with the one that is named.
+    """Load a model.
 
-    "auto" takes CUDA if onnxruntime has it, else OpenVINO if it is installed and the processor multiplies bfloat16
+    "auto" chooses CUDA if onnxruntime has it, else OpenVINO if it is installed and the processor multiplies bfloat16
     natively (AMX, AVX512-BF16), else onnxruntime on the CPU.
 
+    Args:
+        model: path of the ONNX file.
+        runtime: "auto", "onnxruntime" or "openvino".
+        device: "auto", "cpu" or "cuda".
+        threads: threads per forward pass; None uses all cores.
+
     Raises:
-        ConfigError: an unknown runtime or device, or one that contradicts the other.
+        ConfigError: an unknown runtime or device, or a runtime that does not support the device.
         MissingExtraError: the runtime is not installed.
         BundleError: the file cannot be loaded.
     """
     if runtime not in RUNTIMES or device not in DEVICES:
         raise ConfigError(
             f"runtime={runtime!r}, device={device!r}: expected one of {RUNTIMES} and one of {DEVICES} "
-            f"(CUDA_VISIBLE_DEVICES says which of several GPUs)"
+            f"(CUDA_VISIBLE_DEVICES chooses one of several GPUs)"
         )
     if threads is not None:
         threads = whole_number("threads", threads, least=1, expected="expected a whole number, at least 1, or None")
@@ -201,11 +208,11 @@ def _has_cuda() -> bool:
 
 @cache
 def _openvino_core() -> Any:  # noqa: ANN401 - openvino.Core, optional import
-    """The one Core of the process, never freed.
+    """The only OpenVINO Core of the process, never freed.
 
-    Each gives the thread that makes it an alternate signal stack and puts the former one back at its end: two that are
-    freed in the order of their making leave the first one's, which is gone, and the next Ctrl-C is a segmentation fault
-    (seen with OpenVINO 2026.4).
+    A Core installs an alternate signal stack for its thread and restores the previous one when it is freed. If two
+    Cores are freed in the order of their creation, the restored stack no longer exists, and the next Ctrl-C crashes the
+    process (seen with OpenVINO 2026.4).
     """
     with no_usage_data():
         import openvino  # noqa: PLC0415 - optional

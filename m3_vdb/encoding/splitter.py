@@ -1,9 +1,8 @@
-"""Long documents in passages: where a text is cut.
+"""Splits long documents into passages; ``m3_vdb.passages`` joins them again.
 
-Texts are cut at white space where there is some in the second half of a passage, and nothing of them is lost. The first
-passage has the document's id, the others ``<id>¶2``, ``<id>¶3``, …, which no document may have; each has the title, the
-payload, its part of the text, and in ``Document.passage`` where it belongs. How a store's passages become documents
-again is ``m3_vdb.passages``'s.
+Texts are cut at white space if there is any in the second half of a passage. No text is lost. The first passage has the
+document's id, the others ``<id>¶2``, ``<id>¶3``, …, which are refused as ids of documents. Each passage has the title,
+the payload, its part of the text, and its position in ``Document.passage``.
 """
 
 from __future__ import annotations
@@ -21,43 +20,43 @@ from m3_vdb.marks import passage_id
 from m3_vdb.types import Document, OffsetArray, Passage
 
 _MIN_TEXT_TOKENS: Final = 8
-"""Tokens of text that a passage must have room for."""
+"""Minimum room for text in a passage, in tokens."""
 
 
 class Splitter:
-    """Cuts documents into passages of a bounded number of tokens.
+    """Splits documents into passages of at most ``max_tokens`` tokens.
 
     Args:
         tokenizer: the model's.
-        max_tokens: of a passage, ``<s>``, ``</s>`` and the title included.
-        overlap: tokens that a passage has in common with the one before it.
+        max_tokens: maximum tokens per passage, with ``<s>``, ``</s>`` and the title.
+        overlap: tokens that two neighbouring passages share.
 
     Raises:
-        ConfigError: passages would be too short.
+        ConfigError: ``max_tokens`` is too small, or ``overlap`` is more than half of it.
     """
 
     def __init__(self, tokenizer: Tokenizer, *, max_tokens: int, overlap: int = 0) -> None:
         if max_tokens < _MIN_TEXT_TOKENS + 2 or overlap > (max_tokens - 2) // 2:
             raise ConfigError(
                 f"passages of {max_tokens} tokens that share {overlap}: expected at least {_MIN_TEXT_TOKENS + 2} "
-                f"tokens, and no more than half of a passage shared"
+                f"tokens, and an overlap of at most half a passage"
             )
         self._tokenizer = tokenizer
         self._max_tokens = max_tokens
         self._overlap = overlap
 
     def split(self, document: Document, *, index: int = 0) -> list[Document]:
-        """The passages of a document; the document itself if it is short enough.
+        """The passages of a document, or the document itself if it is short enough.
 
         Args:
             document: a document.
-            index: its position, for errors.
+            index: its position, for error messages.
 
         Raises:
             TextError: its text cannot be tokenized.
             DocumentError: its title takes more than half of a passage.
         """
-        if document.passage is not None and document.passage.count > 1:  # of a collection that is copied
+        if document.passage is not None and document.passage.count > 1:  # copied from another collection
             return [document]
         if int(self._tokenizer.count([document.content])[0]) <= self._max_tokens:
             return [document]
@@ -82,7 +81,7 @@ class Splitter:
         ]
 
     def _cut(self, text: str, room: int) -> list[tuple[int, int]]:
-        """(start, stop) in characters of pieces that have at most ``room`` tokens."""
+        """(start, stop), in characters, of pieces of at most ``room`` tokens."""
         spans = self._tokenizer.spans(text)
         starts, stops = np.maximum.accumulate(spans, axis=0).T
         cuts: list[tuple[int, int]] = []
@@ -90,7 +89,7 @@ class Splitter:
         while first + room < len(starts) or self._tokens(text[start:]) > room:
             least = cuts[-1][1] if cuts else 0
             stop = self._stop(text, start, stops[first : first + room], room=room, least=least)
-            if stop <= least:  # what is shared with the piece before leaves no room for more: share nothing
+            if stop <= least:  # the overlap leaves no room for new text: drop the overlap
                 start, first = least, int(np.searchsorted(starts, least))
                 stop = self._stop(text, start, stops[first : first + room], room=room, least=least)
             cuts.append((start, stop))
@@ -103,14 +102,14 @@ class Splitter:
         return [*cuts, (start, len(text))]
 
     def _stop(self, text: str, start: int, stops: OffsetArray, *, room: int, least: int) -> int:
-        """The end of a piece: after as many tokens as fit, or at the last white space in its second half."""
+        """The end of a piece: the last white space in its second half, or else after as many tokens as fit."""
         tokens = len(stops)
         while True:
             end = max(int(stops[tokens - 1]), start + 1)
-            half = max((start + end) // 2, least) + 1  # beyond the piece before, or nothing would be gained
+            half = max((start + end) // 2, least) + 1  # beyond the end of the piece before
             space = max(text.rfind(space, half, end + 1) for space in WORD_BOUNDARIES)
             stop = space if space > 0 else end
-            # A cut changes how the tokens next to it are segmented, so what fits is counted again.
+            # A cut can change the tokens next to it, so the piece is counted again.
             excess = self._tokens(text[start:stop]) - room
             if excess <= 0 or tokens == 1:
                 return stop
@@ -129,17 +128,17 @@ class Splitter:
 
 
 def make_splitter(embed: object, plan: LongDocuments, store_rows: int | None) -> Splitter | None:
-    """The splitter of a plan, None if the plan does not split.
+    """The splitter for a plan, None if the plan does not split.
 
-    Passages have as many tokens as the model encodes and as give the rows that fit.
+    A passage is as long as the embedding function's ``max_length`` and the allowed rows permit.
 
     Args:
         embed: the embedding function.
-        plan: for long documents.
-        store_rows: rows that the store takes.
+        plan: the plan for long documents.
+        store_rows: the store's limit of rows, None for none.
 
     Raises:
-        ConfigError: the embedding function is not ours, so its tokens are not known, or passages would be too short.
+        ConfigError: the embedding function has no tokenizer, or passages would be too short.
     """
     if not isinstance(plan, LongDocuments):
         raise ConfigError(f"long_documents={plan!r}: expected a plan, such as LongDocuments(plan='split')")

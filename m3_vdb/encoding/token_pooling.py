@@ -1,12 +1,12 @@
-"""Fewer multi-vector rows for a document: hierarchical token pooling, or the first rows. Pure functions.
+"""Reduces the multi-vector rows of a document, by hierarchical token pooling or by keeping the first rows.
 
 Token pooling (Clavié, Chaffin and Adams 2024, "Reducing the Footprint of Multi-Vector Retrieval with Minimal
-Performance Impact via Token Pooling", arXiv 2409.14683, the hierarchical method): the rows of one document are
-clustered by Ward's method, and each cluster becomes the mean of its rows, scaled to length 1. For unit rows Ward's
-distance is the cosine distance times |A||B|/(|A|+|B|). Queries are never pooled.
+Performance Impact via Token Pooling", arXiv 2409.14683, the hierarchical method): the rows of a document are clustered
+by Ward's method, and each cluster is replaced by the mean of its rows, scaled to length 1. For unit rows Ward's
+distance is the cosine distance times |A||B|/(|A|+|B|). Queries are not pooled.
 
-Long documents are pooled in windows of neighbouring rows, so that time and memory grow with the rows and not with
-their square; up to ``WINDOW`` rows it is the paper's clustering of the whole document. Shapes: n rows, m wide.
+Long documents are pooled in windows of neighbouring rows, so that time and memory grow linearly with the rows. Up to
+``WINDOW`` rows the whole document is clustered, as in the paper. Shapes: n rows, m wide.
 """
 
 from __future__ import annotations
@@ -22,24 +22,23 @@ from m3_vdb.errors import ConfigError
 from m3_vdb.types import FloatArray, IntArray, M3Embeddings
 
 WINDOW: Final = 512
-"""Neighbouring rows that are clustered together: the texts that most models and the paper's collections have."""
+"""Neighbouring rows that are clustered together: the usual maximum length of models and of the paper's collections."""
 _FLAT: Final = 1e-6
-"""A mean this short has no direction: its rows point against each other."""
+"""A mean shorter than this has no meaningful direction: its rows cancel out."""
 _Matrix: TypeAlias = NDArray[np.float64]
 
 
 def pool_rows(rows: FloatArray, keep: int, *, window: int = WINDOW) -> FloatArray:
-    """Cluster the rows of one document and give the unit mean of each cluster.
+    """Cluster the rows of one document and return the unit mean of each cluster.
 
     Args:
         rows: float32 [n, m], rows of length 1.
-        keep: rows wanted, at least 1. As many or fewer rows come back as they are.
-        window: neighbouring rows that are clustered together. Of fewer than n/window wanted rows each has a window of
-            its own, of n/keep rows. Memory is 8·window² bytes.
+        keep: rows to return, at least 1; if n ≤ keep, the rows are returned unchanged.
+        window: neighbouring rows that are clustered together; n/keep rows if that is more. Memory is 8·window² bytes.
 
     Returns:
         float32 [min(n, keep), m], rows of length 1, in the order of the clusters' first rows. A cluster whose rows
-        cancel out gives its first row.
+        cancel out returns its first row.
 
     Raises:
         ConfigError: ``keep`` is below 1 or ``window`` below 2.
@@ -56,7 +55,7 @@ def pool_rows(rows: FloatArray, keep: int, *, window: int = WINDOW) -> FloatArra
 
 
 def first_rows(rows: FloatArray, keep: int) -> FloatArray:
-    """The first ``keep`` rows of one document, the plain alternative to pooling.
+    """The first ``keep`` rows of one document.
 
     Raises:
         ConfigError: ``keep`` is below 1.
@@ -67,15 +66,15 @@ def first_rows(rows: FloatArray, keep: int) -> FloatArray:
 
 
 def rows_to_keep(counts: IntArray, *, factor: float = 1.0, max_rows: int | None = None) -> IntArray:
-    """Rows that documents keep: one of every ``factor``, and no more than ``max_rows``.
+    """Number of rows to keep per document: 1 in ``factor``, and at most ``max_rows``.
 
     Args:
-        counts: int [documents], rows that they have.
+        counts: int [documents], rows per document.
         factor: 1 or more; 2 halves the storage.
-        max_rows: at least 1; None for no limit.
+        max_rows: maximum rows per document, at least 1; None for no limit.
 
     Returns:
-        int32 [documents], at least 1 wherever there was a row.
+        int32 [documents], at least 1 if the document has a row.
 
     Raises:
         ConfigError: an argument is out of range.
@@ -91,13 +90,16 @@ def rows_to_keep(counts: IntArray, *, factor: float = 1.0, max_rows: int | None 
 def pool_tokens(
     embeddings: M3Embeddings, *, factor: float = 1.0, max_rows: int | None = None, window: int = WINDOW
 ) -> M3Embeddings:
-    """Pool the multi-vectors of documents; everything else, ``token_counts`` too, stays as it is.
+    """Pool the multi-vectors of documents; the other parts, and ``token_counts``, do not change.
 
     Args:
-        embeddings: of n documents, with multi-vectors.
-        factor: 1 in ``factor`` rows is kept, rounded up.
-        max_rows: no document keeps more.
+        embeddings: n documents, with multi-vectors.
+        factor: keep 1 in ``factor`` rows, rounded up.
+        max_rows: maximum rows per document.
         window: see ``pool_rows``.
+
+    Returns:
+        The embeddings with fewer rows; the same object if no document has more rows than it may keep.
 
     Raises:
         ConfigError: an argument is out of range, or there are no multi-vectors.
@@ -118,12 +120,12 @@ def row_counts(embeddings: M3Embeddings) -> IntArray:
 
 
 def with_rows(embeddings: M3Embeddings, keep: IntArray, *, pool: bool, window: int = WINDOW) -> M3Embeddings:
-    """The embeddings with a given number of rows for each text, pooled or cut; the same object if no text has more.
+    """Reduce each text to a given number of rows; returns the same object if no text has more.
 
     Args:
-        embeddings: of n texts, with multi-vectors.
+        embeddings: n texts, with multi-vectors.
         keep: int [n], at least 1 each.
-        pool: pool what is too long; False keeps the first rows.
+        pool: pool the rows; False keeps the first rows.
         window: see ``pool_rows``.
 
     Raises:
@@ -141,12 +143,12 @@ def with_rows(embeddings: M3Embeddings, keep: IntArray, *, pool: bool, window: i
 
 
 def _pooled(rows: FloatArray, keep: int) -> FloatArray:
-    """One window."""
+    """``pool_rows`` for one window."""
     if len(rows) <= keep:
         return rows
     owner = _clusters(rows.astype(np.float64), keep)
     _, first, cluster = np.unique(owner, return_index=True, return_inverse=True)
-    place = np.argsort(np.argsort(first))[cluster]  # the clusters by their first rows
+    place = np.argsort(np.argsort(first))[cluster]  # clusters in the order of their first rows
     means: _Matrix = np.zeros((len(first), rows.shape[1]))
     np.add.at(means, place, rows)
     means /= np.bincount(place)[:, None]
@@ -156,7 +158,7 @@ def _pooled(rows: FloatArray, keep: int) -> FloatArray:
 
 
 def _clusters(rows: _Matrix, keep: int) -> IntArray:
-    """Ward's clustering, cut where ``keep`` clusters are left: for each row a number that its cluster shares."""
+    """Ward's clustering, stopped at ``keep`` clusters: a cluster number for each row."""
     merges = _ward(rows)
     merges.sort(key=lambda merge: merge[0])
     owner = np.arange(len(rows), dtype=np.int32)
@@ -166,11 +168,11 @@ def _clusters(rows: _Matrix, keep: int) -> IntArray:
 
 
 def _ward(rows: _Matrix) -> list[tuple[float, int, int]]:
-    """All merges (cost, a row of the one cluster, a row of the other) by chains of nearest neighbours: O(n²).
+    """All merges (cost, a row of one cluster, a row of the other), by nearest-neighbour chains in O(n²).
 
     The cost of a merge is the growth of the sum of squared distances to the means, |A||B|/(|A|+|B|) · ‖a − b‖². Two
-    clusters that are each other's nearest may be merged at once (Ward's method is reducible), in any order; sorted by
-    cost the merges are those of always merging the cheapest pair.
+    clusters that are each other's nearest can be merged at once, in any order (Ward's method is reducible). Sorted by
+    cost, the merges are the same as when the cheapest pair is merged each time.
     """
     n = len(rows)
     cost = 1.0 - rows @ rows.T  # = ‖a − b‖² / 2 of unit rows, which is the cost of merging two single rows
@@ -184,7 +186,7 @@ def _ward(rows: _Matrix) -> list[tuple[float, int, int]]:
             chain.append(int(np.argmax(alive)))
         a = chain[-1]
         b = int(np.argmin(cost[a]))
-        if len(chain) > 1 and cost[a, chain[-2]] <= cost[a, b]:  # of equal ones the last link, or it runs in circles
+        if len(chain) > 1 and cost[a, chain[-2]] <= cost[a, b]:  # on ties the previous link, so that the chain ends
             b = chain[-2]
             chain = chain[:-2]
             merges.append((float(cost[a, b]), a, b))
@@ -196,7 +198,7 @@ def _ward(rows: _Matrix) -> list[tuple[float, int, int]]:
 
 
 def _merge(cost: _Matrix, sizes: _Matrix, a: int, b: int) -> None:
-    """Put cluster a into b and update its costs to all others (Lance and Williams 1967)."""
+    """Merge cluster a into b and update its costs to all others (Lance and Williams 1967)."""
     merged = (sizes[a] + sizes) * cost[a] + (sizes[b] + sizes) * cost[b] - sizes * cost[a, b]
     merged /= sizes[a] + sizes[b] + sizes
     merged[a] = merged[b] = np.inf

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m3_vdb.encoding.embedder import Embedder, TwoStep
-from m3_vdb.encoding.embedding_function import not_finite_error
+from m3_vdb.encoding.forward import not_finite_error
 from m3_vdb.encoding.tokenizer import TokenBatch
 from m3_vdb.errors import ConfigError, DocumentError, ItemError, ModelOutputError
 from m3_vdb.ingest import rows as kinds

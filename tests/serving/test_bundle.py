@@ -189,7 +189,7 @@ def test_a_hub_id_that_cannot_be_fetched_is_a_bundle_error(monkeypatch):
         raise OSError("offline")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
-    with pytest.raises(BundleError, match=r"org/name is no directory here and could not be fetched .*: offline"):
+    with pytest.raises(BundleError, match=r"org/name is not a directory here and could not be fetched .*: offline"):
         find_bundle("org/name")
 
 
