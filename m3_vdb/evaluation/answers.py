@@ -3,24 +3,26 @@
 "Contains" is that of DPR, RocketQA and the paper's evaluation: both sides are decomposed (Unicode NFD), cut into
 tokens – runs of letters, numbers and marks, or one other visible character – and lower-cased; the tokens of an answer
 must follow one another in the passage. "U.S." is ``u . s .``, so "U.S" is found in it and "US" is not; Chinese is
-found only as a whole run; an accent counts. An answer without tokens is never found. What is a letter is asked of
-Python's ``unicodedata``.
+found only as a whole run; an accent counts. An answer without tokens is never found. Python's ``unicodedata`` says what
+a letter is.
 """
 
 from __future__ import annotations
 
 import re
-import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
+from itertools import groupby
 from typing import Final
 from unicodedata import category, normalize
 
 from m3_vdb.types import Document
 
 ASCII_TOKEN: Final = re.compile(r"[A-Za-z0-9]+|[!-~]")
-"""What ``_token`` is for ASCII."""
+WORD: Final = "word"
+OTHER: Final = "other"
+"""Kinds of visible characters: those that make words together, and those that are tokens alone."""
 
 
 def tokens(text: str) -> str:
@@ -79,27 +81,21 @@ def judge(
     return found
 
 
-def _tokens_of(chunk: str) -> list[str]:
+def _tokens_of(chunk: str) -> Iterator[str]:
     if chunk.isalnum():  # all letters and numbers: the usual case, and a tenth of the time
-        return [chunk.lower()]
-    pattern = ASCII_TOKEN if chunk.isascii() else _token()
-    return [token.lower() for token in pattern.findall(chunk)]  # one by one: a final sigma depends on its neighbours
+        yield chunk.lower()
+        return
+    if chunk.isascii():
+        yield from (token.lower() for token in ASCII_TOKEN.findall(chunk))
+        return
+    for kind, run in groupby(chunk, key=_kind):
+        if kind == WORD:
+            yield "".join(run).lower()  # each by itself: a final sigma depends on its neighbours
+        elif kind == OTHER:
+            yield from (character.lower() for character in run)
 
 
 @cache
-def _token() -> re.Pattern[str]:
-    # Half a second, once: asking for the category of every character.
-    word, other = _characters(lambda kind: kind in "LNM"), _characters(lambda kind: kind not in "LNMZC")
-    return re.compile(f"[{word}]+|[{other}]")
-
-
-def _characters(wanted: Callable[[str], bool]) -> str:
-    """The characters of some major categories as the inside of a character class."""
-    ranges: list[list[int]] = []
-    for code in range(sys.maxunicode + 1):
-        if wanted(category(chr(code))[0]):
-            if ranges and ranges[-1][1] == code - 1:
-                ranges[-1][1] = code
-            else:
-                ranges.append([code, code])
-    return "".join(f"\\U{first:08x}-\\U{last:08x}" for first, last in ranges)
+def _kind(character: str) -> str:
+    kind = category(character)[0]
+    return WORD if kind in "LNM" else "" if kind in "ZC" else OTHER
