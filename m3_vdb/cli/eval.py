@@ -124,7 +124,7 @@ def eval_command(
 
     def read(part: str | None) -> list[Collection]:
         langs = lang.split(",") if lang else None
-        return [one for place in collection for one in open_collections(place, layout=layout, split=part, lang=langs)]
+        return open_collections(collection, layout=layout, split=part, lang=langs)
 
     test, dev = subsample_splits(
         read(split), read(dev_split) if tune_weights else [], max_documents=max_documents, max_queries=max_queries

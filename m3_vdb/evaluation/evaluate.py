@@ -1,4 +1,4 @@
-"""The whole evaluation: documents into a real store, queries as the fused request, figures from the rankings.
+"""The whole evaluation: load a test collection into a real store, run its queries, measure the rankings.
 
 What is measured is what is served: the model, the store and the request are those of an application. A task is one or
 more collections (one per language, say); its results are plain values (``results.Evaluation``).
@@ -7,8 +7,8 @@ more collections (one per language, say); its results are plain values (``result
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext, suppress
 from copy import copy
 from dataclasses import astuple, replace
 from datetime import datetime, timezone
@@ -21,6 +21,7 @@ from urllib.parse import quote
 import numpy as np
 
 from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
+from m3_vdb.encoding.identity import ModelIdentity
 from m3_vdb.encoding.long_documents import DEFAULT_POLICY, LongDocuments
 from m3_vdb.errors import BundleError, ConfigError
 from m3_vdb.evaluation.answers import judge
@@ -101,15 +102,9 @@ def evaluate(
         MissingExtraError: ``ir-measures``, ``bm25s`` or the store's client is not installed.
         StoreError: the database failed; call again to resume.
     """
-    _check(collections, modes)
+    measures = _checked_measures(collections, dev, modes)
     if approximate and store == "memory://":
         raise ConfigError("memory:// has no approximate search: give a folder or a server")
-    if dev and not any(mode in WEIGHTED for mode in modes):
-        raise ConfigError(f"modes={list(modes)}: none has weights to tune: add {' or '.join(WEIGHTED)}")
-    if answered := next((one.name for one in dev if not one.qrels), None):
-        raise ConfigError(f"{answered}: the dev queries have no judgements, and tuning weights needs some")
-    check_splits(collections, dev)
-    measures = measures_of([*collections, *dev])
     import_ir_measures()  # now, and not after an hour
     if bm25:
         BM25([])
@@ -117,17 +112,17 @@ def evaluate(
     tuned: list[Tuning] = []
     query_embed = copy(embed)  # the same session, other options
     query_embed.max_length, query_embed.on_truncate = min(embed.max_length, protocol.query_max_length), "ignore"
-    with _folder(out) as folder:
+    with nullcontext(out) if out is not None else TemporaryDirectory(prefix="m3-vdb-") as folder:
         settings = EvalSettings(
             embed=embed,
             query_embed=query_embed,
-            opener=store_opener(store, embed, several=len(collections) > 1),
+            opener=store if callable(store) else store_opener(store, embed.identity, several=len(collections) > 1),
             store=store if isinstance(store, str) else "opened by the caller",
             protocol=protocol,
             modes=tuple(modes),
             bm25=bm25,
             approximate=approximate,
-            out=folder,
+            out=Path(folder),
             progress=progress,
             long_documents=long_documents,
         )
@@ -141,12 +136,15 @@ def evaluate(
     described = protocol.describe(embed.max_length)
     if long_documents != DEFAULT_POLICY:
         described["long documents"] = long_documents.describe()
+    about = {"name": embed.identity.name, "fingerprint": embed.identity.fingerprint}
+    with suppress(BundleError):  # a model made from parts has no file, so no stored precision
+        about["precision"] = embed.bundle.precision
     evaluation = Evaluation(
         task=task or ", ".join(collection.name for collection in collections),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         command=command,
         environment={**describe_environment(), "runtime": embed.session.description},
-        model=_describe_model(embed),
+        model={**about, "max_length": str(embed.max_length)},
         store=settings.store,
         protocol=described,
         measures=tuple(measures),
@@ -157,7 +155,7 @@ def evaluate(
         pooled=summary.pooled,
         comparisons=summary.comparisons,
         costs={one.collection.name: one.cost for one in found},
-        approximations=approximations(found, settings.modes, measures),
+        approximations={mode: approximation_of(found, mode, measures) for mode in modes} if approximate else {},
         curves=weight_curves(found, protocol),
         tunings=tuple(with_test_values(one, found, measures[0]) for one in tuned),
         fusion_error=worst_fusion_error(found, protocol),
@@ -167,16 +165,15 @@ def evaluate(
     return evaluation
 
 
-def store_opener(store: str | StoreOpener, embed: M3EmbeddingFunction, *, several: bool) -> StoreOpener:
-    """How the store of each collection is opened."""
-    if not isinstance(store, str):
-        return store
-    url = place_name(store) if several else store
+def store_opener(url: str, identity: ModelIdentity, *, several: bool) -> StoreOpener:
+    """Opens the store of each collection; with ``several``, a URL without a place for names gets one."""
+    named = place_name(url) if several else url
 
     def opener(name: str, exact: bool) -> VectorStore:
         # A path is taken as it is, a URL is unquoted by ``open_store``.
-        place = quote(file_name(name), safe="") if "://" in url or url.startswith("file:") else file_name(name)
-        return open_store(url.replace(PLACE, place), identity=embed.identity, exact=exact)
+        is_url = "://" in named or named.startswith("file:")
+        place = quote(file_name(name), safe="") if is_url else file_name(name)
+        return open_store(named.replace(PLACE, place), identity=identity, exact=exact)
 
     return opener
 
@@ -191,32 +188,26 @@ def place_name(url: str) -> str:
     return f"{stem}-{PLACE}{url[len(stem) :]}"
 
 
-@contextmanager
-def _folder(out: Path | None) -> Iterator[Path]:
-    """A folder for the rankings, which is gone afterwards if nobody asked for one."""
-    if out is not None:
-        yield out
-    else:
-        with TemporaryDirectory(prefix="m3-vdb-") as folder:
-            yield Path(folder)
+def _checked_measures(
+    collections: Sequence[Collection], dev: Sequence[Collection], modes: Sequence[Mode]
+) -> tuple[str, ...]:
+    """What can be measured: nDCG and the like by judgements, or answer recall by answers.
 
-
-def _check(collections: Sequence[Collection], modes: Sequence[Mode]) -> None:
+    Raises:
+        ConfigError: the collections, dev queries and modes do not form a task.
+    """
     if not collections or not all(collection.queries for collection in collections):
         raise ConfigError("nothing to evaluate: expected at least one collection, each with queries")
     if len({file_name(collection.name) for collection in collections}) < len(collections):
         raise ConfigError("two collections have the same name: their figures could not be told apart")
     if not modes or not set(modes) <= set(MODES) or len(set(modes)) < len(modes):
         raise ConfigError(f"modes={list(modes)}: expected one or more of {', '.join(MODES)}, each once")
-
-
-def measures_of(collections: Sequence[Collection]) -> tuple[str, ...]:
-    """What can be measured on collections: nDCG and the like by judgements, answer recall by answers.
-
-    Raises:
-        ConfigError: some have judgements and some answers, or one has neither.
-    """
-    kinds = {(bool(collection.qrels), bool(collection.answers)) for collection in collections}
+    if dev and not any(mode in WEIGHTED for mode in modes):
+        raise ConfigError(f"modes={list(modes)}: none has weights to tune: add {' or '.join(WEIGHTED)}")
+    if answered := next((one.name for one in dev if not one.qrels), None):
+        raise ConfigError(f"{answered}: the dev queries have no judgements, and tuning weights needs some")
+    check_splits(collections, dev)
+    kinds = {(bool(collection.qrels), bool(collection.answers)) for collection in (*collections, *dev)}
     if kinds == {(True, False)}:
         return MEASURES
     if kinds == {(False, True)}:
@@ -292,15 +283,8 @@ def judgements(collection: Collection, runs: Iterable[Run]) -> Qrels:
     return judge(retrieved, collection.documents, collection.answers)
 
 
-def approximations(
-    found: Sequence[CollectionRuns], modes: Sequence[Mode], measures: Sequence[str]
-) -> dict[str, Approximation]:
-    """Mode → what approximate search costs, on the queries that were asked both ways."""
-    both = [one for one in found if one.approximate]
-    return {mode: _approximation(both, mode, measures) for mode in modes} if both else {}
-
-
-def _approximation(found: Sequence[CollectionRuns], mode: Mode, measures: Sequence[str]) -> Approximation:
+def approximation_of(found: Sequence[CollectionRuns], mode: Mode, measures: Sequence[str]) -> Approximation:
+    """What approximate search costs a mode, on the queries that were asked both ways."""
     exact: dict[str, list[float]] = {name: [] for name in measures}
     approximate: dict[str, list[float]] = {name: [] for name in measures}
     for one in found:
@@ -343,10 +327,3 @@ def worst_fusion_error(found: Sequence[CollectionRuns], protocol: Protocol) -> f
     known = [one for one in found if one.components and not one.passages]
     errors = [fusion_error(one.runs["all"], one.components, protocol.weights) for one in known]
     return max((error for error in errors if error is not None), default=None)
-
-
-def _describe_model(embed: M3EmbeddingFunction) -> Mapping[str, str]:
-    about = {"name": embed.identity.name, "fingerprint": embed.identity.fingerprint}
-    with suppress(BundleError):  # a model made from parts has no file, so no stored precision
-        about["precision"] = embed.bundle.precision
-    return {**about, "max_length": str(embed.max_length)}

@@ -240,10 +240,11 @@ def test_a_missing_folder_is_named(tmp_path: Path, monkeypatch, capsys):
     assert (code, line.startswith(f"error: no collection in {tmp_path / 'nowhere'}: expected")) == (1, True)
 
 
-def test_two_places_of_one_name_are_refused(tmp_path: Path, monkeypatch, capsys):
+def test_two_places_of_one_name_are_told_apart_by_their_paths(tmp_path: Path):
     places = [write(tmp_path / parent / "help", collection(n=2)) for parent in "ab"]
-    code, line = main(monkeypatch, capsys, "eval", *places, "--store", "memory://", "--out", tmp_path / "out")
-    assert (code, "two collections have the name 'help'" in line) == (1, True)
+    done = m3_vdb("eval", *places, "--store", "memory://", "--modes", "dense", "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    assert list(Evaluation.load(tmp_path / "out" / "results.json").costs) == [place.as_posix() for place in places]
 
 
 def test_a_report_of_several_evaluations(help_pages: Path, tmp_path: Path):

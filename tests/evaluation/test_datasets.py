@@ -196,6 +196,8 @@ def test_collections_are_found_by_folder_by_parent_and_by_pattern(tmp_path):
     assert [one.name for one in open_collections(f"{tmp_path}/a/d*")] == ["de"]
     both = [one.name for one in open_collections(f"{tmp_path}/*")]
     assert both == [f"{tmp_path}/a/de", "fr", "it", f"{tmp_path}/b/de"]
+    several = open_collections([tmp_path / "b", tmp_path / "a" / "de", tmp_path / "b" / "de"])
+    assert [one.name for one in several] == [f"{tmp_path}/b/de", f"{tmp_path}/a/de"]
     for place in ("one", "two"):
         mini.mldr(tmp_path / "long" / place, "th")
     assert [one.name for one in open_collections(tmp_path / "long")] == [

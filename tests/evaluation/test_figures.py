@@ -6,13 +6,11 @@ import math
 
 import pytest
 
-from m3_vdb.errors import ConfigError
 from m3_vdb.evaluation import Collection, Query
 from m3_vdb.evaluation.evaluate import (
-    approximations,
+    approximation_of,
     judgements,
     measure_groups,
-    measures_of,
     weight_curves,
     with_test_values,
     worst_fusion_error,
@@ -77,14 +75,6 @@ def test_answers_judge_what_any_system_found():
     assert (de.values["dense"]["Success@20"], de.values["all"]["Success@100"]) == ([0], [0])
 
 
-def test_what_is_measured_depends_on_what_is_known():
-    assert measures_of([JUDGED, JUDGED]) == MEASURES
-    assert measures_of([ANSWERED]) == ANSWER_MEASURES
-    for mixed in ([JUDGED, ANSWERED], [Collection("c", TEXTS, {"q": Query("?")})]):
-        with pytest.raises(ConfigError, match="evaluate its collections apart"):
-            measures_of(mixed)
-
-
 def test_approximate_search_is_compared_on_the_queries_asked_both_ways():
     exact = first(q1="abc", q2="bac", q3="cab")
     one = searched(
@@ -97,13 +87,12 @@ def test_approximate_search_is_compared_on_the_queries_asked_both_ways():
         approximate={"dense": first(q3="cab")},
         approximate_ms={"dense": Percentiles(5, 6, 7, 10)},
     )
-    found = approximations([one, other, searched()], ["dense"], ["nDCG@10"])["dense"]
+    found = approximation_of([one, other], "dense", ["nDCG@10"])
     # Groups: de (q2) and en (q1) of the first collection, de (q3) of the second.
     assert found.exact == {"nDCG@10": 1}
     assert found.approximate == pytest.approx({"nDCG@10": (0 + 1 + 1) / 3})
     assert found.overlap == pytest.approx(((1 + 2 / 3) / 2 + 1) / 2)
     assert found.search_ms == Percentiles(5, 6, 7, 10), "the slowest collection"
-    assert approximations([searched()], ["dense"], ["nDCG@10"]) == {}
 
 
 def test_a_tuning_has_its_mean_over_languages_before_and_after():

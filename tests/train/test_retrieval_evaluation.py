@@ -9,10 +9,10 @@ import torch
 
 from m3_vdb import scoring
 from m3_vdb.encoding.tokenizer import Tokenizer
-from m3_vdb.errors import ConfigError, DocumentError, MissingExtraError
+from m3_vdb.errors import ConfigError, MissingExtraError
 from m3_vdb.evaluation.metrics import measure
 from m3_vdb.evaluation.protocol import MODES
-from tests.train._retrieval import DOCUMENTS, QRELS, QUERIES, TableEncoder, write_collection, write_jsonl
+from tests.train._retrieval import DOCUMENTS, QRELS, QUERIES, TableEncoder, write_collection
 from train.model import M3Model
 from train.retrieval import evaluation
 from train.retrieval.config import EvaluateConfig, EvaluateOptions
@@ -21,8 +21,7 @@ from train.retrieval.evaluation import (
     EvaluateResult,
     evaluate,
     evaluate_model,
-    find_collections,
-    read_collection,
+    read_collections,
     search_collection,
     table,
 )
@@ -50,7 +49,7 @@ def test_without_ir_measures_nothing_is_encoded_first(monkeypatch, model, tokeni
     monkeypatch.setitem(__import__("sys").modules, "ir_measures", None)
     monkeypatch.setattr(evaluation, "encode_passages", pytest.fail)
     with pytest.raises(MissingExtraError, match=r"m3-vdb\[eval\]"):
-        evaluate_model(embedding_function(model, tokenizer), [folder], SHORT)
+        evaluate_model(embedding_function(model, tokenizer), read_collections([folder], SHORT), SHORT)
 
 
 def test_all_five_modes_on_scores_that_are_written_by_hand(tmp_path):
@@ -62,7 +61,7 @@ def test_all_five_modes_on_scores_that_are_written_by_hand(tmp_path):
         multi_vector={("q", n): s for n, s in zip(names, [-0.5, 0.0, -0.4, 0.6], strict=True)},
     )
     options = EvaluateOptions(rerank=3)
-    collection = read_collection(folder, name="c", options=options)
+    (collection,) = read_collections([folder], options)
     (runs,) = search_collection(encoder, collection, options)
     order = {mode: list(run["1"]) for mode, run in runs.items()}
     assert order == {
@@ -78,7 +77,7 @@ def test_all_five_modes_on_scores_that_are_written_by_hand(tmp_path):
 
 
 def test_figures_of_a_model_are_those_of_brute_force(model, tokenizer, folder):
-    result = evaluate_model(embedding_function(model, tokenizer), [folder], SHORT)
+    result = evaluate_model(embedding_function(model, tokenizer), read_collections([folder], SHORT), SHORT)
     one = result.collections["one"]
     assert (one.documents, one.queries, list(one.figures)) == (30, 7, list(MODES))
     embed = embedding_function(model, tokenizer)
@@ -104,14 +103,18 @@ def test_a_passage_with_the_id_of_the_query_is_found(folder):
     text = DOCUMENTS["d7"]
     encoder = TableEncoder({(QUERIES["d7"], text): 0.9} | {(query, "none"): 0.0 for query in QUERIES.values()})
     options = EvaluateOptions(modes=("dense",))
-    (runs,) = search_collection(encoder, read_collection(folder, name="one", options=options), options)
+    (runs,) = search_collection(encoder, *read_collections([folder], options), options)
     assert next(iter(runs["dense"]["d7"])) == "d7"
 
 
 def test_blocks_of_queries_change_no_figure(model, tokenizer, folder, monkeypatch, tmp_path):
-    whole = evaluate_model(embedding_function(model, tokenizer), [folder], SHORT, runs=tmp_path / "whole")
+    whole = evaluate_model(
+        embedding_function(model, tokenizer), read_collections([folder], SHORT), SHORT, runs=tmp_path / "whole"
+    )
     monkeypatch.setattr(evaluation, "BLOCK", 3)
-    blocks = evaluate_model(embedding_function(model, tokenizer), [folder], SHORT, runs=tmp_path / "blocks")
+    blocks = evaluate_model(
+        embedding_function(model, tokenizer), read_collections([folder], SHORT), SHORT, runs=tmp_path / "blocks"
+    )
     for mode in MODES:
         assert blocks.mean[mode] == pytest.approx(whole.mean[mode])
         lines = [(tmp_path / name / f"one.{mode}.trec").read_text().splitlines() for name in ("whole", "blocks")]
@@ -126,11 +129,13 @@ def test_evaluation_in_training_leaves_no_trace(model, tokenizer, folder):
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     modes = [module.training for module in model.modules()]
     state = torch.get_rng_state()
-    first = evaluate_model(embedding_function(model, tokenizer), [folder], SHORT)
+    first = evaluate_model(embedding_function(model, tokenizer), read_collections([folder], SHORT), SHORT)
     assert [module.training for module in model.modules()] == modes
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-    assert evaluate_model(embedding_function(model.eval(), tokenizer), [folder], SHORT) == first  # and dropout was off
+    assert (
+        evaluate_model(embedding_function(model.eval(), tokenizer), read_collections([folder], SHORT), SHORT) == first
+    )  # and dropout was off
     model.train()
     model(ids, torch.ones_like(ids)).dense[:, 0].sum().backward()
 
@@ -170,8 +175,8 @@ def test_the_command_writes_figures_and_runs(tiny_checkpoint, folder, tmp_path):
 def test_approximate_dense_search_is_an_option(model, tokenizer, folder):
     options = EvaluateOptions(query_max_length=16, passage_max_length=32, index="HNSW32")
     assert (
-        evaluate_model(embedding_function(model, tokenizer), [folder], options).mean
-        == evaluate_model(embedding_function(model, tokenizer), [folder], SHORT).mean
+        evaluate_model(embedding_function(model, tokenizer), read_collections([folder], options), options).mean
+        == evaluate_model(embedding_function(model, tokenizer), read_collections([folder], SHORT), SHORT).mean
     )
 
 
@@ -193,19 +198,9 @@ def test_the_table_has_a_line_a_collection_and_a_column_a_mode():
     assert "0.125" in table(result, name="RR@10")
 
 
-def test_a_collection_has_its_judged_queries_and_titles_before_texts(tmp_path):
-    folder = write_collection(tmp_path / "c", {}, {"q": "query", "unjudged": "x"}, {("q", "1"): 1})
-    rows = [{"_id": "1", "title": "Title", "text": "text"}, {"_id": "2", "title": "", "text": "more"}]
-    write_jsonl(folder / "corpus.jsonl", rows)
-    found = read_collection(folder, name="c", options=EvaluateOptions())
-    assert [document.content for document in found.documents] == ["Title\ntext", "more"]
-    assert {name: query.text for name, query in found.queries.items()} == {"q": "query"}
-    assert found.qrels == {"q": {"1": 1}}
-
-
 def test_thinning_keeps_what_is_judged_and_is_nested(folder):
     def read(**options):
-        found = read_collection(folder, name="one", options=EvaluateOptions(**options))
+        (found,) = read_collections([folder], EvaluateOptions(**options))
         return {document.id for document in found.documents}, set(found.queries), found
 
     everything, queries, _ = read()
@@ -225,37 +220,12 @@ def test_thinning_keeps_what_is_judged_and_is_nested(folder):
     assert len(found.documents) == 5
 
 
-def test_collections_are_found_by_folder_by_parent_and_by_pattern(tmp_path, folder):
+def test_collections_of_several_places_are_named_apart(tmp_path, folder):
     for name in ("a/de", "a/fr", "b/de"):
         write_collection(tmp_path / name, DOCUMENTS, QUERIES, QRELS)
-    (tmp_path / "a" / "notes.txt").touch()
-    assert find_collections([folder]) == {"one": folder}
-    assert list(find_collections([tmp_path / "a"])) == ["de", "fr"]
-    assert list(find_collections([f"{tmp_path}/a/d*"])) == ["de"]
-    both = find_collections([f"{tmp_path}/*", tmp_path / "a" / "fr"])
-    assert list(both) == [f"{tmp_path}/a/de", "fr", f"{tmp_path}/b/de"]
+    found = read_collections([f"{tmp_path}/*", tmp_path / "a" / "fr", folder], EvaluateOptions())
+    assert [one.name for one in found] == [f"{tmp_path}/a/de", "fr", f"{tmp_path}/b/de", "one"]
     with pytest.raises(ConfigError, match=r"no collection in .*nothing.*corpus\.jsonl"):
-        find_collections([tmp_path / "nothing"])
-
-
-def test_what_is_wrong_with_a_collection_is_named(tmp_path):
-    options = EvaluateOptions()
-
-    def broken(**changes):
-        write_collection(
-            tmp_path, **({"documents": {"d": "x"}, "queries": {"q": "x"}, "qrels": {("q", "d"): 1}} | changes)
-        )
-        return read_collection(tmp_path, name="c", options=options)
-
-    assert len(broken().documents) == 1
-    with pytest.raises(ConfigError, match="judged query 'r' is not in"):
-        broken(qrels={("r", "d"): 1})
+        read_collections([tmp_path / "nothing"], EvaluateOptions())
     with pytest.raises(ConfigError, match=r"has no dev\.tsv .*it holds test\.tsv"):
-        read_collection(tmp_path, name="c", options=EvaluateOptions(split="dev"))
-    broken()
-    write_jsonl(tmp_path / "corpus.jsonl", [{"_id": "d", "text": "x"}, {"_id": "d", "text": "y"}])
-    with pytest.raises(DocumentError, match=r"corpus\.jsonl, line 2: the id 'd' is not unique"):
-        len(read_collection(tmp_path, name="c", options=options).documents)
-    write_jsonl(tmp_path / "queries.jsonl", [{"_id": "q"}])
-    with pytest.raises(DocumentError, match=r"queries\.jsonl, line 1: expected"):
-        read_collection(tmp_path, name="c", options=options)
+        read_collections([folder], EvaluateOptions(split="dev"))

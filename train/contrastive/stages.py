@@ -48,7 +48,7 @@ from train.lora import add_adapters, load_adapter, merged, save_adapter
 from train.model import M3Model
 from train.retrieval.config import SearchOptions
 from train.retrieval.data import Corpus, read_rows, write_rows
-from train.retrieval.evaluation import evaluate_model
+from train.retrieval.evaluation import evaluate_model, read_collections
 from train.retrieval.mining import mine_rows
 from train.session import embedding_function
 from train.words import word_starts
@@ -304,7 +304,7 @@ def watch_hook(watch: Watch, config: RunConfig, processes: Processes, warn: Warn
     def run(checkpoint: Path, step: int) -> None:
         if all(entry["step"] != step for entry in read_lines(path)):
             embed = _load(checkpoint, config, watch.options, processes)
-            result = evaluate_model(embed, watch.data, watch.options)
+            result = evaluate_model(embed, read_collections(watch.data, watch.options), watch.options)
             mode, measure = watch.metric.split("/", 1)
             entry = {"step": step, "value": result.mean[mode][measure], "mean": asdict(result)["mean"]}  # type: ignore[index]
             with path.open("a", encoding="utf-8") as file:

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Final, TypeAlias
 
 from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
-from m3_vdb.errors import ConfigError
 from m3_vdb.evaluation.collection import Collection, choose, subsample
-from m3_vdb.evaluation.datasets import CORPUS_FILE, LAYOUTS, find_folders, open_collections
+from m3_vdb.evaluation.datasets import open_collections
 from m3_vdb.evaluation.metrics import MEASURES, Run, import_ir_measures, measure, write_run
 from m3_vdb.evaluation.protocol import Mode
+from m3_vdb.evaluation.report.writing import aligned
 from m3_vdb.stores.exact import Ranking
 from train.retrieval.config import EvaluateConfig, EvaluateOptions, Report, no_report
 from train.retrieval.index import encode, encode_passages, rank
@@ -72,11 +72,11 @@ def evaluate(config: EvaluateConfig, *, report: Report = no_report) -> EvaluateR
         DocumentError: a line of a collection is malformed.
         MissingExtraError: ``ir-measures`` or faiss is not installed.
     """
-    folders = find_collections(config.collections)
+    collections = read_collections(config.collections, config)
     model, tokenizer = load(config.model, device=config.device)
     embed = embedding_function(model, tokenizer, dtype=config.dtype, batch_tokens=config.batch_tokens)
     runs = config.out / "runs" if config.out is not None and config.runs else None
-    result = evaluate_model(embed, folders.values(), config, runs=runs, report=report)
+    result = evaluate_model(embed, collections, config, runs=runs, report=report)
     if config.out is not None:
         config.out.mkdir(parents=True, exist_ok=True)
         content = json.dumps({"config": asdict(config), **asdict(result)}, indent=2, default=str)  # paths as text
@@ -87,7 +87,7 @@ def evaluate(config: EvaluateConfig, *, report: Report = no_report) -> EvaluateR
 
 def evaluate_model(
     embed: M3EmbeddingFunction,
-    folders: Iterable[str | Path],
+    collections: Iterable[Collection],
     options: EvaluateOptions,
     *,
     runs: Path | None = None,
@@ -97,23 +97,23 @@ def evaluate_model(
 
     Args:
         embed: the model, see ``train.session``.
-        folders: collections, as ``find_collections`` reads them.
+        collections: see ``read_collections``.
         options: what to measure.
         runs: folder for TREC run files; None writes none.
         report: told about progress.
 
     Raises:
-        ConfigError: there is no such collection.
-        DocumentError: a line of a collection is malformed.
+        DocumentError: a line of a corpus is malformed.
         MissingExtraError: ``ir-measures`` or faiss is not installed.
     """
     import_ir_measures()  # now, and not after the first collection
     results = {}
-    for name, folder in find_collections(folders).items():
-        collection = read_collection(folder, name=name, options=options)
-        results[name] = _evaluate_collection(embed, collection, options, runs, report)
-        figures = results[name].figures
-        report(f"{name}: " + ", ".join(f"{mode} {values[MEASURES[0]]:.3f}" for mode, values in figures.items()))
+    for collection in collections:
+        results[collection.name] = _evaluate_collection(embed, collection, options, runs, report)
+        figures = results[collection.name].figures
+        report(
+            f"{collection.name}: " + ", ".join(f"{mode} {values[MEASURES[0]]:.3f}" for mode, values in figures.items())
+        )
     mean: Figures = {
         mode: {name: fmean(one.figures[mode][name] for one in results.values()) for name in MEASURES}
         for mode in options.modes
@@ -121,42 +121,21 @@ def evaluate_model(
     return EvaluateResult(results, mean)
 
 
-def find_collections(places: Iterable[str | Path]) -> dict[str, Path]:
-    """Name → folder of every collection, in the order given; the name is the whole path where it is not unique.
+def read_collections(places: Iterable[str | Path], options: EvaluateOptions) -> list[Collection]:
+    """Collections in BEIR layout, or the subsamples of them that the options ask for: the same on every machine.
 
     Args:
-        places: folders in BEIR layout, folders of such folders, or glob patterns of either.
+        places: as ``m3_vdb.evaluation.open_collections`` takes them.
+        options: the split, and how much of it.
 
     Raises:
-        ConfigError: a place holds no collection.
-    """
-    folders: dict[Path, None] = {}
-    for place in places:
-        found = find_folders(place, LAYOUTS["beir"].recognise)
-        if not found:
-            raise ConfigError(
-                f"no collection in {place}: expected a folder with {CORPUS_FILE}, queries.jsonl and qrels/, a folder "
-                f"of such folders, or a glob pattern"
-            )
-        folders |= dict.fromkeys(found)
-    names = [folder.resolve().name for folder in folders]
-    return {
-        name if names.count(name) == 1 else folder.as_posix(): folder
-        for name, folder in zip(names, folders, strict=True)
-    }
-
-
-def read_collection(folder: Path, *, name: str, options: EvaluateOptions) -> Collection:
-    """Read a collection, or the subsample of it that the options ask for: the same on every machine.
-
-    Raises:
-        ConfigError: a file is missing, or says something impossible.
+        ConfigError: a place has no collection, a file is missing, or says something impossible.
         DocumentError: a line of the corpus or the queries is malformed; file and line are in the message.
     """
-    (collection,) = open_collections(folder, layout="beir", split=options.split)
+    found = open_collections(places, layout="beir", split=options.split)
     if options.max_queries is not None:
-        collection = collection.only(choose(collection.qrels, options.max_queries, options.seed))
-    return replace(subsample(collection, max_documents=options.max_documents, seed=options.seed), name=name)
+        found = [one.only(choose(one.qrels, options.max_queries, options.seed)) for one in found]
+    return [subsample(one, max_documents=options.max_documents, seed=options.seed) for one in found]
 
 
 def search_collection(
@@ -211,9 +190,4 @@ def table(result: EvaluateResult, *, name: str = MEASURES[0]) -> str:
         figures = [f"{one.figures[mode][name]:.3f}" for mode in modes]
         lines.append([collection, f"{one.documents:,}", f"{one.queries:,}", *figures])
     lines.append(["mean", "", "", *(f"{result.mean[mode][name]:.3f}" for mode in modes)])
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    rows = [
-        "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))])
-        for line in lines
-    ]
-    return "\n".join([name, *(row.rstrip() for row in rows)])
+    return "\n".join([name, *("  ".join(line).rstrip() for line in aligned(lines))])

@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from m3_vdb.errors import ConfigError, MissingExtraError
 from m3_vdb.evaluation.report import charts
-from m3_vdb.evaluation.report.tables import (
-    Block,
-    blocks,
-    headline,
-    provenance,
-    summary,
-    system_name,
-    tiles,
-)
-from m3_vdb.evaluation.report.writing import Table, written
+from m3_vdb.evaluation.report.overview import headline, provenance, tiles
+from m3_vdb.evaluation.report.tables import Block, blocks, summary, system_name
+from m3_vdb.evaluation.report.writing import Table, aligned, written
 from m3_vdb.evaluation.results import Evaluation
 
 __all__ = ["to_html", "to_markdown", "write_report"]
@@ -151,18 +143,11 @@ def _table(table: Table) -> Iterator[str]:
             text = f"**{escape(cell.text)}**" if cell.best else escape(cell.text)
             line.append(f"{text} {escape(cell.small)}".rstrip())
         lines.append(line)
-    widths = [max(3, *map(_width, column)) for column in zip(*lines, strict=True)]
-    for i, line in enumerate(lines):
-        pads = [" " * (width - _width(text)) for text, width in zip(line, widths, strict=True)]
-        numbers = [pad + text for text, pad in zip(line[1:], pads[1:], strict=True)]
-        yield "| " + " | ".join((line[0] + pads[0], *numbers)) + " |"
+    for i, line in enumerate(aligned(lines, least=3)):
+        yield "| " + " | ".join(line) + " |"
         if i == 0:
-            yield "|" + "|".join(["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])]) + "|"
-
-
-def _width(text: str) -> int:
-    """Columns on a screen: East Asian letters take two, combining marks none."""
-    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+            first, *others = map(len, line)
+            yield "|" + "|".join(["-" * (first + 2), *("-" * (width + 1) + ":" for width in others)]) + "|"
 
 
 def escape(text: str) -> str:

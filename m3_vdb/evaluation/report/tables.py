@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from functools import partial
 from typing import Any, Final
 
@@ -253,8 +252,8 @@ def _costs(evaluation: Evaluation) -> list[Block]:
             more = (Table("collection", columns, rows, "Milliseconds by collection, p50 / p95 / p99"),)
         found.append(Block("latency", "Latency", text, table, more))
     if evaluation.costs:
-        rows = [_ingested(name, [cost]) for name, cost in evaluation.costs.items()]
-        total = _ingested(f"all {len(rows)}", list(evaluation.costs.values()), summary=True)
+        rows = [_ingest_row(name, [cost]) for name, cost in evaluation.costs.items()]
+        total = _ingest_row(f"all {len(rows)}", evaluation.costs.values(), summary=True)
         listed = Table("collection", INGEST, [*rows, total] if len(rows) > 1 else rows)
         more = ()
         if len(rows) > FEW_COLLECTIONS:
@@ -293,32 +292,33 @@ INGEST: Final[Sequence[Column]] = (
 )
 
 
-def ingest_speed(costs: Iterable[Cost]) -> tuple[float | None, float | None]:
-    """Documents and tokens per second; None where nothing was encoded."""
-    known = list(costs)
-    seconds = sum(cost.ingest_seconds for cost in known)
-    amounts = (sum(cost.documents for cost in known), sum(cost.tokens for cost in known))
-    documents, tokens = (amount / seconds if amount and seconds > 0 else None for amount in amounts)
-    return documents, tokens
+def ingest_totals(costs: Collection[Cost]) -> dict[str, float | None]:
+    """The values of ``INGEST``, and the documents in the index; None where nothing is known."""
+
+    def total(name: str) -> Any:  # noqa: ANN401 - of integers an integer
+        return sum(getattr(cost, name) for cost in costs)
+
+    encoded, tokens, seconds = total("documents"), total("tokens"), total("ingest_seconds")
+    sized = bool(costs) and all(cost.index_bytes is not None for cost in costs)
+    index, stored = total("index_bytes") if sized else None, encoded + total("reused")
+    return {
+        "encoded": encoded,
+        "unchanged": total("reused") or None,
+        "rejected": total("rejected") or None,
+        "tokens": tokens if encoded else None,
+        "truncated": total("truncated") or None,
+        "seconds": seconds if encoded else None,
+        "documents/s": encoded / seconds if encoded and seconds > 0 else None,
+        "tokens/s": tokens / seconds if encoded and tokens and seconds > 0 else None,
+        "index": index,
+        "per document": index / stored if sized and stored else None,
+        "stored": stored,
+    }
 
 
-def index_size(costs: Iterable[Cost]) -> tuple[int, int] | None:
-    """Bytes of all indexes and the documents in them; None if a store does not know."""
-    known = [(cost.index_bytes, cost.documents + cost.reused) for cost in costs if cost.index_bytes is not None]
-    complete = len(known) == len(list(costs)) and known
-    return (sum(held for held, _ in known), sum(documents for _, documents in known)) if complete else None
-
-
-def _ingested(name: str, costs: Sequence[Cost], *, summary: bool = False) -> Row:
-    parts = ("documents", "reused", "rejected", "tokens", "truncated")
-    documents, reused, rejected, tokens, truncated = (sum(getattr(cost, part) for cost in costs) for part in parts)
-    seconds, speed, stored = sum(cost.ingest_seconds for cost in costs), ingest_speed(costs), index_size(costs)
-    values = (
-        *(documents, reused or None, rejected or None, tokens if documents else None, truncated or None),
-        *(seconds if documents else None, speed[0], speed[1] if documents else None),
-        *(stored and stored[0], stored[0] / stored[1] if stored and stored[1] else None),
-    )
-    return Row(name, values, summary)
+def _ingest_row(name: str, costs: Collection[Cost], *, summary: bool = False) -> Row:
+    totals = ingest_totals(costs)
+    return Row(name, [totals[column] for column, _ in INGEST], summary)
 
 
 def _approximation_table(evaluation: Evaluation, measure: str) -> Table | None:
@@ -338,82 +338,3 @@ def _approximation_table(evaluation: Evaluation, measure: str) -> Table | None:
         ("ms, p50 / p95 / p99", percentiles),
     ]
     return Table("mode", columns, rows, measure) if rows else None
-
-
-def best_mode(evaluation: Evaluation) -> str | None:
-    """The system with the highest mean of the first measure, the baseline aside."""
-    measure = evaluation.measures[0] if evaluation.measures else ""
-    figures = {s: figure_of(evaluation.mean, s, measure) for s in evaluation.systems if s != evaluation.baseline}
-    known = {system: figure.value for system, figure in figures.items() if figure is not None}
-    return max(known, key=known.__getitem__, default=None)
-
-
-def headline(evaluation: Evaluation) -> str:
-    """What was measured and what came out, in one sentence."""
-    groups = evaluation.groups
-    documents = {group.collection: group.documents for group in groups}
-    languages = len({group.lang for group in groups if group.lang})
-    text = counted(sum(group.queries for group in groups), "query", "queries")
-    text += f" in {languages} languages" if languages > 1 else ""
-    text += f" on {counted(sum(documents.values()), 'document')} in "
-    text += f"{len(documents)} collections" if len(documents) > 1 else "one collection"
-    best = best_mode(evaluation)
-    if best is None:
-        return f"{text}."
-    measure = evaluation.measures[0]
-    figure = evaluation.mean[best][measure]
-    between = interval(figure.low, figure.high)
-    text += f": the best mode, {system_name(best)}, has {measure} {number(figure.value)}{between and ' ' + between}"
-    text += f" (mean of {len(groups)} groups)" if len(groups) > 1 else ""
-    compared = comparison_of(evaluation, best, measure)
-    if compared is not None:
-        low, high = compared.low, compared.high
-        if compared.delta < 0 and low is not None and high is not None:
-            low, high = -high, -low
-        between = interval(low, high)
-        text += f" and, query by query, is {number(abs(compared.delta))}{between and ' ' + between} "
-        text += f"{'behind' if compared.delta < 0 else 'ahead of'} {system_name(evaluation.baseline)} "
-        text += f"({p_value(compared.p_value, name='p')}; better on {count(compared.better)} queries, "
-        text += f"worse on {count(compared.worse)})"
-    return f"{text}."
-
-
-def tiles(evaluation: Evaluation) -> list[tuple[str, str, str]]:
-    """(name, value, note) of the task's key figures."""
-    found = []
-    best = best_mode(evaluation)
-    latency = latencies(evaluation)
-    if best is not None:
-        measure = evaluation.measures[0]
-        figure = evaluation.mean[best][measure]
-        found.append((f"{measure}, {system_name(best)}", number(figure.value), interval(figure.low, figure.high)))
-        compared = comparison_of(evaluation, best, measure)
-        if compared is not None:
-            between, p = interval(compared.low, compared.high, sign=True), p_value(compared.p_value, name="p")
-            name = f"difference to {system_name(evaluation.baseline)}"
-            found.append((name, signed(compared.delta), f"{between}, {p}" if between else p))
-        if best in latency:
-            encoding = latency.get(ENCODING)
-            note = f"and {tenths(encoding.p50)} ms to encode it" if encoding else ""
-            found.append(("one query, median", f"{tenths(latency[best].p50)} ms", note))
-    costs = evaluation.costs.values()
-    documents, tokens = ingest_speed(costs)
-    if documents is not None:
-        found.append(("documents a second", rate(documents), f"{rate(tokens)} tokens a second" if tokens else ""))
-    if stored := index_size(costs):
-        found.append(("index", size(stored[0]), counted(stored[1], "document")))
-    return found
-
-
-def provenance(evaluation: Evaluation) -> tuple[tuple[str, str], ...]:
-    """Everything that is needed to read the figures or to measure them again."""
-    try:
-        date = datetime.fromisoformat(evaluation.created.replace("Z", "+00:00"))  # Python 3.10 does not know Z
-        created = (date.astimezone(timezone.utc) if date.tzinfo else date).strftime("%Y-%m-%d %H:%M UTC")
-    except ValueError:
-        created = evaluation.created
-    about = [("date", created), ("command", evaluation.command), ("store", evaluation.store)]
-    about += [(f"model {name.replace('_', ' ')}", value) for name, value in evaluation.model.items()]
-    about += [(system_name(name).replace("_", " "), value) for name, value in evaluation.protocol.items()]
-    about += evaluation.environment.items()
-    return tuple((name, value) for name, value in about if value)

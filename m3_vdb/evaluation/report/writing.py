@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
@@ -169,3 +170,23 @@ def written(table: Table) -> tuple[list[str], list[tuple[Row, list[Cell]]]]:
     kept = [x for x in range(len(table.columns)) if any(line[x].text != MISSING for line in lines)]
     headings = [table.corner, *(table.columns[x][0] for x in kept)]
     return headings, [(row, [line[x] for x in kept]) for row, line in zip(table.rows, lines, strict=True)]
+
+
+def aligned(lines: Sequence[Sequence[str]], *, least: int = 0) -> list[list[str]]:
+    """Cells padded to columns on a screen: the first to the left, the others, which hold numbers, to the right.
+
+    Args:
+        lines: of equal length.
+        least: width of a column at least.
+    """
+    widths = [max(least, *map(_width, column)) for column in zip(*lines, strict=True)]
+    padded = [[" " * (width - _width(cell)) for cell, width in zip(line, widths, strict=True)] for line in lines]
+    return [
+        [line[0] + pads[0], *(pad + cell for pad, cell in zip(pads[1:], line[1:], strict=True))]
+        for line, pads in zip(lines, padded, strict=True)
+    ]
+
+
+def _width(text: str) -> int:
+    """Columns on a screen: East Asian letters take two, combining marks none."""
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
