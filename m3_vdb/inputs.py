@@ -7,7 +7,7 @@
 - **Numbers** are whole ones of any kind (``numpy.int64`` too), or real ones; never text, and never True.
 - **Paths** are strings or ``os.PathLike``.
 
-Weights, a preset's name or three numbers are read by ``Weights.parse``, filters by ``m3_vdb.filters.parse_filter``.
+Weights, a preset's name or three numbers are read by ``Weights.parse``, filters by ``filter_parser.parse_filter``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``m3-vdb``: ingest a corpus, search it, look at a collection, evaluate. Thin: every command calls the API above."""
+"""``m3-vdb``, the command line: ``search``, ``create`` and ``info``; each other command has its own file."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from rich.text import Text
 
 import m3_vdb
 from m3_vdb.cli.backfill import backfill_command
+from m3_vdb.cli.conditions import parse_conditions
 from m3_vdb.cli.eval import eval_command, report_command
 from m3_vdb.cli.ingest import ingest_command
 from m3_vdb.cli.options import GrpcOption, MclsOption, ModelOption, RuntimeOption, StoreOption
@@ -21,7 +22,8 @@ from m3_vdb.cli.output import EXIT_CODES, Commands, exit_codes, out, printable, 
 from m3_vdb.cli.run import kept_place
 from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
 from m3_vdb.errors import CollectionNotFoundError, ConfigError
-from m3_vdb.filters import field_values, fields, parse_conditions, parse_filter
+from m3_vdb.filter_parser import parse_filter
+from m3_vdb.filters import field_values, fields
 from m3_vdb.index import HybridIndex
 from m3_vdb.stores import DEFAULT_CANDIDATES, CollectionOptions, open_store
 from m3_vdb.stores.options import INDEX_TYPES, STORAGES, IndexType, Storage
@@ -44,32 +46,36 @@ def _version(show: bool) -> None:
 
 @app.callback()
 def _m3_vdb(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
 ) -> None:
     """Hybrid search with M3-Embedding: dense, sparse and multi-vector scores, fused inside the vector database."""
 
 
 @app.command("search")
 def search_command(
-    query: Annotated[str, typer.Argument(help="What to look for, in any language.")],
+    query: Annotated[str, typer.Argument(help="Text to search for, in any language.")],
     store: StoreOption,
     model: ModelOption = None,
     mcls_every: MclsOption = None,
     runtime: RuntimeOption = "auto",
-    limit: Annotated[int, typer.Option(help="Hits to show.")] = 5,
-    weights: Annotated[str, typer.Option(help=f"dense,sparse,multi-vector, or {', '.join(PRESETS)}.")] = "default",
+    limit: Annotated[int, typer.Option(help="Number of hits.")] = 5,
+    weights: Annotated[
+        str, typer.Option(help=f"Three numbers DENSE,SPARSE,MULTI_VECTOR, or a preset: {', '.join(PRESETS)}.")
+    ] = "default",
     where: Annotated[
         list[str] | None,
         typer.Option(
             "--filter",
             help='FIELD=VALUE, FIELD=["de", "fr"], FIELD!=VALUE, FIELD>=NUMBER (or 2024-01-31), OBJECT.FIELD=VALUE, … '
-            'or JSON: {"title": {"$exists": true}}, {"$or": […]}; may be repeated, and all must hold.',
+            'or JSON: {"title": {"$exists": true}}, {"$or": […]}. Can be repeated; all must hold.',
         ),
     ] = None,
     grpc: GrpcOption = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a hit.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per hit.")] = False,
 ) -> None:
-    """Search a collection and show rank, fused score, its three parts, and the text."""
+    """Search a collection: show rank, fused score, its three parts, and the text of each hit."""
     fusion = Weights.parse(weights)
     embed = M3EmbeddingFunction(model, runtime=runtime, mcls_every=mcls_every)
     condition = parse_conditions(where or [])
@@ -89,16 +95,17 @@ def search_command(
 def create_command(
     store: StoreOption,
     model: ModelOption = None,
-    storage: Annotated[str, typer.Option(help=f"Size of multi-vectors: {', '.join(STORAGES)}.")] = "float32",
+    storage: Annotated[str, typer.Option(help=f"Storage of multi-vectors: {', '.join(STORAGES)}.")] = "float32",
     index: Annotated[
-        list[str] | None, typer.Option(help=f"FIELD=TYPE ({', '.join(INDEX_TYPES)}); may be repeated.")
+        list[str] | None,
+        typer.Option(help=f"Payload field to index, FIELD=TYPE ({', '.join(INDEX_TYPES)}). Can be repeated."),
     ] = None,
-    tenant: Annotated[str | None, typer.Option(help="The keyword field that every filter names.")] = None,
-    shards: Annotated[int | None, typer.Option(help="Parts on a server.")] = None,
-    replicas: Annotated[int | None, typer.Option(help="Copies in a cluster.")] = None,
-    on_disk: Annotated[bool | None, typer.Option(help="All vectors on disk, or all in memory.")] = None,
+    tenant: Annotated[str | None, typer.Option(help="Field that separates tenants.")] = None,
+    shards: Annotated[int | None, typer.Option(help="Number of shards on a server.")] = None,
+    replicas: Annotated[int | None, typer.Option(help="Number of replicas in a cluster.")] = None,
+    on_disk: Annotated[bool | None, typer.Option(help="Keep all vectors on disk, or all in memory.")] = None,
 ) -> None:
-    """Make an empty collection with options; ingest into it afterwards. An existing one only gets missing indexes."""
+    """Create an empty collection with options. If it exists, only missing indexes are added."""
     options = CollectionOptions(
         storage=cast(Storage, storage),
         indexes=dict(_index(text) for text in index or []),
@@ -115,7 +122,7 @@ def create_command(
 
 @app.command("info")
 def info_command(
-    store: Annotated[str | None, typer.Option("--store", help="Also show this collection.")] = None,
+    store: Annotated[str | None, typer.Option("--store", help="A collection to show, too.")] = None,
     model: ModelOption = None,
     mcls_every: MclsOption = None,
     runtime: RuntimeOption = "auto",
@@ -139,7 +146,7 @@ def info_command(
         except CollectionNotFoundError as error:
             rows["collection"] = str(error)
     for name, value in rows.items():
-        say(f"{name:16}{value}", console=out)  # a path is one word: whole, also where it is longer than the window
+        say(f"{name:16}{value}", console=out)  # paths are never wrapped
 
 
 app.command("ingest")(ingest_command)
@@ -150,14 +157,14 @@ app.command("report")(report_command)
 
 def main() -> None:
     """Run the command line."""
-    # pymilvus logs every refusal with its traceback; what is raised says it in one line.
+    # pymilvus logs a traceback for every refused request; our error says the same in one line.
     logging.getLogger("pymilvus.decorators").addFilter(lambda record: False)
     with exit_codes():
         app()
 
 
 def _reasons(index: HybridIndex, query: str, condition: Filter | None) -> Iterator[str]:
-    """What the fields of a filter hold that found nothing, or that no document has them."""
+    """Why a filter may have found nothing: values of its fields, or fields that no document has."""
     for field in sorted(fields(parse_filter(condition))):
         holders = index.query(query, limit=3, filter={field: {"$exists": True}})
         values = [value for hit in holders for value in field_values(hit.document.payload, field)]
@@ -171,7 +178,7 @@ def _reasons(index: HybridIndex, query: str, condition: Filter | None) -> Iterat
 
 
 def _index(text: str) -> tuple[str, IndexType]:
-    """FIELD=TYPE, the type checked by ``CollectionOptions``."""
+    """Read FIELD=TYPE; ``CollectionOptions`` checks the type."""
     name, equals, kind = text.rpartition("=")
     if not equals:
         raise ConfigError(f"--index {text!r}: expected FIELD=TYPE, such as year=integer")
@@ -184,7 +191,7 @@ def _table(hits: list[Hit], weights: Weights) -> Table:
     table.add_column("score", justify="right", style="bold", no_wrap=True)
     for name, weight in (("dense", weights.dense), ("sparse", weights.sparse), ("multi", weights.multi_vector)):
         table.add_column(f"{name}\n×{weight:g}", justify="right", no_wrap=True)
-    # Scripts without blanks (Chinese, Thai) are one word, which would be cut after the first line.
+    # fold: text without spaces (Chinese, Thai) is one word, which would be cut after the first line.
     table.add_column("document", ratio=1, overflow="fold")
     for rank, hit in enumerate(hits, start=1):
         parts = hit.parts
@@ -199,7 +206,7 @@ def _table(hits: list[Hit], weights: Weights) -> Table:
 
 
 def _one_line(text: str) -> str:
-    """What a cell shows: escaped before it is measured and wrapped."""
+    """The text of a cell on one line; escaped here, before it is measured and wrapped."""
     return printable(" ".join(text.split()))
 
 

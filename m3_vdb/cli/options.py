@@ -1,4 +1,4 @@
-"""Options that several commands have, declared once so that they read the same everywhere."""
+"""Options of several commands, declared once."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ StoreOption = Annotated[
         "milvus://localhost:19530/notes; +https for TLS; keys: QDRANT_API_KEY, MILVUS_TOKEN).",
     ),
 ]
-GrpcOption = Annotated[bool, typer.Option("--grpc", help="Talk gRPC to a Qdrant server.")]
+GrpcOption = Annotated[bool, typer.Option("--grpc", help="Use gRPC for a Qdrant server.")]
 ModelOption = Annotated[
-    str | None, typer.Option("--model", help="Bundle directory or hub id. Default: the model that comes with m3-vdb.")
+    str | None, typer.Option("--model", help="Bundle directory or hub id. Default: the model that ships with m3-vdb.")
 ]
 MclsOption = Annotated[
     int | None,
     typer.Option("--mcls-every", help="MCLS for long texts: insert <s> every N tokens (paper: 256)."),
 ]
 RuntimeOption = Annotated[str, typer.Option("--runtime", help="auto, onnxruntime or openvino.")]
-MaxLengthOption = Annotated[int | None, typer.Option(help="Tokens kept of a document.")]
+MaxLengthOption = Annotated[int | None, typer.Option(help="Tokens to keep per document.")]
 
 LongDocumentsOption = Annotated[
     str, typer.Option(help=f"What to do with documents longer than the store's multi-vector limit: {', '.join(PLANS)}.")
@@ -35,16 +35,21 @@ MaxRowsOption = Annotated[int | None, typer.Option(help="Multi-vector rows per d
 PoolFactorOption = Annotated[float, typer.Option(help="Keep 1 in N token vectors of every document (pooled).")]
 OverlapOption = Annotated[int, typer.Option(help="Passage overlap in tokens (split).")]
 
-TextFieldOption = Annotated[list[str] | None, typer.Option(help="Field of the text; several are joined.")]
-KeepFieldOption = Annotated[
-    list[str] | None, typer.Option("--keep-field", help="Field to keep as payload; all others are dropped.")
+TextFieldOption = Annotated[
+    list[str] | None, typer.Option(help="Field of the text. Can be repeated; the texts are joined.")
 ]
-DropFieldOption = Annotated[list[str] | None, typer.Option("--drop-field", help="Field to leave out of the payload.")]
+KeepFieldOption = Annotated[
+    list[str] | None,
+    typer.Option("--keep-field", help="Field to keep as payload; others are dropped. Can be repeated."),
+]
+DropFieldOption = Annotated[
+    list[str] | None, typer.Option("--drop-field", help="Field to drop from the payload. Can be repeated.")
+]
 TitleFieldOption = Annotated[str, typer.Option(help="Field of the title.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Resume from the checkpoint.")]
 CheckpointOption = Annotated[Path | None, typer.Option(help="Checkpoint file. Default: beside the store.")]
-RejectedOption = Annotated[Path | None, typer.Option(help="File for bad rows. Default: beside the checkpoint.")]
-StrictOption = Annotated[bool, typer.Option("--strict", help="Stop at the first bad row.")]
+RejectedOption = Annotated[Path | None, typer.Option(help="File for rejected rows. Default: beside the checkpoint.")]
+StrictOption = Annotated[bool, typer.Option("--strict", help="Stop at the first rejected row.")]
 BatchOption = Annotated[int, typer.Option(help="Documents encoded together.")]
 AttemptsOption = Annotated[int, typer.Option(help="Max attempts per request to the store.")]
-JsonSummaryOption = Annotated[bool, typer.Option("--json", help="Print the summary as JSON, on the last line.")]
+JsonSummaryOption = Annotated[bool, typer.Option("--json", help="Print the summary as JSON on the last line.")]

@@ -1,4 +1,4 @@
-"""What every command writes: text for people, JSON for programs, and at its end one line and an exit code."""
+"""Output of every command: text for people, JSON for programs, error messages and exit codes."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ EXIT_CODES: Final = (
 _UNPRINTABLE: Final = re.compile(
     "[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\\ud800-\\udfff]"
 )
-"""Control characters but tab and newline, separators of lines, what turns the direction of text, lone surrogates."""
+"""Control characters except tab and newline, line separators, direction marks, lone surrogates."""
 
 
 def printable(text: str) -> str:
-    r"""The text with every character that steers a terminal shown as its escape, ``\x1b`` or ``\u202e``."""
+    r"""The text with characters that control a terminal escaped, such as ``\x1b`` and ``\u202e``."""
     return _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 class SafeConsole(Console):
-    """A console on which text is text: brackets are not markup, and characters that steer a terminal are escaped."""
+    """A console that prints text literally: without markup, and with control characters escaped."""
 
     def __init__(self, **options: Any) -> None:  # noqa: ANN401 - those of rich's own console
         super().__init__(markup=False, highlight=False, emoji=False, **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Rich's segments, escaped; its own control codes (of progress bars) stay."""
+        """Escape the text; Rich's own control codes (of progress bars) are kept."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(printable(segment.text), segment.style)
 
@@ -48,14 +48,14 @@ err = SafeConsole(stderr=True)
 
 
 def say(text: str, *, style: str | None = None, console: Console = err) -> None:
-    """Write one line for people, however long; line breaks in it become blanks."""
+    """Print one line without wrapping; line breaks become spaces."""
     console.print(" ".join(text.splitlines()), style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def write_json(value: object) -> None:
-    """Write one line of JSON to standard output: UTF-8 and plain, whatever the terminal or the locale.
+    """Write one line of JSON to standard output, always UTF-8 and without colour.
 
-    Characters that steer a terminal or end a line are escaped as JSON has it, so the value is the same.
+    Control characters and line separators are written as JSON escapes, so the value does not change.
     """
     line = json.dumps(value, ensure_ascii=False, default=str)
     line = _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", line)
@@ -63,15 +63,15 @@ def write_json(value: object) -> None:
         sys.stdout.flush()
         sys.stdout.buffer.write(f"{line}\n".encode())
         sys.stdout.buffer.flush()
-    except BrokenPipeError:  # as after "| head -1"
+    except BrokenPipeError:  # such as "| head -1"
         out.on_broken_pipe()
 
 
 @contextmanager
 def exit_codes() -> Iterator[None]:
-    """End a program as all end: a known error and Ctrl-C are one line on standard error, and never a traceback."""
+    """Turn errors of m3-vdb, OSError and Ctrl-C into one line on standard error and an exit code."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # what an encoding such as cp1252 lacks is escaped, too
+        if isinstance(stream, io.TextIOWrapper):  # escape characters that an encoding such as cp1252 lacks
             stream.reconfigure(errors="backslashreplace")
     try:
         with _interruptible():
@@ -91,9 +91,9 @@ def _interruptible() -> Iterator[None]:
 
 
 class Commands(TyperGroup):
-    """A group of commands in which Ctrl-C is ours: Typer's own answer to it differs between versions."""
+    """A group of commands that handles Ctrl-C itself, because Typer's handling differs between versions."""
 
-    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - click's, which Typer brings itself or not, by version
-        """Run the command that was asked for."""
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - click's type; some versions of Typer have their own
+        """Run the command."""
         with _interruptible():
             return super().invoke(ctx)

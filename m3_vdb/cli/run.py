@@ -1,4 +1,4 @@
-"""What ``m3-vdb ingest`` and ``m3-vdb backfill`` share: files, signals, progress and summary of a run."""
+"""Shared by ``m3-vdb ingest`` and ``m3-vdb backfill``: files, signals, progress and summary of a run."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from m3_vdb.stores.names import Folder, Memory, Server, read_name
 
 REJECTED_SHOWN: Final = 10
 LINE_SECONDS: Final = 10.0
-"""Time between two lines of progress where there is no terminal."""
+"""Time between two lines of progress without a terminal."""
 _SIDES: Final = {
     "encoder": "the encoder is the bottleneck",
     "input": "reading and preparing is the bottleneck",
@@ -47,11 +47,11 @@ _DONE: Final[dict[Plan, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class RunFiles:
-    """The files that a run writes beside the store.
+    """Files of a run.
 
     Attributes:
-        checkpoint: says how far it is.
-        rejected: bad rows.
+        checkpoint: the state from which ``--resume`` continues.
+        rejected: rows that were not stored.
     """
 
     checkpoint: Path
@@ -59,11 +59,17 @@ class RunFiles:
 
 
 def run_files(store: str, command: str, *, checkpoint: Path | None, rejected: Path | None) -> RunFiles:
-    """Where a run writes its checkpoint and its bad rows, by default beside the store.
+    """The files of a run, by default beside the store.
+
+    Args:
+        store: URL.
+        command: "ingest" or "backfill", part of the default names.
+        checkpoint: path of the checkpoint; None for the default.
+        rejected: path for rejected rows; None for the default.
 
     Raises:
-        StoreUrlError: the store's name leads nowhere.
-        ConfigError: the store is gone when the command ends, a file is a folder, or both are one.
+        StoreUrlError: unrecognised store URL.
+        ConfigError: the store is ``memory://``, a path is a folder, or both paths are the same.
     """
     state = checkpoint or Path(f"{kept_place(store).files}.{command}")
     letters = rejected or state.with_name(f"{state.name}.rejected.jsonl")
@@ -71,13 +77,13 @@ def run_files(store: str, command: str, *, checkpoint: Path | None, rejected: Pa
         if path.is_dir():
             raise ConfigError(f"{path} is a folder: name a file")
     if state.resolve() == letters.resolve():
-        raise ConfigError(f"{state} cannot be both the checkpoint and the file of bad rows")
+        raise ConfigError(f"{state} cannot be both the checkpoint and the file of rejected rows")
     return RunFiles(state, letters)
 
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """What a run did, and how many documents the store then has."""
+    """Report of a run, and the number of documents in the store afterwards."""
 
     report: IngestReport
     held: int
@@ -85,17 +91,17 @@ class RunResult:
     def finish(
         self, files: RunFiles, embed: M3EmbeddingFunction, plan: Plan, *, about: Mapping[str, object], as_json: bool
     ) -> None:
-        """Summarize the run, and end the command.
+        """Print the summary, and set the exit code.
 
         Args:
-            files: of the run.
-            embed: encoded it.
-            plan: for long documents.
-            about: further fields of the JSON summary; "source" and "points" of a collection that was read.
-            as_json: whether there is to be one.
+            files: files of the run.
+            embed: the embedding function of the run.
+            plan: the plan for long documents.
+            about: further fields of the JSON summary; "source" and "points" if a collection was read.
+            as_json: print the JSON summary, too.
 
         Raises:
-            typer.Exit: it was interrupted, or rows were rejected.
+            typer.Exit: the run was interrupted, or rows were rejected.
         """
         report = self.report
         end = f"{about['store']} now holds {self.held:,}"
@@ -112,14 +118,14 @@ class RunResult:
 def run_on(
     run: Callable[..., IngestReport], embed: M3EmbeddingFunction, store: str, files: RunFiles, *, grpc: bool = False
 ) -> RunResult:
-    """Carry out a run: the store is open and signals are caught while it lasts, and progress is shown.
+    """Open the store, handle signals, show progress, and run.
 
     Args:
-        run: ``ingest`` without store, files, progress and stop.
-        embed: encodes.
+        run: ``ingest``, still without store, files, progress and stop.
+        embed: the embedding function.
         store: URL.
-        files: of the run.
-        grpc: talk gRPC to a Qdrant server.
+        files: files of the run.
+        grpc: use gRPC for a Qdrant server.
     """
     with (
         open_target(store, embed.identity, prefer_grpc=grpc) as opened,
@@ -131,16 +137,16 @@ def run_on(
 
 
 def how_to_resume(state: Path) -> str:
-    """A hint for the end of an interrupted run."""
+    """A hint after an interrupted run."""
     return f"to resume, run the same command with --resume (checkpoint {state})"
 
 
 def kept_place(store: str) -> Folder | Server:
-    """Where a store is that outlives the command.
+    """The folder or server of a store URL.
 
     Raises:
-        StoreUrlError: the name leads nowhere.
-        ConfigError: it does not.
+        StoreUrlError: unrecognised store URL.
+        ConfigError: the store is ``memory://``, which ends with the command.
     """
     place = read_name(store)
     if isinstance(place, Memory):
@@ -150,7 +156,7 @@ def kept_place(store: str) -> Folder | Server:
 
 @contextmanager
 def open_target(store: str, identity: ModelIdentity, *, prefer_grpc: bool = False) -> Iterator[VectorStore]:
-    """Open the store that is written to; if it is made here and the run fails before anything is in it, it goes."""
+    """Open the store to write to; a folder created here is removed if the run fails before anything is stored."""
     place = kept_place(store)
     folder = place.path if isinstance(place, Folder) else None
     is_new = folder is not None and not folder.exists()
@@ -170,17 +176,17 @@ def open_target(store: str, identity: ModelIdentity, *, prefer_grpc: bool = Fals
 
 @contextmanager
 def stopping(state: Path) -> Iterator[threading.Event]:
-    """Ctrl-C (or SIGTERM) once sets the event, a second time it ends the program; how to resume is printed."""
+    """The first Ctrl-C (or SIGTERM) sets the event, the second ends the program; prints how to resume."""
     stop = threading.Event()
 
     def handle(number: int, frame: FrameType | None) -> None:
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()
-        err.print("stopping after the batch that is being encoded; Ctrl-C again to leave at once")
+        err.print("stopping after the current batch; press Ctrl-C again to stop at once")
 
     before = {}
-    with suppress(ValueError):  # not in the main thread: signals are somebody else's
+    with suppress(ValueError):  # not in the main thread, which alone can handle signals
         before = {one: signal.signal(one, handle) for one in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
@@ -188,7 +194,7 @@ def stopping(state: Path) -> Iterator[threading.Event]:
         err.print(how_to_resume(state), markup=False, soft_wrap=True)
         raise
     except KeyboardInterrupt:
-        err.print(f"left at once; {how_to_resume(state)}", markup=False, soft_wrap=True)
+        err.print(f"stopped at once; {how_to_resume(state)}", markup=False, soft_wrap=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None
     finally:
         for one, handler in before.items():
@@ -197,7 +203,7 @@ def stopping(state: Path) -> Iterator[threading.Event]:
 
 @contextmanager
 def shown() -> Iterator[Callable[[Progress], None]]:
-    """A bar over the rows of the corpus on a terminal, elsewhere a line every so often."""
+    """Show progress: a bar on a terminal, otherwise a line every 10 seconds."""
     if not err.is_terminal:
         last = time.monotonic()
 
@@ -209,7 +215,7 @@ def shown() -> Iterator[Callable[[Progress], None]]:
 
         yield line
         return
-    # What does not fit is cut off at the end: rows and time come first.
+    # A narrow terminal cuts the end, so rows and time come first.
     words = TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1))
     with Bar(BarColumn(12), TaskProgressColumn(), words, console=err, expand=True) as bar:
         task = bar.add_task("reading", total=None)
@@ -223,7 +229,7 @@ def shown() -> Iterator[Callable[[Progress], None]]:
 
 
 def _parts(state: Progress) -> list[str]:
-    """How far a run is, the most important first."""
+    """The numbers of the progress display, most important first."""
     seconds, total, left = max(state.seconds, 1e-9), state.total_rows, state.seconds_left
     parts = [f"{state.encoded_rows:,}{'' if total is None else f' of {total:,}'} rows"]
     if left is not None:
@@ -236,14 +242,14 @@ def _parts(state: Progress) -> list[str]:
 
 
 def summarize(report: IngestReport, letters: Path, end: str, max_length: int, plan: Plan) -> None:
-    """What a run did, on standard error."""
+    """Print the summary of a run on standard error."""
     seconds, times = max(report.seconds, 1e-9), report.encoder
-    left_out = [f"{report.unchanged:,} unchanged"] if report.unchanged else []
-    left_out += [f"{report.resumed:,} rows done before"] if report.resumed else []
+    skipped = [f"{report.unchanged:,} unchanged"] if report.unchanged else []
+    skipped += [f"{report.resumed:,} rows done before"] if report.resumed else []
     err.print(
         f"{report.documents:,} documents, {report.tokens:,} tokens in {report.seconds:.1f} s "
         f"({report.documents / seconds:,.1f} documents/s, {report.tokens / seconds:,.0f} tokens/s)"
-        f"{''.join(f', {one}' for one in left_out)}; {end}",
+        f"{''.join(f', {one}' for one in skipped)}; {end}",
         markup=False,
         soft_wrap=True,
     )
@@ -251,7 +257,7 @@ def summarize(report: IngestReport, letters: Path, end: str, max_length: int, pl
     waits += f" {times.waiting_for_store / seconds:.0%}: {_SIDES[times.bottleneck]}; {report.retries} retries"
     err.print(f"encoder busy {times.busy / seconds:.0%} of the time, {waits}", soft_wrap=True)
     if report.restarted:
-        err.print("the store did not hold what the checkpoint said: every document was checked again", style="yellow")
+        err.print("the store did not match the checkpoint: every document was checked again", style="yellow")
     if report.truncated:
         err.print(f"{report.truncated} documents were cut to {max_length} tokens", style="yellow")
     if report.long_documents:
@@ -264,5 +270,5 @@ def summarize(report: IngestReport, letters: Path, end: str, max_length: int, pl
             Text(f"{report.rejected_count:,} rows were not stored ({counted}): {letters}", style="red"), soft_wrap=True
         )
     elif letters.is_file() and letters.stat().st_size:
-        earlier = f"rows of earlier runs that were not stored are in {letters}; remove it when they are mended"
+        earlier = f"rows that earlier runs did not store are in {letters}; remove the file once they are fixed"
         err.print(earlier, markup=False, soft_wrap=True)

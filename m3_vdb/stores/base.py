@@ -32,7 +32,8 @@ from typing import TypeVar
 
 from m3_vdb.encoding.identity import ModelIdentity
 from m3_vdb.errors import ConfigError, StoreError
-from m3_vdb.filters import Expression, parse_filter
+from m3_vdb.filter_parser import parse_filter
+from m3_vdb.filters import Expression
 from m3_vdb.inputs import DocumentLike, read_documents, read_ids, whole_number
 from m3_vdb.stores.checks import check_condition, check_documents, check_search, check_types
 from m3_vdb.stores.options import DEFAULT_CANDIDATES, DEFAULT_WEIGHTS, Fusion, IndexType, Search, Source

@@ -8,7 +8,8 @@ from dataclasses import fields as dataclass_fields
 from typing import Final, Literal, TypeAlias, get_args
 
 from m3_vdb.errors import ConfigError
-from m3_vdb.filters import Expression, check_field
+from m3_vdb.filter_parser import check_field
+from m3_vdb.filters import Expression
 from m3_vdb.inputs import real_number, whole_number
 from m3_vdb.weights import Weights
 

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m3_vdb.errors import DocumentError
-from m3_vdb.filters import matches, parse_filter
+from m3_vdb.filter_parser import parse_filter
+from m3_vdb.filters import matches
 from m3_vdb.stores.checks import MAX_PAYLOAD_DEPTH, check_documents, check_embeddings
 from m3_vdb.stores.points import Point, batches, point_id
 from m3_vdb.types import Document, SparseVector

@@ -8,9 +8,11 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks.stubs.qdrant_grpc_stub import GrpcStub
-from m3_vdb.cli.main import app, parse_conditions
+from m3_vdb.cli.conditions import parse_conditions
+from m3_vdb.cli.main import app
 from m3_vdb.errors import ConfigError
-from m3_vdb.filters import matches, parse_filter
+from m3_vdb.filter_parser import parse_filter
+from m3_vdb.filters import matches
 from m3_vdb.stores import open_store
 
 PAYLOAD = {"lang": "de", "year": 2004, "draft": False, "code": "2004", "a>b": 1, "url": "x=y"}

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from benchmarks.stubs.qdrant_rest_stub import RestStub
 from m3_vdb.errors import ConfigError
-from m3_vdb.filters import And, AnyOf, Exists, Not, Or, Range, fields, matches, parse_filter
+from m3_vdb.filter_parser import parse_filter
+from m3_vdb.filters import And, AnyOf, Exists, Not, Or, Range, fields, matches
 from m3_vdb.stores import CollectionOptions, MemoryStore, open_store
 from m3_vdb.stores.checks import check_condition
 from m3_vdb.types import Document

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from milvus_lite.search.filter import parse_expr
 from milvus_lite.search.filter.eval.python_backend import _eval_row
 
-from m3_vdb.filters import matches, parse_filter
+from m3_vdb.filter_parser import parse_filter
+from m3_vdb.filters import matches
 from m3_vdb.stores import open_store
 from m3_vdb.stores.milvus.filters import _term, numbers, terms, to_condition
 from m3_vdb.types import Document
