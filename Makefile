@@ -11,7 +11,7 @@ DOCUMENTED := m3_vdb $(addprefix m3_vdb.,errors types weights filters scoring en
   encoding.long_documents stores stores.base stores.options stores.transfer ingest evaluation)
 NO_DEPRECATIONS := -W error::DeprecationWarning -W error::PendingDeprecationWarning -W error::FutureWarning
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-# Constraints fix versions and bring no package by themselves: torch keeps its CPU build where pip finds one.
+# Constraints only fix versions, so pip still takes torch's CPU build if it finds one.
 export PIP_CONSTRAINT := $(LOCK)
 export PIP_BUILD_CONSTRAINT := $(LOCK)
 
@@ -22,13 +22,13 @@ demo: $(VENV)/.demo
 	$(BIN)/m3-vdb ingest $(CORPUS) --store $(STORE)
 	$(BIN)/python examples/demo.py $(STORE)
 
-# A file's tests stay in one process, and each process on one core. A process that dies ends the run: with loadfile,
-# pytest-xdist 3.8 would wait for ever after replacing it (its issue 1378).
+# The tests of a file run in one process, each process on one core. A process that dies ends the run: with loadfile,
+# pytest-xdist 3.8 would wait forever for its replacement (issue 1378).
 test: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
 	  --max-worker-restart 0 $(PYTEST_OPTIONS)
 
-# The suite with the newest version of everything but torch: what a dependency will take away fails.
+# The suite with the newest version of everything but torch; deprecation warnings are errors.
 test-newest:
 	rm -rf build/newest
 	$(MAKE) test VENV=build/newest LOCK=/dev/null PYTEST_OPTIONS='$(NO_DEPRECATIONS)'
@@ -39,7 +39,7 @@ test-oldest: $(UV)
 	  --group make --output-file build/oldest.lock pyproject.toml
 	$(MAKE) test VENV=build/oldest LOCK=build/oldest.lock
 
-# The contract of the stores on a Qdrant and a Milvus server of compose.yaml; needs Docker. What they stored goes with them.
+# The tests of stores on the Qdrant and Milvus servers of compose.yaml; needs Docker. Removes the data afterwards.
 test-servers: $(VENV)/.test
 	$(COMPOSE) up --detach --wait qdrant milvus && \
 	  M3VDB_TEST_QDRANT_URL=qdrant://localhost:6333 M3VDB_TEST_MILVUS_URI=milvus://localhost:19530 \
@@ -55,7 +55,7 @@ check: $(VENV)/.check
 docs: $(VENV)/.check
 	$(BIN)/pdoc --docformat google --output-directory build/docs $(DOCUMENTED)
 
-# The newest version of everything that pyproject.toml allows, for every Python and platform.
+# The newest versions that pyproject.toml allows, for every Python and platform.
 lock: $(UV)
 	$(UV) pip compile --quiet --no-cache --universal --upgrade --python-version 3.10 --all-extras --group make \
 	  --no-annotate --custom-compile-command 'make lock' --output-file $(LOCK) pyproject.toml
@@ -67,7 +67,7 @@ collections: $(VENV)/.test
 clean:
 	rm -rf build dist $(VENV)
 
-# Some systems ship Python without ensurepip; virtualenv brings its own pip.
+# Some systems ship Python without ensurepip; virtualenv has its own pip.
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV) || { \
 	  $(PYTHON) -m pip install --quiet --target build/virtualenv virtualenv && \

@@ -1,7 +1,7 @@
-"""Questions in several languages, also across languages, to the collection that ``make demo`` has just filled.
+"""Search the collection of ``make demo`` in several languages, and across languages.
 
-``python examples/demo.py [STORE]``: every question is one request; dense, sparse and multi-vector scores are fused
-inside the database.
+``python examples/demo.py [STORE]``: every question is one request, and the database fuses the dense, sparse and
+multi-vector scores.
 """
 
 import sys

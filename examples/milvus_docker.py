@@ -1,6 +1,6 @@
-"""The same on a Milvus server: ``docker compose up -d milvus`` and then ``python examples/milvus_docker.py``.
+"""Store and search on a Milvus server: ``docker compose up -d milvus``, then ``python examples/milvus_docker.py``.
 
-``MILVUS_URI`` names another server, ``MILVUS_TOKEN`` holds its token. A server of version 2.6.4 or newer keeps all
+Set ``MILVUS_URI`` for another server and ``MILVUS_TOKEN`` for its token. A server of version 2.6.4 or newer keeps all
 three vectors in one collection and adds the three scores itself.
 """
 
@@ -13,7 +13,7 @@ url = os.environ.get("MILVUS_URI", "milvus://localhost:19530")
 with HybridIndex.open(f"{url}/m3_vdb_example") as index:
     store = index.store
     assert isinstance(store, MilvusStore)
-    print(store.capabilities)  # what the server does itself
+    print(store.capabilities)  # what this server supports
     index.add(
         [
             Document("a", "Dense vectors find what means the same.", payload={"kind": "dense"}),

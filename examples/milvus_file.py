@@ -1,6 +1,6 @@
-"""The same in a file, with milvus-lite and without a server: ``python examples/milvus_file.py [FILE]``.
+"""Store and search in a local file with milvus-lite, without a server: ``python examples/milvus_file.py [FILE]``.
 
-Needs ``pip install 'm3-vdb[milvus]'``. The file is a folder in truth; its name ends with ``.milvus.db``.
+Needs the extra ``milvus``. The "file" is a folder; its name must end with ``.milvus.db``.
 """
 
 import sys
@@ -17,9 +17,9 @@ DOCUMENTS = [
 with HybridIndex.open(sys.argv[1] if len(sys.argv) > 1 else "./notes.milvus.db") as index:
     store = index.store
     assert isinstance(store, MilvusStore)
-    print(store.capabilities)  # what the engine does itself, and what is done on this side
+    print(store.capabilities)  # what the engine supports
     index.add(DOCUMENTS)
-    store.optimize()  # written and indexed: queries become several times faster
+    store.optimize()  # flush and index: queries become several times faster
     for hit in index.query("Which vectors match exact words?", weights="default", explain=True):
         print(f"{hit.score:.3f}  {hit.document.text}  {hit.parts}")
     print(index.query("exact words", filter={"year": {"$gte": 2020}, "kind": {"$ne": "sparse"}})[0].document.id)

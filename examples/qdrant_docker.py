@@ -1,6 +1,6 @@
-"""A Qdrant server: ``docker compose up -d qdrant``, then ``python examples/qdrant_docker.py``.
+"""Store and search on a Qdrant server: ``docker compose up -d qdrant``, then ``python examples/qdrant_docker.py``.
 
-``QDRANT_URL`` names another server (``qdrant+https://…`` for TLS), ``QDRANT_API_KEY`` holds its key.
+Set ``QDRANT_URL`` for another server (``qdrant+https://…`` for TLS) and ``QDRANT_API_KEY`` for its key.
 """
 
 import os

@@ -1,6 +1,6 @@
-"""Qdrant's engine inside this process, no server: filters, scores explained, and a move into a file and back.
+"""Embedded Qdrant, without a server: filters, scores explained, export to a Parquet file and import.
 
-``python examples/qdrant_embedded.py``; it leaves nothing behind.
+``python examples/qdrant_embedded.py``; it works in a temporary folder.
 """
 
 import tempfile
@@ -30,7 +30,7 @@ with tempfile.TemporaryDirectory() as folder:
             hits = index.query("hide the formula bar", filter=condition, explain=True)
             print(f"{name}: {', '.join(f'{hit.document.id} {hit.score:.3f}' for hit in hits)}")
             assert all(hit.parts is not None for hit in hits)
-    # Nothing is encoded again on the way from one collection to another.
+    # Copy the collection through a file, without encoding again.
     with open_store(path / "a.qdrant", embed) as store:
         print(
             f"{export_parquet(store, path / 'notes.parquet')} documents in a file, {store.disk_bytes():,} bytes on disk"

@@ -1,4 +1,4 @@
-"""Three languages, one collection in memory, one fused query: ``python examples/quickstart.py``."""
+"""Texts in four languages, a collection in memory, and one fused query: ``python examples/quickstart.py``."""
 
 from m3_vdb import Document, HybridIndex
 

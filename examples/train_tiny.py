@@ -1,9 +1,9 @@
-"""All of M3 in two minutes on a CPU: a tokenizer, stages 1 and 2, mining, evaluation, export and a search.
+"""The whole training in two minutes on a CPU: tokenizer, stages 1 and 2, mining, evaluation, export and search.
 
-``python -m examples.train_tiny [FOLDER]`` trains a model of two layers from random weights on the titles and texts of
-tests/fixtures/multilingual.jsonl. It shows the way: "all" improves with every stage, but 950 texts are too few to teach
-the sparse head (which begins as word overlap with random weights); a model for use starts from a pre-trained one
-(README, "Train and export"). Run it from the repository's root.
+``python -m examples.train_tiny [FOLDER]``, from the root of the repository, trains a two-layer model from random
+weights on the titles and texts of tests/fixtures/multilingual.jsonl. "all" improves with every stage, but 950 texts are
+too few to train the sparse head (which starts as word overlap with random weights). For a model to use, start from a
+pre-trained one (README, "Train and export").
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def write_lines(path: Path, rows: list[dict[str, object]]) -> Path:
 
 
 def write_data(folder: Path) -> tuple[list[dict[str, str]], Path, Path]:
-    """(documents, training pairs, test collection in BEIR layout); a line of a text is also a query for that text."""
+    """(documents, training pairs, test collection in BEIR layout); each line of a text is also a query for the text."""
     documents = [json.loads(line) for line in CORPUS.read_text(encoding="utf-8").splitlines()]
     documents = [document for document in documents if document["title"]]
     pairs: list[dict[str, object]] = []
@@ -60,7 +60,7 @@ def write_data(folder: Path) -> tuple[list[dict[str, str]], Path, Path]:
 
 
 def write_random_model(documents: list[dict[str, str]], path: Path) -> Path:
-    """Two layers of 128 with a Unigram tokenizer of their own."""
+    """Two layers of width 128, with a Unigram tokenizer trained on the documents."""
     learner = tokenizers.Tokenizer(tokenizers.models.Unigram())
     learner.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
     trainer = tokenizers.trainers.UnigramTrainer(vocab_size=6_000, special_tokens=[], show_progress=False)
@@ -85,7 +85,7 @@ def write_random_model(documents: list[dict[str, str]], path: Path) -> Path:
 
 
 def main(folder: Path) -> None:
-    """The whole way, into an empty folder."""
+    """Train, export and search in an empty folder."""
     transformers.utils.logging.disable_progress_bar()
     documents, pairs, test = write_data(folder)
     start = write_random_model(documents, folder / "start")

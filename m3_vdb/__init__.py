@@ -6,7 +6,7 @@
 >>> len(embeddings), embeddings.dense.shape[1] == embed.dim["dense"]
 (2, True)
 
-Importing this package loads neither a runtime nor a database client; each is loaded when it is first used.
+Runtimes and database clients are imported on first use.
 """
 
 from m3_vdb.async_index import AsyncHybridIndex

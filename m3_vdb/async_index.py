@@ -1,4 +1,4 @@
-"""``AsyncHybridIndex``: ``HybridIndex`` for asyncio. It shares everything but the awaits."""
+"""``AsyncHybridIndex``: ``HybridIndex`` for asyncio."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ from m3_vdb.writer import AddReport, placed
 
 T = TypeVar("T")
 _REQUESTS: Final = 8
-"""Requests to a server at the same time; a folder and memory take one after the other."""
+"""Maximum concurrent requests to a server; a folder or memory gets one at a time."""
 
 
 class AsyncHybridIndex:
-    """A searchable collection of texts, for asyncio: the methods of ``HybridIndex``, awaited.
+    """A searchable collection of texts, with the methods of ``HybridIndex`` for asyncio.
 
-    The event loop never waits: texts are encoded in one worker thread, which uses all cores for one text after the
-    other, and requests to the store run in threads of their own, several at a time if it is a server. Cancelling an
-    await does not stop what has begun.
+    The event loop is never blocked: one worker thread encodes texts, one call after the other, and other threads send
+    requests to the store, several at a time if it is a server. Cancelling an await does not stop a call that has
+    started.
 
     Args:
-        index: an open index; closed by ``close``.
+        index: an open index; ``close`` closes it.
     """
 
     def __init__(self, index: HybridIndex) -> None:
@@ -66,7 +66,27 @@ class AsyncHybridIndex:
         grpc_port: int = 6334,
         timeout: int = 60,
     ) -> AsyncHybridIndex:
-        """``HybridIndex.open`` in a thread, with its arguments and errors."""
+        """Open a collection and the model for it; ``close`` closes both.
+
+        Args:
+            store: a folder, a server URL, or ``memory://``.
+            model: a bundle's directory, a built-in name or a hub id; None for the model that ships with m3-vdb; or an
+                embedding function, which stays open.
+            create: create the collection if it does not exist.
+            exact: choose candidates by a full scan (True), by HNSW (False), or by the store's default (None).
+            options: options of a new collection.
+            long_documents: what ``add`` does with documents longer than the store's multi-vector limit.
+            api_key: key of a server; None reads ``QDRANT_API_KEY`` or ``MILVUS_TOKEN``.
+            prefer_grpc: use gRPC for a Qdrant server.
+            grpc_port: port for gRPC.
+            timeout: seconds to wait for a server's answer.
+
+        Returns:
+            The open index.
+
+        Raises:
+            M3Error: as ``HybridIndex.open``.
+        """
         opening = partial(
             HybridIndex.open,
             store,
@@ -85,7 +105,18 @@ class AsyncHybridIndex:
     async def add(
         self, documents: Iterable[DocumentLike] | AsyncIterable[DocumentLike], *, batch_size: int = 64
     ) -> AddReport:
-        """``HybridIndex.add``; ``documents`` may be asynchronous. Queries are encoded between its batches."""
+        """Encode and store documents; a known id is replaced. Queries are encoded between two batches.
+
+        Args:
+            documents: documents or dicts, any iterable or asynchronous iterable, read ``batch_size`` at a time.
+            batch_size: documents encoded and stored together.
+
+        Returns:
+            How many documents were stored, as how many passages, and how many were too long.
+
+        Raises:
+            InputError, ModelOutputError, ConfigError: as ``HybridIndex.add``; ``index`` counts all documents.
+        """
         batch_size = whole_number("batch_size", batch_size, least=1)
         report = AddReport()
         async for batch in _batches(documents, batch_size):
@@ -108,7 +139,27 @@ class AsyncHybridIndex:
         filter: Filter | None = None,
         explain: bool = False,
     ) -> list[Hit]:
-        """``HybridIndex.query``, with its arguments and errors."""
+        """The best documents for a text, best first.
+
+        Args:
+            text: the query.
+            weights: ``Weights``, the name of a preset, or three numbers.
+            limit: documents to return.
+            offset: documents to skip before them.
+            candidates: documents (or passages) to score.
+            source: where candidates come from: "dense", "sparse" or "union".
+            fusion: "weighted_sum" (the M3 score), "rrf" or "dbsf".
+            ef: effort of an approximate dense search.
+            score_threshold: drop hits with a lower score.
+            filter: payload conditions that must hold.
+            explain: also fill ``Hit.parts``.
+
+        Returns:
+            At most ``limit`` hits.
+
+        Raises:
+            TextError, ConfigError: as ``HybridIndex.query``.
+        """
         search = partial(
             self._index.store.query,
             weights=weights,
@@ -140,7 +191,27 @@ class AsyncHybridIndex:
         filter: Filter | None = None,
         explain: bool = False,
     ) -> list[list[Hit]]:
-        """``HybridIndex.query_many``, with its arguments and errors; all of it in the thread that encodes."""
+        """``query`` for many texts, encoded together and sent as one batched request if the store supports it.
+
+        Args:
+            texts: n queries, any iterable.
+            weights: this and the following arguments as ``query``, the same for all texts.
+            limit: documents to return per text.
+            offset: documents to skip before them.
+            candidates: documents (or passages) to score.
+            source: where candidates come from.
+            fusion: how scores are combined.
+            ef: effort of an approximate dense search.
+            score_threshold: drop hits with a lower score.
+            filter: payload conditions that must hold.
+            explain: also fill ``Hit.parts``.
+
+        Returns:
+            n lists of hits, in the order of ``texts``.
+
+        Raises:
+            TextError, ConfigError: as ``HybridIndex.query_many``.
+        """
         ask = partial(
             self._index.query_many,
             texts,
@@ -158,23 +229,39 @@ class AsyncHybridIndex:
         return await self._run(self._encoder, ask)
 
     async def get(self, ids: Iterable[str]) -> list[Document]:
-        """``HybridIndex.get``."""
+        """The documents with these ids that exist, whole, in the order of ``ids``.
+
+        Raises:
+            ConfigError, DocumentError: as ``HybridIndex.get``.
+        """
         return await self._run(self._requests, partial(self._index.get, ids))
 
     async def update(self, ids: Iterable[str], payload: Payload) -> None:
-        """``HybridIndex.update``."""
+        """Replace the payload of documents without encoding them; unknown ids are ignored.
+
+        Raises:
+            ConfigError, DocumentError: as ``HybridIndex.update``; nothing was changed.
+        """
         await self._run(self._requests, partial(self._index.update, ids, payload))
 
     async def delete(self, ids: Iterable[str] | None = None, *, filter: Filter | None = None) -> None:
-        """``HybridIndex.delete``."""
+        """Delete documents by their ids or by a filter; unknown ids are ignored.
+
+        Raises:
+            ConfigError, DocumentError: as ``HybridIndex.delete``; nothing was deleted.
+        """
         await self._run(self._requests, partial(self._index.delete, ids, filter=filter))
 
     async def count(self, filter: Filter | None = None) -> int:
-        """``HybridIndex.count``."""
+        """Number of stored documents that match a filter, or of all; a split document counts once per passage.
+
+        Raises:
+            ConfigError: the filter cannot be used.
+        """
         return await self._run(self._requests, partial(self._index.count, filter))
 
     async def close(self) -> None:
-        """Wait for what has begun, then close the index; a second call does nothing."""
+        """Wait for running calls, then close the index; a second call does nothing."""
         self._closed = True
         for finish in (self._encoder.shutdown, self._requests.shutdown, self._index.close):
             await _in_thread(finish)
@@ -205,7 +292,7 @@ async def _in_thread(call: Callable[[], T], pool: ThreadPoolExecutor | None = No
 async def _batches(
     documents: Iterable[DocumentLike] | AsyncIterable[DocumentLike], size: int
 ) -> AsyncIterator[list[DocumentLike]]:
-    """Up to ``size`` documents at a time."""
+    """Batches of up to ``size`` documents."""
     if not isinstance(documents, AsyncIterable):
         items = many_documents(documents)
         while batch := list(islice(items, size)):

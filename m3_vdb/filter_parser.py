@@ -37,7 +37,7 @@ def parse_filter(filter: Filter | None) -> Expression | None:
 def _filter(filter: object, *, depth: int, where: str = "filter") -> Expression:
     """A filter with at least one condition."""
     if depth > MAX_DEPTH:
-        raise ConfigError(f"filter: {depth} filters within each other; expected at most {MAX_DEPTH}")
+        raise ConfigError(f"filter: {depth} nested filters; expected at most {MAX_DEPTH}")
     if not isinstance(filter, Mapping) or not filter:
         raise ConfigError(f"{where}: expected an object with at least one condition, got {filter!r}")
     parts: list[Expression] = []
@@ -107,7 +107,7 @@ def _inner(key: str, name: object, value: object) -> list[Expression]:
     if "." in inner or key.count(".") >= MAX_DEPTH - 1:
         raise ConfigError(
             f"filter {key!r}: a field {inner!r} within an object cannot be filtered; expected a name without a dot, "
-            f"and at most {MAX_DEPTH} objects within each other"
+            f"and at most {MAX_DEPTH} nested objects"
         )
     return _field(f"{key}.{inner}", value)
 

@@ -1,11 +1,10 @@
-"""Text → token ids: the one tokenizer of serving, training and export.
+"""Text → token ids, for serving, training and export.
 
-A thin, thread-safe layer over the ``tokenizers`` library. It adds what M3 needs and the library leaves to luck: text
-that spells ``<s>``, ``</s>``, ``<pad>`` or ``<mask>`` stays plain text (a pad id inside a text would shift every
-position after it), truncation is reported, bad items are named by index, and a million characters cost no more than
-the tokens that are kept. Every other text has the ids that Hugging Face's tokenizer gives it, added tokens included;
-a tokenizer that cannot have them is refused. For MCLS (docs/numerics.md) further ``<s>`` are put between the tokens of
-long texts; they can be told from text, since no text gives their id. Shapes: n texts, T tokens of all texts.
+A thread-safe layer over the ``tokenizers`` library. It gives the same ids as Hugging Face's tokenizer, added tokens
+included, with one exception: text that spells ``<s>``, ``</s>``, ``<pad>`` or ``<mask>`` stays plain text (a pad id
+inside a text would shift all later positions). It reports truncation, names bad items by index, and tokenizes only as
+much of a long text as is kept. For MCLS (docs/numerics.md) it inserts further ``<s>`` into long texts; no text contains
+their id. Shapes: n texts, T tokens of all texts.
 """
 
 from __future__ import annotations
@@ -33,16 +32,16 @@ CONTROL_PIECES: Final = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 MCLS_EVERY: Final = 256
 """Tokens of the text between two ``<s>`` in the paper's MCLS (appendix B.2)."""
 HIDING: Final = "\0"
-"""What is put before a control piece in the vocabulary, so that no text spells it: for a text, NUL is ``STAND_IN``."""
+"""Prefix of control pieces in the vocabulary, so that no text spells them; NUL in a text is read as ``STAND_IN``."""
 HIDDEN_PIECES: Final = {piece: HIDING + piece for piece in CONTROL_PIECES if piece != "<unk>"}
 STAND_IN: Final = "\U0010fffd"
-"""A character of private use: like NUL, one that no vocabulary has."""
+"""A private-use character that, like NUL, no vocabulary contains."""
 # No piece of an XLM-R vocabulary is longer than 16 characters, so this many characters hold at least one token, and
 # more than enough to fill a length unless the text is mostly white space (then the whole text is tokenized).
 CHARACTERS_PER_TOKEN: Final = 24
 # White space that every XLM-R normaliser keeps as a boundary between words (nmt_nfkc deletes some of str.isspace()).
 WORD_BOUNDARIES: Final = (" ", "\n", "\u3000")
-# Steps of a normaliser that read one character (with its marks) at a time, so that none reaches beyond white space.
+# Normaliser steps that read one character (with its marks) at a time, so they never reach across white space.
 LOCAL_NORMALIZERS: Final = frozenset({"Precompiled", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "Nmt", "StripAccents"})
 SQUEEZED_BLANKS: Final = {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}
 
@@ -66,12 +65,12 @@ class TokenBatch:
 
     @property
     def lengths(self) -> IntArray:
-        """int32 [n], tokens of each text, inserted ``<s>`` included: what is computed."""
+        """int32 [n], tokens to compute per text, with inserted ``<s>``."""
         return np.diff(self.offsets).astype(np.int32)
 
     @property
     def text_lengths(self) -> IntArray:
-        """int32 [n], tokens of each text as if no ``<s>`` had been inserted; its own ``<s>`` and ``</s>`` included."""
+        """int32 [n], tokens per text with its own ``<s>`` and ``</s>`` but without inserted ``<s>``."""
         inserted = np.add.reduceat(self.ids == CLS, self.offsets[:-1], dtype=np.int32) - 1 if len(self) else 0
         return (self.lengths - inserted).astype(np.int32)
 
@@ -88,11 +87,11 @@ class Tokenizer:
     """An XLM-RoBERTa tokenizer that can be shared between threads.
 
     Args:
-        data: the content of a ``tokenizer.json``: Hugging Face's, or that of a bundle.
-        name: the file's name in messages.
+        data: content of a ``tokenizer.json``, Hugging Face's or a bundle's.
+        name: the file's name, for messages.
 
     Raises:
-        BundleError: the content is damaged, or a tokenizer whose ids cannot be those of Hugging Face's.
+        BundleError: the content is damaged, or not an XLM-RoBERTa tokenizer with the same ids as Hugging Face's.
     """
 
     def __init__(self, data: str, *, name: str = TOKENIZER) -> None:
@@ -138,11 +137,11 @@ class Tokenizer:
         return int(self._tokenizer.get_vocab_size())
 
     def to_json(self) -> str:
-        """The tokenizer as it is used here: compact, control pieces unreachable, no padding or truncation."""
+        """The tokenizer as used here, compact: no text spells a control piece, no padding, no truncation."""
         return str(self._tokenizer.to_str())
 
     def id_to_token(self, token_id: int) -> str | None:
-        """The piece of an id, "▁" marking the start of a word; None for an id outside the vocabulary."""
+        """The piece of an id ("▁" marks the start of a word); None if the id is not in the vocabulary."""
         piece: str | None = self._tokenizer.id_to_token(token_id)
         return piece
 
@@ -151,10 +150,13 @@ class Tokenizer:
 
         Args:
             texts: n strings, any iterable; "" is ``<s></s>``.
-            max_length: tokens kept of a text, every ``<s>`` and ``</s>`` included, at least 3. A text that is longer
-                keeps the longest prefix of its tokens with which everything fits.
-            mcls_every: put one more ``<s>`` before every N further tokens of the text
+            max_length: tokens to keep per text, with every ``<s>`` and ``</s>``, at least 3. A longer text keeps the
+                longest prefix that fits.
+            mcls_every: insert one ``<s>`` before every N further tokens of the text
                 (``<s> t1 … t256 <s> t257 … </s>`` for 256); None inserts nothing.
+
+        Returns:
+            The ids of all texts, and which texts were cut.
 
         Raises:
             TextError: an item is not a string or holds lone surrogates; ``index`` names it.
@@ -183,7 +185,10 @@ class Tokenizer:
         return np.array([len(row) + 2 for row in self._ids(read_texts(texts))], dtype=np.int32)
 
     def spans(self, text: str) -> NDArray[np.int64]:
-        """Where the tokens of a whole text come from, specials left out: int64 [T, 2], (start, stop) in characters.
+        """The positions of the tokens of a whole text, without special tokens.
+
+        Returns:
+            int64 [T, 2], (start, stop) in characters.
 
         Raises:
             TextError: as ``encode``.
@@ -193,10 +198,10 @@ class Tokenizer:
         return np.array(offsets, dtype=np.int64).reshape(-1, 2)
 
     def _encode_inner(self, texts: list[str], inner: int) -> list[list[int]]:
-        """Ids without specials, of more than ``inner`` tokens wherever the text has more.
+        """Ids without special tokens; more than ``inner`` of them if the text has more.
 
-        The first ``inner`` ids are exactly those of the whole text: only whole words are left out. Where the whole
-        words at the beginning do not fill the length, the whole text is tokenized (a second for 10⁶ characters).
+        The first ``inner`` ids are those of the whole text, because only whole words are dropped. If the whole words at
+        the beginning do not fill the length, the whole text is tokenized (a second for 10⁶ characters).
         """
         window = (inner + 1) * CHARACTERS_PER_TOKEN
         heads = [_whole_words(text, window) for text in texts] if self._words_apart else texts
@@ -211,7 +216,7 @@ class Tokenizer:
         return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(spelled, add_special_tokens=False)]
 
     def _reads_control_pieces(self, spelled: Iterable[str]) -> bool:
-        """Whether a text with one of these has a control token."""
+        """Whether a text with one of these pieces gets a control token."""
         pieces = [*HIDDEN_PIECES, *HIDDEN_PIECES.values()]
         control = {CLS, PAD, SEP, *map(self._tokenizer.token_to_id, pieces)}
         texts = [text for piece in spelled for text in (piece, f"a{piece}b", f"a {piece} b")]
@@ -219,10 +224,10 @@ class Tokenizer:
 
 
 def _require_layout(given: tokenizers.Tokenizer, name: str) -> None:
-    """Refuse a tokenizer that puts something else around a text than ``<s>`` and ``</s>``, or has other ids for them.
+    """Check that the tokenizer puts ``<s>`` and ``</s>`` around a text, and their ids.
 
     Raises:
-        BundleError: so it is.
+        BundleError: it does not, or the ids differ.
     """
     pieces = [(given.id_to_token(token_id) or "").removeprefix(HIDING) for token_id in SPECIAL_IDS]
     if tuple(pieces) != CONTROL_PIECES[: len(SPECIAL_IDS)]:
@@ -237,7 +242,7 @@ def _require_layout(given: tokenizers.Tokenizer, name: str) -> None:
 
 
 def _words_apart(tokenizer: tokenizers.Tokenizer) -> bool:
-    """Whether the tokens of a text up to white space are the same whatever comes after it."""
+    """Whether the tokens before white space do not depend on the text after it."""
     splitters = _steps(tokenizer.pre_tokenizer, "pretokenizers")
     if not splitters or splitters[0]["type"] != "WhitespaceSplit":
         return False
@@ -261,9 +266,9 @@ def _steps(component: Any, parts: str) -> list[dict[str, Any]]:  # noqa: ANN401 
 
 
 def max_text_tokens(max_length: int, mcls_every: int | None = None) -> int:
-    """Tokens that a text may have before it is cut, its own ``<s>`` and ``</s>`` included, inserted ones not.
+    """Maximum tokens of a text that is not cut, with its own ``<s>`` and ``</s>`` but without inserted ``<s>``.
 
-    That is ``max_length`` itself, or with MCLS the largest n + 2 with n + 2 + ⌈n / mcls_every⌉ − 1 ≤ max_length.
+    That is ``max_length``, or with MCLS the largest n + 2 with n + 2 + ⌈n / mcls_every⌉ − 1 ≤ max_length.
 
     Raises:
         ConfigError: ``max_length`` is below 3 or ``mcls_every`` below 1.
@@ -280,7 +285,7 @@ def max_text_tokens(max_length: int, mcls_every: int | None = None) -> int:
 
 
 def _insert_cls(row: list[int], every: int) -> list[int]:
-    """The tokens of a text with ``<s>`` before those at every, 2·every, … (the one at 0 is not inserted)."""
+    """Insert ``<s>`` before the tokens at every, 2·every, … (not at 0)."""
     laid = row[:every]
     for start in range(every, len(row), every):
         laid += [CLS, *row[start : start + every]]
@@ -290,8 +295,8 @@ def _insert_cls(row: list[int], every: int) -> list[int]:
 def _whole_words(text: str, window: int) -> str:
     """The words that end within the first ``window`` characters; the text itself if it is shorter or has no boundary.
 
-    Words are tokenized one by one, so whole words keep their ids. A cut inside a word would not: the best segmentation
-    of a word can change back to its first character when its end is missing.
+    Words are tokenized one by one, so whole words keep their ids. A word that is cut can get other ids from its first
+    character on.
     """
     if len(text) <= window:
         return text
@@ -302,10 +307,10 @@ def _whole_words(text: str, window: int) -> str:
 def plain_text_only(data: str) -> str:
     """Rewrite a ``tokenizer.json`` so that no text can produce a control token.
 
-    ``<s>``, ``<pad>``, ``</s>`` and ``<mask>`` are both added tokens and pieces of the vocabulary, and either way match
-    in user text. As added tokens they go, and the pieces keep their ids under a name that no text spells. All other
-    added tokens stay: they are words. Template, truncation and padding go too: ``Tokenizer.encode`` does their work
-    without shared state.
+    ``<s>``, ``<pad>``, ``</s>`` and ``<mask>`` are both added tokens and pieces of the vocabulary, and both match in
+    user text. So they are removed from the added tokens, and their pieces keep their ids under names that no text
+    spells. Other added tokens are words and stay. Template, truncation and padding are removed, too:
+    ``Tokenizer.encode`` does their work without shared state.
     """
     tree: dict[str, Any] = json.loads(data)
     tree.update(truncation=None, padding=None, post_processor=None)
@@ -324,7 +329,7 @@ def plain_text_only(data: str) -> str:
 
 
 def rename_pieces(model: dict[str, Any], names: Mapping[str, str]) -> None:
-    """Give pieces of a ``tokenizer.json``'s vocabulary other names; ids stay."""
+    """Rename pieces in the vocabulary of a ``tokenizer.json``; their ids do not change."""
     if isinstance(model["vocab"], dict):  # BPE, WordPiece, WordLevel
         model["vocab"] = {names.get(piece, piece): token_id for piece, token_id in model["vocab"].items()}
     else:
