@@ -13,7 +13,6 @@ Weights, a preset's name or three numbers are read by ``Weights.parse``, filters
 from __future__ import annotations
 
 import datetime
-import json
 import math
 import numbers
 import operator
@@ -164,27 +163,6 @@ def read_document(item: DocumentLike, index: int = 0) -> Document:
         title="" if title is None else title,
         payload=rest if payload is None else payload,
     )
-
-
-def read_json_object(line: bytes | str) -> dict[str, Any]:
-    """One line of a JSON-lines file: the one reader of such lines, for corpora, test collections and training rows.
-
-    Raises:
-        UnicodeDecodeError: it is not UTF-8.
-        ValueError: it is not JSON.
-        TypeError: it is JSON, and not an object.
-    """
-    text = line if isinstance(line, str) else line.decode()  # json.loads(bytes) guesses UTF-16 and passes surrogates
-    try:
-        fields: Any = json.loads(text)
-    except RecursionError:
-        raise ValueError("not JSON in UTF-8 (nested too deeply)") from None
-    except ValueError as error:  # also numbers of thousands of digits
-        about = getattr(error, "msg", error)  # without JSONDecodeError's own line number, which is always 1
-        raise ValueError(f"not JSON in UTF-8 ({about})") from None
-    if not isinstance(fields, dict):
-        raise TypeError(f"expected a JSON object, got {type(fields).__name__}")
-    return fields
 
 
 def plain_value(value: object) -> object:

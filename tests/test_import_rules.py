@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("m3_vdb", "onnx_export", "train", "benchmarks", "examples")
 FLOORS = [
     {"errors", "imports"},
-    {"types", "inputs", "marks", "weights", "scoring", "filters", "filter_parser"},
+    {"types", "inputs", "streams", "jsonl", "marks", "weights", "scoring", "filters", "filter_parser"},
     {"encoding"},
     {"stores"},
     {"passages", "writer"},

@@ -27,13 +27,13 @@ from m3_vdb.evaluation.files import (
     has_file,
     identifier,
     jsonl_documents,
-    line_error,
     read_jsonl,
     read_placed,
     read_qrels,
     read_text,
     strings,
 )
+from m3_vdb.jsonl import line_error
 from m3_vdb.types import Document
 
 Languages: TypeAlias = Set[str] | None

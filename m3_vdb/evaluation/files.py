@@ -5,17 +5,15 @@ An error names file and line.
 
 from __future__ import annotations
 
-import gzip
 import re
-import zlib
-from codecs import BOM_UTF8
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from m3_vdb.errors import ConfigError, DocumentError, TextError
-from m3_vdb.inputs import read_json_object, read_texts
+from m3_vdb.inputs import read_texts
+from m3_vdb.jsonl import line_error, read_lines, read_objects
 from m3_vdb.types import Document
 
 Place: TypeAlias = tuple[Path, int]
@@ -24,27 +22,6 @@ Qrels: TypeAlias = dict[str, dict[str, int]]
 ID_FIELDS: Final = ("_id", "id", "docid")
 """A document's id in BEIR, in FlagEmbedding's files, and in MIRACL and MLDR."""
 GRADE: Final = re.compile(r"[+-]?[0-9]{1,9}")
-
-
-def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """(line number from 0, line) of every line that is not blank; a file named ``.gz`` is unpacked while reading.
-
-    A byte order mark at the beginning is left out.
-
-    Raises:
-        ConfigError: the file cannot be read, or its gzip is damaged.
-    """
-    index = -1
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            for index, line in enumerate(file):
-                text = line.removeprefix(BOM_UTF8) if index == 0 else line
-                if text.strip():
-                    yield index, text
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ConfigError(f"{path}, after line {index + 1}: damaged gzip ({error})") from error
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def read_text(path: Path) -> Iterator[tuple[int, str]]:
@@ -61,34 +38,9 @@ def read_text(path: Path) -> Iterator[tuple[int, str]]:
             raise line_error(path, index, f"not UTF-8 at byte {error.start}") from None
 
 
-def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number from 0, JSON object) of every line that is not blank.
-
-    Raises:
-        ConfigError: the file cannot be read.
-        DocumentError: a line is not a JSON object.
-    """
-    for index, line in read_lines(path):
-        yield index, parse_object(line, path, index)
-
-
 def read_placed(path: Path) -> Iterator[tuple[Place, dict[str, Any]]]:
     """``read_objects`` with the file beside each line's number."""
     return (((path, index), fields) for index, fields in read_objects(path))
-
-
-def parse_object(line: bytes | str, path: Path, index: int) -> dict[str, Any]:
-    """One line as a JSON object.
-
-    Raises:
-        DocumentError: it is not one; file and line are in the message, ``index`` is the line from 0.
-    """
-    try:
-        return read_json_object(line)
-    except UnicodeDecodeError as error:
-        raise line_error(path, index, f"not JSON in UTF-8 (not UTF-8 at byte {error.start})") from None
-    except (ValueError, TypeError) as error:
-        raise line_error(path, index, str(error)) from None
 
 
 def strings(fields: Mapping[str, Any], key: str, where: str, index: int) -> tuple[str, ...]:
@@ -120,11 +72,6 @@ def check_strings(texts: list[str], where: str, index: int) -> None:
 def identifier(value: object) -> str:
     """An id as a string: numbers become their digits; "" if it is neither."""
     return str(value) if isinstance(value, (str, int)) and not isinstance(value, bool) else ""
-
-
-def line_error(path: Path, index: int, message: str) -> DocumentError:
-    """The error about a line (from 0) of a file."""
-    return DocumentError(f"{path}, line {index + 1}: {message}", index=index)
 
 
 def read_qrels(path: Path, *, trec: bool = False) -> Qrels:

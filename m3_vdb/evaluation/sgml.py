@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from m3_vdb.evaluation.files import line_error, read_text
+from m3_vdb.evaluation.files import read_text
+from m3_vdb.jsonl import line_error
 from m3_vdb.types import Document
 
 DOCNO: Final = re.compile(r"<docno>\s*([^\s<]+)\s*</docno>", re.IGNORECASE)

@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from m3_vdb import streams
 from m3_vdb.errors import ConfigError, M3Error
-from m3_vdb.ingest import streams
 from m3_vdb.ingest.folder import PACKED, SUFFIXES, File, Folder, counted, is_collection, is_output, suffix
 from m3_vdb.ingest.readers import MARKDOWN, ContentIds, Reader, jsonl_rows, text_document
 from m3_vdb.ingest.rows import UNREADABLE, WRONG_COLUMNS, WRONG_TYPE, Fields, Rejected, Row, place, reject

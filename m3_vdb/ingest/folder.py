@@ -14,7 +14,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Final
 
-from m3_vdb.ingest import streams
+from m3_vdb import streams
 from m3_vdb.ingest.ledger import APPLICATION_ID
 from m3_vdb.ingest.readers import MARKDOWN
 from m3_vdb.ingest.rows import LETTER_FIELDS

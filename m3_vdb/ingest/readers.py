@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -13,10 +12,10 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from m3_vdb.ingest import streams
+from m3_vdb import streams
 from m3_vdb.ingest.ledger import Ledger
 from m3_vdb.ingest.rows import NOT_JSON, NOT_UTF8, TOO_LARGE, WRONG_TYPE, Fields, Note, Rejected, Row, RowError, place
-from m3_vdb.inputs import read_json_object
+from m3_vdb.jsonl import read_json_object
 from m3_vdb.types import Document
 
 Reader = Callable[[BinaryIO, str, Fields, Note], Iterator[Row | Rejected]]
@@ -55,12 +54,11 @@ def read_jsonl(path: Path, fields: Fields = _DEFAULT) -> Iterator[Document | Rej
 
 def jsonl_rows(file: BinaryIO, name: str, fields: Fields, note: Note | None = None) -> Iterator[Row | Rejected]:
     """The rows of an open JSONL file; blank lines are none."""
-    for number, line, whole in streams.read_lines(file):
-        data = line.removeprefix(BOM_UTF8) if number == 1 else line
+    for number, line, whole in streams.numbered_lines(file):
         if not whole:
-            yield too_large(name, number, data)
-        elif data.strip():
-            yield made(partial(_json_document, data, fields), name, number, data)
+            yield too_large(name, number, line)
+        elif line.strip():
+            yield made(partial(_json_document, line, fields), name, number, line)
 
 
 def made(document: Callable[[], Document], file: str, line: int, raw: bytes | None) -> Row | Rejected:
@@ -117,7 +115,7 @@ def text_document(file: BinaryIO, name: str, fields: Fields, *, id: str, markdow
         return too_large(name, 1, data)
 
     def document() -> Document:
-        text = decode(data.removeprefix(BOM_UTF8))
+        text = decode(data)
         title, text = split_markdown(text) if markdown else ("", text)
         return fields.document({fields.id[0]: id, fields.title: title, fields.text[0]: text})
 

@@ -13,7 +13,6 @@ import decimal
 import math
 import re
 import uuid
-from codecs import BOM_UTF8
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -22,8 +21,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
+from m3_vdb import streams
 from m3_vdb.errors import ConfigError, MissingExtraError
-from m3_vdb.ingest import streams
 from m3_vdb.ingest.readers import decode, made
 from m3_vdb.ingest.rows import (
     NOT_UTF8,
@@ -93,7 +92,7 @@ class _Lines:
     """Lines for ``csv.reader``, which can be handed back when they turn out not to belong to a row."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self._source = streams.read_lines(file)
+        self._source = streams.numbered_lines(file)
         self._again: deque[tuple[int, bytes, bool]] = deque()
         self._size = 0
         self.taken: list[tuple[int, bytes, bool]] = []
@@ -103,7 +102,6 @@ class _Lines:
 
     def __next__(self) -> str:
         number, line, whole = self._again.popleft() if self._again else next(self._source)
-        line = line.removeprefix(BOM_UTF8) if number == 1 else line
         self.taken.append((number, line, whole))
         self._size += len(line)
         if not whole or self._size > streams.MAX_ROW_BYTES:

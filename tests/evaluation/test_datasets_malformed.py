@@ -137,7 +137,7 @@ def test_a_damaged_gzip(tmp_path, damage: Callable[[bytes], bytes]):
     mini.beir(tmp_path, end=".gz", corpus=rows)
     path = tmp_path / "corpus.jsonl.gz"
     path.write_bytes(damage(path.read_bytes()))
-    check(tmp_path, ConfigError, r"after line \d+: damaged gzip", path)
+    check(tmp_path, ConfigError, r"damaged|is called \.gz but is not packed", path)
 
 
 def test_bytes_that_are_no_utf8(tmp_path):

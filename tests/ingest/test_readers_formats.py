@@ -12,7 +12,7 @@ import zstandard
 from m3_vdb import Document
 from m3_vdb.errors import ConfigError
 from m3_vdb.ingest import Corpus, Fields, Rejected, Row, read_jsonl
-from m3_vdb.ingest.streams import MAX_ROW_BYTES
+from m3_vdb.streams import MAX_ROW_BYTES
 
 GOOD = [Document("a", "text", "T", {"n": 1}), Document("b", "zwei")]
 LINES = b'{"id": "a", "text": "text", "title": "T", "n": 1}\n{"id": "b", "text": "zwei"}\n'

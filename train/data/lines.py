@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from m3_vdb.evaluation.files import check_strings, parse_object, read_lines, read_objects, strings
+from m3_vdb.evaluation.files import check_strings, strings
+from m3_vdb.jsonl import parse_object, read_lines, read_objects
 
 __all__ = ["check_strings", "dataset_of", "parse_object", "read_lines", "read_objects", "strings"]
 

@@ -1,7 +1,7 @@
-"""Bytes of a corpus, line by line: plain, gzip or Zstandard, UTF-8 or UTF-16, from a file, a pipe or standard input.
+"""Files as bytes: plain, gzip or Zstandard, UTF-8 or UTF-16, from a file, a pipe or standard input, in bounded memory.
 
-Memory is bounded. What a file is shows in its first bytes: a Git LFS pointer, an error page or a picture under the name
-of a corpus is refused as a whole, in words that say what it is.
+What a file is shows in its first bytes: a Git LFS pointer, an error page or a picture under the name of a corpus is
+refused as a whole, in words that say what it is.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _ZSTD_BYTES: Final = 1 << 14
 
 
 class DamagedError(Exception):
-    """A file cannot be read on; never leaves this package."""
+    """A file cannot be read on; readers of files turn it into their own error."""
 
 
 class _Stream(io.RawIOBase):
@@ -106,7 +106,7 @@ def open_stream(
     *,
     note: Callable[[str], None] = lambda _: None,
 ) -> BinaryIO:
-    """Open a file, or standard input for ``-``; what is packed is unpacked, and UTF-16 becomes UTF-8 on the way.
+    """Open a file, or standard input for ``-``: unpacked, UTF-16 as UTF-8, without a byte order mark.
 
     Args:
         path: gzip, Zstandard and UTF-16 are known by their first bytes.
@@ -132,7 +132,10 @@ def open_stream(
     encoding = _UTF16.get(head[:2])
     if encoding is not None and not head.startswith(codecs.BOM_UTF32_LE):
         note(f"{path} is UTF-16 and read as such; most tools expect UTF-8 (iconv -f utf-16 -t utf-8 converts it)")
-        return io.BufferedReader(_Utf16(file, encoding), _BUFFER)
+        file = io.BufferedReader(_Utf16(file, encoding), _BUFFER)
+        head = peek(file)
+    if head.startswith(codecs.BOM_UTF8):
+        file.read(len(codecs.BOM_UTF8))
     return file
 
 
@@ -262,7 +265,7 @@ def damage() -> tuple[type[Exception], ...]:
     return known if zstandard is None else (*known, zstandard.ZstdError)
 
 
-def read_lines(file: BinaryIO, *, limit: int = MAX_ROW_BYTES) -> Iterator[tuple[int, bytes, bool]]:
+def numbered_lines(file: BinaryIO, *, limit: int = MAX_ROW_BYTES) -> Iterator[tuple[int, bytes, bool]]:
     """(line number from 1, line, whole) of every line; of a line beyond the limit, only its beginning."""
     number = 0
     while line := file.readline(limit + 1):
