@@ -14,7 +14,7 @@ from m3_vdb.encoding.embedder import Embedder
 from m3_vdb.encoding.long_documents import DEFAULT_POLICY, LongDocuments
 from m3_vdb.errors import StoreError
 from m3_vdb.index import HybridIndex
-from m3_vdb.inputs import DocumentLike, many_documents, read_query, whole_number
+from m3_vdb.inputs import DocumentLike, many_documents, read_documents, read_query, whole_number
 from m3_vdb.passages import DocumentPage
 from m3_vdb.stores.options import (
     DEFAULT_CANDIDATES,
@@ -118,10 +118,12 @@ class AsyncHybridIndex:
             InputError, ModelOutputError, ConfigError: as ``HybridIndex.add``; ``index`` counts all documents.
         """
         batch_size = whole_number("batch_size", batch_size, least=1)
-        report = AddReport()
+        report, places = AddReport(), dict[str, int]()
         async for batch in _batches(documents, batch_size):
             with placed(range(report.documents, report.documents + len(batch))):
-                report += await self._run(self._encoder, partial(self._index.add, batch, batch_size=batch_size))
+                given = list(read_documents(batch))
+                add = partial(self._index._writer.add, given, places, batch_size=batch_size)
+                report += await self._run(self._encoder, add)
         return report
 
     async def query(

@@ -128,7 +128,10 @@ class HybridIndex:
         return self._embed
 
     def add(self, documents: Iterable[DocumentLike], *, batch_size: int = 64) -> AddReport:
-        """Encode documents and store them; a known id is replaced, and of equal ids the last document wins.
+        """Encode documents and store them; what an earlier call stored under an id is replaced.
+
+        An id occurs once in a call: a second document with it is an error, so that none is lost unseen. (Ids are kept
+        in memory until the call returns; ``ingest`` keeps them on disk.)
 
         Batches are stored as they are done: if one fails, nothing of it is stored, and those before it stay. (Of a long
         document that is split into more passages than ``batch_size``, the passages before the failure stay.)
@@ -142,16 +145,17 @@ class HybridIndex:
             How many documents were stored, as how many passages, and how many were too long.
 
         Raises:
-            InputError: a text cannot be encoded or a document not stored; ``index`` is its place in ``documents``.
+            InputError: a text cannot be encoded, a document not stored, or its id repeats an earlier one; ``index``
+                is its place in ``documents``.
             ModelOutputError: the model returned NaN or infinity for a text; ``index`` is its place in ``documents``.
             ConfigError: ``documents`` is one document or nothing that holds documents, or ``batch_size`` is below 1.
         """
         batch_size = whole_number("batch_size", batch_size, least=1)
         remaining = read_documents(documents)
-        report = AddReport()
+        report, places = AddReport(), dict[str, int]()
         while batch := list(islice(remaining, batch_size)):
             with placed(range(report.documents, report.documents + len(batch))):
-                report += self._writer.add(batch, batch_size=batch_size)
+                report += self._writer.add(batch, places, batch_size=batch_size)
         return report
 
     def query(

@@ -9,7 +9,15 @@ import threading
 import pytest
 
 from m3_vdb import AsyncHybridIndex, Document, HybridIndex, LongDocuments
-from m3_vdb.errors import BundleError, CollectionMismatchError, ConfigError, M3Error, StoreError, TextError
+from m3_vdb.errors import (
+    BundleError,
+    CollectionMismatchError,
+    ConfigError,
+    DocumentError,
+    M3Error,
+    StoreError,
+    TextError,
+)
 from m3_vdb.stores import MemoryStore
 from tests.stores._corpus import IDENTITY, make_documents, make_embeddings
 
@@ -120,6 +128,8 @@ def test_a_bad_document_is_named_by_its_place_in_all():
                 await twin.add(texts, batch_size=2)
             assert raised.value.index == 5
             assert await twin.count() == 4
+            with pytest.raises(DocumentError, match="document 4: its id '1' is that of document 0:"):
+                await twin.add([*texts[1:5], texts[1]], batch_size=2)
             for wrong in ({"limit": 0}, {"weights": "none"}, {"candidates": 0}):
                 with pytest.raises(ConfigError):
                     await twin.query("a", **wrong)

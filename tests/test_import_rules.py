@@ -16,7 +16,7 @@ FLOORS = [
     {"types", "inputs", "streams", "jsonl", "marks", "weights", "scoring", "filters", "filter_parser"},
     {"encoding"},
     {"stores"},
-    {"passages", "writer"},
+    {"passages", "retry", "writer"},
     {"index", "async_index", "compat"},
     {"ingest", "evaluation"},
     {"cli", "__main__", "__init__"},

@@ -43,6 +43,16 @@ def test_add_reads_a_generator_in_batches_and_encodes_title_and_text(index):
     assert index.count() == 10
 
 
+def test_an_id_occurs_once_in_a_call_and_a_later_call_replaces(index):
+    twice = [*make_documents(5), {"id": "d1", "text": "again"}]
+    for size in (2, 64):
+        with pytest.raises(DocumentError, match="document 5: its id 'd1' is that of document 1:") as caught:
+            index.add(twice, batch_size=size)
+        assert caught.value.index == 5
+    assert index.add(twice[5:]).documents == 1
+    assert [document.text for document in index.get(["d1"])] == ["again"]
+
+
 def test_a_text_finds_its_own_document(index):
     index.add([Document(id="a", text="apples")])
     index.add([Document(id="b", text="bears", payload={"kind": "animal"})])

@@ -7,7 +7,7 @@ from m3_vdb.ingest.ray_engine import RayEngine
 from m3_vdb.ingest.readers import read_jsonl
 from m3_vdb.ingest.report import EncoderTime, IngestReport, Progress
 from m3_vdb.ingest.rows import Fields, Rejected, Row
-from m3_vdb.ingest.upload import Retry
+from m3_vdb.retry import Retry
 
 __all__ = [
     "FORMATS",

@@ -10,12 +10,22 @@ from typing import Any, Final
 
 from m3_vdb.encoding.splitter import Splitter
 from m3_vdb.encoding.tokenizer import TokenBatch
-from m3_vdb.errors import DocumentError, TextError
+from m3_vdb.errors import DocumentError, StoreRequestError, TextError
 from m3_vdb.ingest.report import IngestReport
-from m3_vdb.ingest.rows import NOT_STORABLE, WRONG_TYPE, Rejected, Row, message_without_index, reject
+from m3_vdb.ingest.rows import (
+    NOT_STORABLE,
+    REFUSED,
+    TOO_LARGE,
+    WRONG_TYPE,
+    Rejected,
+    Row,
+    message_without_index,
+    reject,
+)
 from m3_vdb.inputs import DocumentLike, many_documents, read_document
 from m3_vdb.marks import ENCODING_FIELD, PASSAGE_FIELD
 from m3_vdb.types import Document, M3Embeddings
+from m3_vdb.writer import Written
 
 Item = Document | Row | Rejected
 BATCH_BYTES: Final = 128 * 1024 * 1024
@@ -77,6 +87,31 @@ class Batch:
     tokens: TokenBatch | None = None
     embeddings: M3Embeddings | None = None
     stored: Stored | None = None
+
+    @property
+    def documents(self) -> list[Document]:
+        """What is stored."""
+        return [row.document for row in self.waiting]
+
+    def refuse(self, index: int, error: DocumentError | StoreRequestError) -> None:
+        """Reject a row that cannot be stored; it stays among those that were to be."""
+        row = self.waiting[index]
+        if isinstance(error, DocumentError):
+            rejected = reject(row.source, NOT_STORABLE, message_without_index(error))
+        else:
+            rejected = reject(row.source, TOO_LARGE if error.status == 413 else REFUSED, str(error))
+        self.rejected.append((row.place, rejected))
+
+    def set_stored(self, written: Written) -> None:
+        """Note what became of the waiting rows, and let go of their vectors."""
+        assert self.embeddings is not None
+        ids = tuple(row.document.id for row, done in zip(self.waiting, written.stored, strict=True) if done)
+        truncated = int(self.embeddings.truncated[written.stored].sum())
+        stats = self.embeddings.stats
+        self.stored = Stored(
+            ids, stats.real_tokens, stats.padded_tokens, truncated, int(written.shortened[written.stored].sum())
+        )
+        self.embeddings = None  # the batch may have to wait for an earlier one
 
     def drop_row(self, index: int, kind: str, reason: str) -> None:
         """Reject a waiting row."""

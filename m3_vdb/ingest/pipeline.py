@@ -28,8 +28,8 @@ from m3_vdb.ingest.prepare import Encoder, Preparer
 from m3_vdb.ingest.ray_engine import RayEngine
 from m3_vdb.ingest.report import IngestReport, Measured, Progress
 from m3_vdb.ingest.run import Run
-from m3_vdb.ingest.upload import Retry
 from m3_vdb.inputs import DocumentLike, read_path, whole_number
+from m3_vdb.retry import Retry
 from m3_vdb.stores.base import VectorStore
 from m3_vdb.writer import Writer, check_parts
 
@@ -66,8 +66,8 @@ def ingest(
 
     Args:
         items: documents, dicts with their fields (``HybridIndex.add``), files (``Corpus``), a collection of a database
-            (``SourceCollection``), and rows that a reader already rejected; read once, in a thread of its own. Of rows
-            with the same id the first is stored, and the others are rejected ("duplicate id").
+            (``SourceCollection``), and rows that a reader already rejected; read once, in a thread of its own. An id
+            occurs once: of rows with the same id the first is stored, and the others are rejected ("duplicate id").
         embed: makes the vectors.
         store: keeps them.
         batch_documents: documents encoded together.
@@ -136,7 +136,7 @@ def ingest(
         report.resumed = done.rows
         report.rejections.update(done.rejections)
         letters = DeadLetters(rejected, keep=done.rejected_bytes, before=done.rejected_before)
-        writer = Writer(store, long_documents=long_documents, encoding=encoding, request=run.retrier.call)
+        writer = Writer(store, long_documents=long_documents, encoding=encoding, retrier=run.retrier)
         preparer = Preparer(
             encoder.tokenize if engine is None else _skip_tokenizing,
             writer,

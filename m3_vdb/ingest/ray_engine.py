@@ -29,7 +29,7 @@ from m3_vdb.ingest.batch import Batch, Stored
 from m3_vdb.ingest.prepare import Encoder
 from m3_vdb.ingest.ray_cluster import check_resources, connected, first_line
 from m3_vdb.ingest.run import EngineTimings, Work
-from m3_vdb.ingest.upload import Retrier, Retry, store_batch
+from m3_vdb.retry import Retrier, Retry
 from m3_vdb.stores.base import VectorStore
 from m3_vdb.writer import Writer
 
@@ -116,12 +116,15 @@ class StoreWorker:
             try:
                 if self._writer is None:  # here, where a server that is away is waited for
                     store = self._retrier.call(self._open)
-                    self._writer = Writer(store, long_documents=self._long_documents, request=self._retrier.call)
-                batch.stored = store_batch(self._writer, batch)
+                    self._writer = Writer(store, long_documents=self._long_documents, retrier=self._retrier)
+                if batch.embeddings is not None:
+                    batch.set_stored(
+                        self._writer.write(batch.documents, batch.embeddings, batch.outdated, refuse=batch.refuse)
+                    )
             except Exception as error:
                 return Done(_failure(error, "a worker cannot store a batch")), Batch(stop=0)
             done = Done(seconds=time.perf_counter() - begun, retries=self._retrier.retries - before)
-            return done, replace(batch, waiting=[], embeddings=None)
+            return done, replace(batch, waiting=[])
 
 
 @dataclass(slots=True)

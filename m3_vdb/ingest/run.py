@@ -16,11 +16,11 @@ from typing import Final, Generic, TypeVar
 from m3_vdb.encoding.identity import ModelIdentity
 from m3_vdb.encoding.long_documents import LongDocuments
 from m3_vdb.errors import StoreError
-from m3_vdb.ingest.batch import Batch, Item
+from m3_vdb.ingest.batch import Batch, Item, Stored
 from m3_vdb.ingest.commit import OrderedCommitter, refuse
 from m3_vdb.ingest.prepare import Encoder, Preparer
 from m3_vdb.ingest.report import IngestReport, Measured, Progress
-from m3_vdb.ingest.upload import Retrier, Retry, is_transient, store_batch
+from m3_vdb.retry import Retrier, Retry, is_transient
 from m3_vdb.writer import Writer
 
 T = TypeVar("T")
@@ -264,9 +264,11 @@ class Run:
         """Fourth step, in one thread or several. What is encoded is stored, also when the run is to end."""
         try:
             while (batch := self._encoded.get()) is not None:
-                stored = batch.stored or store_batch(writer, batch)
-                batch.embeddings = None  # it may have to wait for an earlier one
-                committer.commit(batch, stored, self._tell)
+                if batch.embeddings is not None:
+                    batch.set_stored(
+                        writer.write(batch.documents, batch.embeddings, batch.outdated, refuse=batch.refuse)
+                    )
+                committer.commit(batch, batch.stored or Stored(), self._tell)
         except BaseException as error:  # raised again by ``go``
             self._fail(error)
             self._encoded.abandon()

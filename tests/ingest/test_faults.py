@@ -15,7 +15,7 @@ from m3_vdb.errors import ConfigError, StoreConnectionError, StoreError, StoreRe
 from m3_vdb.ingest import IngestReport, Rejected, Retry, ingest
 from m3_vdb.ingest.commit import DeadLetters
 from m3_vdb.ingest.ledger import Checkpoint, Ledger
-from m3_vdb.ingest.upload import is_transient, retry_after
+from m3_vdb.retry import is_transient, retry_after
 from m3_vdb.stores import MemoryStore
 from tests.ingest._fakes import IDENTITY, Faulty, HashEmbed, documents, rows
 

@@ -186,7 +186,7 @@ def test_long_texts_make_small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_uploads_are_cut_by_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("m3_vdb.ingest.upload.PIECE_BYTES", 600)
+    monkeypatch.setattr("m3_vdb.writer.PIECE_BYTES", 600)
     store = Faulty()
     ingest([Document(str(i), "word " * (100 if i == 7 else 5)) for i in range(20)], HashEmbed(), store)
     assert sum(store.sizes) == 20

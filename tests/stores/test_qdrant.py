@@ -26,7 +26,7 @@ from m3_vdb.errors import (
     StoreConnectionError,
     StoreRequestError,
 )
-from m3_vdb.ingest.upload import is_transient
+from m3_vdb.retry import is_transient
 from m3_vdb.stores import CollectionOptions, MemoryStore, open_store
 from m3_vdb.stores.qdrant.client import mapped_errors
 from m3_vdb.stores.qdrant.server import MAX_REQUEST_BYTES

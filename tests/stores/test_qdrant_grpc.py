@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.stubs.qdrant_grpc_stub import GrpcStub
 from m3_vdb.errors import StoreRequestError
-from m3_vdb.ingest.upload import about_content, is_transient
+from m3_vdb.retry import about_content, is_transient
 from m3_vdb.stores import CollectionOptions, open_store
 from tests.stores._corpus import IDENTITY, make_documents, make_embeddings
 
