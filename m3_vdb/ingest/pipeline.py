@@ -14,7 +14,7 @@ import threading
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import TimeoutError as WaitedEnough
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from m3_vdb.encoding.embedder import Embedder
 from m3_vdb.encoding.long_documents import DEFAULT_POLICY, LongDocuments, text_encoding
@@ -187,28 +187,29 @@ def _still_there(store: VectorStore, ledger: Ledger) -> bool:
 
 
 async def async_ingest(
-    items: Iterable[Item] | AsyncIterable[Item],
+    items: Iterable[Item | DocumentLike] | AsyncIterable[Item | DocumentLike],
     embed: Embedder,
     store: VectorStore,
     *,
+    batch_documents: int = BATCH_DOCUMENTS,
     progress: Callable[[Progress], None] | None = None,
-    **options: Any,  # noqa: ANN401 - those of ``ingest``
+    skip_unchanged: bool = True,
+    encoding: str | None = None,
+    strict: bool = False,
+    rejected: str | os.PathLike[str] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    run_key: Mapping[str, str] | None = None,
+    retry: Retry = _DEFAULT_RETRY,
+    upload_workers: int | None = None,
+    engine: RayEngine | None = None,
+    long_documents: LongDocuments = DEFAULT_POLICY,
 ) -> IngestReport:
-    """``ingest`` in a thread; the event loop stays free.
+    """``ingest`` in a thread, with its arguments and errors; the event loop stays free.
 
-    Cancelling the task ends the run like Ctrl-C: what is encoded is stored, the checkpoint is written, and only then
-    the task is cancelled.
-
-    Args:
-        items: as ``ingest``, or an asynchronous iterable, which is read in the event loop.
-        embed: makes the vectors.
-        store: keeps them.
-        progress: called in the event loop.
-        options: the other arguments of ``ingest``, but ``stop``.
-
-    Raises:
-        M3Error: as ``ingest``.
-        OSError: as ``ingest``.
+    ``items`` may also be asynchronous, and is then read in the event loop; ``progress`` is called there. Cancelling the
+    task ends the run like Ctrl-C: what is encoded is stored, the checkpoint is written, and only then the task is
+    cancelled.
     """
     loop = asyncio.get_running_loop()
     stop = threading.Event()
@@ -218,9 +219,26 @@ async def async_ingest(
         if progress is not None:
             loop.call_soon_threadsafe(progress, state)
 
-    def run() -> IngestReport:
-        return ingest(source, embed, store, progress=tell, stop=stop, **options)
-
+    run = partial(
+        ingest,
+        source,
+        embed,
+        store,
+        batch_documents=batch_documents,
+        progress=tell,
+        skip_unchanged=skip_unchanged,
+        encoding=encoding,
+        strict=strict,
+        rejected=rejected,
+        checkpoint=checkpoint,
+        resume=resume,
+        run_key=run_key,
+        retry=retry,
+        upload_workers=upload_workers,
+        engine=engine,
+        long_documents=long_documents,
+        stop=stop,
+    )
     task = asyncio.ensure_future(asyncio.to_thread(run))
     try:
         return await asyncio.shield(task)
@@ -230,7 +248,9 @@ async def async_ingest(
         raise
 
 
-def _bridge(items: AsyncIterator[Item], loop: asyncio.AbstractEventLoop, stop: threading.Event) -> Iterator[Item]:
+def _bridge(
+    items: AsyncIterator[Item | DocumentLike], loop: asyncio.AbstractEventLoop, stop: threading.Event
+) -> Iterator[Item | DocumentLike]:
     """An asynchronous iterator, read from another thread."""
 
     async def following() -> object:

@@ -6,32 +6,25 @@ and never more than ``window`` that are not committed; that bounds memory. Vecto
 through Ray's object store, and to the driver only where it is the one that stores.
 
 A worker that dies costs time: another takes its place and its batches. Storing a batch twice leaves what storing it
-once leaves, since an id is in one batch only. An exception never leaves a worker: it comes back as a value, as what the
-same fault raises without Ray.
+once leaves, since an id is in one batch only.
 """
 
 from __future__ import annotations
 
-import threading
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 from m3_vdb.encoding.embedder import Embedder
-from m3_vdb.encoding.identity import ModelIdentity
-from m3_vdb.encoding.long_documents import LongDocuments
-from m3_vdb.errors import ConfigError, EngineError, M3Error, StoreConnectionError, StoreRequestError
+from m3_vdb.errors import ConfigError, EngineError
 from m3_vdb.ingest.batch import Batch, Stored
-from m3_vdb.ingest.prepare import Encoder
 from m3_vdb.ingest.ray_cluster import check_resources, connected, first_line
+from m3_vdb.ingest.ray_workers import Done, EncodeWorker, StoreWorker
 from m3_vdb.ingest.run import EngineTimings, Work
-from m3_vdb.retry import Retrier, Retry
 from m3_vdb.stores.base import VectorStore
-from m3_vdb.writer import Writer
 
 MAX_WORKER_DEATHS: Final = 5
 """A batch that kills this many workers ends the run."""
@@ -40,91 +33,6 @@ _IN_HAND: Final = 2
 _WRITER_CPUS: Final = 0.5
 _TICK: Final = 0.02
 _IDLE_SECONDS: Final = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """What a worker says of a batch, beside the batch.
-
-    Attributes:
-        failure: why it is not done.
-        seconds: of encoding, or of storing.
-        retries: requests to the store that were made again.
-    """
-
-    failure: M3Error | None = None
-    seconds: float = 0.0
-    retries: int = 0
-
-
-def _failure(error: Exception, where: str) -> M3Error:
-    """The error to raise in the driver for one that was just caught here; what a store says survives whole."""
-    if isinstance(error, (StoreConnectionError, StoreRequestError)):
-        return error
-    if isinstance(error, M3Error):
-        return EngineError(f"{where}: {error}")
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return EngineError(f"{where}: {type(error).__name__}: {error} ({last.filename}, line {last.lineno})")
-
-
-class EncodeWorker:
-    """An encoder on a worker; two threads call it, so that one text is tokenized while another is encoded."""
-
-    def __init__(self, make: Callable[[], Embedder], identity: ModelIdentity) -> None:
-        self._lock = threading.Lock()
-        self._failure: M3Error | None = None
-        try:
-            embed = make()
-            embed.identity.require_same(identity, where="the driver's model")
-            self._encoder = Encoder(embed)
-        except Exception as error:
-            self._failure = _failure(error, "a worker cannot open the model")
-
-    def work(self, batch: Batch) -> tuple[Done, Batch]:
-        """Encode one batch."""
-        if self._failure is not None:
-            return Done(self._failure), batch
-        try:
-            self._encoder.tokenize(batch)
-            with self._lock:
-                begun = time.perf_counter()
-                self._encoder.encode(batch)
-                return Done(seconds=time.perf_counter() - begun), batch
-        except Exception as error:
-            return Done(_failure(error, "a worker cannot encode a batch")), batch
-
-
-class StoreWorker:
-    """A connection to the store on a worker; ``halt`` is called while it works."""
-
-    def __init__(self, open_store: Callable[[], VectorStore], retry: Retry, long_documents: LongDocuments) -> None:
-        self._open = open_store
-        self._long_documents = long_documents
-        self._halt = threading.Event()
-        self._retrier = Retrier(retry, self._halt)
-        self._writer: Writer | None = None
-        self._lock = threading.Lock()
-
-    def halt(self) -> None:
-        """The run is to end: no more waiting for a store that is away."""
-        self._halt.set()
-
-    def work(self, batch: Batch) -> tuple[Done, Batch]:
-        """Store one batch; its vectors and texts stay here."""
-        with self._lock:
-            begun, before = time.perf_counter(), self._retrier.retries
-            try:
-                if self._writer is None:  # here, where a server that is away is waited for
-                    store = self._retrier.call(self._open)
-                    self._writer = Writer(store, long_documents=self._long_documents, retrier=self._retrier)
-                if batch.embeddings is not None:
-                    batch.set_stored(
-                        self._writer.write(batch.documents, batch.embeddings, batch.outdated, refuse=batch.refuse)
-                    )
-            except Exception as error:
-                return Done(_failure(error, "a worker cannot store a batch")), Batch(stop=0)
-            done = Done(seconds=time.perf_counter() - begun, retries=self._retrier.retries - before)
-            return done, replace(batch, waiting=[])
 
 
 @dataclass(slots=True)

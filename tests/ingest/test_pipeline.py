@@ -1,6 +1,7 @@
 """Good documents are stored whatever stands beside them; the report counts everything."""
 
 import asyncio
+import inspect
 import json
 import threading
 import time
@@ -258,6 +259,13 @@ def test_the_encoders_time_adds_up_and_names_the_slow_side() -> None:
         times = report.encoder
         assert times.bottleneck == side
         assert times.busy + times.waiting_for_input + times.waiting_for_store == pytest.approx(report.seconds, rel=0.05)
+
+
+def test_the_twin_for_event_loops_takes_what_ingest_takes() -> None:
+    ours, theirs = (inspect.signature(function).parameters for function in (async_ingest, ingest))
+    assert [(p.name, p.default, p.kind) for p in ours.values()] == [
+        (p.name, p.default, p.kind) for p in theirs.values() if p.name != "stop"
+    ]
 
 
 def test_the_same_in_an_event_loop() -> None:

@@ -25,7 +25,8 @@ from m3_vdb.errors import BundleError, ConfigError, EngineError, StoreConnection
 from m3_vdb.ingest import Corpus, Progress, Retry, ingest, ray_engine
 from m3_vdb.ingest.batch import Batch, Waiting
 from m3_vdb.ingest.ray_cluster import check_resources, connected
-from m3_vdb.ingest.ray_engine import Done, EncodeWorker, RayEngine, StoreWorker
+from m3_vdb.ingest.ray_engine import RayEngine
+from m3_vdb.ingest.ray_workers import Done, EncodeWorker, StoreWorker
 from m3_vdb.stores import MemoryStore, VectorStore, open_store
 from m3_vdb.stores.qdrant.embedded import QdrantEdgeStore
 from m3_vdb.types import Passage
