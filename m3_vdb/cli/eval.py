@@ -31,8 +31,8 @@ from m3_vdb.evaluation import (
     open_collections,
 )
 from m3_vdb.evaluation.collection import subsample_splits
-from m3_vdb.evaluation.datasets import LAYOUTS
 from m3_vdb.evaluation.evaluate import RESULTS
+from m3_vdb.evaluation.layouts import LAYOUTS
 from m3_vdb.evaluation.report import write_report
 from m3_vdb.evaluation.report.writing import counted
 from m3_vdb.evaluation.runs import Progress

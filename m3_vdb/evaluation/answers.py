@@ -25,6 +25,23 @@ OTHER: Final = "other"
 """Kinds of visible characters: those that make words together, and those that are tokens alone."""
 
 
+MKQA_PLAIN: Final = str.maketrans(
+    dict.fromkeys("‐‑⁃‒–—―−－⁻", "-")
+    | dict.fromkeys("“”„‟", '"')
+    | dict.fromkeys("‘’‚‛՚Ꞌꞌ＇`´′‵", "'")
+    | dict.fromkeys("⁄∕", "/")
+    | {"″": "''", "‶": "''", "‴": "'''", "‷": "'''", "⁗": "''''", "…": "...", "\u00ad": None}
+    | dict.fromkeys("\v\f\u0085", " ")
+    | dict.fromkeys(map(chr, [*range(1, 9), 14, 15, *range(17, 28)]), None)
+)
+"""What the paper's evaluation replaces in a passage of MKQA's corpus."""
+
+
+def mkqa_passage(text: str) -> str:
+    """A passage of MKQA's corpus as the paper's evaluation reads it: lower case, plain quotes and hyphens."""
+    return text.lower().translate(MKQA_PLAIN).replace(" . . . ", " ... ")
+
+
 def tokens(text: str) -> str:
     r"""The tokens of a text, each after a line break, and one at the end: ``"\nto\nbe\n"``; "\n" if there are none.
 

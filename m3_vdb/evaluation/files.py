@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from m3_vdb.errors import ConfigError, DocumentError, TextError
+from m3_vdb.evaluation.collection import Query
 from m3_vdb.inputs import read_texts
 from m3_vdb.jsonl import line_error, read_lines, read_objects
 from m3_vdb.types import Document
@@ -19,8 +21,19 @@ from m3_vdb.types import Document
 Place: TypeAlias = tuple[Path, int]
 """File and line number from 0."""
 Qrels: TypeAlias = dict[str, dict[str, int]]
+QueryRow: TypeAlias = tuple[Place, object, object, str, str]
+"""Place, id, text, language and, where several languages share it, the question's id."""
 ID_FIELDS: Final = ("_id", "id", "docid")
 """A document's id in BEIR, in FlagEmbedding's files, and in MIRACL and MLDR."""
+ISO_639_1: Final = (
+    "aa ab ae af ak am an ar as av ay az ba be bg bh bi bm bn bo br bs ca ce ch co cr cs cu cv cy da de dv dz ee el en "
+    "eo es et eu fa ff fi fj fo fr fy ga gd gl gn gu gv ha he hi ho hr ht hu hy hz ia id ie ig ii ik io is it iu ja jv "
+    "ka kg ki kj kk kl km kn ko kr ks ku kv kw ky la lb lg li ln lo lt lu lv mg mh mi mk ml mn mr ms mt my na nb nd ne "
+    "ng nl nn no nr nv ny oc oj om or os pa pi pl ps pt qu rm rn ro ru rw sa sc sd se sg si sk sl sm sn so sq sr ss st "
+    "su sv sw ta te tg th ti tk tl tn to tr ts tt tw ty ug uk ur uz ve vi vo wa wo xh yi yo za zh zu"
+)
+LANGUAGE_TAG: Final = re.compile(r"([a-z]{2})(?:[-_](?:[A-Za-z]{2}|hans|hant|latn|cyrl|Hans|Hant|Latn|Cyrl))?")
+DOCUMENT_EXPECTED: Final = 'expected {"_id": str, "text": str, "title"?: str} ("id" and "docid" are ids too)'
 GRADE: Final = re.compile(r"[+-]?[0-9]{1,9}")
 
 
@@ -74,6 +87,35 @@ def identifier(value: object) -> str:
     return str(value) if isinstance(value, (str, int)) and not isinstance(value, bool) else ""
 
 
+def read_queries(rows: Iterable[QueryRow]) -> dict[str, Query]:
+    """Queries by id.
+
+    Raises:
+        DocumentError: an id or a text is missing, or an id repeats an earlier one.
+    """
+    queries: dict[str, Query] = {}
+    for place, name, text, lang, question in rows:
+        key = identifier(name)
+        if not key or not isinstance(text, str):
+            raise line_error(
+                *place, f"expected a query's id (a string or a whole number) and its text, got {name!r} and {text!r}"
+            )
+        if key in queries:
+            raise line_error(*place, f"the query id {key!r} is not unique")
+        check_strings([key, text], f"{place[0]}, line {place[1] + 1}", place[1])
+        queries[key] = Query(text, lang, question)
+    return queries
+
+
+def read_topics(path: Path, lang: str) -> Iterator[QueryRow]:
+    """Query id and text, a tab between them."""
+    for index, line in read_text(path):
+        fields = [field.strip() for field in line.split("\t")]
+        if len(fields) != 2 or not all(fields):
+            raise line_error(path, index, f"expected query id, tab and text, got {line!r}")
+        yield (path, index), fields[0], fields[1], lang, ""
+
+
 def read_qrels(path: Path, *, trec: bool = False) -> Qrels:
     """Judgements: query id, document id and grade between tabs; a heading line may come first.
 
@@ -102,6 +144,13 @@ def read_qrels(path: Path, *, trec: bool = False) -> Qrels:
     if not qrels:
         raise ConfigError(f"{path} holds no judgements: expected lines of {expected}")
     return qrels
+
+
+def language_of(folder: Path) -> str:
+    """The name of a folder if it is a language tag, else ""."""
+    name = folder.resolve().name
+    tag = LANGUAGE_TAG.fullmatch(name)
+    return name if tag and tag[1] in ISO_639_1.split() else ""
 
 
 def has_file(folder: Path, name: str) -> bool:
@@ -181,9 +230,22 @@ def read_jsonl(path: Path, rewrite: Callable[[str], str] = str) -> Iterator[tupl
         DocumentError: a line is something else.
     """
     for place, fields in read_placed(path):
-        text, title = fields.get("text"), fields.get("title") or ""
-        name = identifier(next((fields[key] for key in ID_FIELDS if key in fields), None))
-        if not name or not isinstance(text, str) or not isinstance(title, str):
-            raise line_error(*place, 'expected {"_id": str, "text": str, "title"?: str} ("id" and "docid" are ids too)')
-        check_strings([name, text, title], f"{place[0]}, line {place[1] + 1}", place[1])
-        yield place, Document(name, rewrite(text), rewrite(title))
+        document = parse_document(fields, place)
+        if not document.id:
+            raise line_error(*place, DOCUMENT_EXPECTED)
+        yield place, replace(document, text=rewrite(document.text), title=rewrite(document.title))
+
+
+def parse_document(fields: Mapping[str, Any], place: Place) -> Document:
+    """A document from its fields; "" is the id of one that has none.
+
+    Raises:
+        DocumentError: a field is something else.
+    """
+    text, title = fields.get("text"), fields.get("title") or ""
+    given = next((fields[key] for key in ID_FIELDS if key in fields), "")
+    name = identifier(given)
+    if (given and not name) or not isinstance(text, str) or not isinstance(title, str):
+        raise line_error(*place, DOCUMENT_EXPECTED)
+    check_strings([name, text, title], f"{place[0]}, line {place[1] + 1}", place[1])
+    return Document(name, text, title)

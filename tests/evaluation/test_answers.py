@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m3_vdb.evaluation.answers import AnswerMatcher, judge, tokens
-from m3_vdb.evaluation.datasets import mkqa_passage
+from m3_vdb.evaluation.answers import AnswerMatcher, judge, mkqa_passage, tokens
 from m3_vdb.evaluation.metrics import measure, per_query
 from m3_vdb.types import Document
 

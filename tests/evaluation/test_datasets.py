@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from m3_vdb.errors import ConfigError, DocumentError
 from m3_vdb.evaluation.collection import Collection, Query, subsample
-from m3_vdb.evaluation.datasets import LAYOUTS, language_of, open_collections
-from m3_vdb.evaluation.files import read_qrels
+from m3_vdb.evaluation.datasets import open_collections
+from m3_vdb.evaluation.files import language_of, read_qrels
+from m3_vdb.evaluation.layouts import LAYOUTS
 from m3_vdb.types import Document
 from tests.evaluation import _layouts as mini
 

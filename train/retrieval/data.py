@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m3_vdb.errors import ConfigError, DocumentError
-from m3_vdb.evaluation.files import ID_FIELDS
+from m3_vdb.evaluation.files import parse_document
 from m3_vdb.types import Document
 from train.data.lines import check_strings, dataset_of, parse_object, read_objects, strings
 
@@ -225,15 +225,7 @@ class _Lines:
     def __getitem__(self, row: int) -> Document:
         # An empty line between two rows is white space at the end of the first, which JSON allows.
         line, index = self._bytes[self._starts[row] : self._starts[row + 1]].tobytes(), int(self._numbers[row])
-        fields, where = parse_object(line, self._path, index), f"{self._path}, line {index + 1}"
-        text, title = fields.get("text"), fields.get("title") or ""
-        if not isinstance(text, str) or not isinstance(title, str):
-            raise DocumentError(f"{where}: 'text' (and 'title', if given) must be strings", index=index)
-        check_strings([text, title], where, index)
-        name = next((fields[field] for field in ID_FIELDS if field in fields), "")
-        if not isinstance(name, (str, int)):
-            raise DocumentError(f"{where}: the id must be a string or a whole number, got {name!r}", index=index)
-        return Document(str(name), text, title)
+        return parse_document(parse_object(line, self._path, index), (self._path, index))
 
 
 def _rows_with(table: Table, wanted: NDArray[np.uint64]) -> NDArray[np.int64]:
