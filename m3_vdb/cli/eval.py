@@ -78,11 +78,11 @@ def eval_command(
     modes: Annotated[
         str, _measured("MODE,...", f"Rankings to measure. Default: {', '.join(MODES)}.", show_default=False)
     ] = ",".join(MODES),
-    bm25: Annotated[bool, _measured("", "Also BM25 on the same documents, as the baseline.", "--bm25")] = False,
+    bm25: Annotated[bool, _measured("", "Also run BM25 on the same documents, as the baseline.", "--bm25")] = False,
     protocol: Annotated[str, _measured("NAME", f"Weights and candidates: {', '.join(PROTOCOLS)}.")] = "paper",
-    weights: Annotated[str | None, _measured("W,W,W", f"Of the mode all: 1,0.3,1 or {_ALL_PRESETS}.")] = None,
+    weights: Annotated[str | None, _measured("W,W,W", f"Weights of the mode all: 1,0.3,1 or {_ALL_PRESETS}.")] = None,
     dense_sparse_weights: Annotated[
-        str | None, _measured("W,W,0", f"Of the mode dense_sparse: 1,0.3,0 or {_DENSE_SPARSE_PRESETS}.")
+        str | None, _measured("W,W,0", f"Weights of the mode dense_sparse: 1,0.3,0 or {_DENSE_SPARSE_PRESETS}.")
     ] = None,
     tune_weights: Annotated[
         bool,
@@ -92,7 +92,7 @@ def eval_command(
     ] = False,
     dev_split: Annotated[str, _measured("NAME", "The judgements to tune weights on.")] = "dev",
     approximate: Annotated[
-        bool, _measured("", "Also measure what the engine's approximate search loses.", "--approximate")
+        bool, _measured("", "Also measure the loss by the engine's approximate search.", "--approximate")
     ] = False,
     layout: Annotated[str, _collections("NAME", f"How files are laid out: auto, {', '.join(LAYOUTS)}.")] = "auto",
     split: Annotated[

@@ -1,8 +1,8 @@
-r"""BM25 for every script, on top of ``bm25s``: the baseline that every report should have.
+r"""BM25 for every script, on top of ``bm25s``: the usual baseline of a report.
 
 Lucene's idf, k1 = 1.2, b = 0.75. Tokens are NFKC lower-case ``\w+``; scripts that write no spaces (and Hangul,
 whose words inflect heavily) are cut into character bigrams, as Lucene's CJK analyser does. Equal scores are ordered
-by the document's position, so that a ranking never depends on a sort's whim.
+by the document's position, so that rankings are reproducible.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class BM25:
     """An index over a fixed list of texts.
 
     Args:
-        texts: the documents; results speak of them by position.
+        texts: the documents; results name them by position.
 
     Raises:
         MissingExtraError: ``bm25s`` is not installed.

@@ -104,7 +104,7 @@ def subsample(
         collection: the whole.
         max_documents: documents kept; None keeps all.
         max_queries: queries kept per language, the same questions in all of them; None keeps all.
-        seed: another seed gives another choice.
+        seed: of the choice.
 
     Raises:
         ConfigError: a count is below 1, or the corpus cannot be read.

@@ -81,7 +81,7 @@ class Group:
 
     @property
     def label(self) -> str:
-        """How a reader knows it: the language, with the collection where that says more."""
+        """Name in a report: the collection, with the language unless the collection is named after it."""
         known = not self.lang or self.collection == self.lang or self.collection.endswith(f"-{self.lang}")
         return self.collection if known else f"{self.collection} {self.lang}"
 

@@ -299,14 +299,14 @@ class Workspace:
         self._state: dict[str, dict[str, Any]] = {name: entry for name, entry in entries if isinstance(entry, dict)}
 
     def run(self, name: str, about: object, make: Callable[[], Run]) -> Run:
-        """A ranking as its file says it, made before if there is none under this key.
+        """A ranking as it stands in its file, which is made first if there is none under this key.
 
         Queries without results are missing, and scores have the file's nine digits: in any case, so that a resumed
         evaluation gives the same figures as an uninterrupted one.
 
         Args:
             name: of the file.
-            about: what else it depends on, with a ``repr`` that says so.
+            about: what else it depends on; its ``repr`` is part of the key.
             make: makes it.
         """
         path, key = self._folder / f"{name}.trec", self._key(name, about)

@@ -1,7 +1,7 @@
 """Collections in a store, and their queries answered by it: filling, rankings, latencies.
 
-Unchanged documents are skipped. The store is asked for every document, so an evaluation can resume and knows exactly
-what it searches, without a progress file of its own.
+Unchanged documents are skipped: the store is asked for every document, so an evaluation resumes without a progress file
+and searches exactly the collection.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def search(
         request: for every query.
         passages: the store holds passages, and documents are wanted, each with the score of its best passage: the
             first ``DEPTH``, for which as many passages are candidates as it takes.
-        progress: told how many queries are done.
+        progress: called with the number of queries done.
     """
     run: dict[str, dict[str, float]] = {}
     for done, (name, query) in enumerate(queries, start=1):

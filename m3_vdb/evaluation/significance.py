@@ -107,7 +107,7 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What ``results.Evaluation`` says under the same names."""
+    """The fields of ``results.Evaluation`` with the same names."""
 
     groups: tuple[Group, ...]
     mean: Figures

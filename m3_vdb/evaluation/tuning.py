@@ -1,4 +1,4 @@
-"""What the weights of the M3 score are worth: the best ones on dev queries, and how much each one matters.
+"""Weights of the M3 score: the best ones for dev queries, and how sensitive quality is to each.
 
 A store gives the three raw scores of every candidate once; after that a set of weights costs one weighted sum and one
 sort. Weights are chosen on dev queries and reported on others. Shapes: Q queries, k candidates of each.

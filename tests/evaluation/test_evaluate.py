@@ -93,8 +93,8 @@ def embed() -> M3EmbeddingFunction:
 
 @pytest.fixture(scope="module")
 def help_pages() -> Collection:
-    """60 documents in four languages; one query shares no word with anything."""
-    task = collection(n=15, langs=("de", "en", "ja", "ru"), queries=slice(2))
+    """32 documents in four languages; one query shares no word with anything."""
+    task = collection(n=8, langs=("de", "en", "ja", "ru"), queries=slice(2))
     nothing = {"ru/🙂": Query("🙂", "ru")}
     return replace(task, queries={**task.queries, **nothing}, qrels={**task.qrels, "ru/🙂": {task.documents[0].id: 1}})
 
@@ -171,10 +171,10 @@ def test_bm25_is_the_baseline_if_it_is_there(outcome: Outcome, help_pages: Colle
 def test_languages_are_groups(outcome: Outcome, expected: dict[str, Run], help_pages: Collection):
     found = outcome.found
     assert [(group.collection, group.lang, group.queries, group.documents) for group in found.groups] == [
-        ("help", "de", 2, 60),
-        ("help", "en", 2, 60),
-        ("help", "ja", 2, 60),
-        ("help", "ru", 3, 60),
+        ("help", "de", 2, 32),
+        ("help", "en", 2, 32),
+        ("help", "ja", 2, 32),
+        ("help", "ru", 3, 32),
     ]
     for group in found.groups:
         part = help_pages.only(help_pages.by_language()[group.lang])
@@ -193,7 +193,7 @@ def test_curves_pass_through_the_figure_of_the_run(outcome: Outcome):
 def test_costs_say_what_was_encoded(outcome: Outcome, help_pages: Collection, embed: M3EmbeddingFunction):
     cost = outcome.found.costs["help"]
     tokens = embed.token_count([document.content for document in help_pages.documents]).sum()
-    assert (cost.documents, cost.reused, cost.rejected, cost.truncated, cost.tokens) == (60, 0, 0, 0, tokens)
+    assert (cost.documents, cost.reused, cost.rejected, cost.truncated, cost.tokens) == (32, 0, 0, 0, tokens)
     assert set(cost.search_ms) == set(MODES)
     assert cost.search_ms["all"].count == 9
     assert cost.ingest_seconds > 0

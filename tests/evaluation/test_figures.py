@@ -11,13 +11,9 @@ from m3_vdb.evaluation.evaluate import (
     approximation_of,
     judgements,
     measure_groups,
-    weight_curves,
-    with_test_values,
-    worst_fusion_error,
 )
 from m3_vdb.evaluation.metrics import ANSWER_MEASURES, MEASURES
-from m3_vdb.evaluation.protocol import PROTOCOLS
-from m3_vdb.evaluation.results import Cost, Percentiles, Tuning
+from m3_vdb.evaluation.results import Cost, Percentiles
 from m3_vdb.evaluation.runs import CollectionRuns
 from m3_vdb.types import Document
 
@@ -93,28 +89,3 @@ def test_approximate_search_is_compared_on_the_queries_asked_both_ways():
     assert found.approximate == pytest.approx({"nDCG@10": (0 + 1 + 1) / 3})
     assert found.overlap == pytest.approx(((1 + 2 / 3) / 2 + 1) / 2)
     assert found.search_ms == Percentiles(5, 6, 7, 10), "the slowest collection"
-
-
-def test_a_tuning_has_its_mean_over_languages_before_and_after():
-    tuned = Tuning("all", (1, 0, 0), (1, 2, 0), 7, 0.25, 0.5, math.nan, math.nan)
-    one = searched(runs={"all": first(q1="a", q2="b", q3="c")}, untuned={"all": first(q1="a", q2="ab", q3="c")})
-    found = with_test_values(tuned, [one], "nDCG@10")
-    assert (found.before, found.after) == ((1, 0, 0), (1, 2, 0))
-    assert (found.dev_queries, found.dev_before, found.dev_after) == (7, 0.25, 0.5)
-    assert found.test_before == pytest.approx((1 + (SECOND + 1) / 2) / 2)
-    assert found.test_after == 1
-
-
-def test_curves_and_errors_are_those_of_the_component_collections():
-    assert weight_curves([searched()], PROTOCOLS["paper"]) == ()
-    assert worst_fusion_error([searched()], PROTOCOLS["paper"]) is None
-    components = {part: {"q1": {"a": 1.0, "b": 0.5}} for part in ("dense", "sparse", "multi_vector")}
-    right = searched(runs={"all": {"q1": {"a": 2.3, "b": 1.15}}}, components=components)
-    wrong = searched(runs={"all": {"q1": {"a": 2.3, "b": 1.0}}}, components=components)
-    assert worst_fusion_error([right, searched()], PROTOCOLS["paper"]) < 1e-12
-    assert worst_fusion_error([right, wrong], PROTOCOLS["paper"]) == pytest.approx(0.15 / 1.15)
-    assert {curve.weight: dict(curve.points)[curve.used] for curve in weight_curves([right], PROTOCOLS["paper"])} == {
-        "dense": 0.5,  # q1 is found at once, q2 and q3 have no candidates
-        "sparse": 0.5,
-        "multi_vector": 0.5,
-    }

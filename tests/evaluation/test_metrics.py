@@ -41,32 +41,29 @@ def test_measures_of_one_ranking():
     )
 
 
-def test_reciprocal_rank_is_cut_at_ten():
-    run = {"q": {f"{i:02}": -float(i) for i in range(1, 21)}}
-    assert measure(run, {"q": {"12": 1}}) == pytest.approx({"nDCG@10": 0, "R@100": 1, "RR@10": 0})
-    assert measure(run, {"q": {"10": 1}})["RR@10"] == pytest.approx(1 / 10)
+LONG = {f"{rank:03}": -float(rank) for rank in range(1, 151)}
 
 
-def test_recall_ends_at_one_hundred():
-    run = {"q": {f"{i:03}": -float(i) for i in range(1, 151)}}
-    assert measure(run, {"q": {"100": 1, "101": 1}})["R@100"] == 0.5
-
-
-def test_equal_scores_rank_by_descending_id_in_every_measure():
-    run = {"q": {"a": 1.0, "c": 1.0, "b": 1.0}}
-    found = measure(run, {"q": {"b": 1}})
-    assert found == pytest.approx({"nDCG@10": discount(2), "R@100": 1, "RR@10": 1 / 2})
+@pytest.mark.parametrize(
+    ("hits", "grades", "expected"),
+    [
+        pytest.param(LONG, {"012": 1}, (0, 1, 0), id="nDCG and RR end at ten"),
+        pytest.param(LONG, {"010": 1}, (discount(10), 1, 1 / 10), id="the tenth counts"),
+        pytest.param(LONG, {"100": 1, "101": 1}, (0, 1 / 2, 0), id="recall ends at one hundred"),
+        pytest.param({"a": 1.0, "c": 1.0, "b": 1.0}, {"b": 1}, (discount(2), 1, 1 / 2), id="ties: descending ids"),
+        pytest.param({"a": 100.00000001, "b": 100.0}, {"a": 1}, (1, 1, 1), id="differences below float32 rank"),
+        pytest.param({"a": 2.0, "b": 1.0}, {"a": -1, "b": 1}, (discount(2), 1, 1 / 2), id="below 0: not relevant"),
+        pytest.param({"a": 2.0, "b": 1.0}, {"a": -1, "b": -2}, (0, 0, 0), id="nothing relevant"),
+    ],
+)
+def test_measures_of_one_query(hits, grades, expected):
+    assert tuple(measure({"q": hits}, {"q": grades}).values()) == pytest.approx(expected)
 
 
 def test_queries_without_results_or_without_a_relevant_one_count_as_zero():
     run = {"good": {"a": 1.0}, "bad": {"b": 1.0}, "nothing": {}}
     qrels = {"good": {"a": 1}, "bad": {"a": 1}, "nothing": {"a": 1}, "absent": {"a": 1}}
     assert measure(run, qrels) == pytest.approx(dict.fromkeys(MEASURES, 1 / 4))
-
-
-def test_differences_below_float32_still_rank():
-    run = {"q": {"a": 100.00000001, "b": 100.0}}
-    assert measure(run, {"q": {"a": 1}})["RR@10"] == 1
 
 
 def test_a_run_file_has_ranks_and_scores_and_can_grow(tmp_path):
@@ -78,13 +75,6 @@ def test_a_run_file_has_ranks_and_scores_and_can_grow(tmp_path):
         "q1 Q0 x 2 0.25 dense",
         "q2 Q0 z 1 0.333333333 dense",
     ]
-
-
-def test_a_judgement_below_zero_is_not_relevant():
-    run = {"q": {"a": 2.0, "b": 1.0}}
-    expected = {"nDCG@10": discount(2), "R@100": 1, "RR@10": 1 / 2}
-    assert measure(run, {"q": {"a": -1, "b": 1}}) == pytest.approx(expected)
-    assert measure(run, {"q": {"a": -1, "b": -2}}) == pytest.approx(dict.fromkeys(MEASURES, 0))
 
 
 def test_queries_that_nobody_judged_do_not_count():

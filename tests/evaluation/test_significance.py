@@ -82,15 +82,14 @@ def exact_p(differences: np.ndarray) -> float:
     return float((np.abs(sums) >= abs(differences.sum()) - 1e-9).mean())
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 6, 10])
-def test_p_values_are_those_of_all_sign_patterns(n):
-    differences = np.random.default_rng(n).normal(0.3, 0.4, size=n)
+TIES = np.array([0.1, 0.1, 0.1, 0.1, -0.1, 0.0, 0.0, 0.2, 0.7 - 0.6])
+
+
+@pytest.mark.parametrize(
+    "differences", [*(np.random.default_rng(n).normal(0.3, 0.4, size=n) for n in (1, 2, 3, 6, 10)), TIES], ids=len
+)
+def test_p_values_are_those_of_all_sign_patterns(differences):
     # A share of 10,000 random patterns has a standard error of at most 0.005.
-    assert randomization(differences[:, None])[0] == pytest.approx(exact_p(differences), abs=0.02)
-
-
-def test_p_values_with_many_ties_are_those_of_all_sign_patterns():
-    differences = np.array([0.1, 0.1, 0.1, 0.1, -0.1, 0.0, 0.0, 0.2, 0.7 - 0.6])
     assert randomization(differences[:, None])[0] == pytest.approx(exact_p(differences), abs=0.02)
 
 

@@ -1,4 +1,4 @@
-"""Which of the passages that a search found become a row's negatives: ranks, margins and the draw, without a model."""
+"""Chooses a row's hard negatives among the passages found: ranks, margins and sampling, without a model."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def evaluate(config: EvaluateConfig, *, report: Report = no_report) -> EvaluateR
 
     Args:
         config: model, collections and options.
-        report: told about progress, and the table at the end.
+        report: called with lines about progress, and with the table at the end.
 
     Raises:
         BundleError: the checkpoint is incomplete.
@@ -100,7 +100,7 @@ def evaluate_model(
         collections: see ``read_collections``.
         options: what to measure.
         runs: folder for TREC run files; None writes none.
-        report: told about progress.
+        report: called with lines about progress.
 
     Raises:
         DocumentError: a line of a corpus is malformed.

@@ -69,7 +69,7 @@ def encode_passages(
         parts: representations to keep.
         options: lengths, blocks, and the folder ``work``: with it, memory holds one block at a time. They lie in a
             sub-folder that is named after model, passages and settings, and complete ones are not encoded again.
-        report: told after every block.
+        report: called after every block.
 
     Raises:
         ConfigError: faiss cannot build ``options.index`` for these passages.

@@ -1,4 +1,4 @@
-"""Hard negatives: what a model ranks high for a query and nobody has called relevant.
+"""Hard negatives: passages that a model ranks high for a query and that no row labels as relevant.
 
 Candidates come from a window of ranks of each mode, after everything known to be relevant is removed; those that score
 about as high as the positive are dropped as probably relevant, too. What is chosen depends on model, row and pool
@@ -73,7 +73,7 @@ def mine(config: MineConfig, *, report: Report) -> MineReport:
 
     Args:
         config: model, files and options.
-        report: told about progress.
+        report: called with lines about progress.
 
     Raises:
         ConfigError: ``out`` exists, or a file cannot be read.
@@ -111,7 +111,7 @@ def mine_rows(
         rows: JSON objects ``{"query", "pos", "neg"?, …}``.
         options: what to search and choose.
         corpus: passages to mine from; None takes all passages of the rows, a pool for each data set.
-        report: told about progress.
+        report: called with lines about progress.
 
     Returns:
         The rows in their order, each with all its fields and new ``neg``, ``neg_scores`` and ``pos_scores``, and

@@ -35,7 +35,7 @@ def topics(config: TopicsConfig, *, report: Report) -> list[dict[str, Any]]:
 
     Args:
         config: model, files and options.
-        report: told about progress.
+        report: called with lines about progress.
 
     Raises:
         ConfigError: ``out`` exists, or a file cannot be read.

@@ -1,4 +1,4 @@
-"""What a report says about an evaluation: tables of numbers, and the sentences between them.
+"""The tables of a report, with the sentences between them.
 
 A table holds numbers and values of ``results``; they become text only in ``writing``.
 """
@@ -75,7 +75,7 @@ def labels(groups: Sequence[Group]) -> tuple[str, tuple[str, ...]]:
 
 
 def summary(evaluations: Sequence[Evaluation]) -> Table | None:
-    """A row per task with its first measure; None for one task, which says it itself."""
+    """A row per task with its first measure; None for one task, whose section has it."""
     if len(evaluations) < 2:
         return None
     systems = tuple(dict.fromkeys(system for evaluation in evaluations for system in evaluation.systems))
@@ -90,7 +90,7 @@ def summary(evaluations: Sequence[Evaluation]) -> Table | None:
 
 
 def blocks(evaluation: Evaluation) -> tuple[Block, ...]:
-    """The parts of which there is anything to say, in reading order."""
+    """The parts that have content, in reading order."""
     return (*_quality(evaluation), *_weights(evaluation), *_costs(evaluation))
 
 

@@ -111,7 +111,7 @@ def tenths(value: float) -> str:
 
 
 def rate(value: float) -> str:
-    """So many per second, with a decimal where it is small."""
+    """A number per second: ``58.1``, ``5,400``."""
     return f"{value:,.1f}" if value < 100 else f"{value:,.0f}"
 
 
