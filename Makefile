@@ -1,6 +1,8 @@
 # Two commands for a fresh machine with Python ≥ 3.10 and pip: `make demo` and `make test`.
 PYTHON ?= python3
 VENV ?= .venv
+INTEGRATIONS ?= build/integrations
+EXTRA ?= test
 BIN := $(VENV)/bin
 UV := build/uv/bin/uv
 STORE := build/demo.qdrant
@@ -15,29 +17,38 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_CONSTRAINT := $(LOCK)
 export PIP_BUILD_CONSTRAINT := $(LOCK)
 
-.PHONY: demo test test-newest test-oldest test-servers check docs lock collections clean
+.PHONY: demo test test-integrations soak test-newest test-oldest test-servers check docs lock collections clean
 
 demo: $(VENV)/.demo
 	rm -rf $(STORE)
 	$(BIN)/m3-vdb ingest $(CORPUS) --store $(STORE)
 	$(BIN)/python examples/demo.py $(STORE)
 
-# The tests of a file run in one process, each process on one core. A process that dies ends the run: with loadfile,
-# pytest-xdist 3.8 would wait forever for its replacement (issue 1378).
-test: $(VENV)/.test
+# The default run; the markers in pyproject.toml select the others. The tests of a file run in one process, each process on
+# one core. A process that dies ends the run: with loadfile, pytest-xdist 3.8 would wait forever for its replacement
+# (issue 1378).
+test: $(VENV)/.$(EXTRA)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
 	  --max-worker-restart 0 $(PYTEST_OPTIONS)
 
-# The suite with the newest version of everything but torch; deprecation warnings are errors.
+# Tests that need Ray, OpenAI's client or sentence-transformers, in a separate environment.
+test-integrations:
+	$(MAKE) test VENV=$(INTEGRATIONS) EXTRA=integrations PYTEST_OPTIONS='-m integration $(PYTEST_OPTIONS)'
+
+# Many kills, training in several processes, long runs.
+soak:
+	$(MAKE) test PYTEST_OPTIONS='-m soak $(PYTEST_OPTIONS)'
+
+# Tests and integrations with the newest version of everything but torch; deprecation warnings are errors.
 test-newest:
 	rm -rf build/newest
-	$(MAKE) test VENV=build/newest LOCK=/dev/null PYTEST_OPTIONS='$(NO_DEPRECATIONS)'
+	$(MAKE) test VENV=build/newest EXTRA=integrations LOCK=/dev/null PYTEST_OPTIONS='-m "not soak" $(NO_DEPRECATIONS)'
 
 # The suite with the lower bounds of pyproject.toml.
 test-oldest: $(UV)
-	$(UV) pip compile --quiet --no-cache --python $(PYTHON) --resolution lowest-direct --only-binary :all: --extra test \
+	$(UV) pip compile --quiet --no-cache --python $(PYTHON) --resolution lowest-direct --only-binary :all: --extra integrations \
 	  --group make --output-file build/oldest.lock pyproject.toml
-	$(MAKE) test VENV=build/oldest LOCK=build/oldest.lock
+	$(MAKE) test VENV=build/oldest EXTRA=integrations LOCK=build/oldest.lock PYTEST_OPTIONS='-m "not soak"'
 
 # The tests of stores on the Qdrant and Milvus servers of compose.yaml; needs Docker. Removes the data afterwards.
 test-servers: $(VENV)/.test
@@ -81,9 +92,13 @@ $(VENV)/.test: $(BIN)/python pyproject.toml $(LOCK)
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	touch $@ $(VENV)/.demo
 
+$(VENV)/.integrations: $(BIN)/python pyproject.toml $(LOCK)
+	$(BIN)/python -m pip install --quiet --editable '.[integrations]'
+	touch $@ $(VENV)/.test $(VENV)/.demo
+
 $(VENV)/.check: $(BIN)/python pyproject.toml $(LOCK)
 	$(BIN)/python -m pip install --quiet --editable '.[check]'
-	touch $@ $(VENV)/.test
+	touch $@ $(VENV)/.integrations $(VENV)/.test
 
 $(UV): $(BIN)/python
 	$(BIN)/python -m pip install --quiet --target build/uv uv

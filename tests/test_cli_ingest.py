@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 
 from m3_vdb import M3EmbeddingFunction, open_store
 from m3_vdb.cli.main import app
+from tests._soak import soak
 
 MANY = 1200
 
@@ -191,7 +192,7 @@ def resumed(corpus: Path, tmp_path: Path, bundle: Path) -> dict[str, int]:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, *soak([signal.SIGTERM])])
 def test_ctrl_c_stops_cleanly_and_the_run_goes_on(
     long_corpus: Path, tmp_path: Path, tiny_bundle: Path, number: signal.Signals
 ) -> None:

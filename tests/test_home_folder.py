@@ -93,6 +93,7 @@ def test_the_command_line_leaves_nothing_and_looks_nothing_up(
     assert "a text" in home.run(*CLI, "search", "question", *options)
 
 
+@pytest.mark.integration
 def test_a_cluster_that_is_begun_for_an_ingest_leaves_nothing_and_looks_nothing_up(home: Home) -> None:
     said = home.python("""
         import os

@@ -94,6 +94,7 @@ def test_mixed_passages_have_very_different_lengths(tiny_checkpoint: Path, tmp_p
     assert np.median(lengths) == pytest.approx((SHORTEST * longest) ** 0.5, rel=0.2)
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(find_spec("FlagEmbedding") is None, reason="FlagEmbedding is not installed in this Python")
 def test_flagembedding_does_the_same_work(tiny_checkpoint: Path, tmp_path: Path) -> None:
     rows = _runs.write_rows(tmp_path / "rows.jsonl")

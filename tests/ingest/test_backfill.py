@@ -25,6 +25,7 @@ from m3_vdb.ingest.collections import milvus_points, qdrant_points
 from m3_vdb.ingest.rows import RowError
 from m3_vdb.stores import MemoryStore
 from m3_vdb.stores.qdrant.embedded import QdrantEdgeStore
+from tests._soak import soak
 from tests.ingest._fakes import IDENTITY, HashEmbed, rows
 from tests.ingest._victim import FIELDS, run
 
@@ -110,7 +111,7 @@ def undisturbed(source, tmp_path_factory) -> tuple[object, list[str]]:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *soak([1, 2])])
 def test_killed_twice_and_resumed(source, undisturbed, tmp_path, seed):
     rng, killed = random.Random(seed), 0
     for event in (rng.randrange(2, 30), rng.randrange(1, 15)):

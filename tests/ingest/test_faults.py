@@ -17,6 +17,7 @@ from m3_vdb.ingest.commit import DeadLetters
 from m3_vdb.ingest.ledger import Checkpoint, Ledger
 from m3_vdb.retry import is_transient, retry_after
 from m3_vdb.stores import MemoryStore
+from tests._soak import soak
 from tests.ingest._fakes import IDENTITY, Faulty, HashEmbed, documents, rows
 
 AT_ONCE = Retry(attempts=4, first=0, longest=0)
@@ -153,7 +154,7 @@ class _BrokenError(Exception):
     pass
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", [*range(6), *soak(range(6, 30))])
 def test_failures_at_random_points_and_resuming_until_it_is_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:

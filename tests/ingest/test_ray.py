@@ -90,6 +90,7 @@ def left(url: str, folder: Path) -> tuple[dict[str, object], list[str]]:
         return content(store), (folder / "rejected.jsonl").read_text().splitlines()
 
 
+@pytest.mark.integration
 def test_encoder_driver_and_writer_are_killed_one_after_the_other(
     cluster: str, server: RestStub, corpus: Path, tmp_path: Path
 ) -> None:
@@ -131,6 +132,7 @@ def descendants(title: str) -> list[int]:
     return [pid for pid in found if ours(pid)]
 
 
+@pytest.mark.integration
 def test_a_folder_is_written_by_the_driver_alone_through_a_stop_and_the_loss_of_encoders(
     cluster: str, corpus: Path, tmp_path: Path
 ) -> None:
@@ -171,6 +173,7 @@ def no_model() -> HashEmbed:
     raise BundleError("no bundle at /models/m3")
 
 
+@pytest.mark.integration
 def test_failures_are_told_as_they_are_without_ray(cluster: str) -> None:
     away = partial(open_store, "qdrant://127.0.0.1:1/notes", identity=IDENTITY)
     items = documents(20)
@@ -200,6 +203,7 @@ def test_failures_are_told_as_they_are_without_ray(cluster: str) -> None:
         RayEngine(HashEmbed, encoders=0)
 
 
+@pytest.mark.integration
 def test_the_program_keeps_its_own_handler_of_sigterm() -> None:
     """Ray replaces it when it connects, and takes it away when it leaves."""
     code = """
@@ -224,6 +228,7 @@ def test_what_fits() -> None:
         check_resources({"CPU": 4.0}, encoders=3, cpus=1, gpus=0, writer_cpus=1.5)
 
 
+@pytest.mark.integration
 def test_the_command_line(cluster: str, server: RestStub, tiny_bundle: Path, tmp_path: Path) -> None:
     path = tmp_path / "c.jsonl"
     path.write_text("".join(json.dumps({"id": f"d{i}", "text": f"search {i} der vector"}) + "\n" for i in range(9)))
@@ -258,6 +263,7 @@ class Deadly(HashEmbed):
         return super().encode_documents(texts)
 
 
+@pytest.mark.integration
 def test_a_batch_that_workers_die_of_ends_the_run_and_is_named(cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert ray_engine.MAX_WORKER_DEATHS == 5
     monkeypatch.setattr(ray_engine, "MAX_WORKER_DEATHS", 2)  # each costs seconds

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from m3_vdb.stores import MemoryStore, ModelIdentity, VectorStore, open_store
+from tests._soak import soak
 from tests.stores._corpus import IDENTITY
 
 
@@ -33,18 +34,10 @@ class Backend:
 
 SERVERS = {"milvus": "M3VDB_TEST_MILVUS_URI", "qdrant": "M3VDB_TEST_QDRANT_URL"}
 """Servers of your own that join if a variable names one, as milvus://HOST:PORT and qdrant://HOST:PORT."""
-BACKENDS = [
-    "memory",
-    "local",
-    "rest",
-    "rest-strict",
-    "rest-shards",
-    "grpc",
-    "edge",
-    "milvus-lite",
-    "milvus-lite-server",
-    "milvus-stub",
-]
+BACKENDS = ["memory", "local", "rest", "grpc", "edge", "milvus-lite", "milvus-stub"]
+BACKENDS += soak(
+    ["rest-strict", "rest-shards", "milvus-lite-server"]
+)  # their scores: test_oracle.py, test_qdrant_forms.py
 BACKENDS += [name for name, variable in SERVERS.items() if os.environ.get(variable)]
 
 

@@ -13,6 +13,7 @@ from tests.train._runs import config, run
 from train.contrastive.representations import pack_output
 from train.model import M3Model
 
+pytestmark = pytest.mark.integration
 TEXTS = ["the vector search", "ein Wort und die Suche", "数据库的向量检索", "как поиск слово", ""]
 
 

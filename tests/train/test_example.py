@@ -8,9 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.soak
 def test_the_example_trains_exports_and_searches(tmp_path):
     command = [sys.executable, "-m", "examples.train_tiny", str(tmp_path / "tiny")]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}  # two threads wait for each other where a core is busy

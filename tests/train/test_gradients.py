@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests._soak import soak
 from tests.train._gradients import CASES, ROWS, collect
 from tests.train._runs import write_rows
 
@@ -66,7 +67,7 @@ def test_the_comparison_can_fail(tiny_checkpoint, rows, alone):
     assert worst(wrong, alone, "plain")["dense"] > 0.4
 
 
-@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("count", [2, *soak([4])])
 def test_processes_together_give_the_gradients_of_one(tiny_checkpoint, rows, alone, tmp_path, count):
     found = by_processes(count, tiny_checkpoint, rows, tmp_path / "g.safetensors", "ddp", *MEMORIES)
     for memory in MEMORIES:
@@ -74,6 +75,7 @@ def test_processes_together_give_the_gradients_of_one(tiny_checkpoint, rows, alo
         assert all(error <= TOLERANCE for error in errors.values()), (memory, errors)
 
 
+@pytest.mark.soak
 def test_a_sharded_model_gives_the_same_gradients(tiny_checkpoint, rows, alone, tmp_path):
     """Four processes, whose numbers of forward passes differ: each exchanges parameters, and the loss passages."""
     found = by_processes(4, tiny_checkpoint, rows, tmp_path / "g.safetensors", "fsdp", *MEMORIES)

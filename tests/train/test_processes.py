@@ -38,6 +38,7 @@ def by_processes(count: int, arguments: list[object]) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_two_processes_train_as_one_and_resume(tiny_checkpoint, tmp_path, parallel):
     """Adam divides by the gradient's size, so rounding in tiny gradients shows in the weights: 2 % of the movement."""

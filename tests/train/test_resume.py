@@ -16,6 +16,7 @@ import torch
 from rich.console import Console
 
 from m3_vdb.errors import ConfigError
+from tests._soak import soak
 from tests.train._collections import write_collection
 from tests.train._runs import UNIFIED, config, run, tensors
 from train.commands import train
@@ -146,7 +147,7 @@ def wait_for_step(out: Path, step: int, process: subprocess.Popen[str]) -> None:
     raise AssertionError(f"no step {step} in two minutes")
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGKILL, *soak([signal.SIGTERM, signal.SIGINT])])
 def test_a_real_process_survives_a_real_signal(tiny_checkpoint, tmp_path, number):
     steps = ("--phases.unified.steps", "30")
     whole = start(tiny_checkpoint, tmp_path / "whole", *steps)

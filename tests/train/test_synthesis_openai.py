@@ -27,6 +27,7 @@ from train.synthesis.config import SynthesizeConfig
 from train.synthesis.passages import Passage
 from train.synthesis.stage import Outcome, fault, settle, synthesize
 
+pytestmark = pytest.mark.integration
 KEY = "sk-stub-0123456789"
 LANGUAGES = {
     "en": "The keeper of lighthouse {} wrote letters every evening, and nobody on the mainland ever answered them.",
