@@ -1,8 +1,6 @@
 """The command line as a user meets it: tables, one-line errors, exit codes."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -69,27 +67,6 @@ def test_bad_rows_are_named_and_the_exit_code_says_so(corpus: Path, tmp_path: Pa
     assert done.exit_code == 3
     assert "line 4: not JSON" in done.stderr
     assert "3 documents" in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["ingest", "missing.jsonl", "--store", "x.qdrant"], "missing.jsonl is not a file"),
-        (["search", "q", "--store", "nowhere.qdrant"], "nowhere.qdrant"),
-        (["search", "q", "--store", "ftp://x/y"], "unrecognised store URL"),
-        (["search", "q", "--store", "x.qdrant", "--weights", "1,2"], "expected three numbers"),
-        (["info", "--model", "no-such-model"], "no model 'no-such-model'"),
-    ],
-)
-def test_an_error_is_one_line_and_exit_code_1(arguments: list[str], message: str, tmp_path: Path) -> None:
-    code = "from m3_vdb.cli.main import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 1
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
 
 
 def test_help_names_every_command() -> None:

@@ -7,8 +7,6 @@ import graphlib
 from functools import cache
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("m3_vdb", "onnx_export", "train", "benchmarks", "examples")
 FLOORS = [
@@ -75,28 +73,31 @@ def floor(module: str) -> int:
     return next(number for number, rooms in enumerate(FLOORS) if room in rooms)
 
 
-@pytest.mark.parametrize("module", [name for name in FILES if name.split(".")[0] == "m3_vdb"])
-def test_a_room_imports_only_from_its_own_floor_and_those_below(module: str):
-    assert floor(module) >= max((floor(name) for name in ours(module) if name.startswith("m3_vdb")), default=0)
-    assert not HEAVY & {name.split(".")[0] for name in imports(module, lazy=True)}
-    assert not [name for name in ours(module) if not name.startswith("m3_vdb")], "the serving package stands alone"
+def modules(package: str) -> list[str]:
+    return [name for name in FILES if name.split(".")[0] == package]
 
 
-@pytest.mark.parametrize("module", [name for name in FILES if name.split(".")[0] == "onnx_export"])
-def test_the_export_uses_the_lower_floors_alone(module: str):
-    others = [name for name in ours(module) if not name.startswith("onnx_export")]
-    assert all(name.startswith("m3_vdb.") and floor(name) <= 2 for name in others), others
+def test_a_room_imports_only_from_its_own_floor_and_those_below():
+    for module in modules("m3_vdb"):
+        assert not [name for name in ours(module) if not name.startswith("m3_vdb")], f"{module}: serving stands alone"
+        assert floor(module) >= max(map(floor, ours(module)), default=0), module
+        assert not HEAVY & {name.split(".")[0] for name in imports(module, lazy=True)}, module
 
 
-@pytest.mark.parametrize("module", FILES)
-def test_private_modules_stay_in_their_package_and_tests_are_not_imported(module: str):
-    for name in imports(module, lazy=True):
-        if name.split(".")[0] not in PACKAGES:
-            continue
-        parts = name.split(".")
-        private = next((i for i, part in enumerate(parts) if part.startswith("_")), None)
-        assert private is None or parts[:private] == home(module)[:private], f"{module} imports {name}"
-    assert not [name for name in imports(module, lazy=True) if name.split(".")[0] == "tests"]
+def test_the_export_uses_the_lower_floors_alone():
+    for module in modules("onnx_export"):
+        others = [name for name in ours(module) if not name.startswith("onnx_export")]
+        assert all(name.startswith("m3_vdb.") and floor(name) <= 2 for name in others), (module, others)
+
+
+def test_private_modules_stay_in_their_package_and_tests_are_not_imported():
+    for module in FILES:
+        for name in imports(module, lazy=True):
+            parts = name.split(".")
+            assert parts[0] != "tests", module
+            private = next((i for i, part in enumerate(parts) if part.startswith("_")), None)
+            if private is not None and parts[0] in PACKAGES:
+                assert parts[:private] == home(module)[:private], f"{module} imports {name}"
 
 
 def test_there_is_no_circle():

@@ -14,6 +14,9 @@ from pathlib import Path
 import pytest
 from rich.cells import cell_len
 
+from m3_vdb.cli.main import main
+from tests._soak import soak
+
 PROGRAM = "from m3_vdb.cli.main import main; main()"
 EVIL = "\x1b]0;title\x07 \x1b[31mred \r over \u202eright to left\u202c [red]markup[/] [/]"
 ROWS = [
@@ -47,17 +50,26 @@ def filled(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Path) -> list[
     return options
 
 
-@pytest.mark.parametrize("terminal", TERMINALS)
-def test_json_is_the_same_bytes_in_every_terminal(filled: list[object], terminal: str) -> None:
+@pytest.fixture(scope="module")
+def plain(filled: list[object]) -> bytes:
+    """The hits as JSON, written to no terminal of note."""
+    return m3_vdb("search", "vector", *filled, "--json").stdout
+
+
+SOME = [name if name in ("plain", "forced colour", "ascii") else soak([name])[0] for name in TERMINALS]
+
+
+@pytest.mark.parametrize("terminal", SOME)
+def test_json_is_the_same_bytes_in_every_terminal(filled: list[object], plain: bytes, terminal: str) -> None:
     done = m3_vdb("search", "vector", *filled, "--json", **TERMINALS[terminal])
     assert done.returncode == 0, done.stderr
     hits = [json.loads(line) for line in done.stdout.decode("utf-8").splitlines()]
     assert {hit["id"]: hit["text"] for hit in hits} == {row["id"]: row["text"] for row in ROWS}
     assert not re.search(rb"[\x00-\x09\x0b-\x1f\x7f]", done.stdout), "nothing steers a terminal"
-    assert done.stdout == m3_vdb("search", "vector", *filled, "--json").stdout
+    assert done.stdout == plain
 
 
-@pytest.mark.parametrize("terminal", TERMINALS)
+@pytest.mark.parametrize("terminal", SOME)
 def test_a_table_is_safe_and_whole(filled: list[object], terminal: str) -> None:
     environment = {"COLUMNS": "80"} | TERMINALS[terminal]
     done = m3_vdb("search", "vector", *filled, **environment)
@@ -96,26 +108,35 @@ def test_info_shows_paths_whole(filled: list[object]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code"),
+    ("command", "code", "message"),
     [
-        (("search", "x", "--store", "nowhere.qdrant"), 1),
-        (("search", "x", "--store", "ftp://x/y"), 1),
-        (("search",), 2),
-        (("search", "x", "--nonsense"), 2),
-        (("info", "--model", "nothing-of-this-name"), 1),
+        ("ingest missing.jsonl --store x.qdrant", 1, "missing.jsonl is not a file"),
+        ("search x --store nowhere.qdrant", 1, "nowhere.qdrant"),
+        ("search x --store ftp://x/y", 1, "unrecognised store URL"),
+        ("search x --store x.qdrant --weights 1,2", 1, "expected three numbers"),
+        ("info --model no-such-model", 1, "no model 'no-such-model'"),
+        ("search", 2, "QUERY"),
+        ("search x --nonsense", 2, "--nonsense"),
     ],
 )
 def test_errors_are_one_line_with_the_code_that_is_documented(
-    tmp_path: Path, arguments: tuple[str, ...], code: int
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    command: str,
+    code: int,
+    message: str,
 ) -> None:
-    command = [sys.executable, "-c", PROGRAM, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120, check=False)
-    assert done.returncode == code
-    assert "Traceback" not in done.stderr
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["m3-vdb", *command.split()])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    shown = capfd.readouterr()
+    assert (ended.value.code, shown.out) == (code, "")
+    assert message in shown.err
     if code == 1:
-        (line,) = done.stderr.splitlines()
+        (line,) = shown.err.splitlines()
         assert line.startswith("error: ")
-    assert done.stdout == ""
 
 
 def test_ctrl_c_is_130_and_one_line(tmp_path: Path, tiny_bundle: Path) -> None:

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from m3_vdb import M3EmbeddingFunction
+from onnx_export.__main__ import app
 from onnx_export.export import export
 from onnx_export.verify import Change, Errors, measure_change
 from onnx_export.weights import quantize_int8
 from train.import_bundle import import_bundle
 from train.model import M3Model
 
-ROOT = Path(__file__).parents[2]
 STEP = 0.1
 """Of a level, about: what a hundred optimiser steps at a rate of 2e-5 move a weight of m3-small."""
 
@@ -56,9 +55,8 @@ def change_of(folder: Path) -> Change:
 
 def run_export(checkpoint: Path, out: Path, precision: str) -> tuple[Change, str]:
     """The measured change, and the last line that the command writes."""
-    command = [sys.executable, "-m", "onnx_export", str(checkpoint), str(out), "--precision", precision]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == 0, done.stderr
+    done = CliRunner().invoke(app, [str(checkpoint), str(out), "--precision", precision])
+    assert done.exit_code == 0, done.output
     return change_of(out), done.stderr.splitlines()[-1]
 
 

@@ -5,24 +5,24 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from typer.testing import CliRunner
 
 from m3_vdb.encoding.bundle import Bundle
 from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
 from m3_vdb.errors import BundleError, ConfigError
 from onnx_export import export as module
 from onnx_export import graph
+from onnx_export.__main__ import app
 from onnx_export.export import export
 from onnx_export.verify import VerificationError
 from onnx_export.weights import Weights
 from tests.export.conftest import PRECISIONS
 
-ROOT = Path(__file__).parents[2]
 FILES = {"model.onnx", "tokenizer.json", "m3_config.json", "SHA256SUMS"}
 
 
@@ -189,20 +189,17 @@ def test_a_damaged_file_of_large_weights_is_noticed(external, tmp_path, damage):
 
 
 def test_the_command_line_exports_and_refuses_in_one_line(checkpoint, tmp_path):
-    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "onnx_export", *map(str, arguments)]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=200)
-
     out = tmp_path / "a-rather-long-directory-name-that-would-be-wrapped-at-eighty-columns" / "out"
-    done = run(checkpoint, out, "--precision", "int8", "--name", "tiny-int8")
-    assert done.returncode == 0, done.stderr
+    arguments = [str(checkpoint), str(out), "--precision", "int8", "--name", "tiny-int8"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
     fingerprint = Bundle.open(out).fingerprint
     assert f"{out}: tiny-int8, int8," in done.stderr
     assert any(line.startswith(str(out)) and line.endswith(fingerprint) for line in done.stderr.splitlines())
     recorded = json.loads((out / "m3_config.json").read_text())["errors"]
     assert f"dense_cosine         {recorded['dense_cosine']}" in done.stderr
 
-    failed = run(checkpoint, out)
-    assert failed.returncode == 1
+    failed = CliRunner().invoke(app, arguments)
+    assert failed.exit_code == 1
     assert failed.stderr.splitlines()[-1] == f"error: {out} exists: bundles are never overwritten, give a new directory"
     assert "Traceback" not in failed.stderr

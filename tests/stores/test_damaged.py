@@ -12,6 +12,7 @@ import pytest
 
 from m3_vdb.errors import StoreError
 from m3_vdb.stores import open_store
+from tests._soak import soak
 from tests.stores._corpus import IDENTITY, make_documents, make_embeddings
 
 RESTORE = "restore the folder from a copy, or ingest into a new one"
@@ -73,7 +74,10 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], None], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", DAMAGE)
+FIRST = ("empty m3.json", "no shard", "cut vectors", "file of milvus")
+
+
+@pytest.mark.parametrize("name", [*FIRST, *soak(name for name in DAMAGE if name not in FIRST)])
 def test_damage_is_one_line_and_nothing_is_made_anew(whole: Path, tmp_path: Path, name: str, tiny_bundle: Path) -> None:
     engine, damage, said = DAMAGE[name]
     path = Path(shutil.copytree(whole / engine, tmp_path / engine))
