@@ -15,7 +15,7 @@ from m3_vdb import M3EmbeddingFunction, open_store
 from m3_vdb.cli.main import app
 from tests._soak import soak
 
-MANY = 1200
+MANY = 600
 
 
 def ingest(*arguments: object, text: str | None = None) -> Result:

@@ -81,11 +81,6 @@ def test_nothing_to_add(index):
     assert index._embed.calls == []
 
 
-def test_batch_size_below_one(index):
-    with pytest.raises(ConfigError, match="batch_size"):
-        index.add(make_documents(1), batch_size=0)
-
-
 def test_a_store_of_another_model_is_refused():
     store = MemoryStore(dataclasses.replace(IDENTITY, fingerprint="other"))
     with pytest.raises(CollectionMismatchError):

@@ -122,12 +122,6 @@ def test_queries_and_calls_are_encoded_like_documents(embed, tiny_texts):
     assert embed.encode_queries(["a"], dense=False).dense is None
 
 
-def test_a_bad_text_is_named_by_its_index(embed):
-    with pytest.raises(TextError, match="item 2") as caught:
-        embed.encode_documents(["a", "the", None])
-    assert caught.value.index == 2
-
-
 @pytest.mark.parametrize("method", ["encode_documents", "encode_queries", "__call__"])
 def test_truncation_warns_once_at_the_line_of_the_caller(embed, method):
     with pytest.warns(UserWarning, match="2 of 3 texts were cut to 64 tokens, the first is item 1") as caught:
@@ -169,11 +163,6 @@ def test_a_length_that_the_model_has_is_taken(tiny_bundle, max_length):
 def test_options_out_of_range_are_refused_at_once(tiny_bundle, options):
     with pytest.raises(ConfigError, match=next(iter(options))):
         M3EmbeddingFunction(tiny_bundle, **options)
-
-
-def test_a_model_that_does_not_exist_is_a_bundle_error():
-    with pytest.raises(BundleError, match="no-such-model"):
-        M3EmbeddingFunction("no-such-model")
 
 
 def test_the_identity_is_that_of_the_bundle(embed):

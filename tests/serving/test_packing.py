@@ -35,29 +35,14 @@ def fits(lengths, rows, batch_tokens) -> bool:
     return len(rows) == 1 or len(rows) * int(lengths[rows].max()) <= batch_tokens
 
 
-@given(LENGTHS, st.integers(1, 2000), st.integers(0, 200))
-def test_every_text_occurs_once(lengths, batch_tokens, call_cost):
-    batches = pack(lengths, batch_tokens=batch_tokens, call_cost=call_cost)
-    assert all(len(rows) for rows in batches)
+@given(LENGTHS, st.integers(1, 2000), st.integers(0, 200), st.none() | st.integers(1, 9))
+def test_every_text_is_in_one_batch_within_the_limits(lengths, batch_tokens, call_cost, batch_size):
+    batches = pack(lengths, batch_tokens=batch_tokens, call_cost=call_cost, batch_size=batch_size)
     assert sorted(int(i) for rows in batches for i in rows) == list(range(len(lengths)))
-
-
-@given(LENGTHS, st.integers(1, 2000), st.integers(0, 200))
-def test_no_batch_exceeds_the_budget_unless_it_is_a_single_text(lengths, batch_tokens, call_cost):
-    batches = pack(lengths, batch_tokens=batch_tokens, call_cost=call_cost)
-    assert all(fits(lengths, rows, batch_tokens) for rows in batches)
-
-
-@given(LENGTHS, st.integers(1, 9))
-def test_no_batch_has_more_texts_than_asked_for(lengths, batch_size):
-    batches = pack(lengths, batch_tokens=800, batch_size=batch_size)
-    assert all(len(rows) <= batch_size and fits(lengths, rows, 800) for rows in batches)
-    assert sorted(int(i) for rows in batches for i in rows) == list(range(len(lengths)))
-
-
-@given(LENGTHS)
-def test_the_longest_batch_comes_first(lengths):
-    longest = [int(lengths[rows].max()) for rows in pack(lengths, batch_tokens=500)]
+    for rows in batches:
+        assert 1 <= len(rows) <= (batch_size or len(lengths))
+        assert fits(lengths, rows, batch_tokens), "a text that alone exceeds the budget is alone"
+    longest = [int(lengths[rows].max()) for rows in batches]
     assert longest == sorted(longest, reverse=True)
 
 
