@@ -78,7 +78,7 @@ class _Enough(Exception):  # noqa: N818
 def train(work: Work) -> Result:
     """Steps of our trainer; runs in a process of its own."""
     from train.contrastive.stages import contrastive
-    from train.engine.loop import StepReport
+    from train.engine.run import StepReport
 
     meter = Meter()
 

@@ -27,7 +27,7 @@ once() { # once NAME STAGE OPTIONS…: a result that is complete or not there
     mv "$out.partial" "$out"
   fi
 }
-training() { # training NAME STAGE OPTIONS…: goes on from its last checkpoint; LAST is the checkpoint of the end
+training() { # training NAME STAGE OPTIONS…: resumes at its last checkpoint; LAST is the checkpoint of the end
   python -m train "$2" "${@:3}" --out "$OUT/$1" --resume true
   LAST=$(printf '%s\n' "$OUT/$1"/step-* | tail -n 1)
 }

@@ -18,17 +18,11 @@ from rich.console import Console
 
 from m3_vdb.cli.output import EXIT_INTERRUPTED, EXIT_USAGE, err, exit_codes, say
 from train import commands
-from train.config import (
-    AverageConfig,
-    FinetuneConfig,
-    ImportBaseConfig,
-    ImportBundleConfig,
-    PretrainConfig,
-    ProjectConfig,
-)
+from train.config import FinetuneConfig, PretrainConfig
 from train.data.config import SelectConfig
+from train.edit_config import AverageConfig, ExtendConfig, ImportBaseConfig, ImportBundleConfig, ProjectConfig
 from train.retrieval.config import EvaluateConfig, MineConfig, TopicsConfig
-from train.retromae.config import ExtendConfig, RetroMAEConfig
+from train.retromae.config import RetroMAEConfig
 from train.synthesis.config import SynthesizeConfig
 
 STAGES: Final[Mapping[str, tuple[type, Callable[[Any, Console], object]]]] = {

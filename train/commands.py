@@ -9,36 +9,26 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
+from m3_vdb.cli.output import say
 from m3_vdb.encoding.bundle import DEFAULT_MODEL
-from train.config import (
-    AverageConfig,
-    FinetuneConfig,
-    ImportBaseConfig,
-    ImportBundleConfig,
-    PretrainConfig,
-    ProjectConfig,
-)
-from train.data.config import SelectConfig
-from train.retrieval.config import EvaluateConfig, MineConfig, TopicsConfig
-from train.retromae.config import ExtendConfig, RetroMAEConfig
+from train.config import FinetuneConfig, PretrainConfig
+from train.edit_config import AverageConfig, ExtendConfig, ImportBaseConfig, ImportBundleConfig, ProjectConfig
+from train.retromae.config import RetroMAEConfig
 from train.synthesis.config import SynthesizeConfig
 
 if TYPE_CHECKING:
-    from train.engine.loop import Outcome, StepReport
+    from train.engine.run import Outcome, StepReport
 
 LINE_SECONDS: Final = 10.0
 """Time between two lines of progress where there is no terminal."""
-
-
-def say(console: Console, text: str, *, style: str | None = None) -> None:
-    """One line, however long; brackets are text and no markup."""
-    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def train(config: RetroMAEConfig | PretrainConfig | FinetuneConfig, console: Console) -> Outcome:
@@ -53,7 +43,7 @@ def train(config: RetroMAEConfig | PretrainConfig | FinetuneConfig, console: Con
     begun, steps, tokens = time.monotonic(), 0, 0
 
     def warn(text: str) -> None:
-        say(console, text, style="yellow")
+        say(text, style="yellow", console=console)
 
     def count(step: StepReport) -> None:
         nonlocal steps, tokens
@@ -69,31 +59,20 @@ def train(config: RetroMAEConfig | PretrainConfig | FinetuneConfig, console: Con
         if steps or not (outcome.checkpoint / "README.md").is_file():
             write_card(config, outcome)
         cost = timedelta(seconds=round(time.monotonic() - begun))
-        say(console, f"{steps:,} optimiser steps over {tokens:,} tokens in {cost}" if steps else "finished before")
+        done = f"{steps:,} optimiser steps over {tokens:,} tokens in {cost}" if steps else "finished before"
+        following = f"next: python -m onnx_export {outcome.checkpoint} BUNDLE, then --model BUNDLE for m3-vdb"
         if outcome.stopped:
             how = "the same command" if config.resume else "the same command with --resume true"
-            say(console, f"stopped: {outcome.stopped}; {how} resumes")
-        else:
-            say(console, f"next: python -m onnx_export {outcome.checkpoint} BUNDLE, then --model BUNDLE for m3-vdb")
-        say(console, str(outcome.checkpoint))
+            following = f"stopped: {outcome.stopped}; {how} resumes"
+        for line in (done, following, str(outcome.checkpoint)):
+            say(line, console=console)
     return outcome
 
 
 @contextmanager
 def _progress(console: Console) -> Iterator[Callable[[StepReport], None]]:
-    """Step, total and time left: a bar that appears with the first step, or where there is no terminal lines."""
+    """Step, total and time left: a bar that appears with the first step; lines where there is no terminal."""
     last, begun, first = 0.0, 0.0, 0
-
-    def left(step: StepReport) -> str:
-        """Time left, by the steps since the first, which is slow."""
-        if step.step == first:
-            return "…"
-        seconds = (time.monotonic() - begun) / (step.step - first) * (step.steps - step.step)
-        return f"{timedelta(seconds=round(seconds))}"
-
-    def losses(step: StepReport) -> str:
-        shown = {name: v for name, v in step.measures.items() if name == "loss" or name.startswith("loss/")}
-        return " ".join(f"{name.removeprefix('loss/')} {value:.3f}" for name, value in shown.items())
 
     # What does not fit at 80 columns is cut off at the end.
     words = TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1))
@@ -105,14 +84,19 @@ def _progress(console: Console) -> Iterator[Callable[[StepReport], None]]:
         now = time.monotonic()
         if not begun:
             begun, first = now, step.step
-        speed = f"{step.measures['tokens_per_second']:,.0f} tokens/s"
-        said = f"{left(step)} left, {step.phase}: {losses(step)}, {speed}"
+        left = "…"  # counted from the first step on, which is slow
+        if step.step > first:
+            seconds = (now - begun) / (step.step - first) * (step.steps - step.step)
+            left = str(timedelta(seconds=round(seconds)))
+        shown = {name: v for name, v in step.measures.items() if name == "loss" or name.startswith("loss/")}
+        losses = " ".join(f"{name.removeprefix('loss/')} {value:.3f}" for name, value in shown.items())
+        said = f"{left} left, {step.phase}: {losses}, {step.measures['tokens_per_second']:,.0f} tokens/s"
         if console.is_terminal:
             progress.start()
             progress.update(task, total=step.steps, completed=step.step, description=said)
         elif now - last >= LINE_SECONDS or step.step == step.steps:
             last = now
-            say(console, f"step {step.step:,} of {step.steps:,}, {said}")
+            say(f"step {step.step:,} of {step.steps:,}, {said}", console=console)
 
     try:
         yield report
@@ -121,25 +105,20 @@ def _progress(console: Console) -> Iterator[Callable[[StepReport], None]]:
             progress.stop()
 
 
-def mine(config: MineConfig, console: Console) -> None:
-    """Hard negatives."""
-    from train.retrieval.mining import mine as run
-
-    run(config, report=lambda line: say(console, line))
+def _lines(module: str, name: str, config: object, console: Console) -> None:
+    """A command that reports line by line; its module is imported when it runs."""
+    getattr(import_module(module), name)(config, report=partial(_say_all, console))
 
 
-def select(config: SelectConfig, console: Console) -> None:
-    """A choice of rows."""
-    from train.data.select import select as run
-
-    run(config, report=lambda line: say(console, line), warn=lambda line: say(console, line, style="yellow"))
+def _say_all(console: Console, text: str) -> None:
+    for line in text.splitlines():
+        say(line, console=console)
 
 
-def topics(config: TopicsConfig, console: Console) -> None:
-    """Rows by topic."""
-    from train.retrieval.topics import topics as run
-
-    run(config, report=lambda line: say(console, line))
+mine = partial(_lines, "train.retrieval.mining", "mine")
+topics = partial(_lines, "train.retrieval.topics", "topics")
+evaluate = partial(_lines, "train.retrieval.evaluation", "evaluate")
+select = partial(_lines, "train.data.select", "select")
 
 
 def synthesize(config: SynthesizeConfig, console: Console) -> None:
@@ -150,14 +129,7 @@ def synthesize(config: SynthesizeConfig, console: Console) -> None:
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("passages", total=None)
         made = run(config, report=lambda done, most: progress.update(task, total=most, completed=done))
-    say(console, made.summary())
-
-
-def evaluate(config: EvaluateConfig, console: Console) -> None:
-    """Figures of a checkpoint."""
-    from train.retrieval.evaluation import evaluate as run
-
-    run(config, report=lambda line: say(console, line))
+    _say_all(console, made.summary())
 
 
 def import_base(config: ImportBaseConfig, console: Console) -> None:
@@ -166,7 +138,7 @@ def import_base(config: ImportBaseConfig, console: Console) -> None:
 
     model = run(config.out, colbert_dim=config.colbert_dim, vocab_size=config.vocab_size, seed=config.seed)
     layers = model.encoder.config.num_hidden_layers
-    say(console, f"{config.out}: {layers} layers of {model.dim}, colbert_dim {config.colbert_dim}")
+    say(f"{config.out}: {layers} layers of {model.dim}, colbert_dim {config.colbert_dim}", console=console)
 
 
 def import_bundle(config: ImportBundleConfig, console: Console) -> None:
@@ -174,7 +146,7 @@ def import_bundle(config: ImportBundleConfig, console: Console) -> None:
     from train.import_bundle import import_bundle as run
 
     model = run(config.bundle, config.out)
-    say(console, f"{config.out}: {config.bundle or DEFAULT_MODEL}, {model.max_length} tokens")
+    say(f"{config.out}: {config.bundle or DEFAULT_MODEL}, {model.max_length} tokens", console=console)
 
 
 def extend(config: ExtendConfig, console: Console) -> None:
@@ -186,7 +158,7 @@ def extend(config: ExtendConfig, console: Console) -> None:
     model = M3Model.load(config.model)
     extend_positions(model.encoder, config.max_length, how=config.positions)
     model.save(config.out, tokenizer_json=read_tokenizer(config.model))
-    say(console, f"{config.out}: {model.max_length} tokens")
+    say(f"{config.out}: {model.max_length} tokens", console=console)
 
 
 def average(config: AverageConfig, console: Console) -> None:
@@ -195,7 +167,7 @@ def average(config: AverageConfig, console: Console) -> None:
 
     model, tokenizer_json = run(config.models, config.weights or [1.0] * len(config.models))
     model.save(config.out, tokenizer_json=tokenizer_json)
-    say(console, f"{config.out}: mean of {len(config.models)} checkpoints")
+    say(f"{config.out}: mean of {len(config.models)} checkpoints", console=console)
 
 
 def project(config: ProjectConfig, console: Console) -> None:
@@ -215,4 +187,4 @@ def project(config: ProjectConfig, console: Console) -> None:
     model = M3Model.load(config.model, attention="sdpa")
     narrow = run(model, Tokenizer(tokenizer_json), [row.positives[0] for row in chosen], config.colbert_dim)
     narrow.save(config.out, tokenizer_json=tokenizer_json)
-    say(console, f"{config.out}: colbert_dim {config.colbert_dim}")
+    say(f"{config.out}: colbert_dim {config.colbert_dim}", console=console)

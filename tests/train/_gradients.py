@@ -16,8 +16,8 @@ from train.config import Batching, FinetuneConfig, Objective, Phase
 from train.contrastive.draw import Draw
 from train.contrastive.stages import ContrastiveTask
 from train.data.store import Lengths, RowStore
-from train.engine.processes import gradient_sync, leave_processes, rank, sum_over_processes, world_size
-from train.engine.start import start_processes
+from train.engine.processes import Processes, gradient_sync, leave_processes, rank, sum_over_processes, world_size
+from train.engine.run import Run
 from train.model import M3Model
 
 CASES: dict[str, tuple[Phase, Objective]] = {
@@ -51,9 +51,9 @@ def make_task(checkpoint: Path, rows: Path, objective: Objective, memory: str, p
         objective=objective,
     )
     json = (checkpoint / "tokenizer.json").read_text(encoding="utf-8")
+    run = Run(config, json, Processes(config), report=lambda step: None, warn=print)
     store = RowStore([rows], json, Lengths(16, 48))
-    phases = [("test", Phase(steps=1))]
-    return ContrastiveTask(config, M3Model.load(checkpoint), json, store, Draw(4, 0), phases, start_processes(config))
+    return ContrastiveTask(run, M3Model.load(checkpoint), store, Draw(4, 0), [("test", Phase(steps=1))])
 
 
 def gradients(task: ContrastiveTask, phase: Phase, wrapped: torch.nn.Module) -> tuple[float, dict[str, Tensor]]:

@@ -12,7 +12,7 @@ import torch
 
 from train.config import Batching, FinetuneConfig, Phase, Schedule
 from train.contrastive.stages import contrastive
-from train.engine.loop import Outcome, StepReport
+from train.engine.run import Outcome, StepReport
 from train.model import M3Model
 
 TOPICS = ("vector search", "der die das", "une recherche", "как поиск", "数据库", "score model", "hello world", "か な")

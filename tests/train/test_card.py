@@ -18,8 +18,8 @@ import yaml
 
 from train.config import FinetuneConfig, LoRA, Phase, PretrainConfig, Schedule, Watch
 from train.engine.card import write_card
-from train.engine.loop import Outcome
 from train.engine.plot import plot_training, read_log
+from train.engine.run import Outcome
 from train.retrieval.config import EvaluateOptions
 from train.retromae.config import RetroMAEConfig, RetroMAESettings
 

@@ -16,7 +16,7 @@ from m3_vdb.encoding.tokenizer import Tokenizer
 from m3_vdb.errors import BundleError, ConfigError, DocumentError, ModelOutputError
 from tests.train._runs import UNIFIED, config, run, tensors
 from train.config import Batching, LoRA, Objective, Phase, Schedule, Watch
-from train.engine.loop import StepReport
+from train.engine.run import StepReport
 
 TERMS = {"loss", "loss/dense", "loss/sparse", "loss/multi_vector", "loss/inter", "loss/distill"}
 

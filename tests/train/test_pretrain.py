@@ -19,7 +19,8 @@ from tests.train.test_resume import Killed
 from train.config import Batching, Objective, Phase, PretrainConfig
 from train.contrastive.stages import contrastive
 from train.data.store import Lengths, RowStore
-from train.engine.start import start_processes
+from train.engine.processes import Processes
+from train.engine.run import Run
 from train.model import M3Model
 from train.retromae.config import RetroMAEConfig, RetroMAESettings
 from train.retromae.masking import MaskedBatch
@@ -125,7 +126,8 @@ def test_sub_batches_give_the_gradients_of_the_whole_batch(tiny_checkpoint, tmp_
     settings = replace(texts_config(tiny_checkpoint, tmp_path), micro_tokens=10_000, dropout=0.0)
     tokenizer_json = read_tokenizer(tiny_checkpoint)
     store = RowStore(settings.data, tokenizer_json, Lengths(60, 60), kind="texts")
-    task = RetroMAETask(settings, M3Model.load(tiny_checkpoint), tokenizer_json, store, start_processes(settings))
+    run = Run(settings, tokenizer_json, Processes(settings), report=lambda step: None, warn=pytest.fail)
+    task = RetroMAETask(run, M3Model.load(tiny_checkpoint), store)
     task.begin(settings.phase)
     (whole,) = task.collate(np.arange(7), epoch=0, share=1.0).parts
     fields = [field.name for field in dataclasses.fields(whole)]

@@ -57,26 +57,33 @@ def assert_same(first: Path, second: Path) -> None:
         assert torch.equal(found[name], tensor), name
 
 
+VARIANTS = {
+    "plain": {"accumulate": 2},
+    "gradcache": {"memory": "gradcache", "batching": Batching(tokens=150)},
+    "lora": {"lora": LoRA(rank=4, dropout=0.1)},
+}
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
+def whole(request, tiny_checkpoint, tmp_path_factory):
+    """(settings, checkpoint, losses) of a run that was left alone."""
+    folder = tmp_path_factory.mktemp("whole")
+    changes = {"phases": SCHEDULE, "save_every": 2, "dropout": 0.1, **VARIANTS[request.param]}
+    settings = config(tiny_checkpoint, folder, **changes)
+    outcome, reports, _ = run(settings)
+    return settings, outcome.checkpoint, [report.measures["loss"] for report in reports]
+
+
 @pytest.mark.parametrize("step", [2, 4, 8])  # in each of the phases, between checkpoints
-@pytest.mark.parametrize("variant", ["plain", "gradcache", "lora"])
-def test_a_killed_run_goes_on_bit_by_bit(tiny_checkpoint, tmp_path, step, variant):
-    changes = {
-        "plain": {"accumulate": 2},
-        "gradcache": {"memory": "gradcache", "batching": Batching(tokens=150)},
-        "lora": {"lora": LoRA(rank=4, dropout=0.1)},
-    }[variant]
-    both = [
-        config(tiny_checkpoint, tmp_path / name, phases=SCHEDULE, save_every=2, dropout=0.1, **changes)
-        for name in ("whole", "killed")
-    ]
-    both[1] = replace(both[1], data=both[0].data)
-    whole, reports, _ = run(both[0])
-    killed_at(both[1], step)
-    resumed, later, _ = run(replace(both[1], resume=True))
-    assert_same(whole.checkpoint, resumed.checkpoint)
-    lines = [json.loads(line) for line in (both[1].out / "training.jsonl").read_text().splitlines()]
+def test_a_killed_run_goes_on_bit_by_bit(whole, tmp_path, step):
+    settings, checkpoint, losses = whole
+    settings = replace(settings, out=tmp_path / "killed")
+    killed_at(settings, step)
+    resumed, later, _ = run(replace(settings, resume=True))
+    assert_same(checkpoint, resumed.checkpoint)
+    lines = [json.loads(line) for line in (settings.out / "training.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(1, 13))
-    assert [line["measures"]["loss"] for line in lines] == [report.measures["loss"] for report in reports]
+    assert [line["measures"]["loss"] for line in lines] == losses
     assert later[0].step < 12
 
 
@@ -101,7 +108,9 @@ def test_evaluations_and_fresh_negatives_are_resumed_too(tiny_checkpoint, tmp_pa
         assert (both[0].out / name).read_text() == (both[1].out / name).read_text(), name
 
 
-def test_a_finished_run_says_so_without_loading_a_model(tiny_checkpoint, tmp_path, monkeypatch, capsys):
+def test_a_finished_run_says_so_without_loading_a_model_and_refuses_other_settings(
+    tiny_checkpoint, tmp_path, monkeypatch, capsys
+):
     settings = config(tiny_checkpoint, tmp_path)
     outcome, _, _ = run(settings)
     write_card(settings, outcome)
@@ -111,11 +120,6 @@ def test_a_finished_run_says_so_without_loading_a_model(tiny_checkpoint, tmp_pat
     assert again == outcome
     assert "finished before" in capsys.readouterr().err
     assert sorted((path, path.stat().st_mtime_ns) for path in settings.out.rglob("*")) == before
-
-
-def test_other_settings_are_refused_by_name(tiny_checkpoint, tmp_path):
-    settings = config(tiny_checkpoint, tmp_path)
-    run(settings)
     with pytest.raises(ConfigError, match=r"group_size: 3 → 2"):
         run(replace(settings, resume=True, group_size=2))
 
@@ -147,25 +151,36 @@ def wait_for_step(out: Path, step: int, process: subprocess.Popen[str]) -> None:
     raise AssertionError(f"no step {step} in two minutes")
 
 
+STEPS = ("--phases.unified.steps", "30")
+
+
+@pytest.fixture(scope="module")
+def left_alone(tiny_checkpoint, tmp_path_factory) -> Path:
+    """The last checkpoint of a process that nobody disturbed."""
+    folder = tmp_path_factory.mktemp("left_alone")
+    process = start(tiny_checkpoint, folder, *STEPS)
+    said = process.communicate(timeout=250)[1]
+    assert process.returncode == 0, said
+    return folder / "out" / "step-000030"
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, *soak([signal.SIGTERM, signal.SIGINT])])
-def test_a_real_process_survives_a_real_signal(tiny_checkpoint, tmp_path, number):
-    steps = ("--phases.unified.steps", "30")
-    whole = start(tiny_checkpoint, tmp_path / "whole", *steps)
-    killed = start(tiny_checkpoint, tmp_path / "killed", *steps)
-    wait_for_step(tmp_path / "killed" / "out", 7, killed)
+def test_a_real_process_survives_a_real_signal(tiny_checkpoint, tmp_path, left_alone, number):
+    out = tmp_path / "out"
+    killed = start(tiny_checkpoint, tmp_path, *STEPS)
+    wait_for_step(out, 7, killed)
     killed.send_signal(number)
     message = killed.communicate(timeout=60)[1]
-    if number != signal.SIGKILL:
+    if number == signal.SIGKILL:
+        assert killed.returncode == -signal.SIGKILL
+    else:
         assert killed.returncode == 130, message
         assert "stopped: interrupted; the same command with --resume true resumes" in " ".join(message.split())
-        line = json.loads((tmp_path / "killed" / "out" / "training.jsonl").read_text().splitlines()[-1])
-        last = last_checkpoint(tmp_path / "killed" / "out")
+        line = json.loads((out / "training.jsonl").read_text().splitlines()[-1])
+        last = last_checkpoint(out)
         assert last is not None
         assert int(last.name.removeprefix("step-")) == line["step"] < 30  # nothing that was done is lost
-    else:
-        assert killed.returncode == -signal.SIGKILL
-    resumed = start(tiny_checkpoint, tmp_path / "killed", *steps, "--resume", "true")
-    assert resumed.communicate(timeout=250)[0] is None
-    assert whole.communicate(timeout=250)[0] is None
-    assert (whole.returncode, resumed.returncode) == (0, 0)
-    assert_same(tmp_path / "whole" / "out" / "step-000030", tmp_path / "killed" / "out" / "step-000030")
+    resumed = start(tiny_checkpoint, tmp_path, *STEPS, "--resume", "true")
+    message = resumed.communicate(timeout=250)[1]
+    assert resumed.returncode == 0, message
+    assert_same(left_alone, out / "step-000030")

@@ -28,9 +28,10 @@ def choose(folder: Path, rows=ROWS, **options) -> tuple[list[dict], list[str]]:
     data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     out.unlink(missing_ok=True)
     said: list[str] = []
-    count = select(SelectConfig(data=[data], out=out, **options), report=lambda line: None, warn=said.append)
+    count = select(SelectConfig(data=[data], out=out, **options), report=said.append)
     written = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
     assert len(written) == count
+    assert said.pop().startswith(f"{out}: {count} of {len(rows)} rows")
     return written, said
 
 
@@ -102,9 +103,9 @@ def test_a_name_that_no_row_has_is_said(tmp_path):
     rows, said = choose(tmp_path, drop_languages=["ar", "kmm"], sources=["ddtp", "libre"], join=["eng"])
     assert queries(rows) == ["q0", "q1"]
     assert [line.split(";")[0] for line in said] == [
-        "sources: no row has libre",
-        "drop_languages: no row has kmm",
-        "join: no row has eng",
+        "warning: sources: no row has libre",
+        "warning: drop_languages: no row has kmm",
+        "warning: join: no row has eng",
     ]
 
 
@@ -118,7 +119,7 @@ def test_a_file_that_exists_is_never_overwritten(tmp_path):
     (tmp_path / "out.jsonl").write_text("mine", encoding="utf-8")
     config = SelectConfig(data=[tmp_path / "in.jsonl"], out=tmp_path / "out.jsonl")
     with pytest.raises(ConfigError, match=r"out\.jsonl exists"):
-        select(config, report=print, warn=print)
+        select(config, report=print)
     assert (tmp_path / "out.jsonl").read_text(encoding="utf-8") == "mine"
 
 

@@ -21,10 +21,8 @@ from typing import Any
 import pytest
 
 from m3_vdb.errors import ConfigError, MissingExtraError
-from train.synthesis.articles import Article
 from train.synthesis.asking import Answer, KeptAnswers, RequestFailedError, clean
 from train.synthesis.config import SynthesizeConfig
-from train.synthesis.passages import Passage
 from train.synthesis.stage import Outcome, fault, settle, synthesize
 
 pytestmark = pytest.mark.integration
@@ -536,7 +534,7 @@ def test_a_dry_run_without_prices_names_no_cost(tmp_path, stub):
 )
 def test_unfit_questions_are_named(question, expected):
     text = "The miller built the mill in the year of the great flood."
-    assert fault(question, Passage(Article("x", text), 0, text)) == expected
+    assert fault(question, text) == expected
 
 
 def test_a_question_about_two_articles_is_dropped_from_both_and_repeats_within_one_stay_once():

@@ -16,19 +16,16 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from m3_vdb.errors import ConfigError, DocumentError
-from train.synthesis.articles import Article, draw_sample, parse_article
-from train.synthesis.config import SynthesizeConfig
-from train.synthesis.passages import (
-    BLANK_LINE,
-    LINE,
-    SENTENCE,
-    WORD,
+from train.synthesis.articles import (
+    Article,
     choose_passages,
+    draw_sample,
     letter_share,
     paragraphs,
+    parse_article,
     plain,
-    segment,
 )
+from train.synthesis.config import SynthesizeConfig
 
 PROSE = {
     "en": "The lighthouse keeper wrote letters every evening. Nobody on the mainland ever answered them! Why not? ",
@@ -76,7 +73,6 @@ def ids(config: SynthesizeConfig) -> list[str]:
         ({"max_characters": 150}, "below min_characters=200"),
         ({"max_passage_characters": 59}, "at least twice"),
         ({"max_passage_characters": 200}, "would be the whole article"),
-        ({"on_bad_row": "warn"}, "stop, skip"),
         ({"model": ""}, "model is empty"),
         ({"base_url": "localhost:8000"}, "http://host:8000/v1"),
     ],
@@ -238,14 +234,12 @@ def boundaries(text: str) -> set[int]:
 
 
 @given(TRICKY, st.integers(1, 12))
-def test_segments_cover_the_text_without_gaps_are_short_and_cut_no_grapheme(text, limit):
-    levels = ((BLANK_LINE, 3), (LINE, 3), (SENTENCE, limit), (WORD, limit))
-    spans = segment(text, (0, len(text)), boundaries(text), levels=levels, limit=limit)
-    assert [start for start, _ in spans] == [0, *(end for _, end in spans[:-1])]
-    assert spans[-1][1] == len(text)
-    assert {start for start, _ in spans} <= boundaries(text)
-    for start, end in spans:
-        assert len(text[start:end].rstrip()) <= limit or not boundaries(text) & {*range(start + 1, end)}, "one grapheme"
+def test_passages_stand_in_order_are_short_and_cut_no_grapheme(text, limit):
+    spans = paragraphs(text, minimum=1, maximum=limit)
+    edges = [at for span in spans for at in span]
+    assert edges == sorted(edges)
+    assert {*edges} <= boundaries(text)
+    assert all(0 < end - start <= limit for start, end in spans)
 
 
 ARTICLES = st.lists(st.sampled_from([*PROSE.values(), "\n", "\n\n", "1 2 3 4 5 6 7 8 9 ", "e\u0301" * 20]), max_size=40)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -22,8 +22,7 @@ from torch import Tensor, nn
 from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
 from m3_vdb.encoding.packing import CALL_COST, pack
 from m3_vdb.encoding.tokenizer import TokenBatch, Tokenizer
-from onnx_export.checkpoint import read_tokenizer
-from train.config import FinetuneConfig, Head, Part, Phase, PretrainConfig, Refresh, RunConfig, Watch
+from train.config import FinetuneConfig, Head, Part, Phase, PretrainConfig, RunConfig, Watch
 from train.contrastive.backward import Forward, gradcache, through_the_graph
 from train.contrastive.batch import Batch, Order, batch_losses
 from train.contrastive.draw import Draw, draw_batch
@@ -32,17 +31,10 @@ from train.contrastive.representations import Representations, concatenate, owne
 from train.data.batches import BatchSampler, Numbers, RowSizes
 from train.data.store import Lengths, RowStore
 from train.engine.checkpoint import STATE
-from train.engine.loop import Loop, Outcome, Report
+from train.engine.loop import Loop
 from train.engine.plot import read_lines
-from train.engine.processes import Processes, most, world_size
-from train.engine.start import (
-    fastest_micro_tokens,
-    is_finished,
-    note_rejected,
-    open_run,
-    pick_attention,
-    start_processes,
-)
+from train.engine.processes import Processes, world_size
+from train.engine.run import Outcome, Report, Run, fastest_micro_tokens, pick_attention
 from train.engine.task import Hook, Measures, ParameterGroup, Sync
 from train.lora import add_adapters, load_adapter, merged, save_adapter
 from train.model import M3Model
@@ -52,8 +44,6 @@ from train.retrieval.evaluation import evaluate_model, read_collections
 from train.retrieval.mining import mine_rows
 from train.session import embedding_function
 from train.words import word_starts
-
-Warn = Callable[[str], None]
 
 PREFIXES: Final[dict[Part, str]] = {
     "embeddings": "encoder.embeddings",
@@ -67,7 +57,7 @@ GPU_CALL_COST: Final = 128
 realistic mix at 1.5 % (docs/log.md); no GPU was at hand to measure it."""
 
 
-def contrastive(config: PretrainConfig | FinetuneConfig, *, report: Report, warn: Warn) -> Outcome:
+def contrastive(config: PretrainConfig | FinetuneConfig, *, report: Report, warn: Callable[[str], None]) -> Outcome:
     """Train the dense score on pairs (stage 1), or all heads on rows with hard negatives (stage 2).
 
     Args:
@@ -81,48 +71,30 @@ def contrastive(config: PretrainConfig | FinetuneConfig, *, report: Report, warn
         ConfigError: settings, files or directories do not fit together.
         ModelOutputError: the loss is not finite; the last checkpoint is kept.
     """
-    tokenizer_json = read_tokenizer(config.model)
+    run = Run.open(config, report=report, warn=warn)
     phases: list[tuple[str, Phase]]
     if isinstance(config, FinetuneConfig):
         draw, phases = Draw(config.group_size, config.seed), list(config.phases)
     else:
-        starts = word_starts(tokenizer_json) if config.shuffle else None
+        starts = word_starts(run.tokenizer_json) if config.shuffle else None
         draw, phases = Draw(1, config.seed, config.shuffle, starts), [("pretrain", config.phase)]
-    processes = start_processes(config)
-    resume_from = open_run(config, processes)
     # An evaluation of the last checkpoint may be missing.
-    if resume_from and not config.watch.data and is_finished(resume_from, config, phases):
-        return Outcome(resume_from)
-    longest = max(config.query_max_length, config.passage_max_length)
-    model = M3Model.load(config.model, attention=pick_attention(config, longest, processes))
+    if run.resume_from and not config.watch.data and run.is_finished(phases):
+        return Outcome(run.resume_from)
+    model = run.load_model(config.model, longest=max(config.query_max_length, config.passage_max_length))
     lengths = Lengths(*(min(n, model.max_length) for n in (config.query_max_length, config.passage_max_length)))
-
-    def open_rows(files: list[Path]) -> RowStore:
-        with processes.first():
-            return RowStore(
-                files,
-                tokenizer_json,
-                lengths,
-                on_bad_row=config.on_bad_row if files == config.data else "skip",  # mining may find nothing for a row
-                need_negatives=draw.group_size > 1,
-                workers=config.workers,
-            )
-
-    files = config.data
-    if isinstance(config, FinetuneConfig) and resume_from:
-        files = rows_before(config, int(resume_from.name.removeprefix("step-")))
-    store = open_rows(files)
-    if processes.main:
-        note_rejected(store, config.out, warn)
+    open_rows = partial(run.read_rows, lengths=lengths, need_negatives=draw.group_size > 1)
+    store = open_rows(rows_before(config, run.resume_from))
     torch.manual_seed(config.seed)  # adapters begin at random
-    task = ContrastiveTask(config, model, tokenizer_json, store, draw, phases, processes)
+    task = ContrastiveTask(run, model, store, draw, phases)
     if config.watch.data:
-        task.hooks.append(watch_hook(config.watch, config, processes, warn))
+        task.hooks.append(watch_hook(run, config.watch))
     if isinstance(config, FinetuneConfig) and config.refresh.every:
-        task.hooks.append(refresh_hook(config.refresh, config, task, open_rows, processes, warn))
+        task.hooks.append(refresh_hook(run, config, task, open_rows))
     if not config.micro_tokens:
-        task.micro_tokens = fastest_micro_tokens(model, longest=int(store.column("longest").max()), processes=processes)
-    return Loop(task, config, processes, report=report, warn=warn).run(resume_from)
+        longest = int(store.column("longest").max())
+        task.micro_tokens = fastest_micro_tokens(model, longest=longest, processes=run.processes)
+    return Loop(task, run).run()
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,35 +112,29 @@ class ContrastiveTask:
     """See ``train.engine.task.Task``.
 
     Args:
-        config: settings.
+        run: settings, tokenizer and processes.
         model: on the CPU.
-        tokenizer_json: goes into checkpoints.
         store: the rows.
         draw: how groups are drawn.
         phases: (name, phase).
-        processes: this process among its peers.
     """
 
     def __init__(
         self,
-        config: PretrainConfig | FinetuneConfig,
+        run: Run[Any],
         model: M3Model,
-        tokenizer_json: str,
         store: RowStore,
         draw: Draw,
         phases: Sequence[tuple[str, Phase]],
-        processes: Processes,
     ) -> None:
+        config: PretrainConfig | FinetuneConfig = run.config
         self.model, self.phases, self.hooks = model, phases, list[Hook]()
         self.micro_tokens = config.micro_tokens
-        self._call_cost = CALL_COST if processes.device.type == "cpu" else GPU_CALL_COST
-        self._config, self._tokenizer_json, self._draw, self._processes = config, tokenizer_json, draw, processes
+        self._call_cost = CALL_COST if run.processes.device.type == "cpu" else GPU_CALL_COST
+        self._run, self._config, self._draw, self._processes = run, config, draw, run.processes
         if config.lora.rank:
             add_adapters(model, config.lora)
-        if config.dropout is not None:
-            for module in model.modules():
-                if isinstance(module, nn.Dropout):
-                    module.p = config.dropout
+        run.set_dropout(model)
         model.recompute = config.memory == "split"
         self.layers: Sequence[nn.Module] = list(model.encoder.encoder.layer)
         self.use_rows(store)
@@ -222,10 +188,9 @@ class ContrastiveTask:
             losses, found = losses_of(queries, passages)
             return losses.total * (scale * batch.share), (losses, found, sparsity(passages))
 
-        idle = most(len(work.passes), self._processes.device) - len(work.passes) if self._processes.lockstep else 0
-        run: Callable[..., tuple[Losses, dict[str, Tensor], dict[str, float]]]
-        run = gradcache if self._config.memory == "gradcache" else through_the_graph
-        losses, found, sparse = run(work.passes, loss_of, sync=sync, idle=idle)
+        backward = gradcache if self._config.memory == "gradcache" else through_the_graph
+        idle = self._run.idle_passes(len(work.passes))
+        losses, found, sparse = backward(work.passes, loss_of, sync=sync, idle=idle)
         means = {"loss": losses.total, "teacher_entropy": losses.entropy} | found
         means |= {f"loss/{name}": term for name, term in losses.terms.items()}
         numbers = {name: float(value.detach()) for name, value in means.items()}
@@ -260,7 +225,7 @@ class ContrastiveTask:
         if lora.rank:
             save_adapter(path / STATE, state)
             state = merged(state, lora)
-        self.model.save(path, tokenizer_json=self._tokenizer_json, state=state)
+        self.model.save(path, tokenizer_json=self._run.tokenizer_json, state=state)
 
     def restore(self, path: Path) -> None:
         """Weights of a checkpoint."""
@@ -297,8 +262,9 @@ def sparsity(passages: Representations) -> dict[str, float]:
     }
 
 
-def watch_hook(watch: Watch, config: RunConfig, processes: Processes, warn: Warn) -> Hook:
+def watch_hook(stage: Run[Any], watch: Watch) -> Hook:
     """Evaluate every ``watch.every`` steps: ``evaluations.jsonl`` and the name of the best checkpoint, ``best.txt``."""
+    config, processes = stage.config, stage.processes
     path = config.out / "evaluations.jsonl"
 
     def run(checkpoint: Path, step: int) -> None:
@@ -309,7 +275,7 @@ def watch_hook(watch: Watch, config: RunConfig, processes: Processes, warn: Warn
             entry = {"step": step, "value": result.mean[mode][measure], "mean": asdict(result)["mean"]}  # type: ignore[index]
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(entry) + "\n")
-            warn(f"step {step}: {watch.metric} {entry['value']:.4f}")
+            stage.warn(f"step {step}: {watch.metric} {entry['value']:.4f}")
         best = max(read_lines(path), key=lambda entry: float(entry["value"]))
         (config.out / "best.txt").write_text(f"step-{best['step']:06d}\n", encoding="utf-8")
 
@@ -322,30 +288,26 @@ def watch_hook(watch: Watch, config: RunConfig, processes: Processes, warn: Warn
 
 
 def refresh_hook(
-    refresh: Refresh,
-    config: FinetuneConfig,
-    task: ContrastiveTask,
-    open_rows: Callable[[list[Path]], RowStore],
-    processes: Processes,
-    warn: Warn,
+    run: Run[Any], config: FinetuneConfig, task: ContrastiveTask, open_rows: Callable[[list[Path]], RowStore]
 ) -> Hook:
     """Mine new negatives every ``refresh.every`` steps into ``negatives/step-N.jsonl`` and begin an epoch with them."""
+    refresh = config.refresh
 
-    def run(checkpoint: Path, step: int) -> None:
+    def mine(checkpoint: Path, step: int) -> None:
         path = negatives_path(config.out, step)
         if not path.is_file():
             path.parent.mkdir(exist_ok=True)
-            embed = _load(checkpoint, config, refresh.options, processes)
+            embed = _load(checkpoint, config, refresh.options, run.processes)
             corpus = Corpus.read(refresh.corpus) if refresh.corpus else None
             rows, done = mine_rows(embed, read_rows(config.data), refresh.options, corpus=corpus)
             write_rows(rows, path)
-            warn(f"step {step}: {done.negatives} new negatives, {done.dropped} candidates too close to a positive")
+            run.warn(f"step {step}: {done.negatives} new negatives, {done.dropped} candidates too close to a positive")
 
     def adopt(step: int) -> bool:
         task.use_rows(open_rows([negatives_path(config.out, step)]), epoch=task.sampler.epoch + 1)
         return False
 
-    return Hook("refresh", refresh.every, run, adopt)
+    return Hook("refresh", refresh.every, mine, adopt)
 
 
 def negatives_path(out: Path, step: int) -> Path:
@@ -353,9 +315,10 @@ def negatives_path(out: Path, step: int) -> Path:
     return out / "negatives" / f"step-{step:06d}.jsonl"
 
 
-def rows_before(config: FinetuneConfig, step: int) -> list[Path]:
-    """The rows that a run trains on when it arrives at a step: those of the last refresh before it, or its own."""
-    if config.refresh.every:
+def rows_before(config: PretrainConfig | FinetuneConfig, resume_from: Path | None) -> list[Path]:
+    """The rows that a run trains on when it arrives at a checkpoint: those of the refresh before it, or its own."""
+    if isinstance(config, FinetuneConfig) and config.refresh.every and resume_from:
+        step = int(resume_from.name.removeprefix("step-"))
         last = (step - 1) // config.refresh.every * config.refresh.every
         if last > 0:
             return [negatives_path(config.out, last)]

@@ -124,7 +124,7 @@ class BatchSampler:
         return {"epoch": self.epoch, "position": self.position, "rows": len(self._sizes.longest)}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on where ``state_dict`` was taken.
+        """Continue where ``state_dict`` was taken.
 
         Raises:
             ConfigError: there are more or fewer rows than then.

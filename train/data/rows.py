@@ -53,7 +53,7 @@ def parse_row(line: bytes | str, path: Path, index: int) -> Row:
     """One line as a row.
 
     Raises:
-        DocumentError: it is none.
+        DocumentError: it is not a row.
     """
     where = f"{path}, line {index + 1}"
     fields = parse_object(line, path, index)

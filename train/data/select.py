@@ -43,13 +43,13 @@ def kind_of(fields: Mapping[str, Any]) -> Kind:
     return Kind(asked, str(fields.get("doc_lang") or asked), str(fields.get(source) or ""))
 
 
-def select(config: SelectConfig, *, report: Callable[[str], None], warn: Callable[[str], None]) -> int:
+def select(config: SelectConfig, *, report: Callable[[str], None]) -> int:
     """Write the chosen rows in the order of the files; returns how many there are.
 
     Args:
         config: files and choice.
-        report: told the result.
-        warn: told which names of the settings no row has, since a misspelt one would hold nothing out.
+        report: told which names of the settings no row has, since a misspelt one would hold nothing out; then the
+            result.
 
     Raises:
         ConfigError: ``out`` exists, a file cannot be read, or no row is left.
@@ -63,9 +63,11 @@ def select(config: SelectConfig, *, report: Callable[[str], None], warn: Callabl
         kind = kind_of(fields)
         seen[kind] += 1
         if _wanted(kind, config):
-            draws[kind].append((_draw(fields, config.seed), number))
+            # Its negatives do not matter, so a mined row is drawn as it was before.
+            text = "\0".join([str(config.seed), fields["query"], *fields["pos"]])
+            draws[kind].append((blake2b(text.encode(), digest_size=8).digest(), number))
     for line in _unknown(config, seen):
-        warn(line)
+        report(f"warning: {line}")
     chosen = {n for drawn in draws.values() for _, n in (sorted(drawn)[: config.cap] if config.cap else drawn)}
     if not chosen:
         raise ConfigError(f"none of {seen.total():,} rows is left: look at sources and languages")
@@ -101,21 +103,10 @@ def _wanted(kind: Kind, config: SelectConfig) -> bool:
     )
 
 
-def _draw(fields: Mapping[str, Any], seed: int) -> bytes:
-    """Where the row stands in the draw; its negatives do not matter, so a mined row is drawn as it was before."""
-    text = "\0".join([str(seed), fields["query"], *fields["pos"]])
-    return blake2b(text.encode(), digest_size=8).digest()
-
-
 def _unknown(config: SelectConfig, seen: Collection[Kind]) -> Iterator[str]:
     languages = {language for kind in seen for language in (kind.lang, kind.doc_lang)}
     sources = {kind.source for kind in seen}
-    for option, known in (
-        ("sources", sources),
-        ("drop_sources", sources),
-        ("languages", languages),
-        ("drop_languages", languages),
-        ("join", languages),
-    ):
+    for option in ("sources", "drop_sources", "languages", "drop_languages", "join"):
+        known = sources if "sources" in option else languages
         if missing := [name for name in getattr(config, option) if name not in known]:
             yield f"{option}: no row has {', '.join(missing)}; there are {', '.join(sorted(known)) or 'none'}"

@@ -23,8 +23,9 @@ from huggingface_hub import ModelCard, ModelCardData
 from onnx_export.checkpoint import COLBERT_FILE, POSITION_OFFSET
 from train.config import ContrastiveConfig, FinetuneConfig, Phase, PretrainConfig, RunConfig
 from train.engine.checkpoint import STATE
-from train.engine.loop import Outcome, best_checkpoint
+from train.engine.loop import best_checkpoint
 from train.engine.plot import plot_training, read_lines, read_log
+from train.engine.run import Outcome
 from train.retromae.config import RetroMAEConfig
 
 END: Final = 0.05  # share of the steps whose measures are averaged

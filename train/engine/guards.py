@@ -11,7 +11,7 @@ from torch import Tensor, nn
 SAMPLE: Final = 64
 """Numbers of each parameter that are compared; an optimiser moves all of a matrix or nothing."""
 FEW_STEPS: Final = 20
-"""A phase of fewer optimiser steps changes a model hardly at all, at rates that do no harm."""
+"""A phase of fewer optimiser steps barely changes a model, at rates that do no harm."""
 DEAD: Final = 0.5
 """Share of all-zero sparse vectors from which the head counts as dying (FlagEmbedding #982 saw 99 %)."""
 

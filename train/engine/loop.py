@@ -12,9 +12,9 @@ import resource
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from m3_vdb.errors import ConfigError, ModelOutputError
-from train.config import Phase, RunConfig, as_json
+from train.config import Phase, as_json
 from train.engine.checkpoint import (
     Position,
     load_optimiser,
@@ -34,7 +34,6 @@ from train.engine.checkpoint import (
 )
 from train.engine.guards import Guards, UnchangedWeights
 from train.engine.processes import (
-    Processes,
     any_process,
     clip_gradients,
     gradient_sync,
@@ -44,46 +43,10 @@ from train.engine.processes import (
     sum_over_processes,
     world_size,
 )
+from train.engine.run import Outcome, Run, StepReport
 from train.engine.task import Measures, ParameterGroup, Task
 
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
-
-
-@dataclass(frozen=True, slots=True)
-class StepReport:
-    """One optimiser step of all processes.
-
-    Attributes:
-        step: number from 1.
-        steps: of the whole run, as far as it is known: later phases may be given in epochs.
-        phase: name of the phase.
-        measures: loss terms, accuracies and so on, by name (docs/training.md).
-        learning_rate: of the encoder, or of the heads where only they train.
-        seconds: wall time.
-    """
-
-    step: int
-    steps: int
-    phase: str
-    measures: dict[str, float]
-    learning_rate: float
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a run ended.
-
-    Attributes:
-        checkpoint: the last one.
-        stopped: "" at the regular end, else why it stopped before.
-    """
-
-    checkpoint: Path
-    stopped: str = ""
-
-
-Report = Callable[[StepReport], None]
 
 
 class Loop:
@@ -91,29 +54,26 @@ class Loop:
 
     Args:
         task: the stage.
-        config: settings of the run.
-        processes: this process among its peers.
-        report: called after each step in the main process.
-        warn: called with each warning in the main process.
+        run: its settings, processes and reports.
     """
 
-    def __init__(
-        self, task: Task, config: RunConfig, processes: Processes, *, report: Report, warn: Callable[[str], None]
-    ) -> None:
-        self._task, self._config, self._processes, self._report = task, config, processes, report
-        self._json = as_json(config)
+    def __init__(self, task: Task, run: Run[Any]) -> None:
+        self._task, self._config, self._processes, self._report = task, run.config, run.processes, run.report
+        self._resume_from = run.resume_from
+        self._json = as_json(run.config)
         self._position = Position()
-        self._guards = Guards(warn if processes.main else lambda text: None)
-        self._log = config.out / "training.jsonl"
+        self._guards = Guards(run.warn)
+        self._log = run.config.out / "training.jsonl"
 
-    def run(self, resume_from: Path | None) -> Outcome:
-        """Train from the beginning or from a checkpoint of this run.
+    def run(self) -> Outcome:
+        """Train from the beginning or from the checkpoint to resume from.
 
         Raises:
             ModelOutputError: the loss or a gradient is not finite; the last checkpoint is kept.
             ConfigError: the checkpoint was made with other settings.
         """
         torch.manual_seed(self._config.seed + rank())
+        resume_from = self._resume_from
         if resume_from:
             self._position = read_position(resume_from, self._json)
             self._task.restore(resume_from)

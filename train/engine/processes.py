@@ -16,8 +16,7 @@ import gc
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.util import find_spec
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -27,42 +26,36 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from m3_vdb.errors import ConfigError, MissingExtraError
+from train.config import RunConfig
 
 
 class Processes:
     """This process among its peers.
 
     Args:
-        device: "auto", "cpu", "cuda", …
-        precision: "bf16" or "fp32".
-        parallel: how several processes share the model.
-        trackers: "tensorboard", "wandb".
-        out: where trackers write.
+        config: device, precision, how several processes share the model, trackers and where they write.
 
     Attributes:
         accelerator: accelerate's object.
         device: torch device of this process.
+
+    Raises:
+        ConfigError: there is no such device.
+        MissingExtraError: a tracker is not installed.
     """
 
-    def __init__(
-        self,
-        *,
-        device: str,
-        precision: Literal["bf16", "fp32"],
-        parallel: Literal["ddp", "fsdp"],
-        trackers: Sequence[Any] = (),
-        out: Path | None = None,
-    ) -> None:
+    def __init__(self, config: RunConfig) -> None:
+        device, trackers = config.device, config.trackers
         cpu = device == "cpu" or (device == "auto" and not torch.cuda.is_available())
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise ConfigError(f"device={device!r}: torch {torch.__version__} sees no GPU; set device to cpu")
         for tracker in trackers:
             if find_spec(tracker) is None:  # accelerate would only leave it out
                 raise MissingExtraError(f"the tracker {tracker!r}", extra="trackers")
-        self.accelerator = Accelerator(cpu=cpu, log_with=list(trackers) or None, project_dir=out)
+        self.accelerator = Accelerator(cpu=cpu, log_with=list(trackers) or None, project_dir=config.out)
         self.device: torch.device = self.accelerator.device
-        self._precision = precision
-        self._parallel = parallel
+        self._precision = config.precision
+        self._parallel = config.parallel
 
     def start_trackers(self, settings: dict[str, Any]) -> None:
         """Open the trackers' files or connections, in the main process; not before ``out`` is known to be free."""

@@ -6,16 +6,11 @@ The command line reads this file, so it does not import torch.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 from m3_vdb.errors import ConfigError
-from train.config import Phase, RunConfig
-
-Positions = Literal["repeat", "interpolate"]
-"""How an encoder gets the position rows that it lacks: ``train.retromae.positions``."""
-SHORTEST = 3
-"""``<s>``, one token, ``</s>``."""
+from train.config import SHORTEST, Phase, RunConfig
+from train.edit_config import Positions
 
 
 # Without slots: jsonargparse reads the defaults from the class, where a slotted dataclass has descriptors instead.
@@ -57,28 +52,6 @@ class RetroMAESettings:
             raise ConfigError(f"max_length={self.max_length}: give at least {SHORTEST} tokens, such as 8192")
         if self.positions not in get_args(Positions):
             raise ConfigError(f"positions={self.positions!r}: give one of {', '.join(get_args(Positions))}")
-
-
-@dataclass(frozen=True)
-class ExtendConfig:
-    """Give a checkpoint positions for longer texts, without training; stage 0 (retromae) begins with the same.
-
-    Attributes:
-        model: checkpoint in BGE-M3 layout.
-        out: checkpoint directory to create.
-        max_length: tokens that a text may have afterwards, ``<s>`` and ``</s>`` included.
-        positions: the present rows repeated, so that texts of the old length keep their output to the bit, or
-            linearly interpolated between.
-    """
-
-    model: Path
-    out: Path
-    max_length: int = 8192
-    positions: Positions = "repeat"
-
-    def __post_init__(self) -> None:
-        if self.max_length < SHORTEST:
-            raise ConfigError(f"max_length={self.max_length}: give at least {SHORTEST} tokens, such as 8192")
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from m3_vdb.encoding.packing import pack
-from onnx_export.checkpoint import read_tokenizer
 from train.config import Phase
 from train.data.batches import BatchSampler, Numbers, RowSizes
 from train.data.store import Lengths, RowStore, token_batch
 from train.edit import extend_positions
-from train.engine.loop import Loop, Outcome, Report
-from train.engine.processes import Processes, most, sum_over_processes, world_size
-from train.engine.start import is_finished, note_rejected, open_run, pick_attention, start_processes
+from train.engine.loop import Loop
+from train.engine.processes import sum_over_processes, world_size
+from train.engine.run import Outcome, Report, Run
 from train.engine.task import Hook, Measures, ParameterGroup, Sync
 from train.model import M3Model
 from train.retromae.config import RetroMAEConfig
@@ -38,27 +37,14 @@ def retromae(config: RetroMAEConfig, *, report: Report, warn: Callable[[str], No
         ConfigError: settings, files or directories do not fit together.
         ModelOutputError: the loss is not finite; the last checkpoint is kept.
     """
+    run = Run.open(config, report=report, warn=warn)
+    if run.resume_from and run.is_finished([("retromae", config.phase)]):
+        return Outcome(run.resume_from)
     length = config.retromae.max_length
-    tokenizer_json = read_tokenizer(config.model)
-    processes = start_processes(config)
-    resume_from = open_run(config, processes)
-    if resume_from and is_finished(resume_from, config, [("retromae", config.phase)]):
-        return Outcome(resume_from)
-    base = M3Model.load(config.model, attention=pick_attention(config, length, processes))
+    base = run.load_model(config.model, longest=length)
     extend_positions(base.encoder, length, how=config.retromae.positions)
-    with processes.first():
-        store = RowStore(
-            config.data,
-            tokenizer_json,
-            Lengths(length, length),
-            on_bad_row=config.on_bad_row,
-            workers=config.workers,
-            kind="texts",
-        )
-    if processes.main:
-        note_rejected(store, config.out, warn)
-    task = RetroMAETask(config, base, tokenizer_json, store, processes)
-    return Loop(task, config, processes, report=report, warn=warn).run(resume_from)
+    store = run.read_rows(config.data, Lengths(length, length), kind="texts")
+    return Loop(RetroMAETask(run, base, store), run).run()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,33 +60,26 @@ class RetroMAETask:
     """See ``train.engine.task.Task``.
 
     Args:
-        config: settings.
+        run: settings, tokenizer and processes.
         base: the model to start from, its positions extended already; its heads go into every checkpoint unchanged.
-        tokenizer_json: goes into checkpoints.
         store: the texts, as queries.
-        processes: this process among its peers.
     """
 
-    def __init__(
-        self, config: RetroMAEConfig, base: M3Model, tokenizer_json: str, store: RowStore, processes: Processes
-    ) -> None:
+    def __init__(self, run: Run[RetroMAEConfig], base: M3Model, store: RowStore) -> None:
+        config = run.config
         self.model = RetroMAE.from_encoder(base.encoder, seed=config.seed)
         self.phases: Sequence[tuple[str, Phase]] = [("retromae", config.phase)]
         self.hooks: Sequence[Hook] = []
         self.layers: Sequence[nn.Module] = list(base.encoder.encoder.layer)
-        self._config, self._base, self._tokenizer_json, self._store = config, base, tokenizer_json, store
-        self._processes = processes
-        self._word_starts = torch.from_numpy(word_starts(tokenizer_json))
-        self._mask_id = mask_id(tokenizer_json)
+        self._run, self._config, self._base, self._store = run, config, base, store
+        self._word_starts = torch.from_numpy(word_starts(run.tokenizer_json))
+        self._mask_id = mask_id(run.tokenizer_json)
         lengths = store.column("query_length").astype("int64")
         sizes = RowSizes(lengths, lengths, lengths * 0)
         self.sampler = BatchSampler(sizes, config.batching, least=world_size(), seed=config.seed)
         if config.memory == "split":
             base.encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        if config.dropout is not None:
-            for module in self.model.modules():
-                if isinstance(module, nn.Dropout):
-                    module.p = config.dropout
+        run.set_dropout(self.model)
 
     def begin(self, phase: Phase) -> list[ParameterGroup]:
         """Decoder and LM head always train."""
@@ -131,18 +110,19 @@ class RetroMAETask:
 
     def step(self, model: nn.Module, batch: MaskedTexts, phase: Phase, *, scale: float, sync: Sync) -> Measures:
         """MLM mean plus decoder mean over the tokens of all processes, one sub-batch after another."""
-        device = self._processes.device
+        device = self._run.processes.device
         counts = {
             "mlm": float(sum(part.mlm_count for part in batch.parts)),
             "decoder": float(sum(part.decoder_count for part in batch.parts)),
         }
         counts = {name: max(1.0, count) for name, count in sum_over_processes(counts, device).items()}
-        idle = most(len(batch.parts), device) - len(batch.parts) if self._processes.lockstep else 0
         sums = dict.fromkeys(("loss", "loss/mlm", "loss/decoder", "accuracy/mlm", "accuracy/decoder"), 0.0)
-        passes = [(part, 1.0) for part in batch.parts] + [(batch.parts[0], 0.0)] * idle
+        passes = [(part, 1.0) for part in batch.parts] + [(batch.parts[0], 0.0)] * self._run.idle_passes(
+            len(batch.parts)
+        )
         for number, (part, weight) in enumerate(passes, start=1):
             with sync(number == len(passes)):
-                with self._processes.autocast():
+                with self._run.processes.autocast():
                     found: RetroMAESums = model(part.to(device))
                 mlm = found.mlm_loss_sum / counts["mlm"] * weight
                 decoder = found.decoder_loss_sum / counts["decoder"] * weight
@@ -159,7 +139,7 @@ class RetroMAETask:
         """BGE-M3 layout with the base's heads, and the decoder beside it."""
         whole = {n: t for n, t in self._base.state_dict().items() if not n.startswith("encoder.")}
         whole |= {n: t for n, t in state.items() if n.startswith("encoder.")}
-        self._base.save(path, tokenizer_json=self._tokenizer_json, state=whole)
+        self._base.save(path, tokenizer_json=self._run.tokenizer_json, state=whole)
         save_file({n: t.contiguous() for n, t in state.items() if not n.startswith("encoder.")}, path / DECODER_FILE)
 
     def restore(self, path: Path) -> None:

@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from m3_vdb.errors import ConfigError, M3Error, MissingExtraError
-from train.synthesis.articles import digest
+from train.synthesis.articles import Passage, digest
 from train.synthesis.config import SynthesizeConfig
-from train.synthesis.passages import Passage
 
 if TYPE_CHECKING:
     from openai import APIError, OpenAI

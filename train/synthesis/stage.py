@@ -20,10 +20,9 @@ from typing import Any, Final
 
 from m3_vdb.errors import ConfigError
 from train.retrieval.data import write_rows
-from train.synthesis.articles import Sample, draw_sample
+from train.synthesis.articles import Passage, Sample, choose_passages, draw_sample, plain
 from train.synthesis.asking import Asker, KeptAnswers, messages, request_key
 from train.synthesis.config import SynthesizeConfig
-from train.synthesis.passages import Passage, choose_passages, plain
 
 SOURCE: Final = "synthetic"
 """The rows' data set: batches of training do not mix it with others."""
@@ -46,12 +45,12 @@ class SynthesisReport:
         articles_read: articles in the files.
         articles_sampled: articles that were drawn.
         passages: passages that were drawn from them.
-        rows: rows in the output file.
         rejected: reason → how often; lines, articles and questions that gave no row.
-        reused: passages whose answer was kept by an earlier run.
+        reused: passages whose answer an earlier run kept.
         requests: requests made, or still to be made; the client library's retries are not counted.
         prompt_tokens: tokens read, as the endpoint counts them, or estimated at four bytes per token.
         completion_tokens: tokens written, or an upper bound, ``max_tokens`` for each request.
+        rows: rows in the output file.
         dry_run: whether nothing was asked or written.
         cost: of a dry run, at most, in the currency of the prices that were given; None without prices.
         prompt: one prompt of a dry run as it would be sent, empty if none would be.
@@ -60,12 +59,12 @@ class SynthesisReport:
     articles_read: int
     articles_sampled: int
     passages: int
-    rows: int
     rejected: Mapping[str, int]
     reused: int
     requests: int
     prompt_tokens: int
     completion_tokens: int
+    rows: int = 0
     dry_run: bool = False
     cost: float | None = None
     prompt: str = ""
@@ -91,14 +90,7 @@ class SynthesisReport:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a passage: a question, or the reason why there is none.
-
-    Attributes:
-        article: the article's id.
-        start: of the passage.
-        question: the question, or None.
-        reason: why there is none.
-    """
+    """What became of the passage that starts at a character of an article: a question, or why there is none."""
 
     article: str
     start: int
@@ -123,14 +115,14 @@ def synthesize(config: SynthesizeConfig, *, report: Report = lambda done, most: 
         MissingExtraError: the client library is not installed.
         RequestFailedError: the endpoint fails again and again. Answers so far are kept.
     """
-    check_out(config.out)
+    _check_out(config.out)
     sample = draw_sample(config)
     if config.dry_run:
         return _estimate(sample, config)
     outcomes: list[Outcome] = []
     with Asker(config) as asker:
-        for passage, answer in asker.ask(sampled_passages(sample, config)):
-            reason = answer.reason if answer.question is None else fault(answer.question, passage)
+        for passage, answer in asker.ask(_passages(sample, config)):
+            reason = answer.reason if answer.question is None else fault(answer.question, passage.text)
             question = None if reason else answer.question
             outcomes.append(Outcome(passage.article.id, passage.start, question, reason))
             report(len(outcomes), len(sample.chosen) * config.questions_per_article)
@@ -139,25 +131,24 @@ def synthesize(config: SynthesizeConfig, *, report: Report = lambda done, most: 
     empty = len(sample.chosen) - len({outcome.article for outcome in outcomes})
     rejected = Counter(sample.rejected) + Counter({"article without a usable passage": empty})  # leaves out zeros
     return SynthesisReport(
-        articles_read=sample.read,
-        articles_sampled=len(sample.chosen),
-        passages=len(outcomes),
+        sample.read,
+        len(sample.chosen),
+        len(outcomes),
+        dict(rejected + Counter(outcome.reason for outcome in outcomes if outcome.reason)),
+        asker.reused,
+        asker.requests,
+        asker.prompt_tokens,
+        asker.completion_tokens,
         rows=sum(outcome.question is not None for outcome in outcomes),
-        rejected=dict(rejected + Counter(outcome.reason for outcome in outcomes if outcome.reason)),
-        reused=asker.reused,
-        requests=asker.requests,
-        prompt_tokens=asker.prompt_tokens,
-        completion_tokens=asker.completion_tokens,
     )
 
 
-def sampled_passages(sample: Sample, config: SynthesizeConfig) -> Iterator[Passage]:
+def _passages(sample: Sample, config: SynthesizeConfig) -> Iterator[Passage]:
     """Passages of every sampled article, in order; an article may have none."""
-    for article in sample.articles(config):
-        yield from choose_passages(article, config)
+    return (passage for article in sample.articles(config) for passage in choose_passages(article, config))
 
 
-def fault(question: str, passage: Passage) -> str:
+def fault(question: str, passage: str) -> str:
     """Why a question cannot be used, or ""."""
     if len(question.splitlines()) > 1:
         return "question of several lines"
@@ -167,7 +158,7 @@ def fault(question: str, passage: Passage) -> str:
         return "question too short"
     if width > MAX_QUESTION_WIDTH:
         return "question too long"
-    source = plain(passage.text)
+    source = plain(passage)
     if source in words or (words in source and len(words) > MAX_COPIED * len(source)):
         return "question repeats the passage"
     return ""
@@ -179,37 +170,31 @@ def settle(outcomes: Sequence[Outcome]) -> list[Outcome]:
     Asked about two articles, a question has two answers of which each row would call one wrong, so none stays. Asked
     twice about one article, the first stays.
     """
-    asked: dict[str, set[str]] = {}
-    for outcome in outcomes:
-        if outcome.question is not None:
-            asked.setdefault(plain(outcome.question), set()).add(outcome.article)
+    forms = [plain(outcome.question or "") for outcome in outcomes]
+    articles = Counter(form for form, _ in {(form, one.article) for form, one in zip(forms, outcomes, strict=True)})
     settled: list[Outcome] = []
     used: set[str] = set()
-    for outcome in outcomes:
-        reason = ""
-        if outcome.question is not None:
-            words = plain(outcome.question)
-            if len(asked[words]) > 1:
-                reason = "question fits several articles"
-            elif words in used:
-                reason = "question asked twice"
-            used.add(words)
-        settled.append(replace(outcome, question=None, reason=reason) if reason else outcome)
+    for form, outcome in zip(forms, outcomes, strict=True):
+        several = "question fits several articles" if articles[form] > 1 else ""
+        reason = several or ("question asked twice" if form in used else "")
+        dropped = outcome.question is not None and reason
+        settled.append(replace(outcome, question=None, reason=reason) if dropped else outcome)
+        used |= {form}
     return settled
 
 
-def check_out(out: Path) -> None:
+def _check_out(out: Path) -> None:
     """Refuse to replace a file that this stage did not write.
 
     Raises:
         ConfigError: ``out`` exists and its first line is not a synthetic row.
     """
-    if not out.exists():
-        return
     try:
         with out.open("rb") as file:
             line = file.readline()
         fields: Any = json.loads(line) if line.strip() else {"source": SOURCE}
+    except FileNotFoundError:
+        return
     except (OSError, ValueError):
         fields = None
     if not isinstance(fields, dict) or fields.get("source") != SOURCE:
@@ -218,7 +203,7 @@ def check_out(out: Path) -> None:
 
 def _rows(sample: Sample, config: SynthesizeConfig, outcomes: Sequence[Outcome]) -> Iterator[dict[str, Any]]:
     """The training rows: their positive is the whole article, negatives are left to ``mine``."""
-    passages = sampled_passages(sample, config)
+    passages = _passages(sample, config)
     for outcome in outcomes:
         passage = next(passages, None)
         if passage is None or (passage.article.id, passage.start) != (outcome.article, outcome.start):
@@ -234,7 +219,7 @@ def _estimate(sample: Sample, config: SynthesizeConfig) -> SynthesisReport:
     kept = KeptAnswers(config.out).by_key
     passages = requests = size = 0
     prompt = ""
-    for passage in sampled_passages(sample, config):
+    for passage in _passages(sample, config):
         passages += 1
         if request_key(passage, config) not in kept:
             requests += 1
@@ -242,18 +227,16 @@ def _estimate(sample: Sample, config: SynthesizeConfig) -> SynthesisReport:
             size += sum(len(text.encode()) for text in texts)
             prompt = prompt or "\n\n".join(texts)
     tokens = size // BYTES_PER_TOKEN, requests * config.max_tokens
-    price = tokens[0] * config.prompt_price + tokens[1] * config.completion_price
+    price = (tokens[0] * config.prompt_price + tokens[1] * config.completion_price) / 1e6
     return SynthesisReport(
-        articles_read=sample.read,
-        articles_sampled=len(sample.chosen),
-        passages=passages,
-        rows=0,
-        rejected=sample.rejected,
-        reused=passages - requests,
-        requests=requests,
-        prompt_tokens=tokens[0],
-        completion_tokens=tokens[1],
+        sample.read,
+        len(sample.chosen),
+        passages,
+        sample.rejected,
+        passages - requests,
+        requests,
+        *tokens,
         dry_run=True,
-        cost=price / 1e6 if config.prompt_price or config.completion_price else None,
+        cost=price if config.prompt_price or config.completion_price else None,
         prompt=prompt,
     )
