@@ -1,4 +1,4 @@
-"""The command line as a user meets it: tables, one-line errors, exit codes."""
+"""The command line for its user: tables, one-line errors, exit codes."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""``m3-vdb ingest`` as a user meets it: what it prints, its exit codes, Ctrl-C and kill -9 and going on."""
+"""``m3-vdb ingest`` for its user: output, exit codes, and resuming after Ctrl-C and kill -9."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""A bad item costs that item: tokenizations and forward passes are counted, not timed."""
+"""A bad item does not make the others be encoded again: tokenizations and forward passes are counted, not timed."""
 
 from __future__ import annotations
 

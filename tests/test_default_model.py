@@ -1,4 +1,4 @@
-"""The model that ships: small enough, whole, and of use on pages that it was not trained on."""
+"""The default model: small enough, complete, and useful on pages that it was not trained on."""
 
 import json
 import subprocess

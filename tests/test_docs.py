@@ -1,4 +1,4 @@
-"""The documentation says what is there: its code runs, its imports and options exist, public names are complete."""
+"""The documentation is true: its code runs, its imports, options and files exist, and public names are documented."""
 
 from __future__ import annotations
 

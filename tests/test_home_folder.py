@@ -1,4 +1,4 @@
-"""Nothing is written into the home folder and nothing is looked up, by whichever entrance: no usage data."""
+"""No command and no import writes into the home folder, looks anything up, or sends usage data."""
 
 from __future__ import annotations
 

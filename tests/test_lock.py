@@ -1,4 +1,4 @@
-"""The lock covers what pyproject.toml asks for, on every Python and platform."""
+"""The lock covers what pyproject.toml requires, on every Python and platform."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the command line writes: clean for programs whatever the environment says, safe and legible for people."""
+"""Output of the command line: machine-readable in every environment, safe and legible on a terminal."""
 
 from __future__ import annotations
 

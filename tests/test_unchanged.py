@@ -1,4 +1,4 @@
-"""What makes a stored document "unchanged" is the same whoever stored it: text, fields, and how it was encoded."""
+"""A stored document is unchanged if text, fields and encoding are the same, stored by an ingest or by HybridIndex."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What public entrances take: any iterable once, in its own order; one string where many are expected is refused."""
+"""Arguments of public functions: any iterable is read once, in its order; a string instead of several is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tokens that somebody added to a tokenizer: the ids are Hugging Face's, and no text can spell a control token."""
+"""Added tokens of a tokenizer: their ids are Hugging Face's, and no text can spell a control token."""
 
 from __future__ import annotations
 

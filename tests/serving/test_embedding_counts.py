@@ -1,4 +1,4 @@
-"""What an encoding costs and how it fails, over a session that counts and a session that returns NaN."""
+"""Cost and failures of encoding, with sessions that count calls or return NaN."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What importing costs, what the package promises to export, and the tree of its errors."""
+"""The cost of imports, the exported names, and the hierarchy of errors."""
 
 from __future__ import annotations
 
