@@ -23,9 +23,9 @@ QUESTIONS = [
 ]
 
 store = sys.argv[1] if len(sys.argv) > 1 else "build/demo.qdrant"
-table = Table(
-    "question", "score", "dense", "sparse", "multi", "best document", title="score = dense + 0.3·sparse + multi"
-)
+table = Table("question", "score", "dense", "sparse", "multi", title="score = dense + 0.3·sparse + multi")
+table.add_column("best document", overflow="fold")  # text without spaces (Chinese, Japanese) is one long word
+table.columns[0].overflow = "fold"
 with HybridIndex.open(store, create=False) as index:
     for language, question, condition in QUESTIONS:
         hit = index.query(question, limit=1, filter=condition, explain=True)[0]
