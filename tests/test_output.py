@@ -115,7 +115,7 @@ def test_info_shows_paths_whole(filled: list[object]) -> None:
         ("search x --store ftp://x/y", 1, "unrecognised store URL"),
         ("search x --store x.qdrant --weights 1,2", 1, "expected three numbers"),
         ("info --model no-such-model", 1, "no model 'no-such-model'"),
-        ("search", 2, "QUERY"),
+        ("search", 2, "Missing argument"),
         ("search x --nonsense", 2, "--nonsense"),
     ],
 )
