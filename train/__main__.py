@@ -19,7 +19,7 @@ from rich.console import Console
 from m3_vdb.cli.output import EXIT_INTERRUPTED, EXIT_USAGE, err, exit_codes, say
 from train import commands
 from train.config import FinetuneConfig, PretrainConfig
-from train.data.config import SelectConfig
+from train.data.select import SelectConfig
 from train.edit_config import AverageConfig, ExtendConfig, ImportBaseConfig, ImportBundleConfig, ProjectConfig
 from train.retrieval.config import EvaluateConfig, MineConfig, TopicsConfig
 from train.retromae.config import RetroMAEConfig

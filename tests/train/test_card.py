@@ -138,15 +138,6 @@ def test_picture_is_drawn_and_copied(finished: Path) -> None:
         assert (finished / f"step-{step:06d}" / "training.png").read_bytes() == (finished / "training.png").read_bytes()
 
 
-def test_front_matter(card: str) -> None:
-    front = yaml.safe_load(card.split("---\n")[1])
-    assert front == {
-        "base_model": "my_base",
-        "library_name": "sentence-transformers",
-        "tags": ["sentence-transformers", "feature-extraction", "bge-m3", "sparse", "colbert"],
-    }
-
-
 def test_no_path_of_this_machine(finished: Path, card: str) -> None:
     best = (finished / "step-000080" / "README.md").read_text(encoding="utf-8")
     for text in (card, best):
@@ -156,7 +147,12 @@ def test_no_path_of_this_machine(finished: Path, card: str) -> None:
         assert "`my_rows.jsonl`, 1,234 bytes" in text
 
 
-def test_shape_and_training(card: str) -> None:
+def test_front_matter_shape_and_training(card: str) -> None:
+    assert yaml.safe_load(card.split("---\n")[1]) == {
+        "base_model": "my_base",
+        "library_name": "sentence-transformers",
+        "tags": ["sentence-transformers", "feature-extraction", "bge-m3", "sparse", "colbert"],
+    }
     assert "# my_run, step 120" in card
     assert "fine-tuned for dense, sparse and multi-vector" in card
     assert "Dense: 384 dimensions" in card
@@ -253,31 +249,18 @@ def test_retromae_is_a_base(tmp_path: Path) -> None:
     assert pixels(out / "training.png").shape[0] < 900  # two rows: nothing is sparse
 
 
-def test_without_a_checkpoint_nothing_is_written(tmp_path: Path) -> None:
+def test_without_a_checkpoint_nothing_is_written_and_without_log_no_picture(tmp_path: Path) -> None:
     out = tmp_path / "run"
     write_log(out, [("unified", 2, HEADS)])
     write_card(finetune_config(out), Outcome(out, "interrupted"))
     assert [path.name for path in out.iterdir()] == ["training.jsonl"]
-
-
-def test_without_log_there_is_a_card_and_no_picture(tmp_path: Path) -> None:
-    out = tmp_path / "run"
+    (out / "training.jsonl").unlink()
     last = write_checkpoint(out, 5)
     assert plot_training(out) is None
     write_card(finetune_config(out), Outcome(last))
     text = (last / "README.md").read_text(encoding="utf-8")
     assert "training.png" not in text
     assert "5 optimiser steps" in text
-
-
-def test_torn_lines_are_left_out(tmp_path: Path) -> None:
-    write_log(tmp_path, [("unified", 2, BARE)])
-    write_evaluations(tmp_path, {2: 0.5})
-    for name in ("training.jsonl", "evaluations.jsonl"):
-        with (tmp_path / name).open("a", encoding="utf-8") as file:
-            file.write('{"step": 121, "measures": {"lo')
-    assert read_log(tmp_path).columns["step"].tolist() == [1, 2]
-    assert plot_training(tmp_path)
 
 
 def test_log_has_columns_and_phases(tmp_path: Path) -> None:
@@ -288,22 +271,24 @@ def test_log_has_columns_and_phases(tmp_path: Path) -> None:
     assert log.columns["loss/sparse"][40] == 3 - 0.41
 
 
-@pytest.mark.parametrize("steps", [1, 5_000])
-def test_any_length_can_be_drawn(tmp_path: Path, steps: int) -> None:
-    phases: list[Any] = (
-        [("unified", steps, HEADS)] if steps == 1 else [("dense", 5, HEADS[:1]), ("unified", steps, HEADS)]
-    )
+ODD = measures_of(1, HEADS) | {"gradient_norm": float("nan"), "loss/dense": float("inf")}
+
+
+@pytest.mark.parametrize(
+    "phases",
+    [[("unified", 1, HEADS)], [("dense", 5, HEADS[:1]), ("unified", 5_000, HEADS)], [("unified", 3, ODD)]],
+    ids=["one step", "many steps", "not finite"],
+)
+def test_every_log_can_be_drawn_without_its_torn_last_line(tmp_path: Path, phases: list[Any]) -> None:
     write_log(tmp_path, phases)
+    write_evaluations(tmp_path, {2: 0.5})
+    for name in ("training.jsonl", "evaluations.jsonl"):
+        with (tmp_path / name).open("a", encoding="utf-8") as file:
+            file.write('{"step": 121, "measures": {"lo')
+    assert len(read_log(tmp_path).columns["step"]) == sum(steps for _, steps, _ in phases)
     path = plot_training(tmp_path)
     assert path is not None
     assert pixels(path).shape[1] == 1540
-
-
-def test_measures_that_are_no_numbers_do_not_stop_it(tmp_path: Path) -> None:
-    write_log(
-        tmp_path, [("unified", 3, measures_of(1, HEADS) | {"gradient_norm": float("nan"), "loss/dense": float("inf")})]
-    )
-    assert plot_training(tmp_path)
 
 
 def test_drawing_leaves_global_state_alone(tmp_path: Path) -> None:

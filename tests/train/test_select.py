@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from m3_vdb.errors import ConfigError, DocumentError
-from train.data.config import SelectConfig
-from train.data.select import select
+from train.data.select import SelectConfig, select
 
 ROWS = [
     {"query": "q0", "pos": ["p0"], "neg": ["n"], "lang": "de", "doc_lang": "de", "source": "ddtp", "concept": "c"},

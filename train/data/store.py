@@ -15,7 +15,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import islice, repeat
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias, TypeVar
+from typing import Any, Final, Literal, TypeAlias
 
 import datasets
 import numpy as np
@@ -52,17 +52,13 @@ COLUMNS: Final = datasets.Features(
     }
 )
 BLANK: Final[dict[str, Any]] = {
-    "dataset": "",
-    **dict.fromkeys(
-        ("longest", "positive_length", "negative_length", "negatives_count", "query_length", "query_key"), 0
-    ),
-    **{name: [] for name in COLUMNS if isinstance(COLUMNS[name], datasets.List)},
+    name: [] if isinstance(kind, datasets.List) else "" if kind.dtype == "string" else 0
+    for name, kind in COLUMNS.items()
 }
 Stamp: TypeAlias = tuple[str, int, int]
 """A file: path, size, time."""
 Options: TypeAlias = tuple[str, int, int, bool, str]
 """tokenizer.json, tokens of a query and of a passage, whether negatives are needed, kind of lines."""
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,12 +156,13 @@ def _build(
     if workers > 1 and len(stamps) > 1:
         # New interpreters, not forks: a fork of a process that has threads (gRPC, Ray, a notebook) may never return.
         with ProcessPoolExecutor(min(workers, len(stamps)), multiprocessing.get_context("spawn")) as pool:
-            list(pool.map(_prepare, stamps, repeat(options)))
+            list(pool.map(_count, stamps, repeat(options)))
     return datasets.concatenate_datasets([_table(stamp, options) for stamp in stamps])
 
 
-def _prepare(stamp: Stamp, options: Options) -> None:
-    _table(stamp, options)
+def _count(stamp: Stamp, options: Options) -> int:
+    """Fill the cache in another process; a table itself would travel back."""
+    return len(_table(stamp, options))
 
 
 def _table(stamp: Stamp, options: Options) -> datasets.Dataset:
@@ -183,7 +180,8 @@ def _records(file: str, options: Options) -> Iterator[dict[str, Any]]:
     """A file's rows in order; runs where ``datasets`` wants it to, so its arguments are plain values."""
     tokenizer_json, query_length, passage_length, need_negatives, kind = options
     tokenizer, path = Tokenizer(tokenizer_json), Path(file)
-    for chunk in _chunks(read_lines(path), CHUNK):
+    lines = read_lines(path)
+    while chunk := list(islice(lines, CHUNK)):
         parsed = [_parse(line, path, index, need_negatives, kind) for index, line in chunk]
         rows = [row for row in parsed if isinstance(row, Row)]
         tokens = _tokenize(tokenizer, rows, Lengths(query_length, passage_length))
@@ -244,8 +242,3 @@ def _record(row: Row, tokens: Iterator[list[int]]) -> dict[str, Any]:
         "negative_keys": [key(text) for text in row.negatives],
         "negative_scores": list(row.negative_scores),
     }
-
-
-def _chunks(items: Iterator[T], size: int) -> Iterator[list[T]]:
-    while chunk := list(islice(items, size)):
-        yield chunk

@@ -7,6 +7,7 @@ decoding"). Legend: B texts, L padded tokens, d encoder width, V pieces, n predi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -169,12 +170,8 @@ class RetroMAE(nn.Module):
         decoded: Tensor = self.decoder(cls_vector + positions, memory, visibility(batch))
         return decoded
 
-    def save_decoder(self, path: Path) -> None:
-        """Write decoder and LM head, without the tied word embeddings, into the existing directory ``path``."""
-        save_file(self._own_state(), path / DECODER_FILE)
-
     def load_decoder(self, path: Path) -> None:
-        """Read what ``save_decoder`` wrote into ``path``.
+        """Read what ``save_decoder`` wrote.
 
         Raises:
             BundleError: the file is missing, damaged, or of another size of model.
@@ -182,7 +179,7 @@ class RetroMAE(nn.Module):
         file = path / DECODER_FILE
         state = read_tensors(file)
         found = {name: tuple(tensor.shape) for name, tensor in state.items()}
-        expected = {name: tuple(tensor.shape) for name, tensor in self._own_state().items()}
+        expected = {name: tuple(tensor.shape) for name, tensor in decoder_state(self.state_dict()).items()}
         if wrong := sorted(name for name in found | expected if found.get(name) != expected.get(name)):
             name = wrong[0]
             raise BundleError(
@@ -190,5 +187,12 @@ class RetroMAE(nn.Module):
             )
         self.load_state_dict(state, strict=False)  # the encoder's names are not in it; the others were compared above
 
-    def _own_state(self) -> dict[str, Tensor]:
-        return {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("encoder.")}
+
+def decoder_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of decoder and LM head, without the tied word embeddings, in a state dict of ``RetroMAE``."""
+    return {name: tensor.contiguous() for name, tensor in state.items() if not name.startswith("encoder.")}
+
+
+def save_decoder(state: Mapping[str, Tensor], path: Path) -> None:
+    """Write decoder and LM head of a state dict into the existing directory ``path``."""
+    save_file(decoder_state(state), path / DECODER_FILE)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from m3_vdb.encoding.packing import pack
@@ -24,7 +23,7 @@ from train.engine.task import Hook, Measures, ParameterGroup, Sync
 from train.model import M3Model
 from train.retromae.config import RetroMAEConfig
 from train.retromae.masking import MaskedBatch, mask_batch
-from train.retromae.model import DECODER_FILE, RetroMAE, RetroMAESums
+from train.retromae.model import RetroMAE, RetroMAESums, save_decoder
 from train.words import word_starts
 
 
@@ -140,7 +139,7 @@ class RetroMAETask:
         whole = {n: t for n, t in self._base.state_dict().items() if not n.startswith("encoder.")}
         whole |= {n: t for n, t in state.items() if n.startswith("encoder.")}
         self._base.save(path, tokenizer_json=self._run.tokenizer_json, state=whole)
-        save_file({n: t.contiguous() for n, t in state.items() if not n.startswith("encoder.")}, path / DECODER_FILE)
+        save_decoder(state, path)
 
     def restore(self, path: Path) -> None:
         """Encoder and decoder of a checkpoint."""
