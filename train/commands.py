@@ -176,15 +176,15 @@ def project(config: ProjectConfig, console: Console) -> None:
 
     from m3_vdb.encoding.tokenizer import Tokenizer
     from onnx_export.checkpoint import read_tokenizer
-    from train.data.rows import read_rows
     from train.edit import project as run
     from train.model import M3Model
+    from train.retrieval.data import read_rows
 
-    rows = read_rows(config.data)
+    rows = read_rows([config.data])
     chosen = random.Random(config.seed).sample(rows, min(config.texts, len(rows)))
     tokenizer_json = read_tokenizer(config.model)
     # sdpa, since a base with 8192 positions reads long passages whole
     model = M3Model.load(config.model, attention="sdpa")
-    narrow = run(model, Tokenizer(tokenizer_json), [row.positives[0] for row in chosen], config.colbert_dim)
+    narrow = run(model, Tokenizer(tokenizer_json), [row["pos"][0] for row in chosen], config.colbert_dim)
     narrow.save(config.out, tokenizer_json=tokenizer_json)
     say(f"{config.out}: colbert_dim {config.colbert_dim}", console=console)

@@ -79,7 +79,7 @@ def test_a_cap_counts_each_kind_by_itself_and_draws_nested_sets(tmp_path):
 
 
 def test_joined_rows_are_one_data_set_and_can_still_be_told_apart(tmp_path):
-    from train.data.lines import dataset_of
+    from train.data.rows import dataset_of
 
     rows, _ = choose(tmp_path, join=["en"])
     assert [dataset_of(row) for row in rows] == [

@@ -167,10 +167,6 @@ def test_skip_keeps_the_rest_and_lists_what_it_left_out(tmp_path, open_store, on
         open_store(file)
 
 
-def test_good_files_reject_nothing(tmp_path, open_store):
-    assert open_store(write(tmp_path / "rows.jsonl", GOOD)).rejected == []
-
-
 def test_an_empty_neg_is_a_problem_only_where_negatives_are_needed(tmp_path, open_store):
     file = write(tmp_path / "rows.jsonl", GOOD, GOOD | {"query": "alone", "neg": []}, {"query": "x", "pos": ["p"]})
     assert len(open_store(file)) == 3
@@ -186,15 +182,13 @@ def test_a_store_without_rows_is_refused(tmp_path, open_store):
         open_store(write(tmp_path / "a.jsonl", "{"), write(tmp_path / "b.jsonl", "[]"), on_bad_row="skip")
 
 
-@pytest.mark.parametrize("content", ["", "\n \n"])
-def test_an_empty_file_is_refused_by_name(tmp_path, open_store, content):
-    (tmp_path / "rows.jsonl").write_text(content)
-    with pytest.raises(ConfigError, match=r"rows\.jsonl: no training rows"):
-        open_store(tmp_path / "rows.jsonl")
-
-
-def test_a_missing_file_is_refused_by_name(tmp_path, open_store):
+def test_an_empty_and_a_missing_file_are_refused_by_name(tmp_path, open_store):
+    for content in ("", "\n \n"):
+        (tmp_path / "empty.jsonl").write_text(content)
+        with pytest.raises(ConfigError, match=r"empty\.jsonl: no training rows"):
+            open_store(tmp_path / "empty.jsonl")
     good = write(tmp_path / "rows.jsonl", GOOD)
+    assert open_store(good).rejected == []
     with pytest.raises(ConfigError, match=r"absent\.jsonl"):
         open_store(good, tmp_path / "absent.jsonl")
 

@@ -5,12 +5,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from m3_vdb.errors import ConfigError, DocumentError
-from train.data.lines import check_strings, dataset_of, parse_object, read_lines, strings
+from m3_vdb.jsonl import parse_object
+
+from m3_vdb.errors import DocumentError
+from m3_vdb.evaluation.files import check_strings, strings
 
 LARGEST_FLOAT32: Final = 3.4028234663852886e38
 
@@ -36,54 +39,55 @@ class Row:
     dataset: str = "/"
 
 
-def read_rows(path: Path) -> list[Row]:
-    """Read a whole file.
-
-    Raises:
-        DocumentError: a line is not a row; file and line are in the message, ``index`` is the line from 0.
-        ConfigError: the file cannot be opened, or holds no row.
-    """
-    rows = [parse_row(line, path, index) for index, line in read_lines(path)]
-    if not rows:
-        raise ConfigError(f"{path} holds no training rows")
-    return rows
-
-
 def parse_row(line: bytes | str, path: Path, index: int) -> Row:
     """One line as a row.
 
     Raises:
-        DocumentError: it is not a row.
+        DocumentError: it is not a row; file and line are in the message, ``index`` is the line from 0.
     """
     where = f"{path}, line {index + 1}"
     fields = parse_object(line, path, index)
-    if not isinstance(fields.get("query"), str):
-        raise DocumentError(f'{where}: expected {{"query": str, "pos": [str], "neg": [str]}}', index=index)
-    positives, negatives = (strings(fields, key, where, index) for key in ("pos", "neg"))
-    if not positives:
-        raise DocumentError(f"{where}: 'pos' must be a list with at least one string", index=index)
-    dataset = dataset_of(fields)
-    check_strings([fields["query"], *positives, *negatives, dataset], where, index)
+    query, positives, negatives = texts_of(fields, where, index)
     return Row(
-        fields["query"],
+        query,
         positives,
         negatives,
         _scores(fields, "pos", len(positives), where, index),
         _scores(fields, "neg", len(negatives), where, index),
-        dataset,
+        dataset_of(fields),
     )
 
 
-def _scores(fields: dict[str, Any], key: str, texts: int, where: str, index: int) -> tuple[float, ...]:
+def texts_of(fields: Mapping[str, Any], where: str, index: int) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+    """(query, positives, negatives) of a row, for training and mining alike.
+
+    Raises:
+        DocumentError: it is not a row; the message begins with ``where``.
+    """
+    query = fields.get("query")
+    if not isinstance(query, str):
+        raise DocumentError(f'{where}: expected {{"query": str, "pos": [str], "neg": [str]}}', index=index)
+    positives, negatives = (strings(fields, key, where, index) for key in ("pos", "neg"))
+    if not positives:
+        raise DocumentError(f"{where}: 'pos' must be a list with at least one string", index=index)
+    check_strings([query, *positives, *negatives, dataset_of(fields)], where, index)
+    return query, positives, negatives
+
+
+def dataset_of(fields: Mapping[str, Any]) -> str:
+    """Name of a row's data set, from ``source``, ``lang`` and, if it has one, ``topic``: "/" if it has none of them."""
+    name = f"{fields.get('source') or ''}/{fields.get('lang') or ''}"
+    return name if fields.get("topic") is None else f"{name}/{fields['topic']}"
+
+
+def _scores(fields: Mapping[str, Any], key: str, texts: int, where: str, index: int) -> tuple[float, ...]:
     scores = fields.get(f"{key}_scores") or []
-    good = isinstance(scores, list) and all(map(_is_finite, scores))
-    if not good or (scores and len(scores) != texts):
+    if not isinstance(scores, list) or not all(map(_fits_float32, scores)) or len(scores) not in (0, texts):
         raise DocumentError(
             f"{where}: '{key}_scores' must hold one finite number for each of the {texts} texts", index=index
         )
     return tuple(map(float, scores))
 
 
-def _is_finite(value: object) -> bool:
-    """Whether it is a number that a float32 can hold."""
+def _fits_float32(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST_FLOAT32

@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from m3_vdb.jsonl import parse_object, read_objects
 from numpy.typing import NDArray
 
 from m3_vdb.errors import ConfigError, DocumentError
 from m3_vdb.evaluation.files import parse_document
 from m3_vdb.types import Document
-from train.data.lines import check_strings, dataset_of, parse_object, read_objects, strings
+from train.data.rows import dataset_of, texts_of
 
 Table = tuple[NDArray[np.uint64], NDArray[np.intp]]
 """Digests in order, and the row of each."""
@@ -149,13 +150,7 @@ def parse_row(fields: Mapping[str, Any], *, where: str, index: int) -> MiningRow
     Raises:
         DocumentError: it is not one; the message begins with ``where``.
     """
-    query = fields.get("query")
-    if not isinstance(query, str):
-        raise DocumentError(f'{where}: expected {{"query": str, "pos": [str], "neg": [str]}}', index=index)
-    positives, negatives = (strings(fields, key, where, index) for key in ("pos", "neg"))
-    if not positives:
-        raise DocumentError(f"{where}: 'pos' must be a list with at least one string", index=index)
-    check_strings([query, *positives, *negatives], where, index)
+    query, positives, negatives = texts_of(fields, where, index)
 
     def documents(texts: Sequence[str], key: str) -> tuple[Document, ...]:
         ids = fields.get(key) or [""] * len(texts)

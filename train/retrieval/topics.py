@@ -17,7 +17,7 @@ from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
 from m3_vdb.errors import ConfigError
 from m3_vdb.evaluation.protocol import Part
 from m3_vdb.types import FloatArray
-from train.data.lines import dataset_of
+from train.data.rows import dataset_of
 from train.retrieval.config import Report, TopicsConfig
 from train.retrieval.data import read_rows, write_rows
 from train.retrieval.index import encode, import_faiss

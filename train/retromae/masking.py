@@ -9,7 +9,6 @@ tokens and its per-row lists take 80 s at 8192.)
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,18 +22,8 @@ LONGEST_WORD = 8
 """A run of tokens longer than this is not a word but a script without spaces, a URL, …: it is cut into spans."""
 SPAN = 2
 """Tokens of such a span; about a word of Chinese, Japanese or Thai in XLM-R's pieces."""
-
-
-class Replacement(NamedTuple):
-    """What a masked token becomes in the encoder's input, as shares; the rest stays as it is. BERT's 80/10/10.
-
-    Attributes:
-        mask: share replaced by ``<mask>``.
-        random: share replaced by a random ordinary piece.
-    """
-
-    mask: float = 0.8
-    random: float = 0.1
+MASKED, RANDOM = 0.8, 0.1
+"""Shares of the masked tokens replaced by ``<mask>`` and by a random ordinary piece; the rest stays, as in BERT."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +74,6 @@ def mask_batch(
     *,
     mask_id: int,
     generator: torch.Generator,
-    replacement: Replacement = Replacement(),  # noqa: B008 - immutable
 ) -> MaskedBatch:
     """Draw the masks of one step; the same generator state gives the same masks.
 
@@ -99,7 +87,6 @@ def mask_batch(
         settings: ratios, number of hidden sets, whole words or tokens.
         mask_id: id of ``<mask>``.
         generator: source of all randomness here.
-        replacement: what masked tokens become.
     """
     content = is_content(input_ids)
     words = _words(content, word_start[input_ids]) if settings.whole_words else _number(content)
@@ -108,7 +95,7 @@ def mask_batch(
     drawn = torch.rand(settings.decoder_masks, len(sizes), generator=generator) < settings.decoder_mask
     return MaskedBatch(
         input_ids=input_ids,
-        masked_ids=_replace(input_ids, masked, len(word_start), mask_id, replacement, generator),
+        masked_ids=_replace(input_ids, masked, len(word_start), mask_id, generator),
         labels=input_ids.masked_fill(~masked, IGNORED),
         hidden=drawn[:, words].transpose(0, 1) & content[:, None],
         pick=torch.randint(settings.decoder_masks, input_ids.shape, generator=generator),
@@ -165,12 +152,10 @@ def _choose(words: Tensor, sizes: Tensor, content: Tensor, ratio: float, generat
     return torch.zeros_like(sizes, dtype=torch.bool).scatter_(0, order, middle < ratio * tokens[text])
 
 
-def _replace(
-    ids: Tensor, masked: Tensor, pieces: int, mask_id: int, replacement: Replacement, generator: torch.Generator
-) -> Tensor:
+def _replace(ids: Tensor, masked: Tensor, pieces: int, mask_id: int, generator: torch.Generator) -> Tensor:
     """The encoder's input, int64 [B, L]."""
     draw = torch.rand(ids.shape, generator=generator)
     ordinary = torch.randint(UNK + 1, pieces - 1, ids.shape, generator=generator)
     ordinary += ordinary >= mask_id  # steps over <mask>, wherever it is
-    swapped = torch.where(draw < replacement.mask + replacement.random, ordinary, ids)
-    return torch.where(masked, torch.where(draw < replacement.mask, mask_id, swapped), ids)
+    swapped = torch.where(draw < MASKED + RANDOM, ordinary, ids)
+    return torch.where(masked, torch.where(draw < MASKED, mask_id, swapped), ids)
