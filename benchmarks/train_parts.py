@@ -7,16 +7,15 @@ multi-vector loss allocate at 8 passages of 8192 tokens. The last line is one JS
 from __future__ import annotations
 
 import json
-import re
 import statistics
 import time
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 import torch
 from rich.console import Console
 
+from benchmarks._flag_step import peak_mib, reset_peak
 from m3_vdb.encoding.packing import pack
 from train.config import Batching
 from train.contrastive.representations import Representations
@@ -28,8 +27,6 @@ from train.retromae.masking import IGNORED, mask_batch
 VOCABULARY: Final = 250_002
 LENGTHS: Final = (128, 2048, 8192)
 ROUNDS: Final = 9
-CLEAR_REFS: Final = Path("/proc/self/clear_refs")
-STATUS: Final = Path("/proc/self/status")
 Figures = dict[str, float]
 
 
@@ -89,16 +86,10 @@ def losses(*, passages: int = 8, length: int = 8192, query_length: int = 64, dim
     q, p = texts(passages, query_length), texts(passages, length)
     grown = {}
     for name, score in (("sparse", lexical_scores), ("multi_vector", multi_vector_scores)):
-        CLEAR_REFS.write_text("5")  # the peak begins anew
-        before = resident("VmRSS")
+        before = reset_peak()
         score(q, p).sum().backward()
-        grown[f"{name}_mib"] = round(resident("VmHWM") - before, 1)
+        grown[f"{name}_mib"] = round(peak_mib() - before, 1)
     return grown
-
-
-def resident(field: str) -> float:
-    """MiB of this process: VmRSS now, VmHWM at its peak (Linux)."""
-    return int(re.findall(rf"{field}:\s+(\d+) kB", STATUS.read_text())[0]) / 1024
 
 
 def main() -> None:

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from m3_vdb.encoding.tokenizer import Tokenizer
-from tests.train._runs import config, run
 from train.contrastive.representations import pack_output
 from train.model import M3Model
 
@@ -18,8 +17,8 @@ TEXTS = ["the vector search", "ein Wort und die Suche", "数据库的向量检�
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return run(config(tiny_checkpoint, tmp_path_factory.mktemp("compat")))[0].checkpoint
+def checkpoint(trained) -> Path:
+    return trained[0] / "out" / "step-000008"
 
 
 @pytest.fixture(scope="module")

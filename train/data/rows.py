@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from m3_vdb.jsonl import parse_object
-
 from m3_vdb.errors import DocumentError
 from m3_vdb.evaluation.files import check_strings, strings
+from m3_vdb.jsonl import parse_object
 
 LARGEST_FLOAT32: Final = 3.4028234663852886e38
 

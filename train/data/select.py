@@ -13,9 +13,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final
 
-from m3_vdb.jsonl import read_objects
-
 from m3_vdb.errors import ConfigError
+from m3_vdb.jsonl import read_objects
 from train.retrieval.data import parse_row, write_rows
 
 CROSS_LINGUAL: Final = "cross-lingual"

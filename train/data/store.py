@@ -19,12 +19,12 @@ from typing import Any, Final, Literal, TypeAlias
 
 import datasets
 import numpy as np
-from m3_vdb.jsonl import parse_object, read_lines
 from numpy.typing import NDArray
 
 from m3_vdb.encoding.tokenizer import TokenBatch, Tokenizer
 from m3_vdb.errors import ConfigError, DocumentError
 from m3_vdb.evaluation.files import check_strings
+from m3_vdb.jsonl import parse_object, read_lines
 from train.data.rows import Row, parse_row
 
 CHUNK: Final = 512

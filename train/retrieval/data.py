@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from m3_vdb.jsonl import parse_object, read_objects
 from numpy.typing import NDArray
 
 from m3_vdb.errors import ConfigError, DocumentError
 from m3_vdb.evaluation.files import parse_document
+from m3_vdb.jsonl import parse_object, read_objects
 from m3_vdb.types import Document
 from train.data.rows import dataset_of, texts_of
 

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 import regex
-from m3_vdb.jsonl import parse_object, read_lines
 
 from m3_vdb.errors import ConfigError, DocumentError
 from m3_vdb.evaluation.files import check_strings, identifier
+from m3_vdb.jsonl import parse_object, read_lines
 from train.synthesis.config import SynthesizeConfig
 
 Span: TypeAlias = tuple[int, int]
