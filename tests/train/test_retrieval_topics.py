@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from train.data.lines import dataset_of
 
 from m3_vdb.errors import ConfigError
 from tests.train._retrieval import packed
+from train.data.rows import dataset_of
 from train.retrieval.config import TopicsConfig
 from train.retrieval.topics import cluster, topics, with_topics
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
 from m3_vdb.encoding.packing import CALL_COST, pack
 from m3_vdb.encoding.tokenizer import TokenBatch, Tokenizer
-from train.config import FinetuneConfig, Head, Part, Phase, PretrainConfig, RunConfig, Watch
+from train.config import FinetuneConfig, Head, Part, Phase, PretrainConfig, Watch
 from train.contrastive.backward import Forward, gradcache, through_the_graph
 from train.contrastive.batch import Batch, Order, batch_losses
 from train.contrastive.draw import Draw, draw_batch
@@ -33,8 +33,8 @@ from train.data.store import Lengths, RowStore
 from train.engine.checkpoint import STATE
 from train.engine.loop import Loop
 from train.engine.plot import read_lines
-from train.engine.processes import Processes, world_size
-from train.engine.run import Outcome, Report, Run, fastest_micro_tokens, pick_attention
+from train.engine.processes import world_size
+from train.engine.run import Outcome, Report, Run, fastest_micro_tokens
 from train.engine.task import Hook, Measures, ParameterGroup, Sync
 from train.lora import add_adapters, load_adapter, merged, save_adapter
 from train.model import M3Model
@@ -264,12 +264,11 @@ def sparsity(passages: Representations) -> dict[str, float]:
 
 def watch_hook(stage: Run[Any], watch: Watch) -> Hook:
     """Evaluate every ``watch.every`` steps: ``evaluations.jsonl`` and the name of the best checkpoint, ``best.txt``."""
-    config, processes = stage.config, stage.processes
-    path = config.out / "evaluations.jsonl"
+    path = stage.config.out / "evaluations.jsonl"
 
     def run(checkpoint: Path, step: int) -> None:
         if all(entry["step"] != step for entry in read_lines(path)):
-            embed = _load(checkpoint, config, watch.options, processes)
+            embed = _load(checkpoint, stage, watch.options)
             result = evaluate_model(embed, read_collections(watch.data, watch.options), watch.options)
             mode, measure = watch.metric.split("/", 1)
             entry = {"step": step, "value": result.mean[mode][measure], "mean": asdict(result)["mean"]}  # type: ignore[index]
@@ -277,7 +276,7 @@ def watch_hook(stage: Run[Any], watch: Watch) -> Hook:
                 file.write(json.dumps(entry) + "\n")
             stage.warn(f"step {step}: {watch.metric} {entry['value']:.4f}")
         best = max(read_lines(path), key=lambda entry: float(entry["value"]))
-        (config.out / "best.txt").write_text(f"step-{best['step']:06d}\n", encoding="utf-8")
+        path.with_name("best.txt").write_text(f"step-{best['step']:06d}\n", encoding="utf-8")
 
     def adopt(step: int) -> bool:
         values = [float(entry["value"]) for entry in read_lines(path) if entry["step"] <= step]
@@ -297,7 +296,7 @@ def refresh_hook(
         path = negatives_path(config.out, step)
         if not path.is_file():
             path.parent.mkdir(exist_ok=True)
-            embed = _load(checkpoint, config, refresh.options, run.processes)
+            embed = _load(checkpoint, run, refresh.options)
             corpus = Corpus.read(refresh.corpus) if refresh.corpus else None
             rows, done = mine_rows(embed, read_rows(config.data), refresh.options, corpus=corpus)
             write_rows(rows, path)
@@ -325,8 +324,7 @@ def rows_before(config: PretrainConfig | FinetuneConfig, resume_from: Path | Non
     return config.data
 
 
-def _load(checkpoint: Path, config: RunConfig, options: SearchOptions, processes: Processes) -> M3EmbeddingFunction:
-    attention = pick_attention(config, config.passage_max_length, processes)
-    model = M3Model.load(checkpoint, attention=attention).to(processes.device)
+def _load(checkpoint: Path, run: Run[Any], options: SearchOptions) -> M3EmbeddingFunction:
+    model = run.load_model(checkpoint, longest=run.config.passage_max_length).to(run.processes.device)
     tokenizer = Tokenizer.from_file(checkpoint / "tokenizer.json")
     return embedding_function(model, tokenizer, dtype=options.dtype, batch_tokens=options.batch_tokens)

@@ -119,7 +119,10 @@ class Run(Generic[C]):
 
     def load_model(self, path: Path, *, longest: int) -> M3Model:
         """A checkpoint with the attention that suits the device and texts of ``longest`` tokens."""
-        return M3Model.load(path, attention=pick_attention(self.config, longest, self.processes))
+        attention: str = self.config.attention
+        if attention == "auto":
+            attention = "eager" if self.processes.device.type == "cpu" and longest <= SHORT else "sdpa"
+        return M3Model.load(path, attention=attention)
 
     def read_rows(
         self,
@@ -165,13 +168,6 @@ class Run(Generic[C]):
     def idle_passes(self, passes: int) -> int:
         """Forward passes without effect that keep this process in step with sharded peers, which have more of them."""
         return most(passes, self.processes.device) - passes if self.processes.lockstep else 0
-
-
-def pick_attention(config: RunConfig, longest: int, processes: Processes) -> str:
-    """Which attention of transformers suits device and length."""
-    if config.attention != "auto":
-        return config.attention
-    return "eager" if processes.device.type == "cpu" and longest <= SHORT else "sdpa"
 
 
 def fastest_micro_tokens(model: M3Model, *, longest: int, processes: Processes) -> int:
