@@ -58,14 +58,14 @@ def markdown_table(rows: Rows) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in (rows[0], rule, *rows[1:]))
 
 
-def known(names: Sequence[str], stores: Mapping[str, Opener]) -> Sequence[str]:
-    """The names of stores that a command line gave.
+def known(names: Sequence[str], allowed: Mapping[str, object]) -> Sequence[str]:
+    """The names that a command line gave.
 
     Raises:
-        typer.BadParameter: there is no such store.
+        typer.BadParameter: one is not among ``allowed``.
     """
-    if unknown := set(names) - stores.keys():
-        raise typer.BadParameter(f"{', '.join(unknown)}: expected some of {', '.join(stores)}")
+    if unknown := set(names) - allowed.keys():
+        raise typer.BadParameter(f"{', '.join(unknown)}: expected some of {', '.join(allowed)}")
     return names
 
 

@@ -62,7 +62,7 @@ def compare(
     worst = relative = swapped = 0.0
     kept = same = 0
     for query, true in zip(queries, truth, strict=True):
-        scores, got = dict(true), store.rank(query, limit=CANDIDATES)
+        scores, got = dict(true), store.rank(query, limit=CANDIDATES, source="dense")
         errors = [(abs(score - scores[name]), abs(scores[name])) for name, score in got]
         worst = max([worst, *(error for error, _ in errors)])
         relative = max([relative, *(error / size for error, size in errors)])
@@ -96,7 +96,7 @@ def main(
         vectors = common.embeddings(documents, seed=0, multi_vector_dim=width)
         with MemoryStore(identity) as oracle:
             oracle.upsert(common.documents(0, documents), vectors)
-            truth = [oracle.rank(query, limit=CANDIDATES) for query in asked]
+            truth = [oracle.rank(query, limit=CANDIDATES, source="dense") for query in asked]
         for name in (*STORAGES, FLOAT16, MILVUS):
             with opened(name, identity) as store:
                 store.upsert(common.documents(0, documents), vectors)

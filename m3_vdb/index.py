@@ -19,6 +19,7 @@ from m3_vdb.stores.base import VectorStore
 from m3_vdb.stores.options import (
     DEFAULT_CANDIDATES,
     DEFAULT_OPTIONS,
+    DEFAULT_SOURCE,
     DEFAULT_WEIGHTS,
     CollectionOptions,
     Fusion,
@@ -166,7 +167,7 @@ class HybridIndex:
         limit: int = 10,
         offset: int = 0,
         candidates: int = DEFAULT_CANDIDATES,
-        source: Source = "dense",
+        source: Source = DEFAULT_SOURCE,
         fusion: Fusion = "weighted_sum",
         ef: int | None = None,
         score_threshold: float | None = None,
@@ -205,7 +206,7 @@ class HybridIndex:
         limit: int = 10,
         offset: int = 0,
         candidates: int = DEFAULT_CANDIDATES,
-        source: Source = "dense",
+        source: Source = DEFAULT_SOURCE,
         fusion: Fusion = "weighted_sum",
         ef: int | None = None,
         score_threshold: float | None = None,
@@ -220,7 +221,7 @@ class HybridIndex:
             limit: documents per text.
             offset: documents to skip before them.
             candidates: documents, or passages, taken from a list and scored.
-            source: the list or lists that they are taken from.
+            source: the list or lists that they are taken from; "union" is both, "dense" alone is faster.
             fusion: how scores become one.
             ef: effort of an approximate dense search.
             score_threshold: drop hits with a lower score.

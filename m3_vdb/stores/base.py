@@ -36,7 +36,15 @@ from m3_vdb.filter_parser import parse_filter
 from m3_vdb.filters import Expression
 from m3_vdb.inputs import DocumentLike, read_documents, read_ids, whole_number
 from m3_vdb.stores.checks import check_condition, check_documents, check_search, check_types
-from m3_vdb.stores.options import DEFAULT_CANDIDATES, DEFAULT_WEIGHTS, Fusion, IndexType, Search, Source
+from m3_vdb.stores.options import (
+    DEFAULT_CANDIDATES,
+    DEFAULT_SOURCE,
+    DEFAULT_WEIGHTS,
+    Fusion,
+    IndexType,
+    Search,
+    Source,
+)
 from m3_vdb.stores.process import ProcessBound
 from m3_vdb.types import Document, Filter, Hit, M3Embedding, M3Embeddings, Payload
 from m3_vdb.weights import Weights, WeightsLike
@@ -93,7 +101,7 @@ class VectorStore(ProcessBound, ABC):
         limit: int = 10,
         offset: int = 0,
         candidates: int = DEFAULT_CANDIDATES,
-        source: Source = "dense",
+        source: Source = DEFAULT_SOURCE,
         fusion: Fusion = "weighted_sum",
         ef: int | None = None,
         score_threshold: float | None = None,
@@ -109,7 +117,7 @@ class VectorStore(ProcessBound, ABC):
                 but the last.
             offset: hits to skip before them.
             candidates: documents taken from a list and scored, whatever the page; beyond them pages are empty.
-            source: the list or lists that they are taken from.
+            source: the list or lists that they are taken from; "union" is both, "dense" alone is faster.
             fusion: how scores become one.
             ef: effort of an approximate dense search.
             score_threshold: drop hits with a lower score.
@@ -141,7 +149,7 @@ class VectorStore(ProcessBound, ABC):
         limit: int = 10,
         offset: int = 0,
         candidates: int = DEFAULT_CANDIDATES,
-        source: Source = "dense",
+        source: Source = DEFAULT_SOURCE,
         fusion: Fusion = "weighted_sum",
         ef: int | None = None,
         score_threshold: float | None = None,
@@ -156,7 +164,7 @@ class VectorStore(ProcessBound, ABC):
             limit: hits per query.
             offset: hits to skip before them.
             candidates: documents taken from a list and scored.
-            source: the list or lists that they are taken from.
+            source: the list or lists that they are taken from; "union" is both, "dense" alone is faster.
             fusion: how scores become one.
             ef: effort of an approximate dense search.
             score_threshold: drop hits with a lower score.
@@ -189,7 +197,7 @@ class VectorStore(ProcessBound, ABC):
         weights: WeightsLike = DEFAULT_WEIGHTS,
         limit: int = 10,
         candidates: int = DEFAULT_CANDIDATES,
-        source: Source = "dense",
+        source: Source = DEFAULT_SOURCE,
         filter: Filter | None = None,
     ) -> list[tuple[str, float]]:
         """``query`` without the documents: (id, fused score), best first; for long rankings and texts kept elsewhere.

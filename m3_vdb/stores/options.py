@@ -90,11 +90,13 @@ DEFAULT_OPTIONS: Final = CollectionOptions()
 
 
 DEFAULT_CANDIDATES: Final = 200
-"""Dense candidates that are re-scored exactly; the paper re-ranks the dense top 200."""
+"""Candidates of a list that are re-scored exactly; the paper re-ranks the dense top 200."""
 DEFAULT_WEIGHTS: Final = Weights()
 Source: TypeAlias = Literal["dense", "sparse", "union"]
 """Where candidates come from. "dense": the nearest by s_dense. "sparse": the best by s_lex, among documents that share
 a token with the query. "union": both lists, so up to twice as many."""
+DEFAULT_SOURCE: Final[Source] = "union"
+"""What only one list finds is found; "dense" is faster and loses some exact matches (docs/stores.md)."""
 SOURCES: Final[tuple[Source, ...]] = get_args(Source)
 Fusion: TypeAlias = Literal["weighted_sum", "rrf", "dbsf"]
 """How scores become one; see ``Search``."""
@@ -131,7 +133,7 @@ class Search:
     limit: int = 10
     offset: int = 0
     candidates: int = DEFAULT_CANDIDATES
-    source: Source = "dense"
+    source: Source = DEFAULT_SOURCE
     fusion: Fusion = "weighted_sum"
     ef: int | None = None
     score_threshold: float | None = None
