@@ -156,7 +156,7 @@ def searches(
     """Name → how to search."""
     return {
         **{
-            f"{source} {most}": partial(store.rank, limit=LIMIT, candidates=most, source=source)
+            f"{source} {most}": partial(store.rank, limit=min(LIMIT, most), candidates=most, source=source)
             for most in candidates
             for source in SOURCES
         },

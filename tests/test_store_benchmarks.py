@@ -9,13 +9,14 @@ import pytest
 from typer import Typer
 from typer.testing import CliRunner
 
-from benchmarks import common, exactness, size_quality, storage, stores
+from benchmarks import common, exactness, identifiers, size_quality, storage, stores
 from benchmarks.size_quality import Form, narrowed
 from m3_vdb import M3EmbeddingFunction
 from m3_vdb.encoding.long_documents import LongDocuments
 from m3_vdb.errors import ConfigError
 from m3_vdb.evaluation import MODES, evaluate, open_collections
 from m3_vdb.stores import MemoryStore
+from m3_vdb.stores.options import DEFAULT_SOURCE
 from tests.evaluation._toy import collection
 from tests.evaluation.test_cli_eval import write
 
@@ -90,6 +91,15 @@ def test_speed_of_a_small_collection():
     assert set(folder["modes"]) == set(stores.MODES)
     assert all(0 < times["p50_ms"] <= times["p95_ms"] for times in folder["modes"].values())
     assert folder["one_against_three"] < 1e-6
+
+
+def test_part_numbers_are_found_by_default():
+    """Texts that are alike but for an identifier: the default finds what the dense list alone would lose."""
+    result = last_line(identifiers.main, "--per-kind", 50, "--queries", 20, "--candidates", 5)["results"]["catalogue"]
+    asked = [result[f"{kind}, in a question"] for kind in ("part number", "error code")]
+    assert all(of["near zero"] < 0.05 for of in asked)
+    assert min(of[f"{DEFAULT_SOURCE} 5"] for of in asked) > 0.85  # measured 1 and .95
+    assert max(of["dense 5"] for of in asked) < 0.85  # .75 and .5
 
 
 def test_what_storage_costs():

@@ -99,11 +99,12 @@ def test_two_steps_carry_the_whole_query(stub, store):
     query = make_queries(1)[0]
     stub.calls.clear()
     store.rank(query, weights=Weights(0.2, 0.3, 2), limit=3, candidates=15, filter={"lang": "de"})
-    assert [name for name, _ in stub.calls] == ["Search", "HybridSearch", "Search", "Search"]
-    leaf, guards = stub.requests("Search")[0], stub.requests("Search")[1:]
+    assert [name for name, _ in stub.calls] == ["Search", "Search", "HybridSearch", "Search", "Search"]
+    leaf, lexical, *guards = stub.requests("Search")
     (hybrid,) = stub.requests("HybridSearch")
-    assert "terms" in leaf.dsl
-    assert params(leaf.search_params)["topk"] == "15"
+    for one in (leaf, lexical):
+        assert "terms" in one.dsl
+        assert params(one.search_params)["topk"] == "15"
     assert json.loads(params(leaf.search_params)["params"])["ef"] == 15
     parts = {params(part.search_params)["anns_field"]: part for part in hybrid.requests}
     assert list(parts) == ["dense", "sparse", "multi_vector[row]"]
@@ -170,8 +171,8 @@ def test_without_the_guard_a_lost_list_would_spoil_the_order(stub, filled, monke
     stub.ann_ratio = 0.3
     monkeypatch.setattr("m3_vdb.stores.milvus.requests.Requests._lost", lambda *_: [])
     query = make_queries(1)[0]
-    truth = {hit.document.id: hit.score for hit in oracle.query(query, limit=60, candidates=60)}
-    ranked = store.rank(query, limit=60, candidates=60)
+    truth = {hit.document.id: hit.score for hit in oracle.query(query, limit=60, candidates=60, source="dense")}
+    ranked = store.rank(query, limit=60, candidates=60, source="dense")
     wrong = [name for name, score in ranked if abs(score - truth[name]) > 1e-3]
     assert len(wrong) > 10
     assert [name for name, _ in ranked] != list(truth)

@@ -136,7 +136,7 @@ def test_equal_scores_at_the_edge_of_a_page_cost_two_requests_more(stub, store):
     assert [(hit.document.id, hit.document.text) for hit in hits] == [(f"d{i}", f"text {i}") for i in (2, 3, 4)]
     first, everything, payloads = [body for *_, body in stub.bodies]
     assert (first["offset"], first["limit"], first["with_payload"]) == (1, 5, True)
-    assert (everything.get("offset"), everything["limit"], everything["with_payload"]) == (None, 200, ["id"])
+    assert (everything.get("offset"), everything["limit"], everything["with_payload"]) == (None, 2 * 200, ["id"])
     assert len(payloads["ids"]) == 3
     stub.bodies.clear()
     assert len(store.query(make_queries(1)[0], limit=8)) == len(store.rank(make_queries(1)[0], limit=8)) == 8
@@ -158,18 +158,18 @@ def test_strict_mode_takes_the_batch_and_never_says_exact():
             store.upsert(make_documents(40), make_embeddings(40, max_rows=60))
         query = make_queries(1)[0]
         stub.bodies.clear()
-        assert len(store.query(query, candidates=150)) == 10
+        assert len(store.query(query, candidates=150, source="dense")) == 10
         assert '"exact": true' not in json.dumps([body for *_, body in stub.bodies])
         with pytest.raises(ConfigError, match="ask for at most 150 candidates"):
-            store.query(query)  # 200 candidates
+            store.query(query, source="dense")  # 200 candidates
         with pytest.raises(ConfigError, match="ask for at most 75 candidates"):
-            store.query(query, candidates=100, source="union")
+            store.query(query, candidates=100)  # of each of two lists
     with pytest.raises(ConfigError, match="forbids exact search"):
         open_store(url, identity=IDENTITY, exact=True)
     with open_store(url, identity=IDENTITY) as store:  # a guard: the stub does refuse the one request
         store._capabilities = dataclasses.replace(store._capabilities, may_be_exact=True)
         with pytest.raises(StoreRequestError, match="403 Forbidden"):
-            store.query(make_queries(1)[0], candidates=150)
+            store.query(make_queries(1)[0], candidates=75)
     stub.close()
 
 
@@ -198,13 +198,17 @@ def test_one_request_carries_the_whole_query(stub, store):
     store.query(query, weights=Weights(0.2, 0.3, 0.5), limit=3, candidates=44, filter={"lang": "de"})
     ((method, path, _, body),) = stub.bodies
     assert (method, path) == ("POST", "/collections/notes/points/query")
-    leaf, sparse, multi = body["prefetch"]
-    assert (leaf["using"], sparse["using"], multi["using"]) == ("dense", "sparse", "multi_vector")
-    assert [branch["limit"] for branch in (leaf, sparse, multi)] == [44, 44, 44]
-    assert sparse["prefetch"] == multi["prefetch"] == [leaf]
-    assert leaf["filter"]["should"][0] == {"key": 'payload."lang"', "match": {"any": ["de"]}}
+    branches = dense, _, multi = body["prefetch"]
+    assert [(branch["using"], branch["limit"]) for branch in branches] == [
+        ("dense", 88), ("sparse", 88), ("multi_vector", 88),
+    ]  # fmt: skip
+    leaves = dense["prefetch"]
+    assert [(leaf["using"], leaf["limit"]) for leaf in leaves] == [("dense", 44), ("sparse", 44)]
+    assert all(branch["prefetch"] == leaves for branch in branches)
+    for leaf in leaves:
+        assert leaf["filter"]["should"][0] == {"key": 'payload."lang"', "match": {"any": ["de"]}}
     assert multi["params"]["exact"] is True
-    assert leaf["params"]["exact"] is False
+    assert leaves[0]["params"]["exact"] is False
     assert body["query"]["defaults"] == {"$score[1]": 0.0, "$score[2]": 0.0}
     factors = [product["mult"] for product in body["query"]["formula"]["sum"]]
     assert factors == [

@@ -66,6 +66,13 @@ def test_the_three_sources_differ(filled):
     assert found["union"] == found["dense"] | found["sparse"]
 
 
+def test_both_lists_are_the_default(filled):
+    store, _ = filled
+    query, asked = make_queries(1)[0], {"limit": 9, "candidates": CANDIDATES}
+    assert store.rank(query, **asked) == store.rank(query, **asked, source="union")
+    assert store.query(query, **asked) == store.query(query, **asked, source="union")
+
+
 def test_union_gives_more_than_one_list_holds(filled):
     store, passages = filled
     query = make_queries(1)[0]
