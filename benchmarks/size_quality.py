@@ -28,7 +28,7 @@ from m3_vdb.evaluation.metrics import group_means
 from m3_vdb.evaluation.search import search
 from m3_vdb.stores import open_store
 from m3_vdb.stores.options import CollectionOptions, Storage
-from m3_vdb.stores.points import pack
+from m3_vdb.stores.vectors import pack
 from m3_vdb.types import FloatArray
 
 MODES: Final[tuple[Mode, ...]] = ("multi_vector", "all")

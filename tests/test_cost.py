@@ -145,9 +145,9 @@ class CountingStore(MemoryStore):
         super().__init__(identity)
         self.handed = 0
 
-    def _upsert(self, documents, embeddings):
+    def upsert(self, documents, embeddings):
         self.handed += len(documents)
-        super()._upsert(documents, embeddings)
+        super().upsert(documents, embeddings)
 
 
 @pytest.mark.parametrize("bad", BAD.values(), ids=BAD)

@@ -225,15 +225,17 @@ class MilvusStub:
         raw = self.weighs_raw and params["norm_score"] is False
         total: dict[str, np.float32] = {}
         for weight, part in zip(params["weights"], request.requests, strict=True):
-            for key, score in self._search(found, part):
+            (answer,) = self._search(found, part)
+            for key, score in answer:
                 value = score if raw else 0.5 + np.arctan(score) / np.pi
                 total[key] = np.float32(total.get(key, np.float32(0)) + np.float32(weight) * np.float32(value))
         ranked = sorted(total.items(), key=lambda pair: -pair[1])
-        return wire.results(found, ranked, int(ranking["limit"]), request.output_fields)
+        return wire.results(found, [ranked], int(ranking["limit"]), request.output_fields)
 
     # The engine.
 
-    def _search(self, found: Collection, request: Any) -> list[tuple[str, np.float32]]:
+    def _search(self, found: Collection, request: Any) -> list[list[tuple[str, np.float32]]]:
+        """One ranking for each query of the request."""
         params = {pair.key: pair.value for pair in request.search_params}
         field, limit, tuning = params["anns_field"], wire.limit(request.search_params), json.loads(params["params"])
         index = found.indexes.get(field)
@@ -247,17 +249,20 @@ class MilvusStub:
             raise RefusedError(f"ef({tuning['ef']}) should be larger than k({limit})", 65535)
         (holder,) = common_pb2.PlaceholderGroup.FromString(request.placeholder_group).placeholders
         keys = self._matching(found, request.dsl)
-        if field == "dense":
-            query = np.frombuffer(holder.values[0], np.float32)
-            lost = self.loses_dense if "key in" in request.dsl else set()
-            scores = {key: found.rows[key]["dense"] @ query for key in keys if key not in lost}
-        elif field == "sparse":
-            query = sparse_parse_single_row(holder.values[0])
-            scores = {key: wire.lexical(query, found.rows[key]["sparse"]) for key in keys}
-            scores = {key: score for key, score in scores.items() if score > 0}
-        else:
-            scores = self._max_sim(found, keys, holder, limit)
-        return sorted(scores.items(), key=lambda pair: -pair[1])[:limit]
+        answers = []
+        for value in holder.values:
+            if field == "dense":
+                query = np.frombuffer(value, np.float32)
+                lost = self.loses_dense if "key in" in request.dsl else set()
+                scores = {key: found.rows[key]["dense"] @ query for key in keys if key not in lost}
+            elif field == "sparse":
+                query = sparse_parse_single_row(value)
+                scores = {key: wire.lexical(query, found.rows[key]["sparse"]) for key in keys}
+                scores = {key: score for key, score in scores.items() if score > 0}
+            else:
+                scores = self._max_sim(found, keys, holder, limit)
+            answers.append(sorted(scores.items(), key=lambda pair: -pair[1])[:limit])
+        return answers
 
     def _max_sim(self, found: Collection, keys: list[str], holder: Any, limit: int) -> dict[str, Any]:
         half = holder.type == common_pb2.PlaceholderType.EmbListFloat16Vector

@@ -103,12 +103,15 @@ def field_data(found: Any, name: str, cells: list[Any]) -> Any:
     return data
 
 
-def results(found: Any, ranked: list[tuple[str, Any]], limit: int, fields: Any) -> Any:
-    hits = ranked[:limit]
+def results(found: Any, answers: list[list[tuple[str, Any]]], limit: int, fields: Any) -> Any:
+    """The answer to one search for several queries, one ranking each."""
+    rankings = [ranked[:limit] for ranked in answers]
+    hits = [hit for ranked in rankings for hit in ranked]
     keys = [key for key, _ in hits]
     data = [field_data(found, name, [found.rows[key][name] for key in keys]) for name in fields]
     results = schema_pb2.SearchResultData(
-        num_queries=1, top_k=limit, ids=ids(keys), scores=[float(score) for _, score in hits], topks=[len(hits)],
-        fields_data=data, output_fields=list(fields), primary_field_name="key",
+        num_queries=len(rankings), top_k=limit, ids=ids(keys), scores=[float(score) for _, score in hits],
+        topks=[len(ranked) for ranked in rankings], fields_data=data, output_fields=list(fields),
+        primary_field_name="key",
     )  # fmt: skip
     return milvus_pb2.SearchResults(results=results)

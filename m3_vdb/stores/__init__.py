@@ -50,9 +50,9 @@ def open_store(
             ``./notes.milvus.db`` for milvus-lite); or a server (``qdrant://host:6333/collection``, ``qdrant+https://…``,
             ``http(s)://…``, or ``milvus://host:19530/collection``, ``milvus+https://…``, with a Milvus database as
             ``milvus://host:19530/database/collection``). A ``PathLike`` is a folder; ``~`` is the home folder.
-        identity: the embedding function at hand, or the identity of its model; None opens an existing collection
-            whatever its model.
-        create: make the collection if there is none.
+        identity: your embedding function, or the identity of its model; None opens an existing collection of any
+            model.
+        create: make the collection if it does not exist.
         exact: pick candidates by a full scan (True), by HNSW where there is one (False), or by the default (None): a
             folder by full scan, a server by HNSW. Milvus decides this when a collection is made.
         options: how a new collection is made: storage, payload indexes, …
@@ -62,10 +62,10 @@ def open_store(
         timeout: seconds to wait for a server's answer.
 
     Raises:
-        StoreUrlError: the URL has none of these forms.
-        CollectionNotFoundError: there is no such collection, and create=False.
+        StoreUrlError: unrecognised URL.
+        CollectionNotFoundError: the collection does not exist, and create=False.
         CollectionMismatchError: the collection belongs to another model.
-        ConfigError: an option that the store does not have, or an argument of another type.
+        ConfigError: an option that the store does not support, or an argument of the wrong type.
         MissingExtraError: the store's packages are not installed.
         StoreConnectionError: the server did not answer.
         StoreError: a folder is open already, or cannot be written.

@@ -24,18 +24,16 @@ id, title, text and payload, and once for the collection the identity of the mod
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from types import TracebackType
-from typing import TypeVar
 
 from m3_vdb.encoding.identity import ModelIdentity
-from m3_vdb.errors import ConfigError, StoreError
+from m3_vdb.errors import CollectionNotFoundError, ConfigError
 from m3_vdb.filter_parser import parse_filter
 from m3_vdb.filters import Expression
-from m3_vdb.inputs import DocumentLike, read_documents, read_ids, whole_number
-from m3_vdb.stores.checks import check_condition, check_documents, check_search, check_types
+from m3_vdb.inputs import DocumentLike, read_ids, whole_number
+from m3_vdb.stores.checks import check_condition, check_documents, check_types
 from m3_vdb.stores.options import (
     DEFAULT_CANDIDATES,
     DEFAULT_SOURCE,
@@ -45,18 +43,18 @@ from m3_vdb.stores.options import (
     Search,
     Source,
 )
+from m3_vdb.stores.points import Point, make_points
 from m3_vdb.stores.process import ProcessBound
+from m3_vdb.stores.vectors import check_query
 from m3_vdb.types import Document, Filter, Hit, M3Embedding, M3Embeddings, Payload
 from m3_vdb.weights import Weights, WeightsLike
 
-Store = TypeVar("Store", bound="VectorStore")
 
-
-class VectorStore(ProcessBound, ABC):
+class VectorStore(ProcessBound):
     """One open collection. A context manager; complete after construction.
 
     The methods that all callers use are here and check what is common to all stores; a store defines those that they
-    call, of the same name with an underscore.
+    call, most of the same name with an underscore.
     """
 
     @property
@@ -91,7 +89,10 @@ class VectorStore(ProcessBound, ABC):
             ConfigError: documents and embeddings do not belong together, or a part is missing; nothing was written.
         """
         self._check_process()
-        self._upsert(list(read_documents(documents)), embeddings)
+        points = make_points(
+            documents, embeddings, identity=self.identity, max_rows=self.max_rows, types=self.field_types
+        )
+        self._write(points)
 
     def query(
         self,
@@ -138,8 +139,9 @@ class VectorStore(ProcessBound, ABC):
             ef=ef,
             score_threshold=score_threshold,
             filter=self._condition(filter),
+            explain=explain,
         )
-        return self._checked_search([query], search, explain=explain)[0]
+        return self._checked_search([query], search)[0]
 
     def query_many(
         self,
@@ -158,18 +160,8 @@ class VectorStore(ProcessBound, ABC):
     ) -> list[list[Hit]]:
         """``query`` for many queries, in one batched request where the engine has one.
 
-        Args:
-            queries: n embeddings (``M3Embeddings``, or a list), all three parts of each.
-            weights: this and the following as ``query``, the same for all queries.
-            limit: hits per query.
-            offset: hits to skip before them.
-            candidates: documents taken from a list and scored.
-            source: the list or lists that they are taken from; "union" is both, "dense" alone is faster.
-            fusion: how scores become one.
-            ef: effort of an approximate dense search.
-            score_threshold: drop hits with a lower score.
-            filter: payload conditions that must hold.
-            explain: also fill ``Hit.parts``.
+        The arguments after ``queries`` are those of ``query``, the same for all; ``queries`` are n embeddings
+        (``M3Embeddings``, or a list), all three parts of each.
 
         Returns:
             n lists, in the order of ``queries``; each is what ``query`` returns.
@@ -187,8 +179,9 @@ class VectorStore(ProcessBound, ABC):
             ef=ef,
             score_threshold=score_threshold,
             filter=self._condition(filter),
+            explain=explain,
         )
-        return self._checked_search(list(queries), search, explain=explain)
+        return self._checked_search(list(queries), search)
 
     def rank(
         self,
@@ -211,20 +204,19 @@ class VectorStore(ProcessBound, ABC):
             candidates=candidates,
             source=source,
             filter=self._condition(filter),
+            ids_only=True,
         )
-        (hits,) = self._checked_search([query], search, ids_only=True)
+        (hits,) = self._checked_search([query], search)
         return [(hit.document.id, hit.score) for hit in hits]
 
     def _condition(self, filter: Filter | None) -> Expression | None:
         return check_condition(parse_filter(filter), self.field_types)
 
-    def _checked_search(
-        self, queries: list[M3Embedding], search: Search, *, explain: bool = False, ids_only: bool = False
-    ) -> list[list[Hit]]:
+    def _checked_search(self, queries: list[M3Embedding], search: Search) -> list[list[Hit]]:
         self._check_process()
         for query in queries:
-            check_search(query, search, identity=self.identity)
-        found = self._search(queries, search, explain=explain, ids_only=ids_only) if queries else []
+            check_query(query, self.identity)
+        found = self._search(queries, search) if queries else []
         for query, hits in zip(queries, found, strict=True):
             self._check_candidates(query, search, len(hits))
         return found
@@ -244,8 +236,9 @@ class VectorStore(ProcessBound, ABC):
             candidates=known + 1,
             source="sparse" if is_sparse else "dense",
             filter=search.filter,
+            ids_only=True,
         )
-        if len(self._search([query], one_more, explain=False, ids_only=True)[0]) > known:
+        if len(self._search([query], one_more)[0]) > known:
             raise ConfigError(
                 f"limit={search.limit} hits of candidates={search.candidates}, and more documents match: pass "
                 f"candidates={search.limit}, or a smaller limit"
@@ -349,18 +342,9 @@ class VectorStore(ProcessBound, ABC):
         self._check_process()
         return self._disk_bytes()
 
-    def close(self) -> None:
-        """Write everything out and free the connection or files; a second call does nothing."""
-        if self._is_ours:
-            self._close()
-
-    @property
     @abstractmethod
-    def _where(self) -> str:
-        """How messages name the collection."""
-
-    @abstractmethod
-    def _upsert(self, documents: Sequence[Document], embeddings: M3Embeddings) -> None: ...
+    def _write(self, points: Sequence[Point]) -> None:
+        """Store checked points of different ids, in requests that the engine takes."""
 
     @abstractmethod
     def _get(self, ids: Sequence[str]) -> list[Document]: ...
@@ -379,32 +363,18 @@ class VectorStore(ProcessBound, ABC):
     def _count(self, condition: Expression | None) -> int: ...
 
     @abstractmethod
-    def _optimize(self) -> None: ...
+    def _search(self, queries: Sequence[M3Embedding], search: Search) -> list[list[Hit]]:
+        """The hits of n ≥ 1 checked queries."""
 
     @abstractmethod
-    def _disk_bytes(self) -> int | None: ...
+    def _scroll(self, batch: int) -> Iterator[tuple[list[Document], M3Embeddings]]: ...
 
-    @abstractmethod
-    def _close(self) -> None: ...
+    def _optimize(self) -> None:
+        """Nothing, for a store without indexes."""
 
-    @abstractmethod
-    def _search(
-        self, queries: Sequence[M3Embedding], search: Search, *, explain: bool, ids_only: bool
-    ) -> list[list[Hit]]:
-        """The hits of n ≥ 1 checked queries; with ``ids_only``, their documents may lack all but their ids."""
-
-    def _scroll(self, batch: int) -> Iterator[tuple[list[Document], M3Embeddings]]:
-        """``scroll`` with checked arguments."""
-        raise NotImplementedError(f"{type(self).__name__} cannot be read completely")
-
-    def _check_process(self) -> None:
-        """Refuse to work in a forked child, before a mutex is touched that a thread of the parent may have held.
-
-        Raises:
-            StoreError: another process opened the store.
-        """
-        if not self._is_ours:
-            raise StoreError(f"the {self._where} was opened in process {self._process}: open it in the worker")
+    def _disk_bytes(self) -> int | None:
+        """None, for a store that cannot say."""
+        return None
 
     def _checked(
         self, batches: Iterator[tuple[list[Document], M3Embeddings]]
@@ -413,13 +383,13 @@ class VectorStore(ProcessBound, ABC):
             yield batch
             self._check_process()
 
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__}: {self._where}>"
 
-    def __enter__(self: Store) -> Store:
-        return self
+def new_identity(identity: ModelIdentity | None, *, create: bool, where: str) -> ModelIdentity:
+    """The model of a collection that is about to be made.
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+    Raises:
+        CollectionNotFoundError: it may not be made.
+    """
+    if identity is None or not create:
+        raise CollectionNotFoundError(f"there is no {where}: check the name, or ingest into it first")
+    return identity

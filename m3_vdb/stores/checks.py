@@ -1,8 +1,7 @@
-"""What is checked before a store sees a document or a query; of a batch that fails here nothing is written.
+"""What is checked before a store sees a document or a filter; of a batch that fails here nothing is written.
 
-The engines check less than one would hope: Qdrant Edge accepts NaN, scores a repeated token id by whichever copy it
-meets, and a ragged batch makes it panic in a way that leaves the folder unreadable. So the rules are kept here, once.
-Shapes as in ``m3_vdb.types``: n documents, d dense width, m multi-vector width.
+The engines differ in what they take and in what they find again, so the rules are kept here, once; those for vectors
+are in ``vectors.py``.
 """
 
 from __future__ import annotations
@@ -15,16 +14,12 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 
-import numpy as np
-from numpy.typing import NDArray
-
-from m3_vdb.encoding.identity import ModelIdentity
 from m3_vdb.errors import ConfigError, DocumentError
 from m3_vdb.filters import And, AnyOf, DateRange, Exists, Expression, Not, Or, Range, field_values
 from m3_vdb.inputs import DocumentLike, plain_value, read_documents, surrogate
 from m3_vdb.marks import id_fault
-from m3_vdb.stores.options import FUSIONS, SOURCES, IndexType, Search
-from m3_vdb.types import Document, M3Embedding, M3Embeddings, OffsetArray, Payload
+from m3_vdb.stores.options import IndexType
+from m3_vdb.types import Document, Payload
 
 MAX_PAYLOAD_DEPTH: Final = 64
 """Nesting of a payload. Qdrant reads JSON with serde_json, which stops at 128; Edge writes more and cannot read it."""
@@ -35,7 +30,7 @@ _INT_RANGE: Final = range(-(2**63), 2**63)
 def check_documents(documents: Iterable[DocumentLike]) -> list[Document]:
     """Documents as a store may keep them: checked, with a payload that is a copy of plain JSON values.
 
-    Every store calls it in ``upsert``. Whoever wants to know before he encodes calls it too (``m3_vdb.stores`` has it).
+    ``VectorStore.upsert`` calls it; call it yourself (``m3_vdb.stores.check_documents``) to know before you encode.
 
     Args:
         documents: n documents, or mappings with their fields; not changed.
@@ -175,7 +170,7 @@ def _plain_payload(payload: Payload) -> dict[str, Any]:
     """A payload as a JSON object that every store keeps as it is.
 
     Raises:
-        ValueError: it is none; the message says why.
+        ValueError: it is not one; the message says why.
     """
     # The type says Mapping, but a user's dict often comes from somewhere untyped.
     given: object = payload
@@ -208,141 +203,3 @@ def _plain(given: object, *, depth: int) -> Any:  # noqa: ANN401 - a JSON value
     if value is None or isinstance(value, (str, int, float)):
         return value
     raise ValueError(f"holds a {type(value).__name__}, which is not JSON; convert it to plain Python values")
-
-
-def check_embeddings(embeddings: M3Embeddings, *, n: int, identity: ModelIdentity, max_floats: int | None) -> None:
-    """Check that the embeddings belong to n documents and fit the collection.
-
-    Args:
-        embeddings: all three parts, packed.
-        n: documents that they belong to.
-        identity: the model of the collection; its widths must be met.
-        max_floats: a multi-vector must hold fewer numbers than this; None for no limit.
-
-    Raises:
-        ConfigError: the batch as a whole is unusable: a part is missing, or the packing contradicts itself.
-        DocumentError: one document's vectors cannot be stored; ``index`` names it.
-    """
-    if not isinstance(embeddings, M3Embeddings):
-        raise ConfigError(f"embeddings: expected M3Embeddings, got {type(embeddings).__name__}")
-    if len(embeddings) != n:
-        raise ConfigError(f"{n} documents but {len(embeddings)} embeddings: give one embedding for each document")
-    if n == 0:
-        return
-    _check_dense(embeddings, n, identity.dense_dim)
-    _check_sparse(embeddings, n)
-    _check_multi_vector(embeddings, n, identity.multi_vector_dim, max_floats)
-
-
-def _check_dense(embeddings: M3Embeddings, n: int, width: int) -> None:
-    if embeddings.dense is None:
-        raise _missing("dense")
-    _check_width("dense", embeddings.dense, width)
-    if len(embeddings.dense) != n:
-        raise ConfigError(f"dense has {len(embeddings.dense)} rows for {n} documents")
-    _raise_first(_not_finite(embeddings.dense), "dense vector holds NaN or infinity")
-
-
-def _check_sparse(embeddings: M3Embeddings, n: int) -> None:
-    ids, weights, offsets = embeddings.sparse_ids, embeddings.sparse_weights, embeddings.sparse_offsets
-    if ids is None or weights is None or offsets is None:
-        raise _missing("sparse")
-    if ids.shape != weights.shape or ids.ndim != 1 or ids.dtype.kind not in "iu":
-        raise ConfigError(
-            f"sparse_ids {ids.dtype}{list(ids.shape)} and sparse_weights {weights.dtype}{list(weights.shape)}: "
-            f"expected one integer id and one weight for each entry"
-        )
-    _check_offsets("sparse", offsets, n=n, size=len(ids))
-    _raise_first(~np.isfinite(weights) | (weights <= 0), "sparse weights must be finite and above 0", offsets)
-    _raise_first(ids < 0, "sparse ids must not be negative", offsets)
-    falls = np.zeros(len(ids), dtype=bool)
-    falls[1:] = np.diff(ids) <= 0
-    falls[offsets[:-1][offsets[:-1] < len(ids)]] = False  # the first entry of a document follows nothing
-    _raise_first(falls, "sparse ids must be unique and ascending", offsets)
-
-
-def _check_multi_vector(embeddings: M3Embeddings, n: int, width: int, max_floats: int | None) -> None:
-    rows, offsets = embeddings.multi_vector, embeddings.multi_vector_offsets
-    if rows is None or offsets is None:
-        raise _missing("multi_vector")
-    _check_width("multi_vector", rows, width)
-    _check_offsets("multi_vector", offsets, n=n, size=len(rows))
-    counts = np.diff(offsets)
-    _raise_first(counts == 0, "multi_vector has no rows; every text has at least one")
-    _raise_first(_not_finite(rows), "multi_vector holds NaN or infinity", offsets)
-    if max_floats is not None and (counts * width >= max_floats).any():
-        i = int(np.argmax(counts * width >= max_floats))
-        raise DocumentError(
-            f"document {i}: its multi_vector has {counts[i]} rows of {width} = {counts[i] * width:,} numbers, and a "
-            f"Qdrant server takes fewer than {max_floats:,}, that is {(max_floats - 1) // width} rows: choose a plan "
-            f"for long documents (m3_vdb.LongDocuments), encode with a smaller maximum length, or use a model with a "
-            f"narrower multi_vector",
-            index=i,
-        )
-
-
-def check_search(query: M3Embedding, search: Search, *, identity: ModelIdentity) -> None:
-    """Check a query and its search.
-
-    Raises:
-        ConfigError: source or fusion are unknown, or a part is missing, of another width than the collection's, or not
-            finite.
-    """
-    if not isinstance(query, M3Embedding):
-        raise ConfigError(
-            f"query: expected the M3Embedding of one text, embed.encode_queries([text])[0], got {type(query).__name__}"
-        )
-    if search.source not in SOURCES:
-        raise ConfigError(f"source={search.source!r}: expected one of {', '.join(SOURCES)}")
-    if search.fusion not in FUSIONS:
-        raise ConfigError(f"fusion={search.fusion!r}: expected one of {', '.join(FUSIONS)}")
-    if query.dense is None or query.sparse is None or query.multi_vector is None:
-        raise ConfigError("the query lacks a part: encode it with dense, sparse and multi_vector")
-    one = M3Embeddings(
-        token_counts=np.ones(1, np.int32),
-        truncated=np.zeros(1, np.bool_),
-        dense=query.dense[np.newaxis],
-        sparse_ids=query.sparse.ids,
-        sparse_weights=query.sparse.weights,
-        sparse_offsets=np.array([0, len(query.sparse.ids)], np.int64),
-        multi_vector=query.multi_vector,
-        multi_vector_offsets=np.array([0, len(query.multi_vector)], np.int64),
-    )
-    try:
-        check_embeddings(one, n=1, identity=identity, max_floats=None)
-    except (ConfigError, DocumentError) as error:
-        raise ConfigError(f"the query cannot be used: {str(error).removeprefix('document 0: ')}") from None
-
-
-def _missing(part: str) -> ConfigError:
-    return ConfigError(f"the embeddings lack the {part} part: encode with dense, sparse and multi_vector")
-
-
-def _check_width(part: str, rows: NDArray[Any], width: int) -> None:
-    if rows.ndim != 2 or rows.shape[1] != width:
-        raise DocumentError(
-            f"document 0: {part} has shape {list(rows.shape)}, and this collection holds vectors of {width} numbers: "
-            f"encode with the model of the collection",
-            index=0,
-        )
-
-
-def _check_offsets(part: str, offsets: OffsetArray, *, n: int, size: int) -> None:
-    if offsets.shape != (n + 1,) or offsets[0] != 0 or offsets[-1] != size or (np.diff(offsets) < 0).any():
-        raise ConfigError(
-            f"{part}_offsets must be {n + 1} ascending numbers from 0 to {size}, got {offsets.tolist()[:8]}"
-        )
-
-
-def _not_finite(rows: NDArray[Any]) -> NDArray[np.bool_]:
-    """Which rows of [n, width] hold NaN or infinity: bool [n]."""
-    return np.asarray(~np.isfinite(rows).all(axis=1))
-
-
-def _raise_first(bad: NDArray[np.bool_], message: str, offsets: OffsetArray | None = None) -> None:
-    """Raise for the first True; with ``offsets``, entries are mapped to the document that holds them."""
-    if not bad.any():
-        return
-    at = int(np.argmax(bad))
-    i = at if offsets is None else int(np.searchsorted(offsets, at, side="right")) - 1
-    raise DocumentError(f"document {i}: {message}", index=i)

@@ -168,7 +168,7 @@ class Ranking:
 
     @classmethod
     def of(cls, rows: NDArray[np.int64], scores: FloatArray, k: int) -> Ranking:
-        """The k best of candidates, each [Q, any]; what has no score is no result."""
+        """The k best of candidates, each [Q, any]; candidates without a score are not results."""
         order = np.lexsort((rows, -scores), axis=1)[:, :k]
         scores = np.take_along_axis(scores, order, axis=1)
         return cls(np.where(np.isneginf(scores), -1, np.take_along_axis(rows, order, axis=1)), scores)

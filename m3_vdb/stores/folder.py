@@ -120,7 +120,7 @@ def hold(take: Callable[[], Result], folder: Path, lock_file: str, *, server: st
         else:
             words = f"in {'another process' if process is None else f'process {process}'}: close it there"
         raise StoreError(
-            f"{folder} is open already {words}; one at a time may use it, and a {server} server serves many"
+            f"{folder} is open already {words}; only one store at a time may use it (a {server} server takes many)"
         ) from None
 
 
@@ -157,8 +157,13 @@ def advice(words: str) -> str:
     return f"; {known}" if known else ""
 
 
+def disk_bytes(folder: Path) -> int:
+    """Bytes that the files of a folder take on disk."""
+    return sum(path.stat().st_blocks * 512 for path in folder.rglob("*") if path.is_file())
+
+
 def read_metadata(folder: Path) -> dict[str, Any] | None:
-    """What ``m3.json`` says, or None if there is none.
+    """What ``m3.json`` says; None if it does not exist.
 
     Raises:
         CollectionMismatchError: the file is damaged.

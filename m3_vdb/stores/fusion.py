@@ -54,7 +54,7 @@ class Plan:
         prefetches: vectors by which candidates are searched; empty if nothing can be found.
         rescores: what is summed; the first has weight 0 if it is only there to know the candidates.
         prefetch_limit: candidates of one prefetch.
-        rescore_limit: a rescore must return *all* candidates; one that it left out would count as 0.
+        rescore_limit: a rescore must return *all* candidates; a missing one would count as 0.
     """
 
     prefetches: tuple[str, ...]
@@ -89,20 +89,8 @@ def make_plan(query: M3Embedding, search: Search) -> Plan:
     return Plan(prefetches, rescores if prefetches else (), limit, limit * len(prefetches))
 
 
-def vectors_to_score(query: M3Embedding, plan: Plan, *, explain: bool) -> tuple[str, ...]:
-    """The vectors whose scores a batch must ask for: those with a weight, or all of them to explain a score.
-
-    The lexical one is left out where nothing can be found by it: every score is 0 then.
-    """
-    assert query.sparse is not None
-    wanted = [rescore.vector for rescore in plan.rescores]
-    if explain:
-        wanted += [name for name in (DENSE, SPARSE, MULTI_VECTOR) if name not in wanted]
-    return tuple(name for name in wanted if name != SPARSE or len(query.sparse.ids))
-
-
 def read_parts(query: M3Embedding, answers: Mapping[str, Mapping[str, float]]) -> dict[str, Scores]:
-    """Candidate → raw scores, from the answers of a batch; 0 for a vector that was not asked for.
+    """Candidate → raw scores, from the answers of a batch; 0 for a vector that was not requested.
 
     Args:
         query: all three parts.
@@ -178,7 +166,7 @@ class Found:
     Attributes:
         id: the user's.
         score: fused.
-        payload: of the point, with as much as was asked for.
+        payload: of the point, as far as it was requested.
     """
 
     id: str

@@ -19,14 +19,9 @@ from m3_vdb.stores.base import VectorStore
 from m3_vdb.stores.exact import Block, ExactIndex
 from m3_vdb.stores.fusion import SOURCE_VECTORS, best_first, fuse
 from m3_vdb.stores.options import DENSE, MULTI_VECTOR, SPARSE, Search
-from m3_vdb.stores.points import Point, make_points, pack, read_point
-from m3_vdb.types import (
-    Document,
-    Hit,
-    M3Embedding,
-    M3Embeddings,
-    Scores,
-)
+from m3_vdb.stores.points import Point, read_point
+from m3_vdb.stores.vectors import pack
+from m3_vdb.types import Document, Hit, M3Embedding, M3Embeddings, Scores, SparseVector
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,21 +53,17 @@ class MemoryStore(VectorStore):
     def _where(self) -> str:
         return "store in memory"
 
-    def _upsert(self, documents: Sequence[Document], embeddings: M3Embeddings) -> None:
-        """Store documents with their vectors; see ``VectorStore.upsert``."""
-        points = make_points(documents, embeddings, identity=self._identity, max_floats=None, types=self.field_types)
+    def _write(self, points: Sequence[Point]) -> None:
         with self._lock:
             self._open_rows().update((point.payload["id"], _row(point)) for point in points)
             self._index = None
 
     def _get(self, ids: Sequence[str]) -> list[Document]:
-        """The documents with these ids that exist, in the order of ``ids``."""
         with self._lock:
             rows = self._open_rows()
             return [rows[i].document for i in ids if i in rows]
 
     def _delete(self, ids: Sequence[str]) -> None:
-        """Remove documents; unknown ids are ignored."""
         with self._lock:
             for i in ids:
                 self._open_rows().pop(i, None)
@@ -95,22 +86,12 @@ class MemoryStore(VectorStore):
     def _matching(self, condition: Expression) -> list[str]:
         return [i for i, row in self._open_rows().items() if matches(row.document.payload, condition)]
 
-    def _optimize(self) -> None:
-        """Nothing to do: there is no index."""
-
-    def _disk_bytes(self) -> int | None:
-        """None: nothing is on disk."""
-        return None
-
     def _close(self) -> None:
-        """Free the memory; a second call does nothing."""
         with self._lock:
             self._rows = None
             self._index = None
 
-    def _search(
-        self, queries: Sequence[M3Embedding], search: Search, *, explain: bool, ids_only: bool
-    ) -> list[list[Hit]]:
+    def _search(self, queries: Sequence[M3Embedding], search: Search) -> list[list[Hit]]:
         with self._lock:
             rows, index = self._search_index()
         if not rows:
@@ -129,7 +110,7 @@ class MemoryStore(VectorStore):
             raw = zip(*(scores[part][0].tolist() for part in (DENSE, SPARSE, MULTI_VECTOR)), strict=True)
             parts = {row: Scores(*one) for row, one in zip(found[0].tolist(), raw, strict=True)}
             best = best_first(fuse(parts, search), search)
-            hits.append([Hit(rows[row].document, total, parts[row] if explain else None) for row, total in best])
+            hits.append([Hit(rows[row].document, total, parts[row] if search.explain else None) for row, total in best])
         return hits
 
     def _scroll(self, batch: int) -> Iterator[tuple[list[Document], M3Embeddings]]:
@@ -162,8 +143,5 @@ class MemoryStore(VectorStore):
 
 def _row(point: Point) -> _Row:
     # Copies: the caller's packed arrays are views that a later batch may overwrite.
-    sparse = type(point.sparse)(point.sparse.ids.copy(), point.sparse.weights.copy())
-    return _Row(
-        document=read_point(point.payload),
-        embedding=M3Embedding(point.dense.copy(), sparse, point.multi_vector.copy()),
-    )
+    sparse = SparseVector(point.sparse.ids.copy(), point.sparse.weights.copy())
+    return _Row(read_point(point.payload), M3Embedding(point.dense.copy(), sparse, point.multi_vector.copy()))

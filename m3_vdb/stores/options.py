@@ -124,9 +124,11 @@ class Search:
         ef: effort of an approximate dense search (HNSW's ef); None takes the engine's own.
         score_threshold: drop hits with a fused score below it.
         filter: payload conditions, read (``m3_vdb.filters``).
+        explain: also fill ``Hit.parts``.
+        ids_only: documents of hits may lack all but their ids.
 
     Raises:
-        ConfigError: a number is out of range or of another type.
+        ConfigError: source or fusion are unknown, or a number is out of range or of another type.
     """
 
     weights: Weights = DEFAULT_WEIGHTS
@@ -138,8 +140,14 @@ class Search:
     ef: int | None = None
     score_threshold: float | None = None
     filter: Expression | None = None
+    explain: bool = False
+    ids_only: bool = False
 
     def __post_init__(self) -> None:
+        if self.source not in SOURCES:
+            raise ConfigError(f"source={self.source!r}: expected one of {', '.join(SOURCES)}")
+        if self.fusion not in FUSIONS:
+            raise ConfigError(f"fusion={self.fusion!r}: expected one of {', '.join(FUSIONS)}")
         read: dict[str, object] = {
             "limit": whole_number("limit", self.limit, least=1),
             "offset": whole_number("offset", self.offset, least=0, expected="expected 0 or more hits to skip"),

@@ -1,4 +1,4 @@
-"""What stores write and read: points, their ids and payload, batches by bytes, embeddings packed again.
+"""What stores write and read: points, their ids and payload, batches by bytes.
 
 A point's payload is ``{"id": …, "title": …, "text": …, "payload": {…}, "m3": {…}}``. The user's fields live under
 ``payload`` alone, so no name of theirs can collide with one of ours, and a filter on ``lang`` is a condition on
@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-import numpy as np
-
 from m3_vdb.encoding.identity import ModelIdentity
+from m3_vdb.inputs import DocumentLike
 from m3_vdb.marks import MARKS_FIELD, read_document, to_json
-from m3_vdb.stores.checks import check_documents, check_embeddings, check_types
-from m3_vdb.stores.options import DENSE, MULTI_VECTOR, SPARSE, IndexType
+from m3_vdb.stores.checks import check_documents, check_types
+from m3_vdb.stores.options import IndexType
+from m3_vdb.stores.vectors import check_embeddings
 from m3_vdb.types import Document, FloatArray, M3Embedding, M3Embeddings, SparseVector
 
 Item = TypeVar("Item")
@@ -37,20 +37,22 @@ class Point:
     """One document, checked and ready to be written.
 
     Attributes:
+        index: its place among the documents that were given.
         id: UUID of the point, made from the user's id.
         payload: what is stored beside the vectors.
         dense: float32 [d].
         sparse: lexical weights.
         multi_vector: float32 [rows, m].
-        json_bytes: estimated size of the point in a JSON request, from above.
+        payload_bytes: of the payload as JSON.
     """
 
+    index: int
     id: str
     payload: dict[str, Any]
     dense: FloatArray
     sparse: SparseVector
     multi_vector: FloatArray
-    json_bytes: int
+    payload_bytes: int
 
     @property
     def embedding(self) -> M3Embedding:
@@ -63,9 +65,14 @@ class Point:
         return self.dense.size + 2 * self.sparse.ids.size + self.multi_vector.size
 
     @property
+    def json_bytes(self) -> int:
+        """Upper bound of its size in a JSON request."""
+        return self.floats * _JSON_BYTES_PER_FLOAT + self.payload_bytes
+
+    @property
     def log_bytes(self) -> int:
         """Size in the write-ahead log of the embedded engine, a little more than the vectors themselves."""
-        return self.floats * _LOG_BYTES_PER_FLOAT + self.json_bytes - self.floats * _JSON_BYTES_PER_FLOAT
+        return self.floats * _LOG_BYTES_PER_FLOAT + self.payload_bytes
 
 
 def point_id(document_id: str) -> str:
@@ -90,20 +97,20 @@ def field_name(path: str) -> str | None:
 
 
 def make_points(
-    documents: Sequence[Document],
+    documents: Iterable[DocumentLike],
     embeddings: M3Embeddings,
     *,
     identity: ModelIdentity,
-    max_floats: int | None,
+    max_rows: int | None,
     types: Mapping[str, IndexType],
 ) -> list[Point]:
     """Check a whole batch and pair documents with their vectors; of an id that occurs twice, the last one stays.
 
     Args:
-        documents: n documents.
+        documents: n documents, or mappings with their fields.
         embeddings: n embeddings.
         identity: the model of the collection.
-        max_floats: a multi-vector must hold fewer numbers than this; None for no limit.
+        max_rows: rows that a multi-vector may have; None for any number.
         types: payload fields with an index → what they hold.
 
     Raises:
@@ -112,13 +119,12 @@ def make_points(
     """
     checked = check_documents(documents)
     check_types(checked, types)
-    check_embeddings(embeddings, n=len(checked), identity=identity, max_floats=max_floats)
+    check_embeddings(embeddings, n=len(checked), identity=identity, max_rows=max_rows)
     last = {document.id: i for i, document in enumerate(checked)}
-    return [_make_point(checked[i], embeddings, i) for i in last.values()]
+    return [_make_point(i, checked[i], embeddings[i]) for i in last.values()]
 
 
-def _make_point(document: Document, embeddings: M3Embeddings, i: int) -> Point:
-    embedding = embeddings[i]
+def _make_point(index: int, document: Document, embedding: M3Embedding) -> Point:
     # check_embeddings has refused a batch that lacks a part.
     assert embedding.dense is not None
     assert embedding.sparse is not None
@@ -130,15 +136,8 @@ def _make_point(document: Document, embeddings: M3Embeddings, i: int) -> Point:
         "payload": dict(document.payload),
         MARKS_FIELD: to_json(document),
     }
-    floats = embedding.dense.size + 2 * embedding.sparse.ids.size + embedding.multi_vector.size
-    return Point(
-        id=point_id(document.id),
-        payload=payload,
-        dense=embedding.dense,
-        sparse=embedding.sparse,
-        multi_vector=embedding.multi_vector,
-        json_bytes=floats * _JSON_BYTES_PER_FLOAT + len(json.dumps(payload)),
-    )
+    size = len(json.dumps(payload))
+    return Point(index, point_id(document.id), payload, embedding.dense, embedding.sparse, embedding.multi_vector, size)
 
 
 def batches(
@@ -182,43 +181,9 @@ def read_point(payload: Mapping[str, Any] | None) -> Document:
 
 
 def read_id(payload: Mapping[str, Any] | None) -> str:
-    """The user's id, from a payload of which no more may have been asked for.
+    """The user's id, from a payload that may hold nothing else.
 
     Raises:
         KeyError: the point was not written by m3-vdb.
     """
     return str((payload or {})[ID_FIELD])
-
-
-def read_embedding(vectors: object) -> M3Embedding:
-    """The vectors of a point, as an engine returns them by name.
-
-    Raises:
-        KeyError: the point was not written by m3-vdb.
-    """
-    assert isinstance(vectors, Mapping)  # all three named vectors were asked for
-    sparse = vectors[SPARSE]
-    ids, weights = np.asarray(sparse.indices, np.int32), np.asarray(sparse.values, np.float32)
-    order = np.argsort(ids)
-    return M3Embedding(
-        dense=np.asarray(vectors[DENSE], np.float32),
-        sparse=SparseVector(ids[order], weights[order]),
-        multi_vector=np.asarray(vectors[MULTI_VECTOR], np.float32),
-    )
-
-
-def pack(embeddings: Sequence[M3Embedding]) -> M3Embeddings:
-    """Complete embeddings of n ≥ 1 stored documents, packed; whether their texts were truncated is unknown."""
-    dense = [e.dense for e in embeddings if e.dense is not None]
-    sparse = [e.sparse for e in embeddings if e.sparse is not None]
-    rows = [e.multi_vector for e in embeddings if e.multi_vector is not None]
-    return M3Embeddings(
-        token_counts=np.array([len(part) + 1 for part in rows], np.int32),  # all tokens but <s> have a row
-        truncated=np.zeros(len(embeddings), np.bool_),
-        dense=np.stack(dense),
-        sparse_ids=np.concatenate([part.ids for part in sparse]),
-        sparse_weights=np.concatenate([part.weights for part in sparse]),
-        sparse_offsets=np.cumsum([0, *(len(part.ids) for part in sparse)], dtype=np.int64),
-        multi_vector=np.concatenate(rows),
-        multi_vector_offsets=np.cumsum([0, *(len(part) for part in rows)], dtype=np.int64),
-    )

@@ -1,4 +1,4 @@
-"""A store belongs to the process that opened it.
+"""The life of an open store: it belongs to the process that opened it, and is freed once.
 
 A fork copies connections, locks and buffers, but not the threads that serve them: used in the child they hang or lose
 documents, and merely freed there they write to the parent's files and stop its server.
@@ -10,17 +10,20 @@ import ctypes
 import os
 import sys
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, NoReturn
+from types import TracebackType
+from typing import Final, NoReturn, TypeVar
 
 from m3_vdb.errors import StoreError
 
 _OPENED: Final[weakref.WeakSet[ProcessBound]] = weakref.WeakSet()
+Opened = TypeVar("Opened", bound="ProcessBound")
 
 
-class ProcessBound:
-    """Base of objects that only the process that made them may use; a forked child leaves them alone."""
+class ProcessBound(ABC):
+    """Base of what only the process that opened it may use, a context manager; a forked child leaves it alone."""
 
     def __init__(self) -> None:
         self._process = os.getpid()
@@ -28,9 +31,27 @@ class ProcessBound:
         _OPENED.add(self)
 
     @property
-    def _is_ours(self) -> bool:
-        """Whether this process made it."""
-        return os.getpid() == self._process
+    @abstractmethod
+    def _where(self) -> str:
+        """How messages name it."""
+
+    @abstractmethod
+    def _close(self) -> None:
+        """Write everything out and free what is open; a second call does nothing."""
+
+    def close(self) -> None:
+        """Write everything out and free the connection or files; a second call does nothing."""
+        if os.getpid() == self._process:
+            self._close()
+
+    def _check_process(self) -> None:
+        """Refuse to work in a forked child, before a mutex is touched that a thread of the parent may have held.
+
+        Raises:
+            StoreError: another process opened the store.
+        """
+        if os.getpid() != self._process:
+            raise StoreError(f"the {self._where} was opened in process {self._process}: open it in the worker")
 
     def _own(self, free: Callable[[], object], *, folder: Path | None = None) -> None:
         """Have something freed by ``_free``, or when nothing refers to this object any more, or at the end.
@@ -53,6 +74,17 @@ class ProcessBound:
             f"a {type(self).__name__} is open in process {self._process} and cannot be pickled or copied: open it in "
             f"the worker"
         )
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self._where}>"
+
+    def __enter__(self: Opened) -> Opened:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 def is_open_here(folder: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Refusals of a database, whichever client reports them: the HTTP status of a gRPC code, and when to retry."""
+"""Refusals of a database, whichever client reports them: errors of gRPC, their HTTP status, and when to retry."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from email.utils import parsedate_to_datetime
 from typing import Final
 
 import grpc  # type: ignore[import-untyped]  # its stubs are a package that would serve this file alone
+
+from m3_vdb.errors import StoreConnectionError, StoreError, StoreRequestError
 
 NO_ANSWER: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 """Codes that come from the connection and not from the database."""
@@ -31,7 +33,7 @@ sent again it is refused again, in smaller parts it is not."""
 
 
 def http_status(code: grpc.StatusCode | None, words: str) -> int | None:
-    """The status that the same refusal has over REST; None if there is none.
+    """The status that the same refusal has over REST; None if it has none.
 
     Args:
         code: of the call.
@@ -40,6 +42,22 @@ def http_status(code: grpc.StatusCode | None, words: str) -> int | None:
     if code in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.OUT_OF_RANGE) and any(w in words for w in _LARGE):
         return TOO_LARGE
     return _STATUS.get(code)
+
+
+def from_grpc(error: grpc.RpcError, where: str, variable: str) -> StoreError:
+    """The error of m3-vdb for one of gRPC.
+
+    Args:
+        error: of a call.
+        where: names the collection.
+        variable: of the environment, from which the key is read.
+    """
+    code = error.code() if isinstance(error, grpc.Call) else None
+    words = str((error.details() if isinstance(error, grpc.Call) else None) or error)
+    if code in NO_ANSWER:
+        return StoreConnectionError(f"{where}: no answer ({code.name}: {words}); is the server running there?")
+    status = http_status(code, words)
+    return StoreRequestError(f"{where}: the server refused: {words}{key_advice(status, variable)}", status=status)
 
 
 def key_advice(status: int | None, variable: str) -> str:

@@ -50,8 +50,14 @@ def copy(
         ConfigError: ``batch`` is below 1.
     """
     source.identity.require_same(target.identity, where="the target")
+    return _put(source.scroll(batch=batch), target, long_documents)
+
+
+def _put(
+    batches: Iterator[tuple[list[Document], M3Embeddings]], target: VectorStore, long_documents: LongDocuments
+) -> int:
     done = 0
-    for documents, embeddings in source.scroll(batch=batch):
+    for documents, embeddings in batches:
         fitting, _ = long_documents.fit(documents, embeddings, target.max_rows)
         target.upsert(documents, fitting)
         done += len(documents)
@@ -105,12 +111,7 @@ def import_parquet(
         MissingExtraError: pyarrow is not installed.
         OSError: the file cannot be read.
     """
-    done = 0
-    for documents, embeddings in _read(Path(path), store.identity, batch):
-        fitting, _ = long_documents.fit(documents, embeddings, store.max_rows)
-        store.upsert(documents, fitting)
-        done += len(documents)
-    return done
+    return _put(_read(Path(path), store.identity, batch), store, long_documents)
 
 
 def read_identity(path: str | Path) -> ModelIdentity:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from m3_vdb.stores import MemoryStore, ModelIdentity, VectorStore, open_store
+from m3_vdb.stores import MemoryStore, VectorStore, open_store
 from tests._soak import soak
 from tests.stores._corpus import IDENTITY
 
@@ -25,7 +25,7 @@ class Backend:
     """One way to keep a collection; ``open`` may be called again for the same collection."""
 
     name: str
-    open: Callable[[ModelIdentity | None], VectorStore]
+    open: Callable[..., VectorStore]  # identity, then options of open_store
     keeps: bool = True  # the collection outlives close()
     strict_types: bool = True  # filters tell True from 1; qdrant-client's local mode compares with ==
     over_grpc: str = ""  # the URL, if gRPC is used
@@ -48,10 +48,10 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]
     elif request.param == "memory":
         yield Backend("memory", lambda identity: MemoryStore(identity or IDENTITY), keeps=False)
     elif request.param == "edge":
-        yield Backend("edge", lambda identity: open_store(str(tmp_path / "c.qdrant"), identity=identity))
+        yield Backend("edge", functools.partial(open_store, str(tmp_path / "c.qdrant")))
     elif request.param == "qdrant":
         url = f"{os.environ[SERVERS['qdrant']]}/test_{uuid.uuid4().hex}"
-        yield Backend("qdrant", lambda identity: open_store(url, identity=identity))
+        yield Backend("qdrant", functools.partial(open_store, url))
         _drop_qdrant(url)
     elif request.param.startswith("rest"):
         from qdrant_client import models
@@ -65,15 +65,14 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]
             "rest-shards": lambda: RestStub(shards=3),  # every search takes two steps
         }[request.param]()
         url = f"qdrant://{stub.address}/notes"
-        yield Backend(request.param, lambda identity: open_store(url, identity=identity))
+        yield Backend(request.param, functools.partial(open_store, url))
         stub.close()
     elif request.param == "grpc":
         from benchmarks.stubs.qdrant_grpc_stub import GrpcStub
 
         server = GrpcStub()
         url, options = "qdrant://127.0.0.1:1/notes", {"prefer_grpc": True, "grpc_port": server.port}
-        open_one = functools.partial(open_store, url, **options)
-        yield Backend("grpc", lambda identity: open_one(identity=identity), over_grpc=url, options=options)
+        yield Backend("grpc", functools.partial(open_store, url, **options), over_grpc=url, options=options)
         server.close()
     else:
         from qdrant_client import QdrantClient
@@ -83,19 +82,23 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]
         client = QdrantClient(":memory:")
         close = client.close
         client.close = lambda *_args, **_kwargs: None  # a closed local client forgets everything
-        yield Backend("local", lambda identity: QdrantStore(client, "notes", identity=identity), strict_types=False)
+        yield Backend(
+            "local",
+            lambda identity, **options: QdrantStore(client, "notes", identity=identity, **options),
+            strict_types=False,
+        )
         close()
 
 
 def _milvus(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
     if name == "milvus-lite":
         path = str(tmp_path / "c.milvus.db")
-        yield Backend(name, lambda identity: open_store(path, identity=identity), over_grpc=path)
+        yield Backend(name, functools.partial(open_store, path), over_grpc=path)
         return
     server = os.environ[SERVERS[name]] if name in SERVERS else request.getfixturevalue(name.replace("-", "_"))
     collection = f"test_{uuid.uuid4().hex}"
     url = f"{server}/{collection}"
-    yield Backend(name, lambda identity: open_store(url, identity=identity), over_grpc=url)
+    yield Backend(name, functools.partial(open_store, url), over_grpc=url)
     _drop_milvus(url)
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import pickle
+import math
 
 import numpy as np
 import pytest
 
-from m3_vdb.errors import ConfigError, DocumentError, StoreError
+from m3_vdb.errors import ConfigError, DocumentError
 from m3_vdb.types import Document
 from m3_vdb.weights import Weights
 from tests.stores._corpus import make_documents, make_embeddings, make_queries
@@ -77,7 +77,8 @@ def test_arguments_of_another_type_are_named(store):
         for method in (store.query, store.rank):
             with pytest.raises(ConfigError, match=f"{name}=.*expected a whole number, at least 1"):
                 method(query, **{name: value})
-    for name, value in [("offset", -1), ("offset", 1.0), ("ef", 0), ("ef", "9"), ("score_threshold", "high")]:
+    wrong = [("offset", -1), ("offset", 1.0), ("ef", 0), ("ef", "9"), ("score_threshold", "high")]
+    for name, value in [*wrong, ("score_threshold", math.nan), ("fusion", "mean"), ("source", "both")]:
         with pytest.raises(ConfigError, match=f"{name}=.*: expected "):
             store.query(query, **{name: value})
     for batch in (0, 2.5, "9", None):
@@ -92,8 +93,3 @@ def test_arguments_of_another_type_are_named(store):
             with pytest.raises(ConfigError, match="filter"):
                 method(query, filter=filter)
     assert len(store.query(query, limit=np.int64(2), candidates=np.int32(5))) == 2
-
-
-def test_an_open_store_is_not_pickled(store):
-    with pytest.raises(StoreError, match="open it in the worker"):
-        pickle.dumps(store)

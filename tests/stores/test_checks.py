@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -13,12 +12,13 @@ from hypothesis import strategies as st
 from m3_vdb.errors import DocumentError
 from m3_vdb.filter_parser import parse_filter
 from m3_vdb.filters import matches
-from m3_vdb.stores.checks import MAX_PAYLOAD_DEPTH, check_documents, check_embeddings
-from m3_vdb.stores.points import Point, batches, point_id
-from m3_vdb.types import Document, SparseVector
+from m3_vdb.stores.checks import MAX_PAYLOAD_DEPTH, check_documents
+from m3_vdb.stores.points import batches, point_id
+from m3_vdb.stores.vectors import check_embeddings
+from m3_vdb.types import Document
 from tests.stores._corpus import IDENTITY, make_embeddings
 
-LIMIT = 24 * 30
+LIMIT = 29
 
 
 def _sound(e):
@@ -30,7 +30,7 @@ def _sound(e):
         and ids == sorted(set(ids))
         and all(i >= 0 for i in ids)
         and all(np.isfinite(w) and w > 0 for w in weights)
-        and 0 < e.multi_vector.size < LIMIT
+        and 0 < len(e.multi_vector) <= LIMIT
     )
 
 
@@ -54,10 +54,10 @@ def test_a_fault_is_found_and_names_an_unsound_document(seed, n, data):
             e.multi_vector[at % len(e.multi_vector), -1] = np.inf
     unsound = [i for i in range(n) if not _sound(e[i])]
     if not unsound:
-        check_embeddings(e, n=n, identity=IDENTITY, max_floats=LIMIT)
+        check_embeddings(e, n=n, identity=IDENTITY, max_rows=LIMIT)
         return
     with pytest.raises(DocumentError) as caught:
-        check_embeddings(e, n=n, identity=IDENTITY, max_floats=LIMIT)
+        check_embeddings(e, n=n, identity=IDENTITY, max_rows=LIMIT)
     assert caught.value.index in unsound
     assert str(caught.value).startswith(f"document {caught.value.index}: ")
 
@@ -109,10 +109,11 @@ def test_point_ids_never_change():
 
 @given(sizes=st.lists(st.integers(1, 30), max_size=30), limit=st.integers(1, 40))
 def test_batches_keep_order_lose_nothing_and_stay_below_the_limit(sizes, limit):
-    empty = np.empty(0, np.float32)
-    vector = SparseVector(np.empty(0, np.int32), empty)
-    points = [Point(str(i), {}, empty, vector, empty, size) for i, size in enumerate(sizes)]
-    cut = list(batches(points, lambda point: point.json_bytes, max_bytes=limit))
-    assert [p for batch in cut for p in batch] == points
-    assert all(len(batch) == 1 or sum(p.json_bytes for p in batch) <= limit for batch in cut)
-    assert all(sum(p.json_bytes for p in a) + b[0].json_bytes > limit for a, b in pairwise(cut))  # no cut without need
+    items = list(enumerate(sizes))
+    cut = list(batches(items, lambda item: item[1], max_bytes=limit))
+    totals = [sum(size for _, size in batch) for batch in cut]
+    assert [item for batch in cut for item in batch] == items
+    assert all(len(batch) == 1 or total <= limit for batch, total in zip(cut, totals, strict=True))
+    assert all(
+        total + after[0][1] > limit for total, after in zip(totals, cut[1:], strict=False)
+    )  # no cut without need

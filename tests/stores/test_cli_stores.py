@@ -8,55 +8,9 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks.stubs.qdrant_grpc_stub import GrpcStub
-from m3_vdb.cli.conditions import parse_conditions
 from m3_vdb.cli.main import app
 from m3_vdb.errors import ConfigError
-from m3_vdb.filter_parser import parse_filter
-from m3_vdb.filters import matches
 from m3_vdb.stores import open_store
-
-PAYLOAD = {"lang": "de", "year": 2004, "draft": False, "code": "2004", "a>b": 1, "url": "x=y"}
-
-
-@pytest.mark.parametrize(
-    ("texts", "expected"),
-    [
-        ([], True),
-        (["lang=de"], True),
-        (["lang=en", "lang=de"], True),
-        (["lang=en", "year=2004"], False),
-        (["lang!=en", "lang!=fr"], True),
-        (["lang!=de", "lang!=fr"], False),
-        (["year>=2004", "year<2010"], True),
-        (["year>2004"], False),
-        (["year<=2003.5"], False),
-        (["draft=false"], True),
-        (['code="2004"'], True),
-        (["code=2004"], False),
-        (["url=x=y"], True),
-        (['{"a>b": 1}'], True),
-        (['{"year": {"$lt": 2000}}', "lang=de"], False),
-        (['{"$or": [{"year": 1}, {"draft": false}]}', "lang=de", "year!=7"], True),
-    ],
-    ids=str,
-)
-def test_conditions_of_the_command_line(texts, expected):
-    assert matches(PAYLOAD, parse_filter(parse_conditions(texts))) is expected
-
-
-@pytest.mark.parametrize(
-    ("texts", "message"),
-    [
-        (["lang"], "expected FIELD=VALUE"),
-        (["=de"], "expected FIELD=VALUE"),
-        (['{"lang": '], "not JSON"),
-        (["year>1", "year>2"], "year has a bound > already"),
-    ],
-    ids=str,
-)
-def test_conditions_that_cannot_be_read(texts, message):
-    with pytest.raises(ConfigError, match=message):
-        parse_conditions(texts)
 
 
 def m3_vdb(*arguments):

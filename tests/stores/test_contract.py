@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from m3_vdb.errors import CollectionMismatchError, ConfigError, DocumentError, StoreError
+from m3_vdb.errors import CollectionMismatchError, CollectionNotFoundError, ConfigError, DocumentError, StoreError
 from m3_vdb.stores import MemoryStore
 from m3_vdb.types import Document, Passage, SparseVector
 from m3_vdb.weights import PRESETS, Weights
@@ -273,6 +273,17 @@ def test_filter_tells_true_from_one(backend, store):
     assert found == {"True": {"0"}, "1": {"1"}, "1.0": {"1", "2"}, "'1'": {"3"}}
 
 
+def test_nothing_is_made_when_nothing_may_be(backend, tmp_path):
+    if not backend.keeps:
+        pytest.skip("MemoryStore is always a new one")
+    for _ in range(2):
+        with pytest.raises(CollectionNotFoundError, match="check the name, or ingest into it first"):
+            backend.open(None)
+    with pytest.raises(CollectionNotFoundError):
+        backend.open(IDENTITY, create=False)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_another_model_is_refused(backend):
     if not backend.keeps:
         pytest.skip("a memory store is gone when closed, so it is never opened with another model")
@@ -305,19 +316,13 @@ def test_everything_is_there_after_reopening(backend):
     assert [hit.score for hit in after] == pytest.approx([hit.score for hit in before], rel=1e-6)
 
 
-def test_closing_twice_is_no_error(backend):
+def test_a_closed_store_says_so_and_may_be_closed_again(backend):
     store = backend.open(IDENTITY)
     store.close()
     store.close()
-
-
-def test_a_closed_store_says_so(backend):
-    if backend.name == "local":
-        pytest.skip("the test keeps the local client open, because closing it forgets the collection")
-    store = backend.open(IDENTITY)
-    store.close()
-    with pytest.raises(StoreError, match="closed"):
-        store.count()
+    if backend.name != "local":  # this client is kept open, because closing it forgets the collection
+        with pytest.raises(StoreError, match="closed"):
+            store.count()
 
 
 def test_queries_from_eight_threads(filled):

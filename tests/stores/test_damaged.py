@@ -63,6 +63,12 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], None], str]] = {
         lambda folder: (folder / "m3.json").write_text('{"x": 1}') and None,
         "does not say which model made it",
     ),
+    "half an m3.json": ("n.qdrant", cut("m3.json", 1), "m3.json is damaged ("),
+    "a list as m3.json": (
+        "n.qdrant",
+        lambda folder: (folder / "m3.json").write_text("[]") and None,
+        "does not say which model made it",
+    ),
     "no shard": ("n.qdrant", lambda folder: shutil.rmtree(folder / "shard"), f"shard is missing: {RESTORE}"),
     "cut config": ("n.qdrant", cut("edge_config.json"), "edge_config.json is damaged ("),
     "cut segment": ("n.qdrant", cut("segment.json"), RESTORE),

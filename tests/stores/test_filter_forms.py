@@ -91,6 +91,9 @@ def test_what_means_nothing_is_refused_with_the_right_form(bad, message):
         (["name=Müller & Söhne"], {"name": {"$in": ["Müller & Söhne"]}}),
         (['url=https://x.org/?a=b&c=>d'], {"url": {"$in": ["https://x.org/?a=b&c=>d"]}}),
         ([' {"lang": "de"}'], {"lang": "de"}),
+        ([], None),
+        (["lang!=en", "lang!=fr"], {"lang": {"$nin": ["en", "fr"]}}),
+        (['{"year": {"$lt": 2000}}', "lang=de"], {"$and": [{"year": {"$lt": 2000}}, {"lang": {"$in": ["de"]}}]}),
     ],
     ids=str,
 )  # fmt: skip
@@ -109,6 +112,8 @@ def test_a_condition_of_the_command_line_says_what_is_meant(texts, meant):
         ("year=<2000", "expected one of = == != > >= < <="),
         ("lang<>de", "begins with > in double quotes"),
         ("lang===de", "begins with ="),
+        ('{"lang": ', "not JSON"),
+        ("year>1 & year>2", "year has a bound > already"),
         ("lang=[de, en]", r'not JSON.*a list is written \["de", "en"\]'),
         ("{'lang': 'de'}", "not JSON"),
         ('{"a":' * 100_000, "not JSON"),
@@ -117,7 +122,7 @@ def test_a_condition_of_the_command_line_says_what_is_meant(texts, meant):
 )
 def test_a_condition_that_means_nothing_is_refused(text, message):
     with pytest.raises(ConfigError, match=message):
-        parse_filter(parse_conditions([text]))
+        parse_filter(parse_conditions(text.split(" & ")))
 
 
 PAYLOADS = {

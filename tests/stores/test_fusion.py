@@ -1,10 +1,9 @@
-"""Fusion by ranks and by normalised scores, offsets and thresholds: one behaviour, every store."""
+"""Fusion by ranks and by normalised scores, and thresholds: one behaviour, every store."""
 
 from __future__ import annotations
 
 import pytest
 
-from m3_vdb.errors import ConfigError
 from m3_vdb.scoring import score
 from m3_vdb.stores.fusion import fuse
 from m3_vdb.stores.options import Search
@@ -59,22 +58,6 @@ def test_every_store_fuses_as_defined(filled, source, fusion, weights):
         )
 
 
-def test_offset_continues_where_the_last_page_ended(filled):
-    store, _ = filled
-    query = make_queries(1)[0]
-    whole = [(hit.document.id, hit.score) for hit in store.query(query, limit=12, candidates=CANDIDATES)]
-    pages = [store.query(query, limit=4, offset=offset, candidates=CANDIDATES) for offset in (0, 4, 8)]
-    assert [(hit.document.id, hit.score) for page in pages for hit in page] == whole
-    assert store.query(query, limit=5, offset=DOCUMENTS) == []
-
-
-def test_the_candidates_do_not_depend_on_the_page(filled):
-    store, _ = filled
-    query = make_queries(1)[0]
-    assert store.query(query, limit=5, offset=40, candidates=5) == []
-    assert len(store.query(query, limit=5, offset=40, candidates=45)) == 5
-
-
 def test_score_threshold_keeps_what_reaches_it(filled):
     store, _ = filled
     query = make_queries(1)[0]
@@ -83,22 +66,6 @@ def test_score_threshold_keeps_what_reaches_it(filled):
     assert whole[6].score > whole[7].score
     kept = store.query(query, limit=20, candidates=CANDIDATES, score_threshold=between)
     assert [hit.document.id for hit in kept] == [hit.document.id for hit in whole[:7]]
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({"offset": -1}, "offset=-1: expected 0 or more"),
-        ({"ef": 0}, "ef=0: expected 1 or more"),
-        ({"score_threshold": float("nan")}, "score_threshold=nan: expected a finite number"),
-        ({"fusion": "mean"}, "fusion='mean': expected one of weighted_sum, rrf, dbsf"),
-    ],
-    ids=str,
-)
-def test_what_cannot_be_meant_is_refused(filled, given, message):
-    store, _ = filled
-    with pytest.raises(ConfigError, match=message):
-        store.query(make_queries(1)[0], **given)
 
 
 def test_ef_changes_no_score(filled):

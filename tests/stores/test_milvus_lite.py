@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import pytest
 
-from m3_vdb.errors import CollectionMismatchError, CollectionNotFoundError, StoreError
 from m3_vdb.stores import CollectionOptions, MemoryStore, open_store
 from m3_vdb.types import Document
 from m3_vdb.weights import PRESETS
@@ -104,36 +100,6 @@ def test_long_texts_and_many_rows_have_no_limit_here(path):
         assert store.query(make_queries(1)[0])[0].document == long
 
 
-def test_a_database_is_open_once(path):
-    with open_store(path, identity=IDENTITY) as store:
-        with pytest.raises(StoreError, match="open already"):
-            open_store(path, identity=IDENTITY)
-        assert store.count() == 0
-    open_store(path, identity=IDENTITY).close()
-
-
-def test_nothing_is_made_when_nothing_may_be(path):
-    for args in ({"identity": None}, {"identity": IDENTITY, "create": False}):
-        with pytest.raises(CollectionNotFoundError, match=r"notes\.milvus\.db"):
-            open_store(path, **args)
-    assert not Path(path).exists()
-
-
-def test_a_refused_open_lets_the_database_go(path):
-    with open_store(path, identity=IDENTITY) as store:
-        store.upsert(make_documents(2), make_embeddings(2))
-    with pytest.raises(CollectionMismatchError):
-        open_store(path, identity=dataclasses.replace(IDENTITY, fingerprint="other"))
-    with open_store(path, identity=None) as store:
-        assert store.count() == 2
-
-
-def test_a_file_of_an_older_lite(path):
-    Path(path).write_bytes(b"SQLite format 3\x00")
-    with pytest.raises(CollectionMismatchError, match="milvus-lite 3"):
-        open_store(path, identity=IDENTITY)
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="needs sockets in the file system")
 def test_no_other_user_can_reach_it(path):
     from m3_vdb.stores.milvus.client import LiteServer
@@ -148,21 +114,3 @@ def test_no_other_user_can_reach_it(path):
 
 def test_disk_bytes_counts_what_is_there(big):
     assert big[0].disk_bytes() > DOCUMENTS * (64 + 5 * 24) * 4
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a process as POSIX does")
-def test_acknowledged_upserts_survive_a_killed_process(path):
-    code = f"""
-        import os, signal
-        from m3_vdb.stores import open_store
-        from tests.stores._corpus import IDENTITY, make_documents, make_embeddings
-        store = open_store({path!r}, identity=IDENTITY)
-        store.upsert(make_documents(40), make_embeddings(40))
-        store.delete(["d3"])
-        os.kill(os.getpid(), signal.SIGKILL)
-    """
-    killed = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, check=False)
-    assert killed.returncode == -9
-    with open_store(path, identity=None) as store:
-        assert store.count() == 39
-        assert len(store.query(make_queries(1)[0], limit=50)) == 39

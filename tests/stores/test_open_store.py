@@ -1,5 +1,8 @@
+"""URLs of stores, what is imported for them, and how their servers are reached."""
+
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import textwrap
@@ -8,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.stubs.qdrant_rest_stub import RestStub
-from m3_vdb.errors import CollectionNotFoundError, MissingExtraError, StoreUrlError
+from m3_vdb.errors import CollectionNotFoundError, MissingExtraError, StoreConnectionError, StoreUrlError
 from m3_vdb.stores import MemoryStore, open_store
 from m3_vdb.stores.names import Folder, Server, read_name
 from tests.stores._corpus import IDENTITY, make_documents, make_embeddings
@@ -41,10 +44,13 @@ def test_memory():
         ("file:./notes.qdrant", "notes.qdrant"),
         ("file:///tmp/my%20notes", "/tmp/my notes"),
         (r"C:\notes.qdrant", r"C:\notes.qdrant"),
+        ("notes.milvus.db", "notes.milvus.db"),
+        ("./notes.milvus.db", "notes.milvus.db"),
+        ("file:notes.milvus.db", "notes.milvus.db"),
     ],
 )
 def test_folders(url, folder):
-    assert read_name(url) == Folder(Path(folder), "qdrant")
+    assert read_name(url) == Folder(Path(folder), "milvus" if "milvus" in url else "qdrant")
 
 
 def test_an_existing_collection_may_have_any_name(tmp_path, monkeypatch):
@@ -66,10 +72,16 @@ def test_an_existing_collection_may_have_any_name(tmp_path, monkeypatch):
         ("https://example.org:443/notes", "https://example.org:443", "notes"),
         ("http://h:1/behind/a/proxy/notes", "http://h:1/behind/a/proxy", "notes"),
         ("qdrant://[::1]:7000/my%20notes", "http://[::1]:7000", "my notes"),
+        ("milvus://localhost:19530/notes", "http://localhost:19530", "notes"),
+        ("milvus://localhost/notes", "http://localhost:19530", "notes"),
+        ("milvus+https://example.org:443/notes", "https://example.org:443", "notes"),
+        ("milvus://h:1/library/notes", "http://h:1", "notes"),
+        ("milvus://[::1]:7000/my%5Fnotes", "http://[::1]:7000", "my_notes"),
     ],
 )
 def test_servers(url, server, collection):
-    assert read_name(url) == Server("qdrant", server, "", collection)
+    engine, database = ("milvus" if "milvus" in url else "qdrant"), ("library" if "library" in url else "")
+    assert read_name(url) == Server(engine, server, database, collection)
 
 
 @pytest.mark.parametrize(
@@ -78,6 +90,8 @@ def test_servers(url, server, collection):
         "", "notes", "redis://x/y", "qdrant://", "qdrant://host:6333", "qdrant://host:6333/", "qdrant://host:port/c",
         "memory://x", "memory:", "file:", "file://elsewhere/c",
         "qdrant:/h/c",
+        "milvus://", "milvus://host:19530", "milvus://host:19530/", "milvus://host:port/c",
+        "milvus://host/a/b/c", "milvus://host//c", "milvus:/h/c", "milvus+http://h/c",
     ],
 )  # fmt: skip
 def test_urls_that_name_no_store(url):
@@ -86,14 +100,41 @@ def test_urls_that_name_no_store(url):
 
 
 @pytest.mark.parametrize(
-    ("url", "package"), [("notes.qdrant", "qdrant_edge"), ("qdrant://localhost/notes", "qdrant_client")]
+    ("url", "package", "extra"),
+    [
+        ("notes.qdrant", "qdrant_edge", "qdrant"),
+        ("qdrant://localhost/notes", "qdrant_client", "qdrant"),
+        ("notes.milvus.db", "milvus_lite", "milvus"),
+        ("notes.milvus.db", "pymilvus", "milvus"),
+        ("milvus://localhost/notes", "pymilvus", "milvus"),
+    ],
 )
-def test_a_missing_package_is_answered_with_the_command_that_installs_it(url, package, monkeypatch):
+def test_a_missing_package_is_answered_with_the_command_that_installs_it(url, package, extra, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, package, None)  # what Python keeps for a module that cannot be imported
-    for ours in [name for name in sys.modules if name.startswith("m3_vdb.stores.qdrant")]:
+    if package == "milvus_lite":
+        monkeypatch.setitem(sys.modules, "milvus_lite.adapter.grpc.server", None)
+    for ours in [name for name in sys.modules if name.startswith(f"m3_vdb.stores.{extra}")]:
         monkeypatch.delitem(sys.modules, ours)
-    with pytest.raises(MissingExtraError, match=r"pip install 'm3-vdb\[qdrant\]'"):
+    with pytest.raises(MissingExtraError, match=rf"pip install 'm3-vdb\[{extra}\]'"):
         open_store(url, identity=IDENTITY)
+
+
+def test_a_milvus_server_needs_no_milvus_lite():
+    code = "import sys, m3_vdb.stores.milvus.client; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    names = {name.split(".")[0] for name in loaded.split()}
+    assert "pymilvus" in names
+    assert not names & {"milvus_lite", "faiss", "qdrant_client"}
+
+
+@pytest.mark.parametrize(("engine", "options"), [("qdrant", {}), ("qdrant", {"prefer_grpc": True}), ("milvus", {})])
+def test_a_closed_port_is_a_connection_error(engine, options):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
+        url = f"{engine}://127.0.0.1:{taken.getsockname()[1]}/notes"
+        with pytest.raises(StoreConnectionError, match="is the server running"):
+            open_store(url, identity=IDENTITY, timeout=2, **options)
 
 
 @pytest.mark.parametrize("given", [None, "from-argument"])

@@ -12,6 +12,7 @@ from m3_vdb.errors import CollectionMismatchError, DocumentError, M3Error
 from m3_vdb.ingest import ingest
 from m3_vdb.stores import MemoryStore, open_store, transfer
 from tests.stores._corpus import IDENTITY, make_documents, make_embeddings
+from tests.stores.test_refusals import RESERVED
 
 NAMES = ("m3", "m3_passage", "m3_encoding", "passage", "encoding", "id", "title", "text", "payload", "dense", "key",
          "terms", "numbers", "tokens", "$meta")  # fmt: skip
@@ -88,18 +89,6 @@ def test_passages_keep_their_documents_fields_and_filters_see_only_these(split):
         assert (hit.passage is None) == (hit.document.id == "short")
 
 
-RESERVED = ["x¶2", "¶1", "x¶02", "x¶2¶3", "book¶99999"]
-
-
-@pytest.mark.parametrize("id", RESERVED)
-def test_ids_that_passages_have_are_refused_at_every_entrance(store, id):
-    document = Document(id, "text")
-    with pytest.raises(DocumentError, match=r"ends like that of a passage.*use another id") as caught:
-        store.upsert([*make_documents(2), document], make_embeddings(3))
-    assert caught.value.index == 2
-    assert store.count() == 0
-
-
 @pytest.mark.parametrize("plan", ["error", "pool", "truncate", "split"])
 def test_ids_that_passages_have_are_refused_in_every_plan(embed, plan):
     store = MemoryStore(embed.identity)
@@ -113,21 +102,6 @@ def test_ids_that_passages_have_are_refused_in_every_plan(embed, plan):
     assert report.documents == 2
     assert [one.kind for one in report.rejected] == ["not storable"] * len(RESERVED)
     assert all("use another id" in one.reason for one in report.rejected)
-
-
-def test_a_mark_that_does_not_belong_to_its_document_is_refused(store):
-    source = MemoryStore(IDENTITY)
-    from m3_vdb.types import Passage
-
-    for document in (
-        Document("a", "text", passage=Passage("b", 1, 2, 0, 4)),
-        Document("b¶2", "text", passage=Passage("b", 3, 3, 0, 4)),
-        Document("b¶3", "text", passage=Passage("b", 3, 2, 0, 4)),
-        Document("a", "text", passage={"document": "a"}),
-    ):
-        with pytest.raises(DocumentError, match="leave it out"):
-            store.upsert([document], make_embeddings(1))
-    assert source.count() == store.count() == 0
 
 
 def test_a_passage_is_not_a_document(split):
@@ -200,17 +174,6 @@ def test_copies_and_exports_keep_what_is_ours_and_what_is_theirs(split, embed, t
             assert (report.documents, report.unchanged) == (0, store.count())
             copied.delete(["book"])
             assert copied.count() == 1
-
-
-def test_a_payload_that_is_none_or_too_deep(store):
-    deep: dict = {}
-    for _ in range(100):
-        deep = {"a": deep}
-    for payload, words in ((None, "payload must be a mapping"), (deep, "nested more than")):
-        with pytest.raises(DocumentError, match=words):
-            store.upsert([Document("a", "text", payload=payload)], make_embeddings(1))
-    store.upsert([Document("a", "text", payload={}), Document("b", "text")], make_embeddings(2))
-    assert store.get(["a", "b"]) == [Document("a", "text"), Document("b", "text")]
 
 
 # --- files and collections

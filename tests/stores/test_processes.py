@@ -278,6 +278,28 @@ def test_a_folder_that_is_open_already_says_where(folder: str):
         assert store.count() == 5
 
 
+@pytest.mark.parametrize("name", ["n.qdrant", "n.milvus.db"])
+def test_what_was_acknowledged_survives_a_killed_process(tmp_path: Path, name: str):
+    ran = run_script(
+        """
+        import signal
+        store = open_store(sys.argv[1], identity=IDENTITY)
+        for batch in range(3):
+            store.upsert(make_documents(40, start=40 * batch), make_embeddings(40, seed=batch))
+        store.delete(["d0", "d1"])
+        os.kill(os.getpid(), signal.SIGKILL)
+        """,
+        str(tmp_path / name),
+    )
+    assert ran.returncode == -signal.SIGKILL
+    with open_store(tmp_path / name, identity=None) as store:
+        assert store.count() == 118
+        assert store.get(["d0", "d2", "d119"]) == [make_documents(3)[2], make_documents(1, start=119)[0]]
+        hits = store.query(make_embeddings(40, seed=2)[39], explain=True)
+        assert hits[0].document.id == "d119"
+        assert hits[0].parts.multi_vector == pytest.approx(1.0, rel=1e-5)
+
+
 def test_a_store_is_freed_with_its_object(folder: str):
     for _ in range(3):
         index = HybridIndex(FakeEmbedder(), open_store(folder, identity=IDENTITY))

@@ -4,34 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import socket
-from datetime import datetime, timedelta, timezone
-from email.utils import format_datetime
 
-import grpc
 import httpx
 import numpy as np
 import pytest
-from pydantic import BaseModel, ValidationError
 from qdrant_client import QdrantClient, models
-from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
-from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
+from qdrant_client.http.exceptions import UnexpectedResponse
 
 from benchmarks.stubs.qdrant_rest_stub import RestStub
 from m3_vdb.errors import (
     CollectionMismatchError,
-    CollectionNotFoundError,
     ConfigError,
     DocumentError,
-    StoreConnectionError,
     StoreRequestError,
 )
 from m3_vdb.retry import is_transient
 from m3_vdb.stores import CollectionOptions, MemoryStore, open_store
-from m3_vdb.stores.qdrant.client import mapped_errors
 from m3_vdb.stores.qdrant.server import MAX_REQUEST_BYTES
-from m3_vdb.stores.refusals import seconds_to_wait
-from m3_vdb.types import Document, SparseVector
+from m3_vdb.types import Document
 from m3_vdb.weights import Weights
 from tests.stores._corpus import IDENTITY, make_documents, make_embeddings, make_queries
 
@@ -109,40 +99,6 @@ def test_options_reach_the_server_before_any_document(stub):
     assert made == ['payload."new"']  # what is missing, and only that
 
 
-def test_explain_is_the_same_request_and_one_batch_about_the_winners(stub, store):
-    store.upsert(make_documents(60), make_embeddings(60))
-    stub.bodies.clear()
-    hits = store.query(make_queries(1)[0], limit=3, candidates=30, filter={"lang": "de"}, explain=True)
-    (_, query_path, _, fused), (_, batch_path, _, batch) = stub.bodies
-    assert (query_path, batch_path) == ("/collections/notes/points/query", "/collections/notes/points/query/batch")
-    assert [request["using"] for request in batch["searches"]] == ["dense", "sparse", "multi_vector"]
-    for request in batch["searches"]:
-        (leaf,) = request["prefetch"]
-        assert len(leaf["filter"]["must"][0]["has_id"]) == len(hits) == 3
-        assert (request["with_payload"], request.get("with_vector") or False) == (["id"], False)
-    stub.bodies.clear()
-    assert store.query(make_queries(1)[0], limit=3, candidates=30, filter={"lang": "de"}) == [
-        dataclasses.replace(hit, parts=None) for hit in hits
-    ]
-    assert [body for *_, body in stub.bodies] == [fused]
-
-
-def test_equal_scores_at_the_edge_of_a_page_cost_two_requests_more(stub, store):
-    one = make_embeddings(1)
-    for i in range(8):
-        store.upsert([Document(f"d{i}", f"text {i}")], one)
-    stub.bodies.clear()
-    hits = store.query(make_queries(1)[0], limit=3, offset=2)
-    assert [(hit.document.id, hit.document.text) for hit in hits] == [(f"d{i}", f"text {i}") for i in (2, 3, 4)]
-    first, everything, payloads = [body for *_, body in stub.bodies]
-    assert (first["offset"], first["limit"], first["with_payload"]) == (1, 5, True)
-    assert (everything.get("offset"), everything["limit"], everything["with_payload"]) == (None, 2 * 200, ["id"])
-    assert len(payloads["ids"]) == 3
-    stub.bodies.clear()
-    assert len(store.query(make_queries(1)[0], limit=8)) == len(store.rank(make_queries(1)[0], limit=8)) == 8
-    assert len(stub.bodies) == 2  # no hit is cut off, so one request each
-
-
 def test_strict_mode_takes_the_batch_and_never_says_exact():
     strict = models.StrictModeConfig(
         enabled=True, search_allow_exact=False, max_query_limit=150, upsert_max_batchsize=7,
@@ -154,7 +110,7 @@ def test_strict_mode_takes_the_batch_and_never_says_exact():
         can = store.capabilities
         assert (can.may_be_exact, can.max_limit, can.max_upsert, can.max_floats) == (False, 150, 7, 50 * 24 + 1)
         store.upsert(make_documents(20), make_embeddings(20, max_rows=50))
-        with pytest.raises(DocumentError, match="that is 50 rows"):
+        with pytest.raises(DocumentError, match="at most 50"):
             store.upsert(make_documents(40), make_embeddings(40, max_rows=60))
         query = make_queries(1)[0]
         stub.bodies.clear()
@@ -196,41 +152,19 @@ def test_one_request_carries_the_whole_query(stub, store):
     query = make_queries(1)[0]
     stub.bodies.clear()
     store.query(query, weights=Weights(0.2, 0.3, 0.5), limit=3, candidates=44, filter={"lang": "de"})
-    ((method, path, _, body),) = stub.bodies
-    assert (method, path) == ("POST", "/collections/notes/points/query")
-    branches = dense, _, multi = body["prefetch"]
-    assert [(branch["using"], branch["limit"]) for branch in branches] == [
+    ((_, _, _, body),) = stub.bodies
+    assert [(part["using"], part["limit"]) for part in body["prefetch"]] == [
         ("dense", 88), ("sparse", 88), ("multi_vector", 88),
     ]  # fmt: skip
-    leaves = dense["prefetch"]
-    assert [(leaf["using"], leaf["limit"]) for leaf in leaves] == [("dense", 44), ("sparse", 44)]
-    assert all(branch["prefetch"] == leaves for branch in branches)
-    for leaf in leaves:
-        assert leaf["filter"]["should"][0] == {"key": 'payload."lang"', "match": {"any": ["de"]}}
-    assert multi["params"]["exact"] is True
-    assert leaves[0]["params"]["exact"] is False
-    assert body["query"]["defaults"] == {"$score[1]": 0.0, "$score[2]": 0.0}
-    factors = [product["mult"] for product in body["query"]["formula"]["sum"]]
-    assert factors == [
+    assert [(leaf["using"], leaf["limit"]) for leaf in body["prefetch"][0]["prefetch"]] == [
+        ("dense", 44),
+        ("sparse", 44),
+    ]
+    assert [product["mult"] for product in body["query"]["formula"]["sum"]] == [
         [0.2, "$score[0]"], [0.3, "$score[1]"], [pytest.approx(0.5 / len(query.multi_vector)), "$score[2]"],
     ]  # fmt: skip
-    assert body["limit"] == 4  # one more than asked for, to see whether it has the score of the last
     assert body["with_vector"] is False
-
-
-def test_branches_without_weight_or_tokens_are_left_out(stub, store):
-    query = make_queries(1)[0]
-    bare = dataclasses.replace(query, sparse=SparseVector(np.empty(0, np.int32), np.empty(0, np.float32)))
-    for q, weights, used in [
-        (query, Weights(1, 0.3, 0), ["dense", "sparse"]),
-        (query, Weights(1, 0, 1), ["dense", "multi_vector"]),
-        (query, Weights(0, 1, 0), ["dense", "sparse"]),
-        (bare, Weights(), ["dense", "multi_vector"]),
-    ]:
-        store.query(q, weights=weights)
-        body = stub.bodies[-1][3]
-        assert [branch["using"] for branch in body["prefetch"]] == used
-        assert [p["mult"][1] for p in body["query"]["formula"]["sum"]] == [f"$score[{i}]" for i in range(len(used))]
+    assert json.dumps(body, allow_nan=False)
 
 
 def test_upserts_are_cut_by_bytes(stub):
@@ -257,7 +191,7 @@ def test_the_largest_multi_vector_is_below_the_limit(stub):
         calls = len(stub.bodies)
         too_long = dataclasses.replace(small, multi_vector=rows, multi_vector_offsets=np.array([0, 5, 1029]))
         with pytest.raises(
-            DocumentError, match=r"1024 rows of 1024 = 1,048,576 numbers.*1,048,576.*1023 rows"
+            DocumentError, match=r"1024 rows of 1024 numbers, and this collection takes at most 1023"
         ) as caught:
             store.upsert(make_documents(2), too_long)
         assert caught.value.index == 1
@@ -313,13 +247,6 @@ def test_a_collection_made_by_other_means_is_taken_if_it_is_sound(stub):
         assert store.capabilities.multi_vector_datatype == "float16"
 
 
-@pytest.mark.parametrize("args", [{"identity": None}, {"identity": IDENTITY, "create": False}], ids=str)
-def test_nothing_is_made_when_nothing_may_be(stub, args):
-    with pytest.raises(CollectionNotFoundError, match="nope"):
-        open_store(f"qdrant://{stub.address}/nope", **args)
-    assert not stub.engine.collection_exists("nope")
-
-
 def test_a_server_too_old_to_keep_the_identity(stub, monkeypatch):
     create = stub.engine.create_collection
 
@@ -349,98 +276,12 @@ def _conflict(*_args, **_kwargs):
     )
 
 
-def test_a_closed_port_is_a_connection_error():
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
-        url = f"qdrant://127.0.0.1:{taken.getsockname()[1]}/notes"
-        with pytest.raises(StoreConnectionError, match="is the server running"):
-            open_store(url, identity=IDENTITY)
-        with pytest.raises(StoreConnectionError):
-            open_store(url, identity=IDENTITY, prefer_grpc=True, timeout=2)
-
-
 def test_the_servers_own_words_are_in_the_message(stub, store):
     stub.engine.delete_collection("notes")
     with pytest.raises(StoreRequestError, match=r"404 Not found: Collection `notes` doesn't exist!"):
         store.count()
     with pytest.raises(StoreRequestError, match="404"):
         store.upsert(make_documents(1), make_embeddings(1))
-
-
-class _Call(grpc.RpcError, grpc.Call):
-    def __init__(self, code):
-        self._code = code
-
-    def code(self):
-        return self._code
-
-    def __getattribute__(self, name):
-        return object.__getattribute__(self, name)
-
-
-for _name in grpc.Call.__abstractmethods__ - {"code"}:
-    setattr(_Call, _name, lambda self, *_: None)
-_Call.__abstractmethods__ = frozenset()
-
-
-def _validation_error():
-    class Number(BaseModel):
-        x: int
-
-    try:
-        Number.model_validate({"x": "no"})
-    except ValidationError as error:
-        return error
-
-
-@pytest.mark.parametrize(
-    ("raised", "expected", "message", "status"),
-    [
-        (ResponseHandlingException(httpx.ConnectError("refused")), StoreConnectionError, "refused", None),
-        (ResponseHandlingException(httpx.ReadTimeout("timed out")), StoreConnectionError, "timed out", None),
-        (ResponseHandlingException(_validation_error()), StoreRequestError, "not Qdrant's", None),
-        (UnexpectedResponse(401, "", b"Must provide an API key", httpx.Headers()), StoreRequestError, "API key", 401),
-        (UnexpectedResponse(502, "", b"<html>", httpx.Headers()), StoreRequestError, "502", 502),
-        (ResourceExhaustedResponse("too many", 3), StoreRequestError, "too many", 429),
-        (_Call(grpc.StatusCode.UNAVAILABLE), StoreConnectionError, "UNAVAILABLE", None),
-        (_Call(grpc.StatusCode.DEADLINE_EXCEEDED), StoreConnectionError, "DEADLINE", None),
-        (_Call(grpc.StatusCode.INVALID_ARGUMENT), StoreRequestError, "refused", 400),
-    ],
-    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
-)
-def test_the_map_of_errors(raised, expected, message, status):
-    with pytest.raises(expected, match=message) as caught, mapped_errors("Qdrant collection 'c'"):
-        raise raised
-    assert "Qdrant collection 'c'" in str(caught.value)
-    assert caught.value.__cause__ is raised
-    assert getattr(caught.value, "status", None) == status
-
-
-def test_the_map_knows_every_error_of_the_client():
-    """A new class in qdrant-client fails here and not at a user's."""
-    from qdrant_client.common import client_exceptions
-    from qdrant_client.http import exceptions
-
-    known = {
-        "ApiException",
-        "UnexpectedResponse",
-        "ResponseHandlingException",
-        "QdrantException",
-        "ResourceExhaustedResponse",
-    }
-    found = {
-        name
-        for module in (client_exceptions, exceptions)
-        for name, value in vars(module).items()
-        if isinstance(value, type) and issubclass(value, Exception)
-    }
-    assert found == known
-
-
-def test_a_refusal_may_say_when_to_ask_again():
-    with pytest.raises(StoreRequestError) as caught, mapped_errors("c"):
-        raise ResourceExhaustedResponse("too many", 3)
-    assert caught.value.retry_after == 3
 
 
 _PAST = "Wed, 21 Oct 2015 07:28:00 GMT"
@@ -467,19 +308,3 @@ def test_a_refusal_carries_its_status_and_its_pause(stub, store, status, headers
     assert is_transient(caught.value)
     store.upsert(make_documents(1), make_embeddings(1))  # the next request is answered
     assert store.count() == 1
-
-
-def test_a_date_to_come_is_waited_for():
-    soon = datetime.now(timezone.utc) + timedelta(seconds=90)
-    assert 80 < seconds_to_wait(format_datetime(soon)) <= 90
-    assert 80 < seconds_to_wait(format_datetime(soon.replace(tzinfo=None))) <= 90
-
-
-def test_other_runtime_errors_are_not_ours():
-    with pytest.raises(RuntimeError, match="a bug"), mapped_errors("c"):
-        raise RuntimeError("a bug")
-
-
-def test_bodies_are_strict_json(stub, store):
-    store.upsert(make_documents(2), make_embeddings(2))
-    assert json.dumps(stub.bodies[-1][3], allow_nan=False)

@@ -5,9 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +15,8 @@ from hypothesis import strategies as st
 
 from m3_vdb.errors import (
     CollectionMismatchError,
-    CollectionNotFoundError,
     ConfigError,
     DocumentError,
-    StoreError,
     StoreRequestError,
 )
 from m3_vdb.stores import CollectionOptions
@@ -32,90 +27,6 @@ from m3_vdb.types import Document
 from tests.stores._corpus import IDENTITY, make_documents, make_embeddings, make_queries
 
 ROOT = Path(__file__).parents[2]
-CHILD = """
-import sys
-from m3_vdb.stores.qdrant.embedded import QdrantEdgeStore
-from tests.stores._corpus import IDENTITY, make_documents, make_embeddings
-store = QdrantEdgeStore(sys.argv[1], identity=IDENTITY)
-for batch in range(3):
-    store.upsert(make_documents(40, start=40 * batch), make_embeddings(40, seed=batch))
-store.delete(["d0", "d1"])
-print("acknowledged", flush=True)
-sys.stdin.read()
-"""
-
-
-@pytest.fixture
-def child(tmp_path):
-    """Another process that has written 118 documents and keeps the folder open."""
-    folder = tmp_path / "c.qdrant"
-    process = subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(folder)],
-        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert process.stdout.readline() == "acknowledged\n"
-    yield process, folder
-    process.kill()
-    process.communicate()
-
-
-def test_what_was_acknowledged_survives_a_killed_process(child):
-    process, folder = child
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    with QdrantEdgeStore(folder, identity=IDENTITY) as store:
-        assert store.count() == 118
-        assert store.get(["d0", "d2", "d119"]) == [make_documents(3)[2], make_documents(1, start=119)[0]]
-        hits = store.query(make_embeddings(40, seed=2)[39], explain=True)
-        assert hits[0].document.id == "d119"
-        assert hits[0].parts.multi_vector == pytest.approx(1.0, rel=1e-5)
-
-
-def test_a_second_process_is_told_and_harms_nothing(child):
-    process, folder = child
-    with pytest.raises(StoreError, match="open already"):
-        QdrantEdgeStore(folder, identity=IDENTITY)
-    process.communicate("")  # lets it end; the operating system frees the lock
-    with QdrantEdgeStore(folder, identity=None) as store:
-        assert store.count() == 118
-
-
-def test_one_process_cannot_open_it_twice_either(tmp_path):
-    with QdrantEdgeStore(tmp_path / "c", identity=IDENTITY), pytest.raises(StoreError, match="open already"):
-        QdrantEdgeStore(tmp_path / "c", identity=IDENTITY)
-    QdrantEdgeStore(tmp_path / "c", identity=IDENTITY).close()
-
-
-def test_a_failed_opening_lets_the_folder_go(tmp_path):
-    QdrantEdgeStore(tmp_path / "c", identity=IDENTITY).close()
-    with pytest.raises(CollectionMismatchError):
-        QdrantEdgeStore(tmp_path / "c", identity=dataclasses.replace(IDENTITY, fingerprint="x"))
-    QdrantEdgeStore(tmp_path / "c", identity=IDENTITY).close()
-
-
-@pytest.mark.parametrize("args", [{"identity": None}, {"identity": IDENTITY, "create": False}], ids=str)
-def test_nothing_is_made_when_nothing_may_be(tmp_path, args):
-    with pytest.raises(CollectionNotFoundError):
-        QdrantEdgeStore(tmp_path / "c", **args)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_folders_and_files_that_are_somebody_elses(tmp_path):
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / "cat.jpg").write_bytes(b"meow")
-    (tmp_path / "file.qdrant").write_bytes(b"")
-    for name in ("photos", "file.qdrant"):
-        with pytest.raises(CollectionMismatchError, match=name):
-            QdrantEdgeStore(tmp_path / name, identity=IDENTITY)
-    assert [entry.name for entry in (tmp_path / "photos").iterdir()] == ["cat.jpg"]
-
-
-@pytest.mark.parametrize(("content", "message"), [("{", "is damaged"), ("{}", "which model"), ("[]", "which model")])
-def test_a_damaged_identity_file(tmp_path, content, message):
-    QdrantEdgeStore(tmp_path / "c", identity=IDENTITY).close()
-    (tmp_path / "c" / "m3.json").write_text(content)
-    with pytest.raises(CollectionMismatchError, match=message):
-        QdrantEdgeStore(tmp_path / "c", identity=IDENTITY)
 
 
 def test_a_layout_of_the_future(tmp_path):
@@ -187,26 +98,6 @@ def test_indexes_are_made_once_and_known_again(tmp_path):
                 store.upsert([Document(id="b", text="t", payload={"year": 2001.0})], make_embeddings(1))
             found = store.query(make_queries(1)[0], filter={"year": {"$gt": 2000.5}, "a.b": "x"})
             assert [hit.document.id for hit in found] == ["a"]
-
-
-def test_the_log_is_flushed_on_the_way(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "FLUSH_BYTES", 50_000)
-    monkeypatch.setattr(module, "MAX_UPDATE_BYTES", 100_000)
-    with QdrantEdgeStore(tmp_path / "c", identity=IDENTITY) as store:
-        flushes = []
-
-        class Spy:
-            """The shard, counting flushes; the engine's class takes no new attributes."""
-
-            def __getattr__(self, name):
-                if name == "flush":
-                    flushes.append(name)
-                return getattr(shard, name)
-
-        shard, store._shard = store._shard, Spy()
-        store.upsert(make_documents(100), make_embeddings(100))
-        assert len(flushes) >= 5
-        assert store.count() == 100
 
 
 def test_a_bulk_load_keeps_the_log_small_and_the_disk_is_what_is_said(tmp_path, monkeypatch):

@@ -64,53 +64,11 @@ def served(request, servers):
     return *servers[shards, id(strict)], args, paths
 
 
-def searches(stub):
-    """Every request to search, and every prefetch in it, outermost first."""
-
-    def walk(request):
-        yield request
-        for inner in request.get("prefetch") or []:
-            yield from walk(inner)
-
-    bodies = [body for _, path, _, body in stub.bodies if path.endswith((QUERY, BATCH))]
-    return [one for body in bodies for request in body.get("searches", [body]) for one in walk(request)]
-
-
-def is_known(leaf):
-    """Whether a leaf names its candidates, instead of looking for them."""
-    return leaf.get("query") is None
-
-
 def test_the_form_is_what_the_server_allows(served):
     stub, store, args, paths = served
     stub.bodies.clear()
     store.query(make_queries(1)[0], limit=20, candidates=CANDIDATES, filter=FILTER, **args)
     assert [path.removeprefix("/collections/c/") for _, path, _, _ in stub.bodies] == paths
-    assert any(one.get("prefetch") for one in searches(stub))
-
-
-def test_the_filter_stands_in_every_leaf(served):
-    stub, store, args, _ = served
-    stub.bodies.clear()
-    store.query(make_queries(1)[0], candidates=CANDIDATES, filter=FILTER, **args)
-    leaves = [one for one in searches(stub) if not one.get("prefetch")]
-    assert {leaf["using"] for leaf in leaves if not is_known(leaf)} >= {"dense"}
-    for leaf in leaves:
-        text = str(leaf["filter"])
-        assert ("has_id" in text) if is_known(leaf) else ('payload."lang"' in text and "de" in text), leaf
-
-
-def test_candidates_are_scored_exactly_and_all_of_them(served):
-    stub, store, args, _ = served
-    stub.bodies.clear()
-    store.query(make_queries(1)[0], candidates=CANDIDATES, filter=FILTER, **args)
-    may_be_exact = store.capabilities.may_be_exact
-    branches = [one for one in searches(stub) if one.get("prefetch") and one.get("using")]
-    assert {branch["using"] for branch in branches} >= {"sparse", "multi_vector"}
-    for branch in branches:
-        assert branch["limit"] >= sum(leaf["limit"] for leaf in branch["prefetch"])
-        exact = (branch.get("params") or {}).get("exact")
-        assert exact is (True if may_be_exact and branch["using"] != "sparse" else None)
 
 
 @pytest.mark.parametrize("weights", [Weights(), Weights(0.15, 0.5, 0.35), Weights(0, 1, 0)], ids=str)

@@ -10,7 +10,6 @@ import dataclasses
 import numpy as np
 import pytest
 
-from m3_vdb.errors import ConfigError
 from m3_vdb.scoring import hybrid_score, score
 from m3_vdb.types import SparseVector
 from m3_vdb.weights import PRESETS, Weights
@@ -100,12 +99,6 @@ def test_a_query_without_lexical_tokens_finds_nothing_by_them(filled):
     assert store.query(query, source="sparse") == []
     dense = expected(query, passages, WEIGHTS["default"], "dense")
     assert dict(store.rank(query, limit=CANDIDATES, candidates=CANDIDATES, source="union")) == pytest.approx(dense)
-
-
-def test_an_unknown_source_is_refused(filled):
-    store, _ = filled
-    with pytest.raises(ConfigError, match="'both': expected one of dense, sparse, union"):
-        store.rank(make_queries(1)[0], source="both")
 
 
 def test_optimize_and_disk_bytes_can_always_be_asked(filled):

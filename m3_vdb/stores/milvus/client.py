@@ -10,10 +10,11 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import grpc  # type: ignore[import-untyped]  # its stubs are a package that would serve this file alone
 from pymilvus import MilvusClient
@@ -26,16 +27,11 @@ from pymilvus.exceptions import (
     MilvusUnavailableException,
 )
 
-from m3_vdb.errors import (
-    CollectionMismatchError,
-    StoreConnectionError,
-    StoreError,
-    StoreRequestError,
-)
+from m3_vdb.errors import CollectionMismatchError, StoreConnectionError, StoreError, StoreRequestError
 from m3_vdb.imports import log_handlers_kept
 from m3_vdb.stores.folder import advice, hold, mapped_os_errors
 from m3_vdb.stores.names import KEY_VARIABLES, Server, read_key
-from m3_vdb.stores.refusals import NO_ANSWER, TOO_MANY, http_status, key_advice
+from m3_vdb.stores.refusals import NO_ANSWER, TOO_MANY, from_grpc, http_status, key_advice
 
 _KEY_VARIABLE: Final = KEY_VARIABLES["milvus"]
 
@@ -79,12 +75,7 @@ def mapped_errors(where: str) -> Iterator[None]:
     except grpc.FutureTimeoutError as error:
         raise StoreConnectionError(f"{where}: no answer in time; is the server running there?") from error
     except grpc.RpcError as error:
-        code = error.code() if isinstance(error, grpc.Call) else None
-        if code in NO_ANSWER:
-            raise StoreConnectionError(f"{where}: no answer ({code.name}); is the server running there?") from error
-        status = http_status(code, str(error))
-        words = f"{where}: the server refused: {error}{key_advice(status, _KEY_VARIABLE)}"
-        raise StoreRequestError(words, status=status) from error
+        raise from_grpc(error, where, _KEY_VARIABLE) from error
 
 
 def _status(error: MilvusException, code: object) -> int | None:
@@ -105,7 +96,7 @@ def connect(place: Server, *, token: str | None, timeout: float) -> MilvusClient
         ConfigError: the token cannot be sent.
         StoreConnectionError: the server did not answer.
     """
-    key = read_key(token, KEY_VARIABLES[place.engine])
+    key = read_key(token, _KEY_VARIABLE)
     with mapped_errors(f"Milvus server {place.url}"):
         return MilvusClient(
             uri=place.url,
@@ -114,6 +105,22 @@ def connect(place: Server, *, token: str | None, timeout: float) -> MilvusClient
             timeout=timeout,
             dedicated=True,  # pymilvus shares connections by default, and closing one would close all
         )
+
+
+class Calls:
+    """The methods of a client, each with a time limit: without one, pymilvus tries 75 times to reach a dead server.
+
+    Args:
+        client: a connected client.
+        timeout: seconds per request, for calls that give none of their own.
+    """
+
+    def __init__(self, client: MilvusClient, timeout: float) -> None:
+        self.timeout = timeout
+        self._client = client
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        return partial(getattr(self._client, name), timeout=self.timeout)
 
 
 _LOCK_FILE = "LOCK"
@@ -134,7 +141,7 @@ class LiteServer:
         uri: where pymilvus finds it.
 
     Args:
-        path: the database, a folder in spite of its name; made if there is none.
+        path: the database, a folder in spite of its name; made if it does not exist.
 
     Raises:
         CollectionMismatchError: the path is a file, as older versions of milvus-lite wrote, or another folder.

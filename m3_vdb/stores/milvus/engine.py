@@ -1,4 +1,4 @@
-"""Opening a collection of Milvus: make it if there is none, check whose it is, try what the engine can do."""
+"""Opening a collection of Milvus: make it if it does not exist, check its model, try what the engine can do."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from pymilvus.client.embedding_list import EmbeddingList
 from pymilvus.exceptions import MilvusException
 
 from m3_vdb.encoding.identity import ModelIdentity, open_identity
-from m3_vdb.errors import CollectionMismatchError, CollectionNotFoundError, ConfigError
+from m3_vdb.errors import CollectionMismatchError, ConfigError
+from m3_vdb.stores.base import new_identity
+from m3_vdb.stores.milvus.client import Calls
 from m3_vdb.stores.milvus.rows import (
     DOCUMENT_FIELDS,
     KEY,
@@ -33,6 +35,7 @@ from m3_vdb.stores.milvus.rows import (
     has_struct,
     indexes_property,
     is_half,
+    is_lite,
     stored_identity,
     stored_indexes,
 )
@@ -77,115 +80,98 @@ class Opened:
 
     Attributes:
         identity: the model that made it.
-        facts: what the engine can do.
+        capabilities: what the engine does itself.
         struct: token rows are in an array of structs.
         half: token rows are float16.
-        flat: the dense vector is searched by a full scan.
         types: payload fields that were declared with an index → what they hold.
     """
 
     identity: ModelIdentity
-    facts: EngineFacts
+    capabilities: MilvusCapabilities
     struct: bool
     half: bool
-    flat: bool
     types: Mapping[str, IndexType]
 
     @property
-    def scores_rows(self) -> bool:
-        """Whether the engine itself scores token rows."""
-        return self.struct and self.facts.struct_arrays
-
-    @property
-    def capabilities(self) -> MilvusCapabilities:
-        """What ``MilvusStore.capabilities`` shows."""
-        return MilvusCapabilities(
-            multi_vector_search=self.scores_rows,
-            fusion="server" if self.scores_rows and self.facts.raw_weights else "client",
-            exact_scores=True,
-            exact_candidates=self.flat,
-            raw_weights=self.facts.raw_weights,
-            struct_arrays=self.facts.struct_arrays,
-            server=self.facts.server,
-            client=version("pymilvus"),
-        )
+    def is_lite(self) -> bool:
+        """Whether this is milvus-lite, which has no limits on sizes."""
+        return is_lite(self.capabilities.server)
 
 
 def open_collection(
-    client: MilvusClient,
+    client: Calls,
     collection: str,
     *,
     identity: ModelIdentity | None,
-    may_create: bool,
+    create: bool,
     exact: bool | None,
     options: CollectionOptions,
-    timeout: float,
     where: str,
 ) -> Opened:
     """Open a collection, or make it; see ``MilvusStore`` for the arguments and errors."""
-    if not client.has_collection(collection, timeout=timeout):
-        if identity is None or not may_create:
-            raise CollectionNotFoundError(f"there is no {where}: check the name, or ingest into it first")
-        _create(client, collection, identity, options, timeout=timeout)
-    found = client.describe_collection(collection, timeout=timeout)
+    if not client.has_collection(collection):
+        _create(client, collection, new_identity(identity, create=create, where=where), options)
+    found = client.describe_collection(collection)
     stored = open_identity(identity, stored_identity(found), where=where)
     _check_fields(found, where=where)
-    facts = _facts(client, collection, found, timeout=timeout)
-    if DENSE not in client.list_indexes(collection, timeout=timeout):
-        # A new collection, or one whose maker was killed before it came to this.
+    facts, struct = _facts(client, collection, found), has_struct(found)
+    if DENSE not in client.list_indexes(collection):
+        # A new collection, or one whose creation was interrupted.
         # Under a condition on 200 keys milvus-lite's HNSW returns a fraction of them, and its full scan all.
-        scan = facts.is_lite or bool(exact)
-        struct = has_struct(found)
-        create_indexes(client, collection, struct=struct, flat=scan, terms=not facts.is_lite, timeout=timeout)
-    flat = client.describe_index(collection, DENSE, timeout=timeout)["index_type"] == "FLAT"
+        lite = is_lite(facts.server)
+        create_indexes(client, collection, struct=struct, flat=lite or bool(exact), terms=not lite)
+    flat = client.describe_index(collection, DENSE)["index_type"] == "FLAT"
     if exact and not flat:
         raise ConfigError(
             f"{where} was made with HNSW, and Milvus scans in full only where a collection was made with exact=True: "
             f"leave exact out (a large ef finds better candidates), or ingest into a new collection"
         )
     types = stored_indexes(found)
-    if may_create and not options.indexes.keys() <= types.keys():
+    if create and not options.indexes.keys() <= types.keys():
         types = {**options.indexes, **types}
-        client.alter_collection_properties(collection, indexes_property(types), timeout=timeout)
-    client.load_collection(collection, timeout=max(timeout, _LOAD_SECONDS))
-    return Opened(
-        identity=stored,
-        facts=facts,
-        struct=has_struct(found),
-        half=is_half(found),
-        flat=flat,
-        types=types,
+        client.alter_collection_properties(collection, indexes_property(types))
+    client.load_collection(collection, timeout=max(client.timeout, _LOAD_SECONDS))
+    searched = struct and facts.struct_arrays
+    able = MilvusCapabilities(
+        multi_vector_search=searched,
+        fusion="server" if searched and facts.raw_weights else "client",
+        exact_scores=True,
+        exact_candidates=flat,
+        raw_weights=facts.raw_weights,
+        struct_arrays=facts.struct_arrays,
+        server=facts.server,
+        client=version("pymilvus"),
     )
+    return Opened(stored, able, struct=struct, half=is_half(found), types=types)
 
 
-def _create(
-    client: MilvusClient, collection: str, identity: ModelIdentity, options: CollectionOptions, *, timeout: float
-) -> None:
-    facts = try_engine(client, timeout=timeout)
-    options.require_only(*_OPTIONS[: 2 if facts.is_lite else 3], where="milvus-lite" if facts.is_lite else "Milvus")
+def _create(client: Calls, collection: str, identity: ModelIdentity, options: CollectionOptions) -> None:
+    facts = try_engine(client)
+    lite = is_lite(facts.server)
+    options.require_only(*_OPTIONS[: 2 if lite else 3], where="milvus-lite" if lite else "Milvus")
     if options.storage == "quarter":
         raise ConfigError("storage='quarter': Milvus has 'float32' and 'half'")
     try:
-        create(client, collection, identity, facts, options, timeout=timeout)
+        create(client, collection, identity, facts, options)
     except MilvusException:
         # Two workers may start at once: the other one made it, and opening it checks what it is.
-        if not client.has_collection(collection, timeout=timeout):
+        if not client.has_collection(collection):
             raise
 
 
-def _facts(client: MilvusClient, collection: str, found: Mapping[str, Any], *, timeout: float) -> EngineFacts:
+def _facts(client: Calls, collection: str, found: Mapping[str, Any]) -> EngineFacts:
     """What the engine can do: as remembered, or tried again if its version has changed."""
     known = EngineFacts.read(found.get("properties") or {})
-    server = str(client.get_server_version(timeout=timeout))
+    server = str(client.get_server_version())
     if known is not None and known.server == server:
         return known
     try:
-        facts = try_engine(client, timeout=timeout)
+        facts = try_engine(client)
     except MilvusException:
-        # Most likely not allowed to make a collection. Nothing is taken for granted then, and all is scored here.
+        # Most likely not allowed to make a collection: assume nothing, and score everything here.
         return EngineFacts(server=server, struct_arrays=False, raw_weights=False)
     with suppress(MilvusException):  # not allowed to: then it is tried again next time
-        client.alter_collection_properties(collection, facts.as_property(), timeout=timeout)
+        client.alter_collection_properties(collection, facts.as_property())
     return facts
 
 
@@ -209,29 +195,30 @@ TRIAL_PREFIX: Final = "m3_probe_"
 _WEIGHTS: Final = (0.5, 1.0, 0.25)
 _SCORES: Final = (0.6, 3.0, 1.8)
 """Dense, lexical and MAX_SIM score of the document below. Pressed through arctan they would add up to less than 2."""
+_QUERY_ROWS: Final = EmbeddingList(np.array([[1.0, 0.0], [0.6, 0.8]], np.float32))
 _TOLERANCE: Final = 1e-4
 
 
-def try_engine(client: MilvusClient, *, timeout: float) -> EngineFacts:
-    """Try arrays of structs and raw weights on a collection that is dropped again.
+def try_engine(client: Calls) -> EngineFacts:
+    """Try arrays of structs and raw weights on a temporary collection.
 
     Raises:
         MilvusException: the server refuses even a plain collection.
     """
-    server = client.get_server_version(timeout=timeout)
+    server = client.get_server_version()
     for struct in (True, False):
         name = TRIAL_PREFIX + uuid.uuid4().hex
         try:
-            if _make(client, name, struct=struct, timeout=timeout):
-                found = _weighs_raw(client, name, struct=struct, timeout=timeout)
+            if _make(client, name, struct=struct):
+                found = _weighs_raw(client, name, struct=struct)
                 return EngineFacts(server=str(server), struct_arrays=struct, raw_weights=found)
         finally:
-            if client.has_collection(name, timeout=timeout):
-                client.drop_collection(name, timeout=timeout)
+            if client.has_collection(name):
+                client.drop_collection(name)
     raise MilvusException(message="the server keeps no collection with a dense and a sparse vector")
 
 
-def _make(client: MilvusClient, name: str, *, struct: bool, timeout: float) -> bool:
+def _make(client: Calls, name: str, *, struct: bool) -> bool:
     """Make the collection and fill it; False if the server cannot search arrays of structs."""
     schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
     schema.add_field(KEY, DataType.VARCHAR, is_primary=True, max_length=36)
@@ -242,42 +229,38 @@ def _make(client: MilvusClient, name: str, *, struct: bool, timeout: float) -> b
         add_struct(schema, 2, DataType.FLOAT_VECTOR)
         row[MULTI_VECTOR] = [{ROW: [1.0, 0.0]}, {ROW: [0.0, 1.0]}]
     try:
-        client.create_collection(name, schema=schema, consistency_level="Strong", timeout=timeout)
-        if struct and not has_struct(client.describe_collection(name, timeout=timeout)):
+        client.create_collection(name, schema=schema, consistency_level="Strong")
+        if struct and not has_struct(client.describe_collection(name)):
             return False
-        create_indexes(client, name, struct=struct, flat=True, terms=False, timeout=timeout)
-        client.load_collection(name, timeout=timeout)
-        client.insert(name, [row], timeout=timeout)
-        return not struct or math.isclose(_struct_score(client, name, timeout), _SCORES[2], abs_tol=_TOLERANCE)
+        create_indexes(client, name, struct=struct, flat=True, terms=False)
+        client.load_collection(name)
+        client.insert(name, [row])
+        return not struct or math.isclose(_struct_score(client, name), _SCORES[2], abs_tol=_TOLERANCE)
     except MilvusException:
         if not struct:
             raise
         return False
 
 
-def _rows() -> EmbeddingList:
-    return EmbeddingList(np.array([[1.0, 0.0], [0.6, 0.8]], np.float32))
-
-
-def _struct_score(client: MilvusClient, name: str, timeout: float) -> float:
+def _struct_score(client: Calls, name: str) -> float:
     params = {"metric_type": "MAX_SIM_IP", "params": {}}
-    found = client.search(name, [_rows()], anns_field=STRUCT_VECTOR, limit=1, search_params=params, timeout=timeout)[0]
+    found = client.search(name, [_QUERY_ROWS], anns_field=STRUCT_VECTOR, limit=1, search_params=params)[0]
     return float(found[0]["distance"]) if found else math.nan
 
 
-def _weighs_raw(client: MilvusClient, name: str, *, struct: bool, timeout: float) -> bool:
+def _weighs_raw(client: Calls, name: str, *, struct: bool) -> bool:
     """Whether one hybrid search over all vectors gives the weighted sum of the raw scores."""
     requests = [
         AnnSearchRequest([[1.0, 0.0]], DENSE, {"metric_type": "IP", "params": {}}, 1),
         AnnSearchRequest([{5: 1.5}], SPARSE, {"metric_type": "IP", "params": {}}, 1),
     ]
     if struct:
-        requests.append(AnnSearchRequest([_rows()], STRUCT_VECTOR, {"metric_type": "MAX_SIM_IP", "params": {}}, 1))
+        requests.append(AnnSearchRequest([_QUERY_ROWS], STRUCT_VECTOR, {"metric_type": "MAX_SIM_IP", "params": {}}, 1))
     weights = _WEIGHTS[: len(requests)]
     expected = sum(weight * score for weight, score in zip(weights, _SCORES, strict=False))
     try:
         ranker = WeightedRanker(*weights, norm_score=False)
-        found = client.hybrid_search(name, requests, ranker, limit=1, timeout=timeout)[0]
+        found = client.hybrid_search(name, requests, ranker, limit=1)[0]
     except MilvusException:
         return False
     return bool(found) and math.isclose(float(found[0]["distance"]), expected, abs_tol=_TOLERANCE)

@@ -46,7 +46,7 @@ from m3_vdb.types import Payload
 _EXACT = 2**53
 """Integers up to here are floats of the same value; beyond, several are one float."""
 _FIELDS = 400
-"""With more, those of objects are left out: a JSON field of a server holds the numbers of about 1,000."""
+"""With more, those of objects are skipped: a JSON field of a server holds the numbers of about 1,000."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 

@@ -1,6 +1,7 @@
 """What a Milvus server is asked: searches of one vector, the hybrid search, rows by key.
 
-Every request is a plain call of pymilvus with a timeout; without one, pymilvus tries 75 times to reach a dead server.
+A query takes two steps. The first, the search for candidates, is one request for many queries. The second scores the
+candidates of one query: they are its condition, and Milvus takes one condition for all vectors of a request.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from itertools import product
 from typing import Any, Final
 
 import grpc  # type: ignore[import-untyped]
-from pymilvus import AnnSearchRequest, DataType, MilvusClient, WeightedRanker
+from pymilvus import AnnSearchRequest, DataType, WeightedRanker
 from pymilvus.client.embedding_list import EmbeddingList
 from pymilvus.exceptions import MilvusException
 
 from m3_vdb.scoring import score
-from m3_vdb.stores.fusion import Plan, Rescore, fuse
+from m3_vdb.stores.fusion import Plan, Rescore, fuse, read_parts
+from m3_vdb.stores.milvus.client import Calls
 from m3_vdb.stores.milvus.engine import Opened
 from m3_vdb.stores.milvus.rows import ID, KEY, SENTINEL, STRUCT_VECTOR, read_embedding, vector_fields
 from m3_vdb.stores.options import DENSE, MULTI_VECTOR, SPARSE, Search
@@ -28,6 +30,8 @@ _ROWS_WITH_VECTORS: Final = 64
 """Rows of one answer, of some hundred kilobytes each; see also ``_TOO_LARGE``."""
 _TOO_LARGE: Final = ("exceed", "larger than max")
 """Words of Milvus and of gRPC for an answer that is too large."""
+_QUERIES: Final = 64
+"""Queries of one search, so that an answer with 200 candidates of each stays below a few megabytes."""
 _KEYS: Final = 10_000
 _ANNS_FIELDS: Final = {DENSE: DENSE, SPARSE: SPARSE, MULTI_VECTOR: STRUCT_VECTOR}
 
@@ -38,43 +42,45 @@ class Requests:
 
     The engine fuses where it can: one hybrid search over the candidates adds their raw scores. But a search of token
     rows is approximate in Milvus: it looks only at documents that own one of the rows nearest to each query row, and a
-    document that it leaves out would count as s_mul = 0. So what came back is checked against the dense and the lexical
+    document that it misses would count as s_mul = 0. So the answer is checked against the dense and the lexical
     scores of the same candidates, and a candidate that a list lacks is scored from its stored vectors.
 
     Attributes:
         client: where they go.
         collection: its name.
         opened: what the collection is, and what its engine does itself.
-        timeout: seconds that a call may take.
     """
 
-    client: MilvusClient
+    client: Calls
     collection: str
     opened: Opened
-    timeout: float
 
     def search(
-        self, query: M3Embedding, vector: str, *, limit: int, condition: str = "", ef: int | None = None
-    ) -> dict[str, tuple[str, float]]:
-        """Key → (user's id, raw score) of the best documents, best first; MAX_SIM as a sum over the query's rows."""
-        data = self._data(query, vector)
-        if data is None:
-            return {}
-        hits = self.client.search(
-            self.collection,
-            [data],
-            anns_field=_ANNS_FIELDS[vector],
-            limit=limit,
-            filter=condition,
-            search_params=self._params(vector, limit, ef),
-            output_fields=[ID],
-            timeout=self.timeout,
-        )[0]
-        return {hit[KEY]: (hit["entity"][ID], float(hit["distance"])) for hit in hits}
+        self, queries: Sequence[M3Embedding], vector: str, *, limit: int, condition: str = "", ef: int | None = None
+    ) -> list[dict[str, tuple[str, float]]]:
+        """Key → (user's id, raw score) of each query's best documents; MAX_SIM as a sum over the query's rows."""
+        data = [self._data(query, vector) for query in queries]
+        sent = [one for one in data if one is not None]
+        answers: list[Any] = []
+        for start in range(0, len(sent), _QUERIES):
+            answers += self.client.search(
+                self.collection,
+                sent[start : start + _QUERIES],
+                anns_field=_ANNS_FIELDS[vector],
+                limit=limit,
+                filter=condition,
+                search_params=self._params(vector, limit, ef),
+                output_fields=[ID],
+            )
+        rest = iter(answers)
+        return [
+            {} if one is None else {hit[KEY]: (hit["entity"][ID], float(hit["distance"])) for hit in next(rest)}
+            for one in data
+        ]
 
     def scores(self, query: M3Embedding, vector: str, keys: Sequence[str]) -> dict[str, float]:
         """Key → raw score of those candidates that the engine returns for one vector."""
-        found = self.search(query, vector, limit=len(keys), condition=among(keys))
+        (found,) = self.search([query], vector, limit=len(keys), condition=among(keys))
         return {key: score for key, (_, score) in found.items()}
 
     def fused(self, query: M3Embedding, rescores: Iterable[Rescore], keys: Sequence[str]) -> dict[str, float]:
@@ -96,9 +102,7 @@ class Requests:
         ]
         # norm_score is True by default: scores pressed through arctan, in another order.
         ranker = WeightedRanker(*(rescore.weight / scale for rescore, _ in wanted), norm_score=False)
-        hits = self.client.hybrid_search(
-            self.collection, requests, ranker, limit=len(keys), output_fields=[KEY], timeout=self.timeout
-        )[0]
+        hits = self.client.hybrid_search(self.collection, requests, ranker, limit=len(keys), output_fields=[KEY])[0]
         return {hit[KEY]: scale * float(hit["distance"]) for hit in hits}
 
     def rows(self, keys: Sequence[str], fields: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -122,7 +126,7 @@ class Requests:
 
     def count(self, condition: str = "") -> int:
         """Rows that meet a condition, exact."""
-        found = self.client.query(self.collection, filter=condition, output_fields=["count(*)"], timeout=self.timeout)
+        found = self.client.query(self.collection, filter=condition, output_fields=["count(*)"])
         return int(found[0]["count(*)"])
 
     def keys(self) -> Iterator[list[str]]:
@@ -135,11 +139,11 @@ class Requests:
 
     def matching(self, condition: str, fields: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Key → fields of all rows that meet a condition."""
-        rows = self.client.query(self.collection, filter=condition, output_fields=[KEY, *fields], timeout=self.timeout)
+        rows = self.client.query(self.collection, filter=condition, output_fields=[KEY, *fields])
         return {row[KEY]: dict(row) for row in rows}
 
     def _data(self, query: M3Embedding, vector: str) -> list[float] | dict[int, float] | EmbeddingList | None:
-        """A query's vector as pymilvus wants it; None if it has no lexical tokens to search by."""
+        """A query's vector as pymilvus takes it; None if it has no lexical tokens to search by."""
         assert query.dense is not None  # check_search has refused a query that lacks a part
         assert query.sparse is not None
         assert query.multi_vector is not None
@@ -156,7 +160,7 @@ class Requests:
         if vector == MULTI_VECTOR:
             return {"metric_type": "MAX_SIM_IP", "params": {}}
         # A server refuses an ef below the limit.
-        tuned = vector == DENSE and not self.opened.flat
+        tuned = vector == DENSE and not self.opened.capabilities.exact_candidates
         return {"metric_type": "IP", "params": {"ef": max(ef or 0, limit)} if tuned else {}}
 
     def totals(self, query: M3Embedding, search: Search, plan: Plan, names: Mapping[str, str]) -> dict[str, float]:
@@ -168,13 +172,10 @@ class Requests:
             plan: of the search.
             names: key → id of the candidates.
         """
-        keys = list(names)
+        keys, able = list(names), self.opened.capabilities
         wanted = {rescore.vector for rescore in plan.rescores if rescore.weight}
-        if (
-            not self.opened.facts.raw_weights
-            or search.fusion != "weighted_sum"
-            or (MULTI_VECTOR in wanted and not self.opened.scores_rows)
-        ):
+        is_fused_here = search.fusion != "weighted_sum" or not able.raw_weights
+        if is_fused_here or (MULTI_VECTOR in wanted and not able.multi_vector_search):
             return _fused(self.parts(query, keys, wanted), names, search)
         totals = self.fused(query, plan.rescores, keys)
         lost = self._lost(query, search, keys, totals)
@@ -183,26 +184,17 @@ class Requests:
 
     def parts(self, query: M3Embedding, keys: Sequence[str], wanted: set[str]) -> dict[str, Scores]:
         """Key → raw scores; a part that is not wanted may be 0."""
-        if MULTI_VECTOR in wanted and not self.opened.scores_rows:
+        if MULTI_VECTOR in wanted and not self.opened.capabilities.multi_vector_search:
             return self._stored(query, keys)
-        lists = {vector: self.scores(query, vector, keys) for vector in sorted(wanted)}
         # A document without a common token is in no sparse list, rightly; the others must know all.
-        complete = [lists[vector] for vector in (DENSE, MULTI_VECTOR) if vector in wanted]
-        lost = {key for key in keys if not all(key in scored for scored in complete)}
-        assert query.multi_vector is not None
-        rows = len(query.multi_vector)
-        dense, sparse, multi = (lists.get(vector, {}) for vector in (DENSE, SPARSE, MULTI_VECTOR))
-        found = {
-            key: Scores(dense.get(key, 0.0), sparse.get(key, 0.0), multi.get(key, 0.0) / rows)
-            for key in keys
-            if key not in lost
-        }
-        return {**found, **self._stored(query, lost)}
+        lists = {DENSE: dict.fromkeys(keys, 0.0)} | {name: self.scores(query, name, keys) for name in sorted(wanted)}
+        found = read_parts(query, lists)
+        return {**found, **self._stored(query, set(keys) - found.keys())}
 
     def _lost(self, query: M3Embedding, search: Search, keys: Sequence[str], totals: dict[str, float]) -> set[str]:
         """Candidates whose fused score may lack a part."""
         weights = search.weights
-        if self.opened.flat and not weights.multi_vector:
+        if self.opened.capabilities.exact_candidates and not weights.multi_vector:
             return set(keys) - totals.keys()  # full scans: no list can be cut short
         dense = self.scores(query, DENSE, keys) if weights.dense else dict.fromkeys(keys, 0.0)
         sparse = self.scores(query, SPARSE, keys) if weights.sparse and weights.multi_vector else {}

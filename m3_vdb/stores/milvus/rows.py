@@ -19,6 +19,7 @@ from pymilvus import CollectionSchema, DataType, MilvusClient
 
 from m3_vdb.encoding.identity import ModelIdentity
 from m3_vdb.marks import MARKS_FIELD, read_document
+from m3_vdb.stores.milvus.client import Calls
 from m3_vdb.stores.options import DENSE, MULTI_VECTOR, SPARSE, CollectionOptions, IndexType
 from m3_vdb.stores.points import Point
 from m3_vdb.types import Document, FloatArray, IntArray, M3Embedding, SparseVector
@@ -47,7 +48,7 @@ lexical weight in M3; queries leave it out, so it is never matched."""
 def to_row(
     point: Point, terms: Sequence[str], numbers: Mapping[str, Any], *, struct: bool, half: bool
 ) -> dict[str, Any]:
-    """A checked document as pymilvus wants it.
+    """A checked document as pymilvus takes it.
 
     Args:
         point: the document with its vectors.
@@ -121,15 +122,8 @@ def row_bytes(row: Mapping[str, Any]) -> int:
     vectors = 8 * len(row[SPARSE]) + 4 * len(row[DENSE])
     rows = sum(element[ROW].nbytes + 8 for element in row.get(MULTI_VECTOR, ()))
     texts = sum(len(text.encode()) + 8 for text in (row["title"], row["text"], row[ID], *row.get(TOKENS, ())))
-    return int(
-        vectors
-        + rows
-        + texts
-        + len(json.dumps(row[PAYLOAD]))
-        + 20 * len(row[TERMS])
-        + len(json.dumps(row[NUMBERS]))
-        + 256
-    )
+    objects = len(json.dumps(row[PAYLOAD])) + len(json.dumps(row[NUMBERS])) + 20 * len(row[TERMS])
+    return int(vectors + rows + texts + objects + 256)
 
 
 IDENTITY_PROPERTY: Final = "m3"
@@ -139,7 +133,6 @@ _INDEXES_PROPERTY: Final = "m3.indexes"
 STRUCT_VECTOR: Final = f"{MULTI_VECTOR}[{ROW}]"
 """Path of the token vectors in the array of structs."""
 _HNSW: Final = {"M": 16, "efConstruction": 200}
-_LITE: Final = "milvus_lite"
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,11 +149,6 @@ class EngineFacts:
     struct_arrays: bool
     raw_weights: bool
 
-    @property
-    def is_lite(self) -> bool:
-        """Whether this is milvus-lite, which has no limits on sizes and loses candidates with HNSW."""
-        return self.server.startswith(_LITE)
-
     @classmethod
     def read(cls, properties: Mapping[str, Any]) -> EngineFacts | None:
         """What a collection's properties say; None if they say nothing."""
@@ -174,14 +162,13 @@ class EngineFacts:
         return {ENGINE_PROPERTY: json.dumps(asdict(self))}
 
 
+def is_lite(server: str) -> bool:
+    """Whether this version is milvus-lite's, which has no limits on sizes and loses candidates with HNSW."""
+    return server.startswith("milvus_lite")
+
+
 def create(
-    client: MilvusClient,
-    collection: str,
-    identity: ModelIdentity,
-    facts: EngineFacts,
-    options: CollectionOptions,
-    *,
-    timeout: float,
+    client: Calls, collection: str, identity: ModelIdentity, facts: EngineFacts, options: CollectionOptions
 ) -> None:
     """Make a collection, without indexes.
 
@@ -190,7 +177,7 @@ def create(
     """
     metadata, half = json.dumps(identity.as_metadata()), options.storage == "half"
     schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False, description=metadata)
-    text = MAX_TEXT_BYTES if not facts.is_lite else 2**30
+    text = 2**30 if is_lite(facts.server) else MAX_TEXT_BYTES
     schema.add_field(KEY, DataType.VARCHAR, is_primary=True, max_length=36)
     for name in (ID, "title", "text"):
         schema.add_field(name, DataType.VARCHAR, max_length=text)
@@ -216,7 +203,6 @@ def create(
         },
         num_shards=options.shard_number or 1,
         consistency_level="Strong",  # a query sees every upsert that was answered before it
-        timeout=timeout,
     )
 
 
@@ -233,18 +219,15 @@ def add_struct(schema: CollectionSchema, width: int, kind: DataType) -> None:
     )
 
 
-def create_indexes(
-    client: MilvusClient, collection: str, *, struct: bool, flat: bool, terms: bool, timeout: float
-) -> None:
+def create_indexes(client: Calls, collection: str, *, struct: bool, flat: bool, terms: bool) -> None:
     """Index a collection. IP everywhere: the vectors are unit already, and a raw sum must not mix metrics.
 
     Args:
-        client: a connected client.
+        client: makes the requests.
         collection: its name.
         struct: it has the array of structs.
         flat: search the dense vector by a full scan.
         terms: it has filters, and is on a server: milvus-lite has no index for them.
-        timeout: seconds per request.
     """
     indexes = MilvusClient.prepare_index_params()
     if flat:
@@ -257,7 +240,7 @@ def create_indexes(
     if terms:
         indexes.add_index(TERMS, index_type="INVERTED")
     # Not waited for, which in pymilvus takes half a second per index: the collection is empty.
-    client.create_index(collection, indexes, timeout=timeout, sync=False)
+    client.create_index(collection, indexes, sync=False)
 
 
 def field_types(description: Mapping[str, Any]) -> dict[str, Any]:

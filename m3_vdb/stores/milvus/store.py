@@ -14,22 +14,21 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 from pymilvus import MilvusClient
 
 from m3_vdb.encoding.identity import ModelIdentity
-from m3_vdb.errors import CollectionNotFoundError, DocumentError, StoreError
+from m3_vdb.errors import DocumentError, StoreError
 from m3_vdb.filters import Expression
-from m3_vdb.marks import MARKS_FIELD, to_json
-from m3_vdb.stores.base import VectorStore
-from m3_vdb.stores.fusion import best_first, make_plan
-from m3_vdb.stores.milvus.client import LiteServer, connect, is_database, mapped_errors
+from m3_vdb.marks import MARKS_FIELD
+from m3_vdb.stores.base import VectorStore, new_identity
+from m3_vdb.stores.folder import disk_bytes
+from m3_vdb.stores.fusion import SOURCE_VECTORS, Plan, best_first, make_plan
+from m3_vdb.stores.milvus.client import Calls, LiteServer, connect, is_database, mapped_errors
 from m3_vdb.stores.milvus.engine import MilvusCapabilities, open_collection
 from m3_vdb.stores.milvus.filters import numbers, terms, to_condition
 from m3_vdb.stores.milvus.requests import Requests
 from m3_vdb.stores.milvus.rows import (
     DOCUMENT_FIELDS,
-    ID,
     MAX_ELEMENTS,
     MAX_TEXT_BYTES,
     read_embedding,
@@ -40,7 +39,8 @@ from m3_vdb.stores.milvus.rows import (
 )
 from m3_vdb.stores.names import Folder, Server
 from m3_vdb.stores.options import DEFAULT_OPTIONS, DENSE, MULTI_VECTOR, SPARSE, CollectionOptions, IndexType, Search
-from m3_vdb.stores.points import batches, make_points, pack, point_id
+from m3_vdb.stores.points import Point, batches, point_id
+from m3_vdb.stores.vectors import pack
 from m3_vdb.types import Document, Hit, M3Embedding, M3Embeddings, Scores
 
 COLLECTION_IN_FILE: Final = "m3"
@@ -59,7 +59,7 @@ class MilvusStore(VectorStore):
         client: a connected client; the store closes it.
         collection: name of the collection.
         identity: the model; None opens an existing collection as it is.
-        create: make the collection if there is none.
+        create: make the collection if it does not exist.
         exact: pick the candidates by a full scan (True), by HNSW (False), or by the default (None): a server by HNSW,
             milvus-lite always by full scan, because its HNSW loses candidates. Milvus fixes this when a collection is
             made. Scores are exact either way.
@@ -71,7 +71,7 @@ class MilvusStore(VectorStore):
         close: called once when the store is closed; by default ``client.close``.
 
     Raises:
-        CollectionNotFoundError: no such collection, and ``create`` or ``identity`` does not allow to make it.
+        CollectionNotFoundError: it does not exist, and may not be made (create=False, or no identity).
         CollectionMismatchError: the collection belongs to another model, or was not made by m3-vdb.
         ConfigError: ``exact=True`` for a collection that was made with HNSW, or an option not supported by Milvus.
         StoreConnectionError: the server did not answer.
@@ -97,19 +97,18 @@ class MilvusStore(VectorStore):
         self._server = server
         # milvus-lite has no lock of its own for writers; a server has.
         self._writing: AbstractContextManager[Any] = nullcontext() if path is None else threading.Lock()
+        calls = Calls(client, timeout)
         with mapped_errors(self._where):
-            opened = open_collection(
-                client,
+            self._opened = open_collection(
+                calls,
                 collection,
                 identity=identity,
-                may_create=create,
+                create=create,
                 exact=exact,
                 options=options,
-                timeout=timeout,
                 where=self._where,
             )
-        self._opened = opened
-        self._open: Requests | None = Requests(client, collection, opened, timeout)
+        self._open: Requests | None = Requests(calls, collection, self._opened)
         self._own(close or client.close, folder=path)
 
     @property
@@ -130,7 +129,7 @@ class MilvusStore(VectorStore):
     @property
     def max_rows(self) -> int | None:
         """Multi-vector rows that a document may have: those of an array on a server; any number in milvus-lite."""
-        return MAX_ELEMENTS if self._opened.struct and not self._opened.facts.is_lite else None
+        return MAX_ELEMENTS if self._opened.struct and not self._opened.is_lite else None
 
     @property
     def field_types(self) -> Mapping[str, IndexType]:
@@ -143,12 +142,11 @@ class MilvusStore(VectorStore):
             return f"collection in {self._path}"
         return f"Milvus collection {self._collection!r}" + (f" at {self._server}" if self._server else "")
 
-    def _upsert(self, documents: Sequence[Document], embeddings: M3Embeddings) -> None:
-        """Store documents with their vectors, in requests of bounded size; see ``VectorStore.upsert``."""
-        opened, requests = self._opened, self._requests()
-        points = make_points(documents, embeddings, identity=self.identity, max_floats=None, types=self.field_types)
-        if not opened.facts.is_lite:
-            _check_limits(documents, embeddings, struct=opened.struct)
+    def _write(self, points: Sequence[Point]) -> None:
+        opened, client = self._opened, self._requests().client
+        for point in () if opened.is_lite else points:
+            if fault := _fault(point):
+                raise DocumentError(f"document {point.index}: {fault}", index=point.index)
         rows = (  # made batch by batch: they are as large as the vectors
             to_row(
                 point,
@@ -161,10 +159,9 @@ class MilvusStore(VectorStore):
         )
         with mapped_errors(self._where), self._writing:
             for batch in batches(rows, row_bytes, max_bytes=MAX_REQUEST_BYTES):
-                requests.client.upsert(self._collection, batch, timeout=requests.timeout)
+                client.upsert(self._collection, batch)
 
     def _get(self, ids: Sequence[str]) -> list[Document]:
-        """The documents with these ids that exist, in the order of ``ids``."""
         requests = self._requests()
         keys = list(dict.fromkeys(point_id(i) for i in ids))
         with mapped_errors(self._where):
@@ -173,25 +170,23 @@ class MilvusStore(VectorStore):
         return [found[i] for i in ids if i in found]
 
     def _delete(self, ids: Sequence[str]) -> None:
-        """Remove documents; unknown ids are ignored."""
-        requests, keys = self._requests(), [point_id(i) for i in ids]
+        client, keys = self._requests().client, [point_id(i) for i in ids]
         with mapped_errors(self._where), self._writing:
             for start in range(0, len(keys), _KEYS_PER_DELETE):
-                part = keys[start : start + _KEYS_PER_DELETE]
-                requests.client.delete(self._collection, ids=part, timeout=requests.timeout)
+                client.delete(self._collection, ids=keys[start : start + _KEYS_PER_DELETE])
 
     def _delete_matching(self, condition: Expression) -> None:
         requests = self._requests()
         with mapped_errors(self._where):
             matching = to_condition(condition, requests)
             with self._writing:
-                requests.client.delete(self._collection, filter=matching, timeout=requests.timeout)
+                requests.client.delete(self._collection, filter=matching)
 
     def _update(self, documents: Sequence[Document]) -> None:
         """Rows are written again, with the vectors that they have: not every Milvus changes a part of a row."""
         new = {point_id(document.id): document for document in documents}
         for found, embeddings in self._stored(list(new), _UPDATED_AT_ONCE):
-            self._upsert([new[point_id(document.id)] for document in found], embeddings)
+            self.upsert([new[point_id(document.id)] for document in found], embeddings)
 
     def _count(self, condition: Expression | None) -> int:
         requests = self._requests()
@@ -203,19 +198,17 @@ class MilvusStore(VectorStore):
 
         Worth doing after an ingest: for every query milvus-lite indexes again what it has not written yet.
         """
-        client, timeout = self._requests().client, self._requests().timeout
+        client = self._requests().client
         with mapped_errors(self._where):
-            client.flush(self._collection)  # without a limit: it takes as long as it takes
-            for index in client.list_indexes(self._collection, timeout=timeout):
-                while (client.describe_index(self._collection, index, timeout=timeout) or {}).get("pending_index_rows"):
+            client.flush(self._collection, timeout=None)  # it takes as long as it takes
+            for index in client.list_indexes(self._collection):
+                while (client.describe_index(self._collection, index) or {}).get("pending_index_rows"):
                     time.sleep(_POLL_SECONDS)
 
     def _disk_bytes(self) -> int | None:
         """Bytes that the files of milvus-lite take on disk; None for a server, which does not say."""
         self._requests()
-        if self._path is None:
-            return None
-        return sum(file.stat().st_blocks * 512 for file in self._path.rglob("*") if file.is_file())
+        return None if self._path is None else disk_bytes(self._path)
 
     def _close(self) -> None:
         """Close the connection; a second call does nothing. Every upsert has been written already."""
@@ -237,32 +230,35 @@ class MilvusStore(VectorStore):
             if rows:
                 yield [read_row(row) for row in rows], pack([read_embedding(row, width) for row in rows])
 
-    def _search(
-        self, queries: Sequence[M3Embedding], search: Search, *, explain: bool, ids_only: bool
-    ) -> list[list[Hit]]:
+    def _search(self, queries: Sequence[M3Embedding], search: Search) -> list[list[Hit]]:
         requests = self._requests()
+        plans = [make_plan(query, search) for query in queries]
+        names: list[dict[str, str]] = [{} for _ in queries]
         with mapped_errors(self._where):
             allowed = to_condition(search.filter, requests)
-            return [self._hits(requests, one, search, allowed, explain=explain, ids_only=ids_only) for one in queries]
+            for vector in SOURCE_VECTORS[search.source]:
+                found = requests.search(queries, vector, limit=search.candidates, condition=allowed, ef=search.ef)
+                for known, answer in zip(names, found, strict=True):
+                    known.update((key, name) for key, (name, _) in answer.items())
+            return [
+                self._hits(requests, query, search, plan, known)
+                for query, plan, known in zip(queries, plans, names, strict=True)
+            ]
 
     def _hits(
-        self, requests: Requests, query: M3Embedding, search: Search, allowed: str, *, explain: bool, ids_only: bool
+        self, requests: Requests, query: M3Embedding, search: Search, plan: Plan, names: dict[str, str]
     ) -> list[Hit]:
-        plan = make_plan(query, search)
-        names: dict[str, str] = {}
-        for vector in plan.prefetches if plan.rescores else ():
-            found = requests.search(query, vector, limit=plan.prefetch_limit, condition=allowed, ef=search.ef)
-            names.update((key, name) for key, (name, _) in found.items())
-        if not names:
+        """The page of one query, from its candidates by key → id."""
+        if not names or not plan.rescores:
             return []
         best = best_first(requests.totals(query, search, plan, names), search)
-        if ids_only:
+        if search.ids_only:
             return [Hit(Document(name, ""), total) for name, total in best]
         keys = {name: key for key, name in names.items()}
         page = [(keys[name], total) for name, total in best]
         rows = requests.rows([key for key, _ in page], DOCUMENT_FIELDS)
         parts: dict[str, Scores] = {}
-        if explain and page:  # of the page alone, so that it has the same scores and order as without
+        if search.explain and page:  # of the page alone, so that it has the same scores and order as without
             parts = requests.parts(query, [key for key, _ in page], {DENSE, SPARSE, MULTI_VECTOR})
         return [Hit(read_row(rows[key]), total, parts.get(key)) for key, total in page if key in rows]
 
@@ -272,46 +268,26 @@ class MilvusStore(VectorStore):
         return self._open
 
 
-def _check_limits(documents: Sequence[Document], embeddings: M3Embeddings, *, struct: bool) -> None:
-    """Refuse what a Milvus server would refuse, before anything is sent; milvus-lite has none of these limits.
-
-    Args:
-        documents: n documents, which ``make_points`` has passed.
-        embeddings: n embeddings.
-        struct: token rows go into an array.
-
-    Raises:
-        DocumentError: a text or a payload is too long, or a text has too many token rows.
-    """
-    offsets = embeddings.multi_vector_offsets
-    assert offsets is not None  # make_points has refused it
-    rows = np.diff(offsets) if struct else np.zeros(len(documents), np.int64)
-    for i, document in enumerate(documents):
-        fault = next(_faults(document, int(rows[i])), None)
-        if fault:
-            raise DocumentError(f"document {i}: {fault}", index=i)
-
-
-def _faults(document: Document, rows: int) -> Iterator[str]:
-    for name in (ID, "title", "text"):
-        size = len(getattr(document, name).encode())
+def _fault(point: Point) -> str | None:
+    """Why a Milvus server would refuse a document; milvus-lite has none of these limits."""
+    for name in ("id", "title", "text"):
+        size = len(point.payload[name].encode())
         if size > MAX_TEXT_BYTES:
-            yield f"its {name} has {size:,} bytes, and a Milvus server takes {MAX_TEXT_BYTES:,}: split the text"
-    payload = dict(document.payload)
+            return f"its {name} has {size:,} bytes, and a Milvus server takes {MAX_TEXT_BYTES:,}: split the text"
+    payload = point.payload["payload"]
     size = len(json.dumps(payload, ensure_ascii=False).encode())
     if size > MAX_TEXT_BYTES:
-        yield f"its payload has {size:,} bytes as JSON, and a Milvus server takes {MAX_TEXT_BYTES:,}"
-    found, size = len(terms(payload)), len(json.dumps({**numbers(payload), MARKS_FIELD: to_json(document)}))
-    if found > MAX_ELEMENTS or size > MAX_TEXT_BYTES:
-        yield (
+        return f"its payload has {size:,} bytes as JSON, and a Milvus server takes {MAX_TEXT_BYTES:,}"
+    found = len(terms(payload))
+    if (
+        found > MAX_ELEMENTS
+        or len(json.dumps({**numbers(payload), MARKS_FIELD: point.payload[MARKS_FIELD]})) > MAX_TEXT_BYTES
+    ):
+        return (
             f"its payload has {found:,} different values on its top level, and m3-vdb can index {MAX_ELEMENTS:,} of "
             f"them (and about 1,000 fields with numbers) on a Milvus server: nest what no filter needs in an object"
         )
-    if rows > MAX_ELEMENTS:
-        yield (
-            f"its multi_vector has {rows} rows, and an array on a Milvus server holds {MAX_ELEMENTS}: choose "
-            f"a plan for long documents (m3_vdb.LongDocuments), or encode with a smaller maximum length"
-        )
+    return None
 
 
 def open_milvus(
@@ -335,8 +311,8 @@ def open_milvus(
         path = None
         if isinstance(place, Folder):
             path, where = place.path, f"collection in {place.path}"
-            if not path.is_file() and not is_database(path) and (identity is None or not create):
-                raise CollectionNotFoundError(f"there is no {where}: check the name, or ingest into it first")
+            if not path.is_file() and not is_database(path):
+                new_identity(identity, create=create, where=where)
             lite = LiteServer(path)
             opened.callback(lite.stop)
             with mapped_errors(where):

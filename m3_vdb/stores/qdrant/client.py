@@ -17,7 +17,7 @@ from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedR
 
 from m3_vdb.errors import StoreConnectionError, StoreError, StoreRequestError
 from m3_vdb.stores.names import KEY_VARIABLES, Server, masked, read_key
-from m3_vdb.stores.refusals import NO_ANSWER, TOO_MANY, http_status, key_advice, seconds_to_wait
+from m3_vdb.stores.refusals import TOO_MANY, from_grpc, key_advice, seconds_to_wait
 
 _PROXIES: Final = ("all_proxy", "http_proxy", "https_proxy")
 
@@ -98,20 +98,11 @@ def mapped_errors(where: str) -> Iterator[None]:
         status, wait = (TOO_MANY, seconds_to_wait(date)) if found else (None, None)
         raise StoreRequestError(f"{where}: the server refused: {error}", status=status, retry_after=wait) from error
     except grpc.RpcError as error:
-        raise _from_grpc(error, where) from error
+        raise from_grpc(error, where, _KEY_VARIABLE) from error
     except RuntimeError as error:  # nothing narrower is raised for a closed client
         if "closed" not in str(error):
             raise
-        raise StoreError(f"{where} is closed; open it again") from error
-
-
-def _from_grpc(error: grpc.RpcError, where: str) -> StoreError:
-    code = error.code() if isinstance(error, grpc.Call) else None
-    words = str((error.details() if isinstance(error, grpc.Call) else None) or error)
-    if code in NO_ANSWER:
-        return StoreConnectionError(f"{where}: no answer ({code.name}: {words}); is the server running there?")
-    status = http_status(code, words)
-    return StoreRequestError(f"{where}: the server refused: {words}{key_advice(status, _KEY_VARIABLE)}", status=status)
+        raise StoreError(f"the {where} is closed; open it again") from error
 
 
 def _check(error: Exception, words: str) -> str:

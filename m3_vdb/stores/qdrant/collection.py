@@ -12,43 +12,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Final
 
+import numpy as np
+
 from m3_vdb.encoding.identity import ModelIdentity
 from m3_vdb.errors import ConfigError
 from m3_vdb.marks import MARKS_FIELD, to_json
 from m3_vdb.stores.base import VectorStore
-from m3_vdb.stores.fusion import (
-    Found,
-    Plan,
-    best_first,
-    fuse,
-    make_plan,
-    page_window,
-    read_parts,
-    take_page,
-    vectors_to_score,
-)
-from m3_vdb.stores.options import INDEX_TYPES, IndexType, Search
-from m3_vdb.stores.points import (
-    ID_FIELD,
-    Point,
-    batches,
-    make_points,
-    pack,
-    point_id,
-    read_embedding,
-    read_id,
-    read_point,
-)
-from m3_vdb.stores.qdrant.requests import (
-    Request,
-    among,
-    candidate_requests,
-    fused_request,
-    prefetches,
-    score_requests,
-)
+from m3_vdb.stores.fusion import Found, Plan, best_first, fuse, make_plan, page_window, read_parts, take_page
+from m3_vdb.stores.options import DENSE, INDEX_TYPES, MULTI_VECTOR, SPARSE, IndexType, Search
+from m3_vdb.stores.points import ID_FIELD, point_id, read_id, read_point
+from m3_vdb.stores.qdrant.requests import Request, among, candidate_requests, fused_request, prefetches, score_requests
 from m3_vdb.stores.qdrant.schema import QdrantCapabilities
-from m3_vdb.types import Document, Hit, M3Embedding, M3Embeddings, Scores
+from m3_vdb.stores.vectors import pack
+from m3_vdb.types import Document, Hit, M3Embedding, M3Embeddings, Scores, SparseVector
 
 _UNDERSAMPLED: Final = 128
 """From this limit on, a server asks each of several shards for fewer hits than it might need."""
@@ -82,14 +58,6 @@ class QdrantCollection(VectorStore):
     def _engine(self) -> AbstractContextManager[Any]:
         """What answers requests, with its errors mapped; may be nested."""
 
-    @property
-    @abstractmethod
-    def _max_bytes(self) -> int:
-        """Upserts are sent in requests of this size at most, measured as JSON."""
-
-    @abstractmethod
-    def _write(self, points: Sequence[Point]) -> None: ...
-
     @abstractmethod
     def _set_payload(self, point_ids: list[str], fields: dict[str, Any]) -> None:
         """Replace these top-level fields of points that exist."""
@@ -106,17 +74,6 @@ class QdrantCollection(VectorStore):
 
     @abstractmethod
     def _answers(self, requests: Sequence[Request]) -> Sequence[Sequence[Any]]: ...
-
-    def _upsert(self, documents: Sequence[Document], embeddings: M3Embeddings) -> None:
-        can = self._capabilities
-        points = make_points(
-            documents, embeddings, identity=self._identity, max_floats=can.max_floats, types=self.field_types
-        )
-        with self._engine():
-            for batch in batches(
-                points, lambda point: point.json_bytes, max_bytes=self._max_bytes, max_items=can.max_upsert
-            ):
-                self._write(batch)
 
     def _update(self, documents: Sequence[Document]) -> None:
         ids: dict[str, list[str]] = {}  # the payload is that of all of them; what m3-vdb notes about each may differ
@@ -144,13 +101,11 @@ class QdrantCollection(VectorStore):
                 records, offset = self._scroll_page(offset, batch)
             if records:
                 documents = [read_point(record.payload) for record in records]
-                yield documents, pack([read_embedding(record.vector) for record in records])
+                yield documents, pack([_embedding(record.vector) for record in records])
             if offset is None:
                 return
 
-    def _search(
-        self, queries: Sequence[M3Embedding], search: Search, *, explain: bool, ids_only: bool
-    ) -> list[list[Hit]]:
+    def _search(self, queries: Sequence[M3Embedding], search: Search) -> list[list[Hit]]:
         can = self._capabilities
         hits: list[list[Hit]] = [[] for _ in queries]
         with self._engine():  # the embedded engine runs all requests of a search without writes between them
@@ -169,72 +124,48 @@ class QdrantCollection(VectorStore):
                 if can.may_be_exact and is_fused_there:
                     plan, found = (plan, found) if ids is None else among(plan, ids)
                     offset, limit = page_window(search, plan.rescore_limit)
-                    page = {"offset": offset, "limit": limit, "with_payload": [ID_FIELD] if ids_only else True}
+                    page = {"offset": offset, "limit": limit, "with_payload": [ID_FIELD] if search.ids_only else True}
                     if limit:
                         fused[i] = plan, {**fused_request(plan, found, query, search), **page}
                 else:
-                    hits[i] = self._scored(query, search, plan, found, ids, explain=explain, ids_only=ids_only)
+                    hits[i] = self._scored(query, search, plan, found, ids)
             requests = [request for _, request in fused.values()]
             answers = self._answers(requests) if len(requests) > 1 else map(self._answer, requests)
             for (i, (plan, request)), points in zip(fused.items(), answers, strict=True):
-                hits[i] = self._page(queries[i], search, plan, request, points, explain=explain, ids_only=ids_only)
+                hits[i] = self._page(queries[i], search, plan, request, points)
         return hits
 
     def _page(
-        self,
-        query: M3Embedding,
-        search: Search,
-        plan: Plan,
-        request: Request,
-        points: Sequence[Any],
-        *,
-        explain: bool,
-        ids_only: bool,
+        self, query: M3Embedding, search: Search, plan: Plan, request: Request, points: Sequence[Any]
     ) -> list[Hit]:
         """The page that the engine has fused; two requests more where equal scores lie across one of its edges."""
         page = take_page([Found(read_id(point.payload), point.score, point.payload) for point in points], search)
         if page is None:
             every = {**request, "offset": 0, "limit": plan.rescore_limit, "with_payload": [ID_FIELD]}
-            totals = {read_id(point.payload): point.score for point in self._answer(every)}
-            best = best_first(totals, search)
-            payloads = self._payloads_of(best, ids_only=ids_only)
-            page = [Found(name, total, payloads[name]) for name, total in best if name in payloads]
-        parts: dict[str, Scores] = {}
-        if explain and page:
-            # Of the hits of the page alone.
-            rounds = [among(plan, [point_id(hit.id) for hit in page])]
-            parts = self._parts(query, rounds, vectors_to_score(query, plan, explain=True))
-            page = [hit for hit in page if hit.id in parts]
-        return [Hit(_document(hit.payload), hit.score, parts.get(hit.id)) for hit in page]
+            page = self._best({read_id(point.payload): point.score for point in self._answer(every)}, search)
+        if not search.explain or not page:
+            return [Hit(_document(hit.payload), hit.score) for hit in page]
+        parts = self._parts(query, search, [among(plan, [point_id(hit.id) for hit in page])])
+        return [Hit(_document(hit.payload), hit.score, parts[hit.id]) for hit in page if hit.id in parts]
 
     def _scored(
-        self,
-        query: M3Embedding,
-        search: Search,
-        plan: Plan,
-        found: list[Request],
-        ids: list[str] | None,
-        *,
-        explain: bool,
-        ids_only: bool,
+        self, query: M3Embedding, search: Search, plan: Plan, found: list[Request], ids: list[str] | None
     ) -> list[Hit]:
         """The page fused here, from the scores of all candidates by each vector."""
         size = _UNDERSAMPLED - 1
         rounds = [(plan, found)]
         if ids is not None:
             rounds = [among(plan, ids[i : i + size]) for i in range(0, len(ids), size)]
-        parts = self._parts(query, rounds, vectors_to_score(query, plan, explain=explain))
-        best = best_first(fuse(parts, search), search)
-        payloads = self._payloads_of(best, ids_only=ids_only)  # a document that was deleted meanwhile has none
-        return [
-            Hit(_document(payloads[name]), total, parts[name] if explain else None)
-            for name, total in best
-            if name in payloads
-        ]
+        parts = self._parts(query, search, rounds)
+        page = self._best(fuse(parts, search), search)
+        return [Hit(_document(hit.payload), hit.score, parts[hit.id] if search.explain else None) for hit in page]
 
-    def _payloads_of(self, best: list[tuple[str, float]], *, ids_only: bool) -> dict[str, Mapping[str, Any]]:
+    def _best(self, totals: Mapping[str, float], search: Search) -> list[Found]:
+        """The page among all candidates, by id → fused score; a document that was deleted meanwhile is missing."""
+        best = best_first(totals, search)
         names = [name for name, _ in best]
-        return {name: {ID_FIELD: name} for name in names} if ids_only else self._payloads(names)
+        payloads = {name: {ID_FIELD: name} for name in names} if search.ids_only else self._payloads(names)
+        return [Found(name, total, payloads[name]) for name, total in best if name in payloads]
 
     def _check_limit(self, plan: Plan) -> None:
         largest = self._capabilities.max_limit
@@ -250,10 +181,16 @@ class QdrantCollection(VectorStore):
         answers = self._answers(candidate_requests(found, may_be_exact=self._capabilities.may_be_exact))
         return list(dict.fromkeys(str(point.id) for points in answers for point in points))
 
-    def _parts(
-        self, query: M3Embedding, rounds: list[tuple[Plan, list[Request]]], names: Sequence[str]
-    ) -> dict[str, Scores]:
-        """Id → raw scores, by a request for each vector and round."""
+    def _parts(self, query: M3Embedding, search: Search, rounds: list[tuple[Plan, list[Request]]]) -> dict[str, Scores]:
+        """Id → raw scores, by a request for each vector and round; only those with a weight, unless explained.
+
+        The lexical one is skipped where nothing can be found by it: every score is 0 then.
+        """
+        assert query.sparse is not None
+        names = [rescore.vector for rescore in rounds[0][0].rescores]
+        if search.explain:
+            names += [name for name in (DENSE, SPARSE, MULTI_VECTOR) if name not in names]
+        names = [name for name in names if name != SPARSE or len(query.sparse.ids)]
         exact = self._capabilities.may_be_exact
         parts = [score_requests(plan, found, query, names, may_be_exact=exact) for plan, found in rounds]
         requests = [request for part in parts for request in part]
@@ -265,3 +202,15 @@ class QdrantCollection(VectorStore):
 
 def _document(payload: Mapping[str, Any]) -> Document:
     return read_point(payload) if len(payload) > 1 else Document(read_id(payload), "")
+
+
+def _embedding(vectors: Mapping[str, Any]) -> M3Embedding:
+    """The three named vectors of a point, as an engine returns them."""
+    sparse = vectors[SPARSE]
+    ids, weights = np.asarray(sparse.indices, np.int32), np.asarray(sparse.values, np.float32)
+    order = np.argsort(ids)
+    return M3Embedding(
+        dense=np.asarray(vectors[DENSE], np.float32),
+        sparse=SparseVector(ids[order], weights[order]),
+        multi_vector=np.asarray(vectors[MULTI_VECTOR], np.float32),
+    )

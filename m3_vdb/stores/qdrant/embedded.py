@@ -19,19 +19,21 @@ import qdrant_edge as edge
 
 from m3_vdb.encoding.identity import ModelIdentity, open_identity
 from m3_vdb.encoding.model_files import brief
-from m3_vdb.errors import CollectionMismatchError, CollectionNotFoundError, M3Error, StoreError, StoreRequestError
+from m3_vdb.errors import CollectionMismatchError, M3Error, StoreError, StoreRequestError
 from m3_vdb.filters import Expression
+from m3_vdb.stores.base import new_identity
 from m3_vdb.stores.folder import (
     OUR_FILES,
     RESTORE,
     FolderLock,
     advice,
+    disk_bytes,
     mapped_os_errors,
     read_metadata,
     write_metadata,
 )
 from m3_vdb.stores.options import DEFAULT_OPTIONS, DENSE, MULTI_VECTOR, SPARSE, CollectionOptions
-from m3_vdb.stores.points import Point, field_name, field_path, point_id
+from m3_vdb.stores.points import Point, batches, field_name, field_path, point_id
 from m3_vdb.stores.qdrant.collection import QdrantCollection
 from m3_vdb.stores.qdrant.edge_values import INDEXES, edge_filter, to_config, to_point, to_request
 from m3_vdb.stores.qdrant.requests import Request, to_filter
@@ -57,14 +59,14 @@ class QdrantEdgeStore(QdrantCollection):
     Args:
         folder: where the collection lives; made if it may be created.
         identity: the model; None opens an existing collection as it is.
-        create: make the collection if there is none.
+        create: make the collection if it does not exist.
         exact: pick the candidates by a full scan; False lets the engine use the HNSW graph that ``optimize`` builds.
             Scores are exact either way.
         options: how a *new* collection is made: storage, indexes, tenant and on_disk.
 
     Raises:
         ConfigError: an option that this store does not have.
-        CollectionNotFoundError: no such collection, and ``create`` or ``identity`` does not allow to make it.
+        CollectionNotFoundError: it does not exist, and may not be made (create=False, or no identity).
         CollectionMismatchError: the collection belongs to another model, or was not made by m3-vdb.
         StoreError: the folder is open already.
     """
@@ -89,8 +91,7 @@ class QdrantEdgeStore(QdrantCollection):
             new = metadata is None
             if metadata is None:
                 _require_free(self._folder, where=self._where)
-                if identity is None or not create:
-                    raise CollectionNotFoundError(f"there is no {self._where}: check the name, or ingest into it first")
+                identity = new_identity(identity, create=create, where=self._where)
                 self._folder.mkdir(parents=True, exist_ok=True)
             else:
                 open_identity(identity, metadata, where=self._where)  # nothing is left in a folder that is not ours
@@ -115,10 +116,6 @@ class QdrantEdgeStore(QdrantCollection):
     def _where(self) -> str:
         return f"collection in {self._folder}"
 
-    @property
-    def _max_bytes(self) -> int:
-        return MAX_UPDATE_BYTES
-
     @contextmanager
     def _engine(self) -> Iterator[edge.EdgeShard]:
         """The open shard, for this thread alone."""
@@ -129,11 +126,12 @@ class QdrantEdgeStore(QdrantCollection):
 
     def _write(self, points: Sequence[Point]) -> None:
         with self._engine() as shard:
-            shard.update(edge.UpdateOperation.upsert_points([to_point(point) for point in points]))
-            self._unflushed += sum(point.log_bytes for point in points)
-            if self._unflushed > FLUSH_BYTES:
-                shard.flush()
-                self._unflushed = 0
+            for batch in batches(points, lambda point: point.json_bytes, max_bytes=MAX_UPDATE_BYTES):
+                shard.update(edge.UpdateOperation.upsert_points([to_point(point) for point in batch]))
+                self._unflushed += sum(point.log_bytes for point in batch)
+                if self._unflushed > FLUSH_BYTES:
+                    shard.flush()
+                    self._unflushed = 0
 
     def _set_payload(self, point_ids: list[str], fields: dict[str, Any]) -> None:
         with self._engine() as shard:
@@ -182,7 +180,7 @@ class QdrantEdgeStore(QdrantCollection):
         """Bytes that the folder's files take on disk, the write-ahead log included."""
         with self._engine() as shard:
             shard.flush()
-            return sum(path.stat().st_blocks * 512 for path in self._folder.rglob("*") if path.is_file())
+            return disk_bytes(self._folder)
 
     def _close(self) -> None:
         """Write everything out and unlock the folder; a second call does nothing."""

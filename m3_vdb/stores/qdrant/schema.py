@@ -101,7 +101,7 @@ def vector_schema(identity: ModelIdentity, datatype: str | None) -> dict[str, di
 
 
 def missing_indexes(options: CollectionOptions, present: Collection[str | None]) -> dict[str, IndexType]:
-    """Payload field → type of the indexes that are asked for and not there."""
+    """Payload field → type of the requested indexes that are missing."""
     return {name: kind for name, kind in options.payload_indexes.items() if name not in present}
 
 

@@ -6,15 +6,17 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Final
 
 from qdrant_client import QdrantClient, models
 
 from m3_vdb.encoding.identity import ModelIdentity, open_identity
-from m3_vdb.errors import CollectionNotFoundError, ConfigError, StoreRequestError
+from m3_vdb.errors import ConfigError, StoreRequestError
 from m3_vdb.filters import Expression
+from m3_vdb.stores.base import new_identity
 from m3_vdb.stores.options import DEFAULT_OPTIONS, DENSE, MULTI_VECTOR, SPARSE, CollectionOptions
-from m3_vdb.stores.points import Point, field_path, point_id
+from m3_vdb.stores.points import Point, batches, field_path, point_id
 from m3_vdb.stores.qdrant.client import mapped_errors, where
 from m3_vdb.stores.qdrant.collection import QdrantCollection
 from m3_vdb.stores.qdrant.requests import Request, to_filter
@@ -42,13 +44,13 @@ class QdrantStore(QdrantCollection):
         client: a connected client; the store closes it.
         collection: name of the collection.
         identity: the model; None opens an existing collection as it is.
-        create: make the collection if there is none.
+        create: make the collection if it does not exist.
         exact: pick the candidates by a full scan, not by HNSW; slower and exact. Scores are exact either way.
         options: how a *new* collection is made.
 
     Raises:
         ConfigError: the server forbids exact search, or is too old for an option.
-        CollectionNotFoundError: no such collection, and ``create`` or ``identity`` does not allow to make it.
+        CollectionNotFoundError: it does not exist, and may not be made (create=False, or no identity).
         CollectionMismatchError: the collection belongs to another model, or was not made by m3-vdb.
         StoreConnectionError: the server did not answer.
     """
@@ -70,26 +72,22 @@ class QdrantStore(QdrantCollection):
         version = self._version()
         with self._engine():
             if not client.collection_exists(collection):
-                if identity is None or not create:
-                    raise CollectionNotFoundError(f"there is no {self._where}: check the name, or ingest into it first")
-                self._create(identity, options, version=version)
+                made = new_identity(identity, create=create, where=self._where)
+                self._create(made, options, version=version)
             info = client.get_collection(collection)
         self._identity = open_identity(identity, (info.config.metadata or {}).get(METADATA_KEY), where=self._where)
         config = info.config.model_dump(mode="json")
         config |= {name: config["params"].get(name) for name in ("vectors", "sparse_vectors")}
         check_schema(config, self._identity, where=self._where)
-        width = self._identity.multi_vector_dim
-        self._capabilities = read_capabilities(info, version=version, width=width)
-        missing = missing_indexes(options, self._capabilities.indexes) if create else {}
-        if missing:
-            with self._engine():
-                for name, kind in missing.items():
-                    schema: Any = models.PayloadSchemaType(kind)
-                    if name == options.tenant:
-                        schema = models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=True)
-                    client.create_payload_index(collection, field_path(name), field_schema=schema, wait=True)
-                info = client.get_collection(collection)
-            self._capabilities = read_capabilities(info, version=version, width=width)
+        able = read_capabilities(info, version=version, width=self._identity.multi_vector_dim)
+        missing = missing_indexes(options, able.indexes) if create else {}
+        with self._engine():
+            for name, kind in missing.items():
+                schema: Any = models.PayloadSchemaType(kind)
+                if name == options.tenant:
+                    schema = models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=True)
+                client.create_payload_index(collection, field_path(name), field_schema=schema, wait=True)
+        self._capabilities = replace(able, indexes={**able.indexes, **missing})
         if exact and not self._capabilities.may_be_exact:
             raise ConfigError(f"{self._where} forbids exact search (strict mode): open it with exact=False")
 
@@ -149,21 +147,20 @@ class QdrantStore(QdrantCollection):
     def _where(self) -> str:
         return where(self._client, self._collection)
 
-    @property
-    def _max_bytes(self) -> int:
-        return MAX_REQUEST_BYTES
-
     @contextmanager
     def _engine(self) -> Iterator[QdrantClient]:
         with mapped_errors(self._where):
             yield self._client
 
     def _write(self, points: Sequence[Point]) -> None:
-        batch = [
-            models.PointStruct(id=point.id, payload=point.payload, vector=point.embedding.to_qdrant())
-            for point in points
-        ]
-        self._client.upsert(self._collection, batch, wait=True)
+        most = self._capabilities.max_upsert
+        with self._engine() as client:
+            for batch in batches(points, lambda one: one.json_bytes, max_bytes=MAX_REQUEST_BYTES, max_items=most):
+                structs = [
+                    models.PointStruct(id=one.id, payload=one.payload, vector=one.embedding.to_qdrant())
+                    for one in batch
+                ]
+                client.upsert(self._collection, structs, wait=True)
 
     def _set_payload(self, point_ids: list[str], fields: dict[str, Any]) -> None:
         self._client.set_payload(self._collection, fields, points=[*point_ids], wait=True)
@@ -219,10 +216,6 @@ class QdrantStore(QdrantCollection):
         with self._engine() as client:
             while client.get_collection(self._collection).status != models.CollectionStatus.GREEN:
                 time.sleep(_POLL_SECONDS)
-
-    def _disk_bytes(self) -> int | None:
-        """None: a server does not say."""
-        return None
 
     def _close(self) -> None:
         """Close the connection. Every upsert has been written already."""
