@@ -20,7 +20,7 @@ from rich.console import Console
 from transformers import XLMRobertaConfig, XLMRobertaModel
 
 from m3_vdb import Document, HybridIndex, M3EmbeddingFunction, open_store
-from onnx_export.export import export
+from onnx_export.export import convert
 from train.commands import evaluate, mine, train
 from train.config import Batching, FinetuneConfig, Phase, PretrainConfig, Schedule
 from train.import_base import tokenizer_json
@@ -124,7 +124,7 @@ def main(folder: Path) -> None:
         evaluate(EvaluateConfig(model=model, collections=[str(test)], out=folder / name.replace(" ", "")), console)
 
     console.rule("Exported to ONNX and searched")
-    export(last, folder / "bundle", precision="fp32", name="tiny")
+    convert(last, folder / "bundle", precision="fp32", name="tiny", also=M3Model.load(last).embed)
     with (
         M3EmbeddingFunction(folder / "bundle", on_truncate="ignore") as embed,
         HybridIndex(embed, open_store("memory://", identity=embed.identity)) as index,

@@ -1,1 +1,1 @@
-"""Export of M3 checkpoints to ONNX bundles; runs from a checkout as ``python -m onnx_export CHECKPOINT OUT``."""
+"""M3 checkpoints → ONNX bundles, without torch: ``m3-vdb export CHECKPOINT OUT`` (extra ``export``)."""

@@ -5,19 +5,21 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
-
-import onnx
+from typing import Any
 
 from m3_vdb.encoding.bundle import CONFIG, FORMAT, MODEL, Bundle, write_checksums
 from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
 from m3_vdb.encoding.tokenizer import TOKENIZER, Tokenizer
 from m3_vdb.errors import ConfigError
-from onnx_export.checkpoint import POSITION_OFFSET, TorchModel, read_checkpoint, read_tokenizer
-from onnx_export.graph import OPSET, build_graph
+from onnx_export.checkpoint import Checkpoint, Fetch, read_checkpoint
+from onnx_export.graph import OPSET, write_graph
+from onnx_export.reference import embed
 from onnx_export.verify import (
-    Errors,
+    LONGEST,
+    Forward,
     measure,
     measure_change,
     measure_mcls,
@@ -27,22 +29,33 @@ from onnx_export.verify import (
 )
 from onnx_export.weights import PRECISIONS, Weights
 
-EXTERNAL_FROM: Final = 1_900_000_000
-"""Weights of this many bytes or more go into a separate file: a protobuf message holds at most 2 GiB."""
 
+def convert(
+    source: Path,
+    out: Path,
+    *,
+    precision: str = "fp32",
+    name: str | None = None,
+    also: Forward | None = None,
+    fetch: Fetch | None = None,
+    progress: Callable[[float, str], None] = lambda done, what: None,
+) -> Bundle:
+    """Convert a checkpoint in BGE-M3 layout, or a LoRA adapter of one, to a bundle.
 
-def export(checkpoint: Path, out: Path, *, precision: str = "fp32", name: str | None = None) -> tuple[Bundle, Errors]:
-    """Export a checkpoint in BGE-M3 layout to a bundle.
+    Weights go from file to file, one at a time: beside the page cache this takes as much memory as serving the bundle.
 
     Args:
-        checkpoint: directory with encoder, both heads and ``tokenizer.json``.
-        out: directory to create; it appears only when the graph is verified.
+        source: directory with encoder, both heads and tokenizer, or with PEFT's ``adapter_config.json``.
+        out: directory to create; it appears only when the bundle is verified.
         precision: "fp32", "fp16" or "int8" (int8 matrices, 4-bit embedding table).
         name: the model's name in the bundle; None takes the directory's.
+        also: a forward pass to verify against besides NumPy's, ``M3Model.embed`` of training.
+        fetch: finds the base model of an adapter that names it by its hub id; None finds folders only.
+        progress: is told the share that is done, 0 … 1, and what is being done.
 
     Returns:
-        The bundle and its measured errors without MCLS. ``m3_config.json`` holds the errors with and without MCLS and,
-        if the training started from a bundle, how much of the training is kept (``Change``).
+        The bundle. Its config has the measured errors ("errors", with MCLS "mcls_errors"), and how much it keeps of a
+        training that began with a bundle ("change").
 
     Raises:
         BundleError: the checkpoint is incomplete, damaged or of another kind of model.
@@ -53,66 +66,67 @@ def export(checkpoint: Path, out: Path, *, precision: str = "fp32", name: str | 
         raise ConfigError(f"precision={precision!r}: expected one of {', '.join(PRECISIONS)}")
     if out.exists():
         raise ConfigError(f"{out} exists: bundles are never overwritten, give a new directory")
-    model = read_checkpoint(checkpoint, attention="sdpa")
-    weights = read_weights(model, precision)
-    tokenizer = Tokenizer(read_tokenizer(checkpoint))
-    partial = out.parent / f".{out.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    progress(0.0, "reading")
+    checkpoint = read_checkpoint(source, fetch=fetch)
+    weights, tokenizer = read_weights(checkpoint, precision), checkpoint.read_tokenizer()
+    partial_out = out.parent / f".{out.name}.partial"
+    shutil.rmtree(partial_out, ignore_errors=True)
+    partial_out.mkdir(parents=True)
     try:
-        save_graph(build_graph(weights), partial / MODEL)
-        (partial / TOKENIZER).write_text(tokenizer.to_json(), encoding="utf-8")
-        config = _config(model, weights, name=name or out.name)
-        _write_config(partial, config)
+        write_graph(weights, partial_out / MODEL, progress=lambda done: progress(done / 2, "writing"))
+        (partial_out / TOKENIZER).write_text(Tokenizer(tokenizer).to_json(), encoding="utf-8")
+        config = _config(checkpoint, weights, name=name or out.name)
+        _write_config(partial_out, config)
+        progress(0.5, "verifying")
         # onnxruntime, so that the error is the graph's and not that of a runtime's bfloat16
-        function = M3EmbeddingFunction(partial, runtime="onnxruntime", device="cpu", on_truncate="ignore")
-        require_same_ids(function.tokenizer, checkpoint / TOKENIZER)
-        errors = measure(function, model, verification_texts(function))
-        mcls_errors = measure_mcls(function, model)
-        for measured in (errors, mcls_errors):
-            require_close(measured, precision=precision)
-        config |= {"errors": errors.as_dict(), "mcls_errors": mcls_errors.as_dict()}
-        if (change := measure_change(function, model)) is not None:
-            config["change"] = change.as_dict()
-        _write_config(partial, config)
-        partial.rename(out)
+        function = M3EmbeddingFunction(
+            partial_out,
+            runtime="onnxruntime",
+            device="cpu",
+            max_length=min(LONGEST, checkpoint.shape.max_length),
+            on_truncate="ignore",
+        )
+        require_same_ids(function.tokenizer, tokenizer)
+        forward: Forward = partial(embed, read_weights(checkpoint))
+        found = [
+            (measure(function, one, verification_texts(function)), measure_mcls(function, one))
+            for one in (forward, also)
+            if one is not None
+        ]
+        for errors in (one for pair in found for one in pair):
+            require_close(errors, precision=precision)
+        config |= {"errors": found[0][0].as_dict(), "mcls_errors": found[0][1].as_dict()}
+        if noted := checkpoint.config.get("imported_from"):
+            config["change"] = measure_change(function, forward, noted).as_dict()
+        progress(0.9, "checksums")
+        _write_config(partial_out, config)
+        partial_out.rename(out)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return Bundle.open(out), errors
+        shutil.rmtree(partial_out, ignore_errors=True)
+    progress(1.0, "done")
+    return Bundle.open(out)
 
 
-def save_graph(graph: onnx.ModelProto, path: Path) -> None:
-    """Write the graph; weights beyond protobuf's limit go beside it, to ``model.onnx.data``."""
-    size = sum(len(tensor.raw_data) for tensor in graph.graph.initializer)
-    if size < EXTERNAL_FROM:
-        onnx.save_model(graph, str(path))
-        onnx.checker.check_model(graph)
-        return
-    onnx.save_model(
-        graph, str(path), save_as_external_data=True, all_tensors_to_one_file=True, location=f"{path.name}.data"
+def read_weights(checkpoint: Checkpoint, precision: str = "fp32") -> Weights:
+    """The checkpoint's tensors, to be stored at ``precision``."""
+    shape = checkpoint.shape
+    return Weights(
+        checkpoint.tensors, shape.num_hidden_layers, shape.num_attention_heads, shape.layer_norm_eps, precision
     )
-    onnx.checker.check_model(str(path))
 
 
-def read_weights(model: TorchModel, precision: str = "fp32") -> Weights:
-    """The model's tensors as float32 arrays under the names of a checkpoint, to be stored at ``precision``."""
-    tensors = {k.removeprefix("encoder."): v.detach().float().numpy() for k, v in model.state_dict().items()}
-    config = model.encoder.config
-    return Weights(tensors, config.num_hidden_layers, config.num_attention_heads, config.layer_norm_eps, precision)
-
-
-def _config(model: TorchModel, weights: Weights, *, name: str) -> dict[str, Any]:
+def _config(checkpoint: Checkpoint, weights: Weights, *, name: str) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "name": name,
         "precision": weights.precision,
         "dense_dim": weights.dim,
         "multi_vector_dim": weights.colbert_dim,
-        "vocab_size": model.encoder.config.vocab_size,
-        "max_length": model.encoder.config.max_position_embeddings - POSITION_OFFSET,
+        "vocab_size": checkpoint.shape.vocab_size,
+        "max_length": checkpoint.shape.max_length,
         "mcls": True,  # the graph averages all <s>, so ids alone make MCLS
         "opset": OPSET,
-        "exported_with": {package: importlib.metadata.version(package) for package in ("torch", "onnx", "onnxruntime")},
+        "exported_with": {package: importlib.metadata.version(package) for package in ("onnx", "onnxruntime")},
     }
 
 

@@ -16,14 +16,16 @@ Legend: B texts, L padded length, d width, h heads, k = d/h, f feed-forward widt
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from m3_vdb.encoding.bundle import MODEL
 from onnx_export.weights import BLOCK, EMBEDDING, Weights, quantize_blocks, quantize_int8
 
 OPSET: Final = 17
@@ -32,15 +34,27 @@ MASK_BIAS: Final = -30000.0
 """Added to the attention scores of padding: e^-30000 is 0 in every format, and float16 still holds the number."""
 NORM_EPS: Final = 1e-12
 """Smallest length to divide by when normalising, as in torch.nn.functional.normalize."""
+DATA: Final = f"{MODEL}.data"
+"""File of the weights of a large model."""
+EXTERNAL_LEAST: Final = 1024 - 33
+"""Bytes from which a tensor may lie in it: onnx's own limit, which counts a ``bytes`` object's header."""
+EXTERNAL_FROM: Final = 1_900_000_000
+"""Bytes of all weights from which they do: a protobuf message holds 2 GiB at most."""
 CLS_ID: Final = 0
 PADDING_ID: Final = 1
 
 
 class GraphBuilder:
-    """Collects nodes and initializers; every method returns the name of its result."""
+    """Collects nodes and initializers; every method returns the name of its result.
 
-    def __init__(self, weights: Weights) -> None:
+    Args:
+        weights: of the model.
+        data: where large weights go when they are made, the file ``model.onnx.data``; None keeps them in the graph.
+    """
+
+    def __init__(self, weights: Weights, data: BinaryIO | None = None) -> None:
         self.weights = weights
+        self.data = data
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, onnx.TensorProto] = {}
 
@@ -60,8 +74,21 @@ class GraphBuilder:
             array = np.array(value, dtype=np.int64)
         key = name or f"const_{array.dtype}_{array.shape}_{array.tobytes().hex()}"
         if key not in self.initializers:
-            self.initializers[key] = numpy_helper.from_array(np.asarray(array, order="C"), key)
+            array = np.asarray(array, order="C")
+            external = self.data is not None and array.nbytes >= EXTERNAL_LEAST
+            self.initializers[key] = self._external(array, key) if external else numpy_helper.from_array(array, key)
         return key
+
+    def _external(self, array: NDArray[np.generic], key: str) -> TensorProto:
+        """An initializer whose numbers are in the file of large weights."""
+        assert self.data is not None
+        offset = self.data.tell()
+        self.data.write(array.data)
+        tensor = TensorProto(name=key, dims=array.shape, data_type=helper.np_dtype_to_tensor_dtype(array.dtype))
+        tensor.data_location = TensorProto.EXTERNAL
+        for name, value in (("location", DATA), ("offset", offset), ("length", array.nbytes)):
+            tensor.external_data.add(key=name, value=str(value))
+        return tensor
 
     def linear(self, x: str, weight: NDArray[np.float32], bias: NDArray[np.float32], *, name: str) -> str:
         """X · Wᵀ + b for a weight of torch's layout [out, in]."""
@@ -70,7 +97,7 @@ class GraphBuilder:
 
     def vector(self, value: NDArray[np.float32], *, name: str) -> str:
         """An initializer in the arithmetic of the graph."""
-        return self.constant(value.astype(self.weights.float_type), name=name)
+        return self.constant(value.astype(self.weights.float_type, copy=False), name=name)
 
     def matrix(self, value: NDArray[np.float32], *, name: str) -> str:
         """A weight matrix [in, out] as the input to MatMul: as it is, or Cast(int8) · scale."""
@@ -82,7 +109,8 @@ class GraphBuilder:
 
     def embedding(self, ids: str) -> str:
         """Rows of the word embedding for token ids, [B, L, d]; 4-bit blocks are expanded after the look-up."""
-        table, dim = self.weights[EMBEDDING], self.weights.dim
+        table = self.weights[EMBEDDING]
+        dim = table.shape[1]
         if self.weights.precision != "int8":
             return self.op("Gather", [self.vector(table, name="words"), ids])
         packed, codes, codebook = quantize_blocks(table)
@@ -112,12 +140,21 @@ class GraphBuilder:
         return self.op("Div", [wide, self.op("Max", [length, floor])], name=name)
 
 
-def build_graph(weights: Weights) -> onnx.ModelProto:
-    """The whole model, weights inside; larger than 2 GB it must be saved with external data."""
-    g = GraphBuilder(weights)
+def build_graph(
+    weights: Weights, data: BinaryIO | None = None, *, progress: Callable[[float], None] = lambda done: None
+) -> onnx.ModelProto:
+    """The whole model.
+
+    Args:
+        weights: of the model; each is read once.
+        data: as ``GraphBuilder``.
+        progress: is told the share of the layers that is done.
+    """
+    g = GraphBuilder(weights, data)
     x = _embeddings(g)
     bias = _attention_bias(g)
     for layer in range(weights.layers):
+        progress(layer / weights.layers)
         x = _layer(g, x, bias, prefix=f"encoder.layer.{layer}.")
     _heads(g, x)
     b, length = "batch", "length"
@@ -135,6 +172,28 @@ def build_graph(weights: Weights) -> onnx.ModelProto:
         ir_version=IR_VERSION,
         opset_imports=[helper.make_opsetid("", OPSET)],
     )
+
+
+def write_graph(weights: Weights, path: Path, *, progress: Callable[[float], None] = lambda done: None) -> None:
+    """Write the graph; the weights of a large model go beside it, to ``model.onnx.data``.
+
+    They are written there while the graph is built, so that few are in memory at a time, and move into the graph at the
+    end if it can hold them.
+    """
+    data = path.with_name(DATA)
+    with data.open("wb") as file:
+        graph = build_graph(weights, file, progress=progress)
+    small = sum(len(tensor.raw_data) for tensor in graph.graph.initializer)
+    if data.stat().st_size + small < EXTERNAL_FROM:
+        with data.open("rb") as file:
+            for tensor in graph.graph.initializer:
+                if tensor.data_location == TensorProto.EXTERNAL:
+                    tensor.raw_data = file.read(int(tensor.external_data[2].value))  # they follow each other
+                    tensor.ClearField("external_data")
+                    tensor.ClearField("data_location")
+        data.unlink()
+    onnx.save_model(graph, str(path))
+    onnx.checker.check_model(str(path))
 
 
 def _embeddings(g: GraphBuilder) -> str:

@@ -1,31 +1,29 @@
 """Compares a bundle with its checkpoint, through the function that users call.
 
 Every text is encoded twice: by ``M3EmbeddingFunction`` (tokenizer, packing with padding, ONNX graph, pooling), and
-alone, without padding, by the torch encoder with the three heads in NumPy. A bundle is written only if both agree, with
-and without MCLS.
+alone, without padding, by a forward pass that shares no code with it: ``reference.embed`` in NumPy, and the torch model
+if training passes one. A bundle is written only if they agree, with and without MCLS.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import tokenizers
-import torch
 from numpy.typing import NDArray
 
-from m3_vdb.encoding import pooling
 from m3_vdb.encoding.bundle import find_bundle
 from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
-from m3_vdb.encoding.tokenizer import CLS, CONTROL_PIECES, Tokenizer
+from m3_vdb.encoding.tokenizer import CONTROL_PIECES, TokenBatch, Tokenizer
 from m3_vdb.errors import BundleError, M3Error
-from m3_vdb.types import SparseVector
-from onnx_export.checkpoint import TorchModel
+from m3_vdb.types import FloatArray, M3Embedding, SparseVector
 
+Forward: TypeAlias = Callable[[TokenBatch], Sequence[M3Embedding]]
+"""A forward pass of the checkpoint: the three representations of every text, each text alone."""
 FLOAT32_TOLERANCE: Final = 1e-5
 """Largest accepted difference at fp32: 100 times the rounding of some 10³ float32 additions, and a hundredth of a
 difference that changes a ranking."""
@@ -63,6 +61,8 @@ LOWEST_CHANGE: Final = 0.9
 """Cosine below which a bundle has lost much of what training changed."""
 UNCHANGED: Final = 5e-3
 """Mean distance of two models' dense vectors that arithmetic alone can explain (float16's)."""
+LONGEST: Final = 1024
+"""Tokens of the longest text that is verified: attention has by then many summands, and 8192 tokens take minutes."""
 MCLS_EVERY: Final = 16
 """Tokens between two ``<s>`` when MCLS is verified. The graph does not depend on the number; a small one is fast."""
 
@@ -106,36 +106,23 @@ class Errors:
 
 
 def verification_texts(function: M3EmbeddingFunction) -> list[str]:
-    """Short and multilingual texts, one of a few hundred tokens, and one that fills the model's maximum length."""
+    """Short and multilingual texts, one of a few hundred tokens, and one that fills the function's maximum length."""
     unit = int(function.token_count([PARAGRAPH])[0])
     return [*TEXTS, PARAGRAPH * 3, PARAGRAPH * (function.max_length // unit + 2)]
 
 
-@torch.inference_mode()
-def measure(function: M3EmbeddingFunction, model: TorchModel, texts: Sequence[str]) -> Errors:
-    """Compare the embeddings of ``texts``, with MCLS if ``function`` has it; the model must be in evaluation mode."""
+def measure(function: M3EmbeddingFunction, forward: Forward, texts: Sequence[str]) -> Errors:
+    """Compare the embeddings of ``texts``, with MCLS if ``function`` has it."""
     served = function.encode_documents(texts)
     tokens = function.tokenizer.encode(texts, max_length=function.max_length, mcls_every=function.mcls_every)
-    heads = {name: tensor.float().numpy() for name, tensor in model.state_dict().items() if "_linear." in name}
     dense, rows, cosines = [], [], []
     sparse: list[tuple[float, NDArray[np.float32]]] = []
-    for i, embedding in enumerate(served):
-        ids, mask = tokens.padded(np.array([i]))
-        hidden = hidden_states(model, ids, mask)
-        expected_dense = pooling.pool_dense(hidden, ids, mask)[0]
-        projected = hidden @ heads["colbert_linear.weight"].T + heads["colbert_linear.bias"]
-        expected_rows = projected[0, 1:][ids[0, 1:] != CLS]
-        expected_rows /= np.maximum(np.linalg.norm(expected_rows, axis=1, keepdims=True), pooling.SHORTEST)
-        weights = np.maximum(hidden @ heads["sparse_linear.weight"].T + heads["sparse_linear.bias"], 0)
-        pooled = pooling.pool_sparse(ids, weights[..., 0])
-        assert embedding.dense is not None
-        assert embedding.sparse is not None
-        assert embedding.multi_vector is not None
-        assert pooled.ids is not None
-        dense.append((np.abs(embedding.dense - expected_dense).max(), embedding.dense @ expected_dense))
-        rows.append(np.abs(embedding.multi_vector - expected_rows).max())
-        cosines.append((embedding.multi_vector * expected_rows).sum(axis=1).min())
-        sparse.append(_compare_sparse(embedding.sparse, SparseVector(pooled.ids, pooled.values)))
+    for one, other in zip(served, forward(tokens), strict=True):
+        (our_dense, our_sparse, our_rows), (their_dense, their_sparse, their_rows) = _parts(one), _parts(other)
+        dense.append((np.abs(our_dense - their_dense).max(), our_dense @ their_dense))
+        rows.append(np.abs(our_rows - their_rows).max())
+        cosines.append((our_rows * their_rows).sum(axis=1).min())
+        sparse.append(_compare_sparse(our_sparse, their_sparse))
     flips = np.concatenate([flipped for _, flipped in sparse])
     return Errors(
         dense=float(np.max([error for error, _ in dense])),  # np.max, not max: NaN must stay NaN
@@ -150,23 +137,16 @@ def measure(function: M3EmbeddingFunction, model: TorchModel, texts: Sequence[st
     )
 
 
-def measure_mcls(function: M3EmbeddingFunction, model: TorchModel) -> Errors:
+def measure_mcls(function: M3EmbeddingFunction, forward: Forward) -> Errors:
     """``measure`` with a ``<s>`` before every 16 tokens, on one text of a few hundred tokens.
 
     Args:
         function: gives the bundle, the session and the maximum length.
-        model: the checkpoint.
+        forward: of the checkpoint.
     """
     mcls = copy(function)
     mcls.on_truncate, mcls.mcls_every = "ignore", MCLS_EVERY
-    return measure(mcls, model, [PARAGRAPH * 3])
-
-
-def hidden_states(model: TorchModel, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[np.float32]:
-    """float32 [B, L, d], the torch encoder's last states of a padded batch."""
-    output = model.encoder(input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask))
-    states: NDArray[np.float32] = output.last_hidden_state.float().numpy()
-    return states
+    return measure(mcls, forward, [PARAGRAPH * 3])
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,12 +208,14 @@ def change_texts() -> list[str]:
     return [" ".join((words + words)[start : start + 3 + i % 12]) for i, start in enumerate(starts)]
 
 
-@torch.inference_mode()
-def measure_change(function: M3EmbeddingFunction, model: TorchModel) -> Change | None:
-    """How much of its training a bundle keeps; None if the training did not start from a bundle."""
-    noted = getattr(model.encoder.config, "imported_from", None)
-    if noted is None:
-        return None
+def measure_change(function: M3EmbeddingFunction, forward: Forward, noted: Mapping[str, Any]) -> Change:
+    """How much of its training a bundle keeps.
+
+    Args:
+        function: serves the bundle.
+        forward: of the checkpoint.
+        noted: ``imported_from`` of its ``config.json``: name, fingerprint and place of the bundle that it began with.
+    """
     change = Change(noted["name"], noted["fingerprint"])
     try:
         bundle = find_bundle(noted["bundle"])
@@ -244,11 +226,10 @@ def measure_change(function: M3EmbeddingFunction, model: TorchModel) -> Change |
     original = M3EmbeddingFunction(bundle.path, runtime="onnxruntime", device="cpu", on_truncate="ignore")
     texts = change_texts()
     tokens = function.tokenizer.encode(texts, max_length=function.max_length)
-    ids, mask = tokens.padded(np.arange(len(texts)))
     before, after = (
         np.asarray(one.encode_documents(texts, sparse=False, multi_vector=False).dense) for one in (original, function)
     )
-    trained = pooling.pool_dense(hidden_states(model, ids, mask), ids, mask) - before
+    trained = np.stack([embedding.dense for embedding in forward(tokens) if embedding.dense is not None]) - before
     exported = after - before
     distance = float(np.linalg.norm(trained, axis=1).mean())
     if distance < UNCHANGED:
@@ -290,17 +271,17 @@ def require_close(errors: Errors, *, precision: str) -> None:
         )
 
 
-def require_same_ids(tokenizer: Tokenizer, original: Path) -> None:
+def require_same_ids(tokenizer: Tokenizer, original: str) -> None:
     """Refuse a bundle whose tokenizer gives other ids than Hugging Face's, except for control tokens in texts.
 
     Args:
         tokenizer: the bundle's.
-        original: ``tokenizer.json`` of the checkpoint; its added tokens are tried in every place.
+        original: content of the checkpoint's ``tokenizer.json``; its added tokens are tried in every place.
 
     Raises:
         VerificationError: a text has other ids.
     """
-    theirs = tokenizers.Tokenizer.from_file(str(original))
+    theirs = tokenizers.Tokenizer.from_str(original)
     theirs.no_truncation()
     theirs.no_padding()
     added = [token.content for token in theirs.get_added_tokens_decoder().values()]
@@ -313,6 +294,15 @@ def require_same_ids(tokenizer: Tokenizer, original: Path) -> None:
         ids = ours.ids[ours.offsets[i] + 1 : ours.offsets[i + 1] - 1].tolist()
         if ids != expected.ids:
             raise VerificationError(f"the tokenizer reads {text!r} as {ids}, Hugging Face's as {expected.ids}")
+
+
+def _parts(embedding: M3Embedding) -> tuple[FloatArray, SparseVector, FloatArray]:
+    """(dense, sparse, multi-vector rows) of an embedding that has all three."""
+    dense, sparse, rows = embedding.dense, embedding.sparse, embedding.multi_vector
+    assert dense is not None
+    assert sparse is not None
+    assert rows is not None
+    return dense, sparse, rows
 
 
 def _compare_sparse(served: SparseVector, expected: SparseVector) -> tuple[float, NDArray[np.float32]]:

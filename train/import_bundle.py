@@ -21,8 +21,8 @@ from m3_vdb.encoding.model_files import check_file, damaged
 from m3_vdb.encoding.tokenizer import CLS, HIDDEN_PIECES, PAD, SEP, rename_pieces
 from onnx_export.checkpoint import POSITION_OFFSET
 from onnx_export.restore import restore
+from onnx_export.tokenizer import with_control_tokens
 from onnx_export.weights import EMBEDDING
-from train.import_base import with_control_tokens
 from train.model import M3Model
 
 

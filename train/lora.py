@@ -11,9 +11,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from m3_vdb.errors import ConfigError
-from onnx_export.checkpoint import read_tensors
 from train.config import LoRA
-from train.model import M3Model
+from train.model import M3Model, read_state
 
 ADAPTER_FILE: Final = "adapter.safetensors"
 NAME: Final = "default"
@@ -57,4 +56,4 @@ def save_adapter(path: Path, state: Mapping[str, Tensor]) -> None:
 
 def load_adapter(path: Path, model: M3Model) -> None:
     """Put back what ``save_adapter`` wrote."""
-    model.load_state_dict(read_tensors(path / ADAPTER_FILE), strict=False)
+    model.load_state_dict(read_state(path / ADAPTER_FILE), strict=False)

@@ -7,18 +7,25 @@ not losses (``train.losses``) and not serving (``m3_vdb``, whose NumPy pooling i
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
-from transformers import XLMRobertaModel
+from transformers import XLMRobertaConfig, XLMRobertaModel
+from transformers.utils import logging
 
-from onnx_export.checkpoint import COLBERT_FILE, POSITION_OFFSET, SPARSE_FILE, quiet, read_checkpoint
+from m3_vdb.encoding import pooling
+from m3_vdb.encoding.tokenizer import CLS, TokenBatch
+from m3_vdb.types import M3Embedding, SparseVector
+from onnx_export.checkpoint import COLBERT_FILE, POSITION_OFFSET, SPARSE_FILE, read_checkpoint
+from onnx_export.tensors import read_tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +101,44 @@ class M3Model(nn.Module):
         Raises:
             BundleError: a file is missing, damaged or of another model. Weights are never made up.
         """
-        found = read_checkpoint(path, attention=attention)
-        model = cls(found.encoder, colbert_dim=found.colbert["weight"].shape[0])
-        model.colbert_linear.load_state_dict(found.colbert)
-        model.sparse_linear.load_state_dict(found.sparse)
+        found = read_checkpoint(path)
+        state = {name: torch.from_numpy(np.array(value)) for name, value in found.tensors.items()}
+        heads = {name: state.pop(name) for name in list(state) if "_linear." in name}
+        with quiet():
+            encoder = XLMRobertaModel.from_pretrained(
+                None,
+                config=XLMRobertaConfig.from_dict(dict(found.config)),
+                state_dict=state,
+                dtype=torch.float32,
+                attn_implementation=attention,
+                add_pooling_layer=False,
+            )
+        model = cls(encoder, colbert_dim=len(heads["colbert_linear.bias"]))
+        model.load_state_dict(heads, strict=False)
         return model.eval()
+
+    @torch.inference_mode()
+    def embed(self, tokens: TokenBatch) -> list[M3Embedding]:
+        """The three representations of every text, each alone and without padding.
+
+        An export can be verified against this (``onnx_export.export.convert(…, also=model.embed)``).
+        """
+        found = []
+        for i in range(len(tokens)):
+            ids, mask = tokens.padded(np.array([i]))
+            output = self.encoder(input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask))
+            hidden = output.last_hidden_state
+            lexical = pooling.pool_sparse(ids, functional.relu(self.sparse_linear(hidden))[..., 0].float().numpy())
+            rows = functional.normalize(self.colbert_linear(hidden).float(), dim=-1)[0].numpy()
+            assert lexical.ids is not None
+            found.append(
+                M3Embedding(
+                    pooling.pool_dense(hidden.float().numpy(), ids, mask)[0],  # with MCLS the average of several states
+                    SparseVector(lexical.ids, lexical.values),
+                    rows[ids[0] != CLS],
+                )
+            )
+        return found
 
     def save(self, path: Path, *, tokenizer_json: str, state: Mapping[str, Tensor] | None = None) -> None:
         """Write the checkpoint: readable by ``load``, by FlagEmbedding and (dense) by sentence-transformers.
@@ -122,6 +162,25 @@ class M3Model(nn.Module):
         for name, content in _companion_files(self.max_length, self.dim).items():
             (path / name).parent.mkdir(exist_ok=True)
             (path / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file in float32; errors as ``onnx_export.tensors.read_tensors``."""
+    return {name: torch.from_numpy(np.array(tensor.read())) for name, tensor in read_tensors(path).items()}
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' bars and warnings, which come between our lines; what matters of them is an error here."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _companion_files(max_length: int, dim: int) -> dict[str, Any]:

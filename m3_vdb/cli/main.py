@@ -16,6 +16,7 @@ import m3_vdb
 from m3_vdb.cli.backfill import backfill_command
 from m3_vdb.cli.conditions import parse_conditions
 from m3_vdb.cli.eval import eval_command, report_command
+from m3_vdb.cli.export import export_command
 from m3_vdb.cli.ingest import ingest_command
 from m3_vdb.cli.options import GrpcOption, MclsOption, ModelOption, RuntimeOption, StoreOption
 from m3_vdb.cli.output import EXIT_CODES, Commands, exit_codes, out, printable, say, write_json
@@ -152,6 +153,7 @@ def info_command(
 app.command("ingest")(ingest_command)
 app.command("backfill")(backfill_command)
 app.command("eval")(eval_command)
+app.command("export")(export_command)
 app.command("report")(report_command)
 
 

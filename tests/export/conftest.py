@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from onnx_export.export import export
+from onnx_export.export import convert
 from onnx_export.verify import Errors
 from train.model import M3Model
 
@@ -37,8 +37,8 @@ def exported(checkpoint: Path) -> dict[str, tuple[Path, Errors]]:
     """Precision → (bundle, measured errors). Shared: copy a bundle before you change it."""
     results = {}
     for precision in PRECISIONS:
-        bundle, errors = export(checkpoint, checkpoint.parent / precision, precision=precision)
-        results[precision] = (bundle.path, errors)
+        bundle = convert(checkpoint, checkpoint.parent / precision, precision=precision)
+        results[precision] = (bundle.path, Errors(**bundle.config["errors"]))
     return results
 
 

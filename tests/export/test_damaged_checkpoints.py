@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from m3_vdb import M3EmbeddingFunction
 from m3_vdb.errors import BundleError
-from onnx_export.export import export
+from onnx_export.export import convert
 from train.model import M3Model
 
 ROOT = Path(__file__).parents[2]
@@ -85,7 +85,7 @@ def test_a_damaged_checkpoint_is_one_line_that_names_the_file(tiny_checkpoint: P
     folder = Path(shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint"))
     damage(folder)
     with pytest.raises(BundleError) as raised:
-        export(folder, tmp_path / "out")
+        convert(folder, tmp_path / "out")
     message = str(raised.value)
     assert file in message
     assert said in message
@@ -99,7 +99,7 @@ def test_a_vocabulary_that_is_too_small_is_refused_by_name(tiny_checkpoint: Path
     model.encoder.resize_token_embeddings(model.encoder.config.vocab_size - 20, mean_resizing=False)
     model.save(folder, tokenizer_json=(folder / "tokenizer.json").read_text(encoding="utf-8"))
     with pytest.raises(BundleError, match=r"tokenizer\.json has \d+ ids, but the embedding table .* has \d+ rows"):
-        export(folder, tmp_path / "out")
+        convert(folder, tmp_path / "out")
 
 
 @pytest.mark.parametrize("command", ["onnx_export", "train"])

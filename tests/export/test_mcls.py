@@ -12,7 +12,7 @@ from transformers import XLMRobertaConfig, XLMRobertaModel
 from m3_vdb.encoding import pooling
 from m3_vdb.encoding.sessions import OnnxRuntimeSession, OpenVinoSession
 from m3_vdb.encoding.tokenizer import Tokenizer
-from onnx_export.export import export
+from onnx_export.export import convert
 from tests.conftest import TINY_WORDS
 from tests.export.conftest import PRECISIONS
 from tests.serving._fakes import embed_with
@@ -47,7 +47,7 @@ def long_checkpoint(checkpoint, tmp_path_factory) -> Path:
 def long_bundles(long_checkpoint) -> dict[str, Path]:
     """Precision → bundle."""
     parent = long_checkpoint.parent
-    return {p: export(long_checkpoint, parent / p, precision=p)[0].path for p in PRECISIONS}
+    return {p: convert(long_checkpoint, parent / p, precision=p).path for p in PRECISIONS}
 
 
 @pytest.fixture(scope="module")

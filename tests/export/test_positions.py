@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m3_vdb.encoding.sessions import OnnxRuntimeSession, OpenVinoSession
-from onnx_export.export import export
+from onnx_export.export import convert
 from onnx_export.graph import period
 from train.edit import extend_positions
 from train.model import M3Model
@@ -45,7 +45,7 @@ def repeated(checkpoint, tmp_path_factory):
 
 def test_the_graph_equals_torch_beyond_the_first_positions(repeated):
     checkpoint, before = repeated
-    bundle, _ = export(checkpoint, checkpoint.parent / "bundle", precision="fp32")
+    bundle = convert(checkpoint, checkpoint.parent / "bundle", precision="fp32")
     graph = onnx.load(bundle.path / "model.onnx").graph
     assert next(t.dims[0] for t in graph.initializer if t.name == "positions") == before
     model = M3Model.load(checkpoint)

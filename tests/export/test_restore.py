@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -13,6 +14,7 @@ from m3_vdb import M3EmbeddingFunction
 from m3_vdb.encoding.bundle import MODEL
 from m3_vdb.encoding.tokenizer import SPECIAL_IDS
 from m3_vdb.errors import BundleError
+from onnx_export.checkpoint import read_checkpoint
 from onnx_export.export import read_weights
 from onnx_export.graph import PADDING_ID, build_graph
 from onnx_export.restore import restore
@@ -24,8 +26,8 @@ from train.model import M3Model
 POSITIONS, TYPES = (f"embeddings.{kind}_embeddings.weight" for kind in ("position", "token_type"))
 
 
-def test_nothing_is_lost_at_fp32(torch_model: M3Model):
-    weights = read_weights(torch_model)
+def test_nothing_is_lost_at_fp32(checkpoint: Path, torch_model: M3Model):
+    weights = read_weights(read_checkpoint(checkpoint))
     found = restore(build_graph(weights), max_length=torch_model.max_length)
     assert (found.layers, found.heads) == (weights.layers, weights.heads)
     assert found.layer_norm_eps == pytest.approx(weights.layer_norm_eps)  # the graph has it in float32
@@ -38,8 +40,8 @@ def test_nothing_is_lost_at_fp32(torch_model: M3Model):
     assert not found[TYPES].any()
 
 
-def test_positions_that_repeat_are_written_out(torch_model: M3Model):
-    weights = read_weights(torch_model)
+def test_positions_that_repeat_are_written_out(checkpoint: Path):
+    weights = read_weights(read_checkpoint(checkpoint))
     table, period = weights[POSITIONS].copy(), 8
     rows = table[PADDING_ID + 1 :]
     rows[:] = np.resize(rows[:period], rows.shape)
@@ -89,8 +91,8 @@ def test_int8_comes_back_to_the_same_levels(exported):
 
 
 @pytest.mark.parametrize("missing", ["positions", "encoder.layer.0.qkv.bias", "colbert.weight"])
-def test_a_graph_of_others_is_refused(torch_model: M3Model, missing: str):
-    graph = build_graph(read_weights(torch_model))
+def test_a_graph_of_others_is_refused(checkpoint: Path, missing: str):
+    graph = build_graph(read_weights(read_checkpoint(checkpoint)))
     (one,) = [one for one in graph.graph.initializer if one.name == missing]
     graph.graph.initializer.remove(one)
     with pytest.raises(BundleError, match="only bundles that python -m onnx_export made can be turned back"):

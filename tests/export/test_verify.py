@@ -64,18 +64,18 @@ def test_a_model_that_is_not_a_number_for_one_text_measures_as_such(function, ch
     with torch.no_grad():
         word = int(function.tokenizer.encode(["Suche"], max_length=9).ids[1])
         model.encoder.get_input_embeddings().weight[word] = float("nan")
-    errors = measure(function, model, texts)
+    errors = measure(function, model.embed, texts)
     assert np.isnan([errors.dense, errors.multi_vector, errors.dense_cosine, errors.multi_vector_cosine]).all()
 
 
 def test_mcls_is_measured_on_a_text_with_several_starts(function, checkpoint):
     model = M3Model.load(checkpoint, attention="sdpa")
-    errors = measure_mcls(function, model)
+    errors = measure_mcls(function, model.embed)
     assert max(errors.dense, errors.multi_vector, errors.sparse) <= 1e-5
     assert (errors.texts, errors.tokens) == (1, 61)  # 59 tokens and four <s>: 64 with </s>
     with torch.no_grad():
         model.encoder.get_input_embeddings().weight[0, :32] += 0.5  # <s>; a shift of all is lost in the LayerNorm
-    assert measure_mcls(function, model).dense > 1e-3
+    assert measure_mcls(function, model.embed).dense > 1e-3
 
 
 def test_recorded_errors_are_rounded_plain_numbers():
@@ -103,7 +103,7 @@ def test_the_texts_are_many_scripts_and_fill_the_model(function):
 def test_a_difference_in_one_part_shows_in_that_part(function, checkpoint, part):
     model = M3Model.load(checkpoint, attention="sdpa")
     texts = ["the vector search", "ein Wort und die Suche"]
-    clean = measure(function, model, texts)
+    clean = measure(function, model.embed, texts)
     assert max(clean.dense, clean.sparse, clean.multi_vector) <= 1e-5
     if part == "sparse":
         model.sparse_linear.bias += 0.25
@@ -113,7 +113,7 @@ def test_a_difference_in_one_part_shows_in_that_part(function, checkpoint, part)
         model.encoder.encoder.layer[-1].output.LayerNorm.bias[0] += 0.25
         model.sparse_linear.bias -= 0.25 * model.sparse_linear.weight[0, 0]  # the heads do not see it
         model.colbert_linear.bias -= 0.25 * model.colbert_linear.weight[:, 0]
-    errors = measure(function, model, texts)
+    errors = measure(function, model.embed, texts)
     moved = {name: getattr(errors, name) for name in ("dense", "sparse", "multi_vector")}
     assert moved.pop(part) > 1e-3
     assert max(moved.values()) <= 1e-5

@@ -46,10 +46,19 @@ def run_torch(input_ids, mask):
 def graph_session():
     import onnxruntime
 
-    from onnx_export.export import read_weights
     from onnx_export.graph import build_graph
 
-    return onnxruntime.InferenceSession(build_graph(read_weights(model())).SerializeToString())
+    return onnxruntime.InferenceSession(build_graph(weights()).SerializeToString())
+
+
+@cache
+def weights():
+    """The model's tensors as ``onnx_export`` has them."""
+    from onnx_export import weights
+
+    config = model().encoder.config
+    tensors = {name.removeprefix("encoder."): value.numpy() for name, value in model().state_dict().items()}
+    return weights.Weights(tensors, config.num_hidden_layers, config.num_attention_heads, config.layer_norm_eps)
 
 
 def run_graph(input_ids, mask):

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 from m3_vdb import M3EmbeddingFunction
 from m3_vdb.encoding.bundle import TOKENIZER, find_bundle
 from m3_vdb.encoding.tokenizer import CONTROL_PIECES, Tokenizer
-from onnx_export.export import export
+from onnx_export.export import convert
 from train.__main__ import main
 from train.import_bundle import import_bundle, restore_tokenizer
 from train.model import M3Model
@@ -71,7 +71,7 @@ def test_the_command(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("sys.argv", ["train", "import-bundle", "--bundle", str(tiny_bundle), "--out", str(out)])
     main()
     assert capsys.readouterr().err.strip().endswith("64 tokens")
-    bundle, _ = export(out, tmp_path / "again", name="tiny")
+    bundle = convert(out, tmp_path / "again", name="tiny")
     np.testing.assert_allclose(
         M3EmbeddingFunction(bundle.path).encode_documents(["the vector search"]).dense,
         M3EmbeddingFunction(tiny_bundle).encode_documents(["the vector search"]).dense,

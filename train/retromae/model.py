@@ -21,7 +21,7 @@ from transformers import XLMRobertaConfig, XLMRobertaModel
 
 from m3_vdb.encoding.tokenizer import PAD
 from m3_vdb.errors import BundleError
-from onnx_export.checkpoint import read_tensors
+from train.model import read_state
 from train.retromae.masking import IGNORED, MaskedBatch, is_content, visibility
 
 DECODER_FILE: Final = "retromae_decoder.safetensors"
@@ -177,7 +177,7 @@ class RetroMAE(nn.Module):
             BundleError: the file is missing, damaged, or of another size of model.
         """
         file = path / DECODER_FILE
-        state = read_tensors(file)
+        state = read_state(file)
         found = {name: tuple(tensor.shape) for name, tensor in state.items()}
         expected = {name: tuple(tensor.shape) for name, tensor in decoder_state(self.state_dict()).items()}
         if wrong := sorted(name for name in found | expected if found.get(name) != expected.get(name)):

@@ -1,0 +1,46 @@
+"""``m3-vdb export``, and ``python -m onnx_export``: a checkpoint becomes a bundle; the work is ``onnx_export``'s."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import Progress
+
+from m3_vdb.cli.output import err, say
+from m3_vdb.errors import MissingExtraError
+
+
+def export_command(
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint in BGE-M3 layout, or a LoRA adapter of one.")],
+    out: Annotated[Path, typer.Argument(help="Bundle directory to create.")],
+    precision: Annotated[str, typer.Option(help="fp32, fp16, or int8 (int8 matrices, 4-bit embeddings).")] = "fp32",
+    name: Annotated[str | None, typer.Option(help="The model's name. Default: the directory's.")] = None,
+) -> None:
+    """Convert a checkpoint (BAAI/bge-m3, a fine-tune, a LoRA adapter) to a verified ONNX bundle, without torch."""
+    if find_spec("onnx") is None or find_spec("onnx_export") is None:
+        raise MissingExtraError("m3-vdb export", extra="export")
+    from onnx_export.export import convert  # noqa: PLC0415 - an extra
+    from onnx_export.verify import Change  # noqa: PLC0415 - an extra
+
+    progress = Progress(console=err, transient=True) if err.is_terminal else None
+    with progress or nullcontext():
+        bundle = convert(checkpoint, out, precision=precision, name=name, progress=_shown(progress))
+    size = sum(file.stat().st_size for file in bundle.path.iterdir()) / 2**20
+    say(f"{bundle.path}: {bundle.name}, {precision}, {size:.1f} MiB, fingerprint {bundle.fingerprint}")
+    for key, value in bundle.config["errors"].items():
+        say(f"  {key:20} {value}")
+    if "change" in bundle.config:
+        change = Change(**bundle.config["change"])
+        say("warning: " * change.lost + change.summary(precision), style="yellow" if change.lost else None)
+
+
+def _shown(progress: Progress | None) -> Callable[[float, str], None]:
+    if progress is None:
+        return lambda done, what: None
+    task = progress.add_task("", total=1.0)
+    return lambda done, what: progress.update(task, completed=done, description=what)
