@@ -116,7 +116,7 @@ def test_a_bundle_that_is_gone_is_said_and_not_measured(trained: Path, tmp_path:
     bundle = convert(copy, tmp_path / "b", precision="int8")
     change = Change(**bundle.config["change"])
     assert change.distance is None
-    assert "is not here any more: how much of the training int8 keeps was not measured" in change.summary("int8")
+    assert "is not on this machine, so how much of the training int8 keeps was not measured" in change.summary("int8")
 
 
 def test_a_checkpoint_that_began_with_no_bundle_has_no_change(tiny_bundle: Path) -> None:
