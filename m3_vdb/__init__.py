@@ -10,8 +10,9 @@ Runtimes and database clients are imported on first use.
 """
 
 from m3_vdb.async_index import AsyncHybridIndex
-from m3_vdb.encoding.bundle import Bundle, find_bundle
+from m3_vdb.encoding.bundle import Bundle
 from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
+from m3_vdb.encoding.hub import find_bundle
 from m3_vdb.encoding.long_documents import LongDocuments
 from m3_vdb.errors import M3Error
 from m3_vdb.index import HybridIndex

@@ -16,8 +16,8 @@ import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
-from m3_vdb.encoding.bundle import find_bundle
 from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
+from m3_vdb.encoding.hub import find_bundle
 from m3_vdb.encoding.tokenizer import CONTROL_PIECES, TokenBatch, Tokenizer
 from m3_vdb.errors import BundleError, M3Error
 from m3_vdb.types import FloatArray, M3Embedding, SparseVector

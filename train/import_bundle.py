@@ -16,7 +16,8 @@ import onnx
 import torch
 from transformers import XLMRobertaConfig, XLMRobertaModel
 
-from m3_vdb.encoding.bundle import MODEL, find_bundle
+from m3_vdb.encoding.bundle import MODEL
+from m3_vdb.encoding.hub import find_bundle
 from m3_vdb.encoding.model_files import check_file, damaged
 from m3_vdb.encoding.tokenizer import CLS, HIDDEN_PIECES, PAD, SEP, rename_pieces
 from onnx_export.checkpoint import POSITION_OFFSET

@@ -12,11 +12,14 @@ import typer
 from rich.progress import Progress
 
 from m3_vdb.cli.output import err, say
+from m3_vdb.encoding.hub import fetch, is_hub_id
 from m3_vdb.errors import MissingExtraError
 
 
 def export_command(
-    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint in BGE-M3 layout, or a LoRA adapter of one.")],
+    checkpoint: Annotated[
+        str, typer.Argument(help="Folder or hub id of a checkpoint in BGE-M3 layout, or of a LoRA adapter of one.")
+    ],
     out: Annotated[Path, typer.Argument(help="Bundle directory to create.")],
     precision: Annotated[str, typer.Option(help="fp32, fp16, or int8 (int8 matrices, 4-bit embeddings).")] = "fp32",
     name: Annotated[str | None, typer.Option(help="The model's name. Default: the directory's.")] = None,
@@ -29,7 +32,8 @@ def export_command(
 
     progress = Progress(console=err, transient=True) if err.is_terminal else None
     with progress or nullcontext():
-        bundle = convert(checkpoint, out, precision=precision, name=name, progress=_shown(progress))
+        folder = fetch(checkpoint) if not Path(checkpoint).exists() and is_hub_id(checkpoint) else Path(checkpoint)
+        bundle = convert(folder, out, precision=precision, name=name, fetch=fetch, progress=_shown(progress))
     size = sum(file.stat().st_size for file in bundle.path.iterdir()) / 2**20
     say(f"{bundle.path}: {bundle.name}, {precision}, {size:.1f} MiB, fingerprint {bundle.fingerprint}")
     for key, value in bundle.config["errors"].items():

@@ -11,8 +11,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from m3_vdb.encoding.bundle import find_bundle
 from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
+from m3_vdb.encoding.hub import find_bundle
 from m3_vdb.encoding.identity import ModelIdentity
 from m3_vdb.errors import EngineError
 from m3_vdb.ingest.ray_engine import RayEngine

@@ -7,17 +7,15 @@ stored with every collection, so that one collection never holds vectors of two 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from m3_vdb.encoding.identity import ModelIdentity
-from m3_vdb.encoding.model_files import AGAIN, brief, check_file, damaged, read_json, read_text_file
+from m3_vdb.encoding.model_files import AGAIN, check_file, damaged, read_json, read_text_file
 from m3_vdb.encoding.tokenizer import TOKENIZER, Tokenizer
 from m3_vdb.errors import BundleError, ConfigError
-from m3_vdb.inputs import read_path
 
 FORMAT: Final = 1
 MODEL, CONFIG, CHECKSUMS = "model.onnx", "m3_config.json", "SHA256SUMS"
@@ -140,35 +138,6 @@ class Bundle:
         return ModelIdentity(self.name, self.fingerprint, self.dense_dim, self.multi_vector_dim)
 
 
-def find_bundle(model: str | os.PathLike[str] | None = None) -> Bundle:
-    """Open a bundle by path or name.
-
-    Args:
-        model: a directory; the name of a built-in model; ``org/name`` of a bundle on the Hugging Face hub, downloaded
-            on first use; None for the default model.
-
-    Returns:
-        The open bundle.
-
-    Raises:
-        BundleError: there is no such bundle, or it is damaged.
-        ConfigError: ``model`` is neither a name nor a path.
-    """
-    models = Path(__file__).parents[1] / "models"
-    if model is None:  # even if the working directory has a folder of that name
-        return Bundle.open(models / DEFAULT_MODEL)
-    path = read_path("model", model)
-    if path.is_dir():
-        return Bundle.open(path)
-    built_in = models / str(model)
-    if "/" not in str(model) and built_in.is_dir():
-        return Bundle.open(built_in)
-    if isinstance(model, str) and model.count("/") == 1 and not model.startswith((".", "/", "~")):
-        return Bundle.open(_download(model))
-    known = sorted(path.name for path in models.iterdir() if path.is_dir() and not path.name.startswith("_"))
-    raise BundleError(f"no model {str(model)!r}: expected a bundle directory, a hub id, or one of {', '.join(known)}")
-
-
 def fingerprint(sums: Mapping[str, str]) -> str:
     """Hash of the checksums of all files but the config: everything that determines the vectors; 16 hex digits."""
     lines = [f"{digest}  {name}" for name, digest in sorted(sums.items()) if name != CONFIG]
@@ -214,15 +183,3 @@ def _read_config(path: Path) -> dict[str, Any]:
         if type(config[field]) is not kind or (kind is int and config[field] < 1):
             raise damaged(path / CONFIG, f"{field} is {config[field]!r}")
     return config
-
-
-def _download(model: str) -> Path:
-    from huggingface_hub import snapshot_download  # noqa: PLC0415 - a second, and only for hub ids
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError  # noqa: PLC0415
-
-    try:
-        return Path(snapshot_download(model, allow_patterns=[f"{MODEL}*", TOKENIZER, CONFIG, CHECKSUMS]))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise BundleError(
-            f"{model} is not a directory here and could not be fetched from the hub: {brief(error)}"
-        ) from error

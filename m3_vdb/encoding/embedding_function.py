@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from m3_vdb.encoding import packing
 from m3_vdb.encoding.bundle import MODEL as MODEL_FILE
-from m3_vdb.encoding.bundle import Bundle, find_bundle
+from m3_vdb.encoding.bundle import Bundle
 from m3_vdb.encoding.forward import output_names, run_batches
+from m3_vdb.encoding.hub import find_bundle
 from m3_vdb.encoding.identity import ModelIdentity
 from m3_vdb.encoding.sessions import Session, open_session
 from m3_vdb.encoding.tokenizer import TokenBatch, Tokenizer, max_text_tokens
@@ -35,8 +36,9 @@ class M3EmbeddingFunction:
     It can be pickled: another process opens the same model with the same options.
 
     Args:
-        model: a bundle's directory, a built-in name, a Hugging Face hub id, or None for the model that ships with
-            m3-vdb.
+        model: the folder of a bundle, a checkpoint (BGE-M3, a fine-tune) or a LoRA adapter; ``org/name`` or
+            ``org/name@revision`` of one of these on the Hugging Face hub; a built-in name; None for the model that
+            ships with m3-vdb. What is not a bundle is converted once, into ``~/.cache/m3-vdb`` (or ``M3VDB_CACHE``).
         runtime: "auto", "onnxruntime" or "openvino".
         device: "auto", "cpu" or "cuda".
         threads: threads per forward pass; None uses all cores.
@@ -67,10 +69,10 @@ class M3EmbeddingFunction:
         mcls_every: int | None = None,
     ) -> None:
         bundle = find_bundle(model)
-        in_folder = model is not None and read_path("model", model).is_dir()
+        folder = None if model is None else read_path("model", model)
         self._bundle: Bundle | None = bundle
         self._opened_with: dict[str, Any] | None = {
-            "model": bundle.path.absolute() if in_folder else model,
+            "model": folder.absolute() if folder is not None and folder.is_dir() else model,
             "runtime": runtime,
             "device": device,
             "threads": threads,

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from m3_vdb import M3EmbeddingFunction
-from m3_vdb.encoding.bundle import find_bundle
+from m3_vdb.encoding.hub import find_bundle
 from m3_vdb.encoding.pooling import DENSE, MULTI_VECTOR, SPARSE
 from m3_vdb.errors import StoreRequestError
 from m3_vdb.evaluation import Collection, Query

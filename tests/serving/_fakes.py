@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from m3_vdb import M3EmbeddingFunction
-from m3_vdb.encoding.bundle import find_bundle
+from m3_vdb.encoding.hub import find_bundle
 from m3_vdb.encoding.pooling import DENSE, MULTI_VECTOR, SPARSE
 from m3_vdb.encoding.sessions import Session
 

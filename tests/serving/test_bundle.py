@@ -13,11 +13,11 @@ from m3_vdb.encoding.bundle import (
     MODEL,
     TOKENIZER,
     Bundle,
-    find_bundle,
     fingerprint,
     sha256,
     write_checksums,
 )
+from m3_vdb.encoding.hub import find_bundle
 from m3_vdb.errors import BundleError
 
 FILES = (MODEL, TOKENIZER, CONFIG, CHECKSUMS)
@@ -180,21 +180,3 @@ def test_an_unknown_model_lists_the_models_that_there_are(model):
 def test_a_directory_without_a_bundle_says_how_to_make_one(tmp_path):
     with pytest.raises(BundleError, match="python -m onnx_export"):
         find_bundle(tmp_path)
-
-
-def test_a_hub_id_that_cannot_be_fetched_is_a_bundle_error(monkeypatch):
-    import huggingface_hub
-
-    def refuse(*_args: object, **_kwargs: object) -> str:
-        raise OSError("offline")
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
-    with pytest.raises(BundleError, match=r"org/name is not a directory here and could not be fetched .*: offline"):
-        find_bundle("org/name")
-
-
-def test_a_hub_id_is_downloaded_and_opened(tiny_bundle, monkeypatch):
-    import huggingface_hub
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_args, **_kwargs: str(tiny_bundle))
-    assert find_bundle("org/name").name == "tiny"

@@ -11,7 +11,8 @@ import torch
 from transformers import AutoTokenizer
 
 from m3_vdb import M3EmbeddingFunction
-from m3_vdb.encoding.bundle import TOKENIZER, find_bundle
+from m3_vdb.encoding.bundle import TOKENIZER
+from m3_vdb.encoding.hub import find_bundle
 from m3_vdb.encoding.tokenizer import CONTROL_PIECES, Tokenizer
 from onnx_export.export import convert
 from train.__main__ import main
