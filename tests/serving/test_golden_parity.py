@@ -1,4 +1,4 @@
-"""Our pipeline computes what FlagEmbedding 1.4 computes: through torch, through the ONNX graph, and in the scores."""
+"""Our pipeline computes what FlagEmbedding 1.4 computes: through torch, the ONNX graph, NumPy, and in the scores."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 
 from m3_vdb import scoring
 from m3_vdb.encoding.pooling import DENSE, MULTI_VECTOR, SPARSE
+from m3_vdb.encoding.tokenizer import TokenBatch
 from m3_vdb.types import M3Embedding
 from m3_vdb.weights import Weights
 from tests.golden.weights import golden_directions
@@ -67,27 +68,36 @@ def run_graph(input_ids, mask):
     return dict(zip(names, arrays, strict=True))
 
 
+def embed(through, input_ids, mask, lengths):
+    if through == "numpy":
+        from onnx_export import reference
+
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        return reference.embed(weights(), TokenBatch(input_ids[mask == 1], offsets, np.zeros(len(lengths), bool)))
+    raw = {"torch": run_torch, "graph": run_graph}[through](input_ids, mask)
+    return unpack(golden(), raw, input_ids, lengths)
+
+
 @cache
 def encode(through: str) -> list[M3Embedding]:
-    run = {"torch": run_torch, "graph": run_graph}[through]
     embeddings: dict[int, M3Embedding] = {}
     for texts in BATCHES:
         input_ids, mask, lengths = golden().batch(texts)
         assert len(set(lengths)) > 1, "every batch has padding"
-        embeddings |= dict(zip(texts, unpack(golden(), run(input_ids, mask), input_ids, lengths), strict=True))
+        embeddings |= dict(zip(texts, embed(through, input_ids, mask, lengths), strict=True))
     return [embeddings[i] for i in range(len(golden().arrays["names"]))]
 
 
-both = pytest.mark.parametrize("through", ["torch", "graph"])
+every_way = pytest.mark.parametrize("through", ["torch", "graph", "numpy"])
 
 
-@both
+@every_way
 def test_dense_vectors_are_those_of_flagembedding(through):
     dense = np.stack([embedding.dense for embedding in encode(through)])
     np.testing.assert_allclose(dense, golden().arrays["dense"], rtol=0, atol=TOLERANCE)
 
 
-@both
+@every_way
 def test_lexical_weights_are_those_of_flagembedding(through):
     entries = 0
     for text, embedding in enumerate(encode(through)):
@@ -98,7 +108,7 @@ def test_lexical_weights_are_those_of_flagembedding(through):
     assert entries > 300
 
 
-@both
+@every_way
 def test_every_multi_vector_row_is_that_of_flagembedding(through):
     file, embeddings = golden(), encode(through)
     directions = golden_directions()
@@ -110,17 +120,16 @@ def test_every_multi_vector_row_is_that_of_flagembedding(through):
     np.testing.assert_allclose(ours, file.arrays["colbert_rows"], rtol=0, atol=TOLERANCE)
 
 
-@both
+@every_way
 @pytest.mark.parametrize("text", [2, 5])
 def test_a_text_alone_equals_the_text_in_a_padded_batch(through, text):
     input_ids, mask, lengths = golden().batch([text])
-    run = {"torch": run_torch, "graph": run_graph}[through]
-    (alone,) = unpack(golden(), run(input_ids, mask), input_ids, lengths)
+    (alone,) = embed(through, input_ids, mask, lengths)
     np.testing.assert_allclose(alone.dense, encode(through)[text].dense, atol=TOLERANCE)
     np.testing.assert_allclose(alone.multi_vector, encode(through)[text].multi_vector, atol=TOLERANCE)
 
 
-@both
+@every_way
 def test_scores_of_pairs_are_those_of_flagembedding(through):
     file, embeddings = golden().arrays, encode(through)
     for pair, (query, passage) in enumerate(file["pairs"]):
@@ -130,7 +139,7 @@ def test_scores_of_pairs_are_those_of_flagembedding(through):
         assert parts.multi_vector == pytest.approx(file["pair_colbert"][pair], abs=TOLERANCE)
 
 
-@both
+@every_way
 def test_fused_scores_are_those_of_compute_score_times_the_sum_of_the_weights(through):
     file, embeddings = golden().arrays, encode(through)
     dense, sparse, colbert = file["score_weights"].tolist()
