@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from m3_vdb import scoring
 from m3_vdb.encoding.pooling import DENSE, MULTI_VECTOR, SPARSE
 from m3_vdb.encoding.tokenizer import TokenBatch
-from m3_vdb.types import M3Embedding
+from m3_vdb.types import M3Embedding, SparseVector
 from m3_vdb.weights import Weights
 from tests.golden.weights import golden_directions
 from tests.serving._golden import Golden, build_model, unpack
@@ -73,7 +74,9 @@ def embed(through, input_ids, mask, lengths):
         from onnx_export import reference
 
         offsets = np.concatenate([[0], np.cumsum(lengths)])
-        return reference.embed(weights(), TokenBatch(input_ids[mask == 1], offsets, np.zeros(len(lengths), bool)))
+        found = reference.embed(weights(), TokenBatch(input_ids[mask == 1], offsets, np.zeros(len(lengths), bool)))
+        used = golden().used  # the model's table holds these rows alone
+        return [replace(one, sparse=SparseVector(used[one.sparse.ids], one.sparse.weights)) for one in found]
     raw = {"torch": run_torch, "graph": run_graph}[through](input_ids, mask)
     return unpack(golden(), raw, input_ids, lengths)
 
