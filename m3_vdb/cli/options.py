@@ -19,7 +19,7 @@ StoreOption = Annotated[
 ]
 GrpcOption = Annotated[bool, typer.Option("--grpc", help="Use gRPC for a Qdrant server.")]
 ModelOption = Annotated[
-    str | None, typer.Option("--model", help="Folder or hub id (BAAI/bge-m3). Default: the model that ships with m3-vdb.")
+    str | None, typer.Option("--model", help="Folder or hub id (BAAI/bge-m3). Default: the model of m3-vdb.")
 ]
 MclsOption = Annotated[
     int | None,
