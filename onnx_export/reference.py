@@ -87,12 +87,12 @@ def layer_norm(weights: Weights, name: str, x: FloatArray) -> FloatArray:
 
 def attention(query: FloatArray, key: FloatArray, value: FloatArray, *, heads: int) -> FloatArray:
     """softmax(Q·Kᵀ / √k) · V for every head, joined: [L, d] each, [L, d]."""
-    length, width = query.shape
-    q, k, v = (part.reshape(length, heads, -1).transpose(1, 0, 2) for part in (query, key, value))  # [h, L, k]
-    scores = q @ k.transpose(0, 2, 1) / np.float32(np.sqrt(width // heads))
-    shares = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    shares /= shares.sum(axis=-1, keepdims=True)
-    joined: FloatArray = (shares @ v).transpose(1, 0, 2).reshape(length, width)
+    joined = np.empty_like(query)
+    width = query.shape[1] // heads
+    for head in (slice(start, start + width) for start in range(0, query.shape[1], width)):
+        scores = query[:, head] @ key[:, head].T / np.float32(np.sqrt(width))
+        shares = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        joined[:, head] = shares / shares.sum(axis=-1, keepdims=True) @ value[:, head]
     return joined
 
 
