@@ -47,6 +47,7 @@ def _benchmark(checkpoint: Path, rows: Path, *options: str) -> tuple[dict[str, A
     return json.loads(line), text
 
 
+@pytest.mark.soak
 def test_ours_alone(tiny_checkpoint: Path, tmp_path: Path) -> None:
     rows = _runs.write_rows(tmp_path / "rows.jsonl")
     found, text = _benchmark(tiny_checkpoint, rows)

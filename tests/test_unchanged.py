@@ -117,11 +117,12 @@ def test_a_collection_encoded_again_from_another_says_how_it_was(embeds, tmp_pat
         assert HybridIndex(embed, store).get(["a", "b", "c"]) == DOCUMENTS
 
 
-def test_of_a_document_given_twice_nothing_of_the_first_version_is_left(opened, embeds):
+def test_of_a_document_that_is_replaced_nothing_of_the_first_version_is_left(opened, embeds):
     split = LongDocuments(plan="split", max_rows=10)
     index = HybridIndex(embeds(), opened, long_documents=split)
     for first, last in ((TEXT * 3, TEXT), (TEXT, TEXT * 3), (TEXT, "short"), ("short", TEXT)):
-        index.add([Document("x", first), Document("y", "short"), Document("x", last)])
+        index.add([Document("x", first), Document("y", "short")])
+        index.add([Document("x", last)])
         assert index.get(["x", "y"]) == [Document("x", last), Document("y", "short")]
         index.delete(["x", "y"])
         assert opened.count() == 0

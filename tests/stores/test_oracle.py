@@ -81,7 +81,7 @@ def test_the_oracle_is_the_formula_over_the_dense_candidates(seed, n, candidates
         scored.append((dense, w[0] * dense + w[1] * lexical + w[2] * sum(best) / len(best), f"d{i}"))
     nearest = sorted(scored, reverse=True)[:candidates]
     expected = sorted((total for _, total, _ in nearest), reverse=True)[offset : offset + limit]
-    asked = {"weights": Weights(*w), "limit": limit, "offset": offset, "candidates": candidates}
+    asked = {"weights": Weights(*w), "limit": limit, "offset": offset, "candidates": candidates, "source": "dense"}
     if limit > candidates and n > candidates:
         with pytest.raises(ConfigError, match=f"pass candidates={limit}"):
             store.query(query, **asked)
@@ -168,6 +168,6 @@ def test_the_oracle_itself_depends_on_the_weights(oracle, preset):
         for name in PRESET_NAMES
     }
     assert len(set(rankings.values())) == len(PRESET_NAMES)
-    hits = oracle.query(query, weights=PRESETS[preset], limit=200, explain=True)
+    hits = oracle.query(query, weights=PRESETS[preset], limit=200, source="dense", explain=True)
     assert any(h.parts.sparse == 0 for h in hits)
     assert any(h.parts.sparse > 0 for h in hits)
