@@ -187,7 +187,7 @@ def _tensor(path: Path, name: str, view: _View) -> Tensor:
 
 
 def _safetensors(path: Path, data: mmap.mmap) -> dict[str, _View]:
-    """A length of 8 bytes, so many bytes of JSON (name → dtype, shape, data_offsets), then the numbers."""
+    """8 bytes with the length N, N bytes of JSON (name → dtype, shape, data_offsets), then the numbers."""
     (length,) = struct.unpack_from("<Q", data)
     start = 8 + length
     if length > MOST_CONTENTS or start > len(data):

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import Progress
 
-from m3_vdb.cli.output import err, say
-from m3_vdb.encoding.hub import fetch, is_hub_id
+from m3_vdb.cli.output import say
+from m3_vdb.encoding.hub import conversion_bar, fetch, is_hub_id
 from m3_vdb.errors import MissingExtraError
 
 
@@ -30,10 +27,9 @@ def export_command(
     from onnx_export.export import convert  # noqa: PLC0415 - an extra
     from onnx_export.verify import Change  # noqa: PLC0415 - an extra
 
-    progress = Progress(console=err, transient=True) if err.is_terminal else None
-    with progress or nullcontext():
-        folder = fetch(checkpoint) if not Path(checkpoint).exists() and is_hub_id(checkpoint) else Path(checkpoint)
-        bundle = convert(folder, out, precision=precision, name=name, fetch=fetch, progress=_shown(progress))
+    folder = fetch(checkpoint) if not Path(checkpoint).exists() and is_hub_id(checkpoint) else Path(checkpoint)
+    with conversion_bar(f"converting {checkpoint}") as progress:
+        bundle = convert(folder, out, precision=precision, name=name, fetch=fetch, progress=progress)
     size = sum(file.stat().st_size for file in bundle.path.iterdir()) / 2**20
     say(f"{bundle.path}: {bundle.name}, {precision}, {size:.1f} MiB, fingerprint {bundle.fingerprint}")
     for key, value in bundle.config["errors"].items():
@@ -41,10 +37,3 @@ def export_command(
     if "change" in bundle.config:
         change = Change(**bundle.config["change"])
         say("warning: " * change.lost + change.summary(precision), style="yellow" if change.lost else None)
-
-
-def _shown(progress: Progress | None) -> Callable[[float, str], None]:
-    if progress is None:
-        return lambda done, what: None
-    task = progress.add_task("", total=1.0)
-    return lambda done, what: progress.update(task, completed=done, description=what)

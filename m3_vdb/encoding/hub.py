@@ -134,6 +134,8 @@ def _fetch(name: str, revision: str | None) -> Path:
 
     try:
         folder = get(_SMALL_FILES, revision)
+        if not (folder / CONFIG).is_file():
+            _require_extra(name)  # before gigabytes are fetched
         for weights in [f"{MODEL}*"] if (folder / CONFIG).is_file() else ["*.safetensors", "*.bin"]:
             get([weights], folder.name)
             if any(folder.glob(weights)):
@@ -147,8 +149,7 @@ def _fetch(name: str, revision: str | None) -> Path:
 
 def _convert(source: Path, out: Path, *, name: str) -> None:
     """Convert to float32; of several processes that open the model at once, one does."""
-    if find_spec("onnx") is None or find_spec("onnx_export") is None:
-        raise MissingExtraError(f"{name} is a checkpoint; converting it to a bundle", extra="export")
+    _require_extra(name)
     from filelock import FileLock  # noqa: PLC0415 - an extra
 
     from onnx_export.export import convert  # noqa: PLC0415 - an extra
@@ -156,12 +157,17 @@ def _convert(source: Path, out: Path, *, name: str) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(out.parent / ".lock"):
         if not (out / CONFIG).is_file():
-            with _progress(f"converting {name}") as progress:
+            with conversion_bar(f"converting {name}") as progress:
                 convert(source, out, name=name, fetch=fetch, progress=progress)
 
 
+def _require_extra(name: str) -> None:
+    if find_spec("onnx") is None or find_spec("onnx_export") is None:
+        raise MissingExtraError(f"{name} is a checkpoint; converting it to a bundle", extra="export")
+
+
 @contextmanager
-def _progress(title: str) -> Iterator[Callable[[float, str], None]]:
+def conversion_bar(title: str) -> Iterator[Callable[[float, str], None]]:
     """A bar on a terminal's standard error: BGE-M3 takes minutes."""
     from rich.console import Console  # noqa: PLC0415 - only where a model is converted
     from rich.progress import Progress  # noqa: PLC0415

@@ -200,3 +200,11 @@ def test_without_the_packages_that_convert_the_install_command_is_said(tiny_chec
     monkeypatch.setattr("m3_vdb.encoding.hub.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"pip install 'm3-vdb\[export\]'"):
         find_bundle(tiny_checkpoint)
+
+
+def test_a_missing_extra_is_said_before_the_weights_are_fetched(hub, repository, monkeypatch):
+    hub.put("org/m3", repository)
+    monkeypatch.setattr("m3_vdb.encoding.hub.find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'm3-vdb\[export\]'"):
+        find_bundle("org/m3")
+    assert not [path for path in hub.requests if "pytorch_model.bin" in path]

@@ -155,7 +155,7 @@ class Run(Generic[C]):
         if given and store.rejected and self.processes.main:
             path = self.config.out / "rejected.txt"
             path.write_text("\n".join(store.rejected) + "\n", encoding="utf-8")
-            self.warn(f"{len(store.rejected)} bad rows were left out, listed in {path}; {len(store)} remain")
+            self.warn(f"{len(store.rejected)} bad rows were skipped, listed in {path}; {len(store)} remain")
         return store
 
     def set_dropout(self, model: nn.Module) -> None:
