@@ -178,7 +178,7 @@ def test_a_row_without_negatives_is_named_unless_no_group_needs_them(tiny_checkp
         run(settings)
     shutil.rmtree(settings.out)
     _, _, warnings = run(replace(settings, on_bad_row="skip"))
-    assert any("1 bad rows were left out" in warning and "23 remain" in warning for warning in warnings)
+    assert any("1 bad rows were skipped" in warning and "23 remain" in warning for warning in warnings)
     assert "line 8" in (settings.out / "rejected.txt").read_text()
     shutil.rmtree(settings.out)
     _, reports, warnings = run(replace(settings, group_size=1))
