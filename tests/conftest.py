@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-# Tokenized rows of tests do not belong into the user's cache; read when ``datasets`` is imported, also by subprocesses.
+# Rows and code of tests do not belong in the user's cache; read when the libraries are imported, also by subprocesses.
 _CACHE = tempfile.TemporaryDirectory(prefix="m3-vdb-tests-")
 os.environ["HF_DATASETS_CACHE"] = _CACHE.name
+os.environ["HF_MODULES_CACHE"] = os.path.join(_CACHE.name, "modules")
 
 # The same examples in every run, and no failure because a machine is busy.
 settings.register_profile("m3", derandomize=True, deadline=None, database=None)

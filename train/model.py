@@ -7,11 +7,12 @@ not losses (``train.losses``) and not serving (``m3_vdb``, whose NumPy pooling i
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -26,6 +27,9 @@ from m3_vdb.encoding.tokenizer import CLS, TokenBatch
 from m3_vdb.types import M3Embedding, SparseVector
 from onnx_export.checkpoint import COLBERT_FILE, POSITION_OFFSET, SPARSE_FILE, read_checkpoint
 from onnx_export.tensors import read_tensors
+
+MODULES: Final = Path(__file__).with_name("m3_modules.py")
+"""The heads as modules of sentence-transformers, which checkpoints carry with them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +145,7 @@ class M3Model(nn.Module):
         return found
 
     def save(self, path: Path, *, tokenizer_json: str, state: Mapping[str, Tensor] | None = None) -> None:
-        """Write the checkpoint: readable by ``load``, by FlagEmbedding and (dense) by sentence-transformers.
+        """Write the checkpoint: readable by ``load``, by FlagEmbedding and by sentence-transformers.
 
         Args:
             path: directory, made if missing.
@@ -160,8 +164,10 @@ class M3Model(nn.Module):
         torch.save(parts["colbert_linear"], path / COLBERT_FILE)
         (path / "tokenizer.json").write_text(tokenizer_json, encoding="utf-8")
         for name, content in _companion_files(self.max_length, self.dim).items():
-            (path / name).parent.mkdir(exist_ok=True)
+            (path / name).parent.mkdir(parents=True, exist_ok=True)
             (path / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        for folder in ("sparse_encoder", "multi_vector_encoder"):
+            shutil.copyfile(MODULES, path / folder / MODULES.name)
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -184,10 +190,13 @@ def quiet() -> Iterator[None]:
 
 
 def _companion_files(max_length: int, dim: int) -> dict[str, Any]:
-    """Small files by which other libraries find tokenizer and pooling (FlagEmbedding #1326: without them, mean)."""
+    """Small files by which other libraries find tokenizer, pooling (FlagEmbedding #1326: without them, mean) and heads.
+
+    To sentence-transformers the checkpoint is a dense model, and two folders in it are a sparse and a multi-vector one.
+    """
     specials = {"bos_token": "<s>", "cls_token": "<s>", "eos_token": "</s>", "sep_token": "</s>"}
     specials |= {"pad_token": "<pad>", "unk_token": "<unk>", "mask_token": "<mask>"}
-    modules = [("0", "", "Transformer"), ("1", "1_Pooling", "Pooling"), ("2", "2_Normalize", "Normalize")]
+    library, own = "sentence_transformers", MODULES.stem
     return {
         "tokenizer_config.json": {
             **specials,
@@ -196,13 +205,42 @@ def _companion_files(max_length: int, dim: int) -> dict[str, Any]:
         },
         "special_tokens_map.json": specials,
         "sentence_bert_config.json": {"max_seq_length": max_length, "do_lower_case": False},
-        "modules.json": [
-            {"idx": int(index), "name": index, "path": path, "type": f"sentence_transformers.models.{kind}"}
-            for index, path, kind in modules
-        ],
+        "modules.json": _modules(
+            ("", f"{library}.models.Transformer"),
+            ("1_Pooling", f"{library}.models.Pooling"),
+            ("2_Normalize", f"{library}.models.Normalize"),
+        ),
         "1_Pooling/config.json": {
             "word_embedding_dimension": dim,
             "pooling_mode_cls_token": True,
             "pooling_mode_mean_tokens": False,
         },
+        "sparse_encoder/config_sentence_transformers.json": {
+            "model_type": "SparseEncoder",
+            "similarity_fn_name": "dot",
+        },
+        "sparse_encoder/modules.json": _modules(
+            ("", f"{own}.CheckpointEncoder"), ("", f"{own}.CheckpointSparseLinear")
+        ),
+        "multi_vector_encoder/config_sentence_transformers.json": {
+            "model_type": "MultiVectorEncoder",
+            "similarity_fn_name": "meanmaxsim",
+        },
+        "multi_vector_encoder/modules.json": _modules(
+            ("", f"{own}.CheckpointEncoder"),
+            ("", f"{own}.CheckpointColbertLinear"),
+            ("2_MultiVectorMask", f"{library}.multi_vector_encoder.modules.MultiVectorMask"),
+            ("3_Normalize", f"{library}.base.modules.Normalize"),
+        ),
+        # M3 has a row for every token but <s>, of queries and documents.
+        "multi_vector_encoder/2_MultiVectorMask/config.json": {
+            "skiplist_words": ["<s>"],
+            "skiplist_tasks": ["query", "document"],
+        },
+        "multi_vector_encoder/3_Normalize/config.json": {"module_input_name": "token_embeddings"},
     }
+
+
+def _modules(*modules: tuple[str, str]) -> list[dict[str, Any]]:
+    """``modules.json`` of sentence-transformers: the folder and class of each module, in the order they run."""
+    return [{"idx": i, "name": str(i), "path": path, "type": kind} for i, (path, kind) in enumerate(modules)]
