@@ -2,7 +2,8 @@
 
 Both formats are a table of contents and raw numbers. The numbers are mapped into memory and become float32 when a
 tensor is read, so a file may be larger than memory. The contents of a ``.bin`` or ``.pt`` are a pickle, which is a
-program: here it may build dictionaries and name tensors, and anything else in it is refused before it is run.
+program: here it may build dictionaries and name tensors, and anything else in it is refused before it is run. Each part
+of such an archive has a checksum, which is compared when the part is first read.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ import pickletools
 import re
 import struct
 import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias, cast
 
@@ -46,45 +49,12 @@ MOST_CONTENTS: Final = 100 * 2**20
 """Bytes of a table of contents, safetensors' own limit."""
 LOCAL_HEADER: Final = struct.Struct("<4s22xHH")
 """Of a file in a zip archive: signature, and the lengths of the name and of the extra field that follow."""
-OPERATIONS: Final = frozenset(
-    [
-        "PROTO",
-        "FRAME",
-        "STOP",
-        "MARK",
-        "MEMOIZE",
-        "BINPUT",
-        "LONG_BINPUT",
-        "BINGET",
-        "LONG_BINGET",
-        "GLOBAL",
-        "STACK_GLOBAL",
-        "REDUCE",
-        "BUILD",
-        "BINPERSID",
-        "EMPTY_DICT",
-        "SETITEM",
-        "SETITEMS",
-        "EMPTY_LIST",
-        "APPEND",
-        "APPENDS",
-        "EMPTY_TUPLE",
-        "TUPLE",
-        "TUPLE1",
-        "TUPLE2",
-        "TUPLE3",
-        "NONE",
-        "NEWTRUE",
-        "NEWFALSE",
-        "BININT",
-        "BININT1",
-        "BININT2",
-        "LONG1",
-        "BINFLOAT",
-        "BINUNICODE",
-        "SHORT_BINUNICODE",
-    ]
-)
+OPERATIONS: Final = frozenset([
+    "PROTO", "FRAME", "STOP", "MARK", "MEMOIZE", "BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET", "GLOBAL",
+    "STACK_GLOBAL", "REDUCE", "BUILD", "BINPERSID", "EMPTY_DICT", "SETITEM", "SETITEMS", "EMPTY_LIST", "APPEND",
+    "APPENDS", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "NONE", "NEWTRUE", "NEWFALSE", "BININT",
+    "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE",
+])  # fmt: skip
 """What a pickle of tensors consists of."""
 
 _KNOWN: Final = re.compile(r"(?:^|\.)((?:embeddings|encoder\.layer|sparse_linear|colbert_linear)\..+)")
@@ -129,7 +99,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
     Raises:
         BundleError: the file is missing or damaged, or holds anything but tensors by name. Reading a tensor raises it
-            where a value is not finite.
+            where a value is not finite or, in an archive with checksums, not as it was written.
     """
     check_file(path)
     try:
@@ -147,12 +117,26 @@ def plain_name(name: str) -> str:
     return found[1] if found else name
 
 
+@dataclass
+class _Member:
+    """A file in an archive, where it lies, and its checksum, 0 where torch was told to compute none."""
+
+    data: memoryview
+    crc: int
+
+    @cached_property
+    def is_intact(self) -> bool:
+        """Whether it is as it was written, as far as is known (torch.serialization.set_crc32_options)."""
+        return not self.crc or zlib.crc32(self.data) == self.crc
+
+
 class _View(NamedTuple):
     """A tensor of a file: its type (``FLOATS`` or ``OTHERS``), and its numbers as they lie there (None for others)."""
 
     kind: str
     shape: tuple[int, ...]
     numbers: NDArray[Any] | None
+    member: _Member | None = None
 
 
 class _NotTensorsError(Exception):
@@ -173,6 +157,8 @@ def _tensor(path: Path, name: str, view: _View) -> Tensor:
     numbers, bfloat16 = view.numbers, view.kind == "BF16"
 
     def read() -> Float32:
+        if view.member is not None and not view.member.is_intact:
+            raise BundleError(f"{path}: {name} is damaged (not the numbers of its checksum): {AGAIN}")
         wide = (
             (numbers.astype(np.uint32) << 16).view(np.float32) if bfloat16 else numbers.astype(np.float32, copy=False)
         )
@@ -238,9 +224,9 @@ def _archive(path: Path, data: mmap.mmap) -> dict[str, _View]:
     if len(contents) != 1:
         raise ValueError("no data.pkl: not a file of torch.save")
     prefix = contents[0].removesuffix("data.pkl")
-    if f"{prefix}byteorder" in files and bytes(_member(data, files[f"{prefix}byteorder"])) != b"little":
+    if f"{prefix}byteorder" in files and _content(data, files[f"{prefix}byteorder"]) != b"little":
         raise ValueError("its numbers are big-endian")
-    program = bytes(_member(data, files[contents[0]], most=MOST_CONTENTS))
+    program = _content(data, files[contents[0]])
     try:
         return _state(program, lambda key: _member(data, files[f"{prefix}data/{key}"]))
     except _NotTensorsError as error:
@@ -249,17 +235,25 @@ def _archive(path: Path, data: mmap.mmap) -> dict[str, _View]:
         ) from error
 
 
-def _member(data: mmap.mmap, info: zipfile.ZipInfo, *, most: int | None = None) -> memoryview:
-    """The bytes of a file in an archive, where they lie."""
+def _content(data: mmap.mmap, info: zipfile.ZipInfo) -> bytes:
+    """The bytes of a small file in an archive."""
+    if info.file_size > MOST_CONTENTS:
+        raise ValueError(f"{info.filename} has {info.file_size:,} bytes")
+    member = _member(data, info)
+    if not member.is_intact:
+        raise ValueError(f"{info.filename} is not what its checksum says")
+    return bytes(member.data)
+
+
+def _member(data: mmap.mmap, info: zipfile.ZipInfo) -> _Member:
+    """A file in an archive, where it lies."""
     signature, name, extra = LOCAL_HEADER.unpack_from(data, info.header_offset)
     begin = info.header_offset + LOCAL_HEADER.size + name + extra
     if signature != b"PK\x03\x04" or info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
         raise ValueError(f"{info.filename} is compressed, encrypted or elsewhere")
     if info.file_size != info.compress_size or begin + info.file_size > len(data):
         raise ValueError(f"{info.filename} is not whole")
-    if most is not None and info.file_size > most:
-        raise ValueError(f"{info.filename} has {info.file_size:,} bytes")
-    return memoryview(data)[begin : begin + info.file_size]
+    return _Member(memoryview(data)[begin : begin + info.file_size], info.CRC)
 
 
 class _Storage(NamedTuple):
@@ -268,10 +262,11 @@ class _Storage(NamedTuple):
     kind: str
     numbers: NDArray[Any] | None
     size: int
+    member: _Member
 
 
-def _state(program: bytes, member: Callable[[str], memoryview]) -> dict[str, _View]:
-    """The tensors that a pickle names; ``member`` gives the bytes of a storage by its key.
+def _state(program: bytes, member: Callable[[str], _Member]) -> dict[str, _View]:
+    """The tensors that a pickle names; ``member`` gives the file of a storage by its key.
 
     Raises:
         _NotTensorsError: it is a pickle of something else.
@@ -290,7 +285,7 @@ def _state(program: bytes, member: Callable[[str], memoryview]) -> dict[str, _Vi
 class _Unpickler(pickle.Unpickler):
     """An unpickler that imports nothing and knows three functions, all of them harmless."""
 
-    def __init__(self, program: io.BytesIO, member: Callable[[str], memoryview]) -> None:
+    def __init__(self, program: io.BytesIO, member: Callable[[str], _Member]) -> None:
         super().__init__(program)
         self.member = member
 
@@ -313,9 +308,9 @@ class _Unpickler(pickle.Unpickler):
         if what != "storage" or type(kind) is not str or type(key) is not str:
             raise ValueError(f"an unknown object {what!r}")
         member = self.member(key)
-        if len(member) != size * _width(kind):
-            raise ValueError(f"data/{key} has {len(member):,} bytes, expected {size} of {kind}")
-        return _Storage(kind, np.frombuffer(member, FLOATS[kind]) if kind in FLOATS else None, size)
+        if len(member.data) != size * _width(kind):
+            raise ValueError(f"data/{key} has {len(member.data):,} bytes, expected {size} of {kind}")
+        return _Storage(kind, np.frombuffer(member.data, FLOATS[kind]) if kind in FLOATS else None, size, member)
 
 
 class _Function:
@@ -336,13 +331,13 @@ class _Function:
 def _strided(storage: _Storage, offset: int, shape: Sequence[int], strides: Sequence[int], *_: object) -> _View:
     """A tensor of a storage: element (i, j) is number offset + i·strides[0] + j·strides[1]."""
     (offset,), shape, strides = _whole([offset]), _whole(shape), _whole(strides)
-    kind, numbers, total = storage
+    kind, numbers, total, member = storage
     last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
     if math.prod(shape) and last >= total:
         raise ValueError(f"a tensor {list(shape)} ends beyond its storage")
     if numbers is None:
         return _View(kind, shape, None)
     if not math.prod(shape):
-        return _View(kind, shape, numbers[:0].reshape(shape))
+        return _View(kind, shape, numbers[:0].reshape(shape), member)
     steps = [numbers.itemsize * stride for stride in strides]
-    return _View(kind, shape, np.lib.stride_tricks.as_strided(numbers[offset:], shape, steps, writeable=False))
+    return _View(kind, shape, np.lib.stride_tricks.as_strided(numbers[offset:], shape, steps, writeable=False), member)

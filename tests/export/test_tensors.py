@@ -187,3 +187,38 @@ def test_a_value_that_is_not_finite_is_named_when_it_is_read(tmp_path: Path, val
     found["a"].read()
     with pytest.raises(BundleError, match=r"a\.bin: b has NaN or infinity"):
         found["b"].read()
+
+
+@pytest.mark.parametrize("harm", ["a bit", "a half"])
+def test_a_damaged_tensor_of_an_archive_is_named_when_it_is_read(tmp_path: Path, harm: str):
+    path, ones = tmp_path / "a.bin", np.ones(4000, np.float32).tobytes()
+    torch.save({"a": torch.ones(4000), "b": torch.zeros(3), "turned": torch.full((2, 2), 3.0).T}, path)
+    whole = path.read_bytes()
+    harmed = bytes([ones[0] ^ 1]) + ones[1:] if harm == "a bit" else ones[:8000] + bytes(8000)
+    assert whole.count(ones) == 1
+    path.write_bytes(whole.replace(ones, harmed))
+    found = read_tensors(path)
+    assert found["b"].read().sum() == 0
+    assert found["turned"].read().sum() == 12
+    for _ in range(2):
+        with pytest.raises(BundleError, match=r"a\.bin: a is damaged \(.*checksum\): copy or download it again"):
+            found["a"].read()
+
+
+def test_a_damaged_table_of_contents_of_an_archive(tmp_path: Path):
+    torch.save({"weight": torch.ones(4)}, tmp_path / "a.bin")
+    whole = (tmp_path / "a.bin").read_bytes()
+    (tmp_path / "a.bin").write_bytes(whole.replace(b"weight", b"heavy!"))
+    with pytest.raises(BundleError, match=r"a\.bin is damaged \(a/data\.pkl is not what its checksum says\)"):
+        read_tensors(tmp_path / "a.bin")
+
+
+def test_an_archive_that_torch_wrote_without_checksums_is_read(tmp_path: Path):
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save({"a": torch.ones(4)}, tmp_path / "a.bin")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    with zipfile.ZipFile(tmp_path / "a.bin") as archive:
+        assert {info.CRC for info in archive.infolist()} == {0}
+    assert read_tensors(tmp_path / "a.bin")["a"].read().sum() == 4
