@@ -13,9 +13,11 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any, Final
 
 _OPENVINO: Final = "openvino_telemetry"
+_CONVERTER: Final = "openvino.tools.ovc"
 _importing = threading.RLock()
 
 
@@ -50,6 +52,33 @@ def no_usage_data() -> Iterator[None]:
         finally:
             del modules[_OPENVINO]
             modules.update(before)
+
+
+def import_openvino() -> Any:  # noqa: ANN401 - the module openvino, optional
+    """OpenVINO without its converter of models, which takes longer to import than all the rest.
+
+    ``openvino.convert_model`` is imported when somebody asks for it.
+    """
+    modules: dict[str, Any] = sys.modules
+    with no_usage_data():
+        early = "openvino" not in modules
+        if early:
+            modules[_CONVERTER] = None  # openvino takes it for not installed
+        try:
+            import openvino  # noqa: PLC0415 - optional
+        finally:
+            if early:
+                del modules[_CONVERTER]
+
+    def convert_model(name: str) -> Any:  # noqa: ANN401
+        if name != "convert_model":
+            raise AttributeError(f"module 'openvino' has no attribute {name!r}")
+        with no_usage_data():
+            return import_module(_CONVERTER).convert_model
+
+    if early:
+        openvino.__getattr__ = convert_model
+    return openvino
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -20,6 +21,7 @@ from m3_vdb.encoding.bundle import Bundle
 from m3_vdb.encoding.forward import output_names, run_batches
 from m3_vdb.encoding.hub import find_bundle
 from m3_vdb.encoding.identity import ModelIdentity
+from m3_vdb.encoding.runtimes import choose_runtime
 from m3_vdb.encoding.sessions import Session, open_session
 from m3_vdb.encoding.tokenizer import TokenBatch, Tokenizer, max_text_tokens
 from m3_vdb.errors import BundleError, ConfigError, ItemError, TruncationError
@@ -80,8 +82,11 @@ class M3EmbeddingFunction:
         self._set_options(bundle.identity, bundle.max_length, max_length, on_truncate, batch_tokens, mcls_every)
         if mcls_every is not None:
             bundle.require_mcls()
-        self.tokenizer: Tokenizer = bundle.read_tokenizer()
-        self.session: Session = open_session(bundle.path / MODEL_FILE, runtime=runtime, device=device, threads=threads)
+        chosen = choose_runtime(runtime, device)  # imports the runtime, which needs the interpreter's lock
+        with ThreadPoolExecutor(1) as other:  # the model is loaded while the tokenizer is: each takes half a second
+            opening = other.submit(open_session, bundle.path / MODEL_FILE, chosen, threads=threads)
+            self.tokenizer: Tokenizer = bundle.read_tokenizer()
+            self.session: Session = opening.result()
 
     @classmethod
     def from_parts(

@@ -157,7 +157,7 @@ class Searcher:
         )
         self.documents: int = filled.documents
         embed = settings.embed
-        runtime = embed.session.description  # bfloat16 ranks a little differently from float32
+        runtime = embed.session.description.partition(" (")[0]  # bfloat16 ranks a little differently from float32
         about = (filled.digest, embed.identity.fingerprint, runtime, settings.store)
         self._workspace = Workspace(settings.out / file_name(collection.name), repr(about))
         texts = [(name, query.text) for name, query in collection.queries.items()]

@@ -21,7 +21,7 @@ def session(exported, request):
     path = exported["fp32"][0] / "model.onnx"
     if request.param == "onnxruntime":
         return OnnxRuntimeSession(path)
-    return OpenVinoSession(path, bf16=False)
+    return OpenVinoSession(path, arithmetic="f32")
 
 
 on_both_runtimes = pytest.mark.parametrize("session", ["onnxruntime", "openvino"], indirect=True)

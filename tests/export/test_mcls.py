@@ -79,7 +79,7 @@ def unit(rows: list[np.ndarray]) -> np.ndarray:
 
 def open_session(path: Path, runtime: str):
     model = path / "model.onnx"
-    return OnnxRuntimeSession(model) if runtime == "onnxruntime" else OpenVinoSession(model, bf16=False)
+    return OnnxRuntimeSession(model) if runtime == "onnxruntime" else OpenVinoSession(model, arithmetic="f32")
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])

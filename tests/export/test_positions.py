@@ -56,7 +56,7 @@ def test_the_graph_equals_torch_beyond_the_first_positions(repeated):
     with torch.inference_mode():
         expected = model(torch.from_numpy(ids), torch.from_numpy(mask))
     path = bundle.path / "model.onnx"
-    for session in (OnnxRuntimeSession(path), OpenVinoSession(path, bf16=False)):
+    for session in (OnnxRuntimeSession(path), OpenVinoSession(path, arithmetic="f32")):
         raw = session.run(["dense_vecs", "sparse_vecs", "colbert_vecs"], ids, mask)
         for text, length in enumerate(mask.sum(axis=1)):
             assert_close(values_of_text(raw, text, length), values_of_output(expected, text, length))

@@ -11,10 +11,9 @@ from textwrap import dedent
 import numpy as np
 import pytest
 
-from m3_vdb.encoding import sessions as session_module
 from m3_vdb.encoding.pooling import DENSE, MULTI_VECTOR, SPARSE
-from m3_vdb.encoding.sessions import OnnxRuntimeSession, OpenVinoSession, open_session
-from m3_vdb.errors import BundleError, ConfigError, M3Error, MissingExtraError
+from m3_vdb.encoding.sessions import OnnxRuntimeSession, OpenVinoSession
+from m3_vdb.errors import BundleError, M3Error
 
 OUTPUTS = (DENSE, SPARSE, MULTI_VECTOR)
 SUBSETS = [subset for size in (1, 2, 3) for subset in combinations(OUTPUTS, size)]
@@ -30,7 +29,7 @@ def model(tiny_bundle: Path) -> Path:
 def open_named(name: str, model: Path):
     if name == "onnxruntime":
         return OnnxRuntimeSession(model, threads=1)
-    return OpenVinoSession(model, threads=1, bf16=False)
+    return OpenVinoSession(model, threads=1, arithmetic="f32")
 
 
 @pytest.fixture(scope="module", params=["onnxruntime", "openvino"])
@@ -140,51 +139,6 @@ def test_the_description_names_the_runtime(session):
     kind = "onnxruntime" if isinstance(session, OnnxRuntimeSession) else "openvino"
     assert session.description.startswith(f"{kind} 2" if kind == "openvino" else f"{kind} 1")
     assert "cpu" in session.description
-
-
-@pytest.mark.parametrize(
-    "choice", [{"runtime": "tensorrt"}, {"device": "tpu"}, {"runtime": "ONNXRUNTIME"}, {"device": ""}]
-)
-def test_an_unknown_runtime_or_device_lists_what_there_is(model, choice):
-    with pytest.raises(ConfigError, match=r"'auto', 'onnxruntime', 'openvino'.*'auto', 'cpu', 'cuda'"):
-        open_session(model, **choice)
-
-
-def test_openvino_on_a_gpu_is_refused_with_the_alternative(model):
-    with pytest.raises(ConfigError, match="runtime='onnxruntime' with device='cuda'"):
-        open_session(model, runtime="openvino", device="cuda")
-
-
-@pytest.mark.filterwarnings("ignore:Specified provider")
-def test_cuda_where_there_is_none_says_what_to_install(model):
-    if session_module._has_cuda():
-        pytest.skip("this onnxruntime has CUDA")
-    with pytest.raises(ConfigError, match=r"pip install 'm3-vdb\[gpu\]'"):
-        open_session(model, device="cuda")
-
-
-def test_openvino_that_is_not_installed_says_what_to_install(model, monkeypatch):
-    monkeypatch.setattr(session_module, "find_spec", lambda _: None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'm3-vdb\[openvino\]'") as caught:
-        open_session(model, runtime="openvino")
-    assert caught.value.extra == "openvino"
-
-
-def test_auto_without_openvino_takes_onnxruntime(model, monkeypatch):
-    monkeypatch.setattr(session_module, "find_spec", lambda _: None)
-    monkeypatch.setattr(session_module, "_has_cuda", lambda: False)
-    assert isinstance(open_session(model), OnnxRuntimeSession)
-
-
-@pytest.mark.parametrize(("native", "kind"), [(True, OpenVinoSession), (False, OnnxRuntimeSession)])
-def test_auto_takes_openvino_only_where_bfloat16_is_native(model, monkeypatch, native, kind):
-    monkeypatch.setattr(session_module, "_has_cuda", lambda: False)
-    monkeypatch.setattr(session_module, "_native_bf16", lambda: native)
-    assert isinstance(open_session(model), kind)
-
-
-def test_a_named_runtime_is_taken(model):
-    assert isinstance(open_session(model, runtime="onnxruntime", device="cpu"), OnnxRuntimeSession)
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
