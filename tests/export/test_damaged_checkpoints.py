@@ -102,25 +102,12 @@ def test_a_vocabulary_that_is_too_small_is_refused_by_name(tiny_checkpoint: Path
         convert(folder, tmp_path / "out")
 
 
-@pytest.mark.parametrize("command", ["onnx_export", "train"])
-def test_a_command_writes_this_line_alone(tiny_checkpoint: Path, tmp_path: Path, command: str) -> None:
+def test_the_command_writes_this_line_alone(tiny_checkpoint: Path, tmp_path: Path) -> None:
     damage, file, said = DAMAGE["objects"]
     folder = Path(shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint"))
     damage(folder)
-    rows = tmp_path / "rows.jsonl"
-    rows.write_text('{"query": "the", "pos": ["search"], "neg": ["index"]}\n' * 4)
-    arguments = {
-        "onnx_export": [folder, tmp_path / "out"],
-        "train": ["finetune", "--model", folder, "--data", rows, "--out", tmp_path / "out", "--device", "cpu"],
-    }[command]
-    done = subprocess.run(
-        [sys.executable, "-m", command, *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    command = [sys.executable, "-m", "onnx_export", str(folder), str(tmp_path / "out")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ")

@@ -1,11 +1,7 @@
-"""Script: gradients of one global batch, by however many processes run it; process 0 writes them.
-
-torchrun --nproc_per_node W tests/train/_gradients.py CHECKPOINT ROWS OUT [ddp|fsdp] [memory …]
-"""
+"""Gradients of one global batch, by however many processes run it."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import torch
@@ -37,7 +33,9 @@ ROWS = torch.arange(11).numpy()
 """Eleven rows: no number of processes divides them."""
 
 
-def make_task(checkpoint: Path, rows: Path, objective: Objective, memory: str, parallel: str) -> ContrastiveTask:
+def make_task(
+    checkpoint: Path, rows: Path, store: RowStore, objective: Objective, memory: str, parallel: str
+) -> ContrastiveTask:
     config = FinetuneConfig(
         model=checkpoint,
         data=[rows],
@@ -52,7 +50,6 @@ def make_task(checkpoint: Path, rows: Path, objective: Objective, memory: str, p
     )
     json = (checkpoint / "tokenizer.json").read_text(encoding="utf-8")
     run = Run(config, json, Processes(config), report=lambda step: None, warn=print)
-    store = RowStore([rows], json, Lengths(16, 48))
     return ContrastiveTask(run, M3Model.load(checkpoint), store, Draw(4, 0), [("test", Phase(steps=1))])
 
 
@@ -73,9 +70,10 @@ def full(gradient: Tensor) -> Tensor:
 
 def collect(checkpoint: Path, rows: Path, parallel: str, memories: list[str]) -> dict[str, Tensor]:
     collected: dict[str, Tensor] = {}
+    store = RowStore([rows], (checkpoint / "tokenizer.json").read_text(encoding="utf-8"), Lengths(16, 48))
     for memory in memories:
         for name, (phase, objective) in CASES.items():
-            task = make_task(checkpoint, rows, objective, memory, parallel)
+            task = make_task(checkpoint, rows, store, objective, memory, parallel)
             task.begin(phase)
             task.model.train()
             wrapped = task._processes.wrap(task.model, task.layers)
@@ -85,9 +83,9 @@ def collect(checkpoint: Path, rows: Path, parallel: str, memories: list[str]) ->
     return collected
 
 
-if __name__ == "__main__":
-    checkpoint, rows, out, parallel, *memories = sys.argv[1:]
-    found = collect(Path(checkpoint), Path(rows), parallel, memories)
+def write_gradients(out: Path, checkpoint: Path, rows: Path, parallel: str, memories: list[str]) -> None:
+    """What one of several processes does: the first one writes the file."""
+    found = collect(checkpoint, rows, parallel, memories)
     if rank() == 0:
         save_file(found, out)
     leave_processes()

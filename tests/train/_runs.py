@@ -69,3 +69,11 @@ def run(settings: FinetuneConfig) -> tuple[Outcome, list[StepReport], list[str]]
 def tensors(checkpoint: Path) -> dict[str, torch.Tensor]:
     """Every parameter of a checkpoint."""
     return M3Model.load(checkpoint).state_dict()
+
+
+def assert_same(first: Path, second: Path) -> None:
+    """The same parameters, bit for bit."""
+    expected, found = tensors(first), tensors(second)
+    assert expected.keys() == found.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], tensor), name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from importlib import import_module
@@ -87,15 +88,14 @@ def test_extend_makes_room_and_leaves_short_texts_as_they_were(tiny_checkpoint, 
     assert said.splitlines()[-1].startswith("error: max_length=8: the encoder reads")
 
 
-def test_a_run_writes_checkpoint_card_and_picture_and_says_what_comes_next(tiny_checkpoint, tmp_path):
-    """In a process of its own; a settings file is overridden by the options after it."""
+def test_a_run_writes_checkpoint_card_and_picture_and_says_what_comes_next(tiny_checkpoint, tmp_path, train):
+    """A settings file is overridden by the options after it."""
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("group_size: 2\nphases:\n  unified:\n    steps: 5\n    self_distill: false\n", encoding="utf-8")
-    command = [sys.executable, "-m", "train", "finetune", "--config", recipe, *fast(tiny_checkpoint, tmp_path)]
-    done = subprocess.run([*map(str, command)], cwd=ROOT, capture_output=True, text=True, check=False, timeout=600)
-    assert done.returncode == 0, done.stderr
+    code, _, said = train("finetune", "--config", recipe, *fast(tiny_checkpoint, tmp_path))
+    assert code == 0, said
     checkpoint = tmp_path / "out" / "step-000002"
-    *_, step, cost, following, last = done.stderr.splitlines()
+    *_, step, cost, following, last = said.splitlines()
     assert step.startswith("step 2 of 2, 0:00:0"), "where there is no terminal, progress is lines"
     assert cost.startswith("2 optimiser steps over ")
     assert following == f"next: python -m onnx_export {checkpoint} BUNDLE, then --model BUNDLE for m3-vdb"
@@ -166,6 +166,17 @@ def test_a_bad_row_is_named_with_brackets_intact(tiny_checkpoint, tmp_path, trai
     assert code == 1
     expected = f'error: {tmp_path / "rows.jsonl"}, line 1: expected {{"query": str, "pos": [str], "neg": [str]}}'
     assert said.splitlines()[-1].startswith(expected)
+
+
+def test_a_damaged_checkpoint_is_one_line(tiny_checkpoint, tmp_path, train):
+    folder = Path(shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint"))
+    torch.save(torch.nn.Linear(64, 1), folder / "sparse_linear.pt")
+    code, _, said = train("finetune", *fast(folder, tmp_path))
+    assert code == 1
+    (line,) = said.splitlines()
+    assert line.startswith("error: ")
+    assert "sparse_linear.pt" in line
+    assert "Python objects" in line
 
 
 def test_short_options_for_length_and_rate_of_a_fine_tuning(tiny_checkpoint, tmp_path, train):

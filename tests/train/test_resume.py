@@ -1,32 +1,22 @@
-"""Killed, interrupted and resumed runs end with the weights of a run that was left alone, bit for bit."""
+"""Killed and resumed runs end with the weights of a run that was left alone, bit for bit."""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-import torch
 from rich.console import Console
 
 from m3_vdb.errors import ConfigError
-from tests._soak import soak
 from tests.train._collections import write_collection
-from tests.train._runs import UNIFIED, config, run, tensors
+from tests.train._runs import UNIFIED, assert_same, config, run
 from train.commands import train
 from train.config import Batching, LoRA, Phase, Refresh, Schedule, Watch
 from train.engine.card import write_card
-from train.engine.checkpoint import last_checkpoint
 from train.model import M3Model
 from train.retrieval.config import MineOptions
 
-ROOT = Path(__file__).parents[2]
 SCHEDULE = Schedule(
     dense=Phase(steps=3, losses=["dense"], train=["encoder"], learning_rate=1e-3),
     heads=Phase(steps=3, losses=["sparse", "multi_vector"], train=["sparse", "multi_vector"], head_learning_rate=1e-2),
@@ -48,13 +38,6 @@ def killed_at(settings, step: int) -> None:
 
     with pytest.raises(Killed):
         contrastive(settings, report=report, warn=lambda text: None)
-
-
-def assert_same(first: Path, second: Path) -> None:
-    expected, found = tensors(first), tensors(second)
-    assert expected.keys() == found.keys()
-    for name, tensor in expected.items():
-        assert torch.equal(found[name], tensor), name
 
 
 VARIANTS = {
@@ -122,65 +105,3 @@ def test_a_finished_run_says_so_without_loading_a_model_and_refuses_other_settin
     assert sorted((path, path.stat().st_mtime_ns) for path in settings.out.rglob("*")) == before
     with pytest.raises(ConfigError, match=r"group_size: 3 → 2"):
         run(replace(settings, resume=True, group_size=2))
-
-
-def start(tiny_checkpoint: Path, folder: Path, *more: str) -> subprocess.Popen[str]:
-    """A real process with a long schedule and a checkpoint every third step."""
-    settings = config(tiny_checkpoint, folder)
-    arguments = ["--model", tiny_checkpoint, "--data", settings.data[0], "--out", folder / "out", "--device", "cpu"]
-    arguments += ["--precision", "fp32", "--batching.rows", "6", "--batching.tokens", "0", "--group_size", "3"]
-    arguments += ["--query_max_length", "16", "--passage_max_length", "24", "--save_every", "3", "--dropout", "0.1"]
-    command = [sys.executable, "-m", "train", "finetune", *map(str, arguments), *more]
-    return subprocess.Popen(
-        command,
-        cwd=ROOT,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"COLUMNS": "200", "OMP_NUM_THREADS": "1"},
-    )
-
-
-def wait_for_step(out: Path, step: int, process: subprocess.Popen[str]) -> None:
-    end = time.monotonic() + 120
-    while time.monotonic() < end:
-        log = out / "training.jsonl"
-        if log.is_file() and len(log.read_text().splitlines()) >= step:
-            return
-        assert process.poll() is None, process.stderr.read() if process.stderr else ""
-        time.sleep(0.01)
-    raise AssertionError(f"no step {step} in two minutes")
-
-
-STEPS = ("--phases.unified.steps", "30")
-
-
-@pytest.fixture(scope="module")
-def left_alone(tiny_checkpoint, tmp_path_factory) -> Path:
-    """The last checkpoint of a process that nobody disturbed."""
-    folder = tmp_path_factory.mktemp("left_alone")
-    process = start(tiny_checkpoint, folder, *STEPS)
-    said = process.communicate(timeout=250)[1]
-    assert process.returncode == 0, said
-    return folder / "out" / "step-000030"
-
-
-@pytest.mark.parametrize("number", [signal.SIGKILL, *soak([signal.SIGTERM, signal.SIGINT])])
-def test_a_real_process_survives_a_real_signal(tiny_checkpoint, tmp_path, left_alone, number):
-    out = tmp_path / "out"
-    killed = start(tiny_checkpoint, tmp_path, *STEPS)
-    wait_for_step(out, 7, killed)
-    killed.send_signal(number)
-    message = killed.communicate(timeout=60)[1]
-    if number == signal.SIGKILL:
-        assert killed.returncode == -signal.SIGKILL
-    else:
-        assert killed.returncode == 130, message
-        assert "stopped: interrupted; the same command with --resume true resumes" in " ".join(message.split())
-        line = json.loads((out / "training.jsonl").read_text().splitlines()[-1])
-        last = last_checkpoint(out)
-        assert last is not None
-        assert int(last.name.removeprefix("step-")) == line["step"] < 30  # nothing that was done is lost
-    resumed = start(tiny_checkpoint, tmp_path, *STEPS, "--resume", "true")
-    message = resumed.communicate(timeout=250)[1]
-    assert resumed.returncode == 0, message
-    assert_same(left_alone, out / "step-000030")
