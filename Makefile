@@ -13,6 +13,8 @@ DOCUMENTED := m3_vdb $(addprefix m3_vdb.,errors types weights filters scoring en
   encoding.long_documents stores stores.base stores.options stores.transfer ingest evaluation)
 NO_DEPRECATIONS := -W error::DeprecationWarning -W error::PendingDeprecationWarning -W error::FutureWarning
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Compiled files are kept: without them, importing torch and transformers takes twice as long in every process.
+unexport PYTHONDONTWRITEBYTECODE
 # Constraints only fix versions, so pip still takes torch's CPU build if it finds one.
 export PIP_CONSTRAINT := $(LOCK)
 export PIP_BUILD_CONSTRAINT := $(LOCK)
