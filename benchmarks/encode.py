@@ -3,6 +3,9 @@
 Runtimes take turns inside every round, so that a machine whose speed drifts is fair to all; medians are printed, and
 ratios of one run are what to quote. Forwards and padded tokens do not depend on the machine. Peak memory is that of a
 fresh process that loads the model and encodes the mixed texts once. The last line is one JSON object.
+
+``--callers 1,4,16`` measures a server's load: so many threads encode short queries, one per call, with the embedding
+function itself and with a ``Coalescer`` before it.
 """
 
 from __future__ import annotations
@@ -12,6 +15,8 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -21,6 +26,7 @@ import typer
 
 from benchmarks.common import CORPUS, MACHINE
 from m3_vdb import M3EmbeddingFunction
+from m3_vdb.encoding.coalesce import Coalescer
 from m3_vdb.errors import MissingExtraError
 
 
@@ -58,6 +64,45 @@ def measure(functions: dict[str, M3EmbeddingFunction], texts: list[str], *, roun
     }
 
 
+def measure_callers(
+    functions: dict[str, M3EmbeddingFunction], queries: list[str], callers: list[int], *, rounds: int
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Queries per second and latency (ms) of each function, alone and coalesced, in turns, by number of callers."""
+    ways: dict[str, Callable[[list[str]], object]] = {}
+    fronts = {name: Coalescer(function) for name, function in functions.items()}
+    for name, function in functions.items():
+        ways |= {name: function.encode_queries, f"{name}, coalesced": fronts[name].encode_queries}
+    result: dict[str, dict[str, dict[str, float]]] = {}
+    for count in callers:
+        speeds: dict[str, list[float]] = {name: [] for name in ways}
+        latencies: dict[str, list[float]] = {name: [] for name in ways}
+        for turn in range(rounds + 1):
+            for name, encode in ways.items():
+
+                def timed(query: str, encode: Callable[[list[str]], object] = encode) -> float:
+                    begun = time.perf_counter()
+                    encode([query])
+                    return time.perf_counter() - begun
+
+                with ThreadPoolExecutor(count) as pool:
+                    begun = time.perf_counter()
+                    times = list(pool.map(timed, queries))
+                    if turn:  # the first round warms up
+                        speeds[name].append(len(queries) / (time.perf_counter() - begun))
+                        latencies[name] += times
+        result[str(count)] = {
+            name: {
+                "queries_per_s": round(statistics.median(speeds[name]), 1),
+                "p50_ms": round(1000 * float(np.quantile(latencies[name], 0.5)), 2),
+                "p95_ms": round(1000 * float(np.quantile(latencies[name], 0.95)), 2),
+            }
+            for name in ways
+        }
+    for front in fronts.values():
+        front.close()
+    return result
+
+
 def peak_memory(runtime: str, model: str | None, corpus: Path, texts: int) -> float:
     """MiB at the peak of a fresh process that loads the model and encodes the mixed texts."""
     code = (
@@ -78,12 +123,13 @@ def main(
     rounds: Annotated[int, typer.Option(help="Counted rounds after a warm-up.")] = 5,
     texts: Annotated[int, typer.Option(help="Documents of the mixed workload.")] = 128,
     corpus: Annotated[Path, typer.Option(help="JSONL with text and title.")] = CORPUS,
+    callers: Annotated[str, typer.Option(help="Threads that encode queries, such as 1,4,16; nothing else then.")] = "",
 ) -> None:
     """Compare the runtimes on this machine."""
     functions: dict[str, M3EmbeddingFunction] = {}
     memory: dict[str, float] = {}
     for runtime in runtimes.split(","):  # all memory is measured before a model is opened here: a child inherits a peak
-        if runtime == "onnxruntime" or find_spec(runtime) is not None:
+        if not callers and (runtime == "onnxruntime" or find_spec(runtime) is not None):
             memory[runtime] = round(peak_memory(runtime, model, corpus, texts), 1)
     for runtime in runtimes.split(","):
         try:
@@ -92,6 +138,11 @@ def main(
             typer.echo(f"left out: {error}")
     result: dict[str, object] = {"machine": MACHINE, "rounds": rounds}
     result["runtimes"] = {name: function.session.description for name, function in functions.items()}
+    if callers:
+        queries = workloads(corpus, texts=texts)["short"]
+        result["callers"] = measure_callers(functions, queries, [int(n) for n in callers.split(",")], rounds=rounds)
+        typer.echo(json.dumps(result))
+        return
     typer.echo(
         f"{'workload':10} {'runtime':12} {'tokens/s':>10} {'ms':>9} {'forwards':>9} {'padded/real':>12} {'ratio':>6}"
     )

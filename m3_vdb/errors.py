@@ -14,6 +14,7 @@ these; any other exception that reaches you is a bug.
     ├── MissingExtraError (ImportError) an optional package is needed; the message is the install command
     ├── BundleError                     a model on disk is missing, incomplete or damaged
     ├── EngineError                     a cluster or one of its workers failed
+    ├── BusyError                       too many requests wait to be encoded
     └── StoreError
         ├── StoreUrlError (ValueError)  unrecognised store URL
         ├── StoreConnectionError        the database did not answer
@@ -111,6 +112,10 @@ class ModelOutputError(ItemError):
 
 class EngineError(M3Error):
     """A cluster that encodes failed, or one of its workers did, and no document caused it."""
+
+
+class BusyError(M3Error):
+    """Too many requests wait to be encoded; a retry may succeed."""
 
 
 class StoreError(M3Error):

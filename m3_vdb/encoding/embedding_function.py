@@ -300,13 +300,25 @@ class M3EmbeddingFunction:
                 raise error.at(done + error.index) from error.__cause__
             done += len(chunk)
 
+    def tokenize(self, texts: Iterable[str], *, max_length: int | None = None) -> TokenBatch:
+        """The tokens of texts as ``encode_documents`` would encode them; ``encode_usable`` takes them.
+
+        Args:
+            texts: n strings, any iterable.
+            max_length: tokens to keep per text; None keeps the maximum of this embedding function.
+
+        Raises:
+            TextError, TruncationError, ConfigError: as ``encode_documents``.
+        """
+        return self._tokenize(texts, max_length, stacklevel=4)
+
     def encode_usable(
         self, tokens: TokenBatch, *, passed: Callable[[int, int], None] | None = None
     ) -> tuple[M3Embeddings, NDArray[np.bool_]]:
         """Encode texts that are tokenized already, and report texts that the model fails on instead of raising.
 
         Args:
-            tokens: n texts, from ``tokenizer.encode`` with the ``max_length`` and ``mcls_every`` of this object.
+            tokens: n texts, from ``tokenize``, or from ``tokenizer.encode`` with the ``mcls_every`` of this object.
                 Truncated texts (``tokens.truncated``) cause neither a warning nor an error.
             passed: called after each forward pass with its numbers of texts and tokens.
 
@@ -332,13 +344,17 @@ class M3EmbeddingFunction:
 
     def _checked_encode(self, texts: Iterable[str], call: _Call) -> M3Embeddings:
         """Called directly by every public method, so that a warning points at the line of the caller."""
-        max_length = self._length(call.max_length)
-        tokens = self.tokenizer.encode(texts, max_length=max_length, mcls_every=self.mcls_every)
-        self._report_truncation(tokens, max_length)
+        tokens = self._tokenize(texts, call.max_length, stacklevel=5)
         if not call.show_progress:
             return self._encode(tokens, call)[0]
         with _progress_bar(len(tokens)) as passed:
             return self._encode(tokens, call, passed=passed)[0]
+
+    def _tokenize(self, texts: Iterable[str], max_length: int | None, *, stacklevel: int) -> TokenBatch:
+        kept = self._length(max_length)
+        tokens = self.tokenizer.encode(texts, max_length=kept, mcls_every=self.mcls_every)
+        self._report_truncation(tokens, kept, stacklevel)
+        return tokens
 
     def _encode(
         self,
@@ -391,7 +407,7 @@ class M3EmbeddingFunction:
         name, fingerprint = self.identity.name, self.identity.fingerprint
         return f"M3EmbeddingFunction({name}, fingerprint {fingerprint}, dim {self.dim}, {self.session.description})"
 
-    def _report_truncation(self, tokens: TokenBatch, max_length: int) -> None:
+    def _report_truncation(self, tokens: TokenBatch, max_length: int, stacklevel: int) -> None:
         if self.on_truncate == "ignore" or not tokens.truncated.any():
             return
         first, count = int(tokens.truncated.argmax()), int(tokens.truncated.sum())
@@ -401,7 +417,7 @@ class M3EmbeddingFunction:
             raise TruncationError(f"item {first} has more than {room} tokens: {remedy}", index=first)
         warnings.warn(
             f"{count} of {len(tokens)} texts were cut to {room} tokens, the first is item {first}: {remedy}",
-            stacklevel=4,
+            stacklevel=stacklevel,
         )
 
 
