@@ -13,6 +13,8 @@ IDENTITY = ModelIdentity(name="toy", fingerprint="f00d", dense_dim=64, multi_vec
 TOPICS = 12
 VOCABULARY = 900
 LANGUAGES = ("de", "en", "fr")
+SHARED = 150
+"""Documents of the fixture ``shared``."""
 
 
 def make_documents(n: int, *, start: int = 0) -> list[Document]:

@@ -9,6 +9,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import pytest
 
 from m3_vdb.stores import MemoryStore, VectorStore, open_store
 from tests._soak import soak
-from tests.stores._corpus import IDENTITY
+from tests.stores._corpus import IDENTITY, SHARED, make_documents, make_embeddings
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,26 @@ BACKENDS += [name for name, variable in SERVERS.items() if os.environ.get(variab
 
 @pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
+    with _backend(request, tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def store(backend: Backend) -> Iterator[VectorStore]:
+    with backend.open(IDENTITY) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VectorStore]:
+    """A store with 150 documents (``_corpus.SHARED``) for all tests of a file: do not change it."""
+    with _backend(request, tmp_path_factory.mktemp("shared")) as made, made.open(IDENTITY) as opened:
+        opened.upsert(make_documents(SHARED), make_embeddings(SHARED))
+        yield opened
+
+
+@contextmanager
+def _backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
     if request.param.startswith("milvus"):
         yield from _milvus(request.param, request, tmp_path)
     elif request.param == "memory":
@@ -153,9 +174,3 @@ def milvus_lite_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
     process.terminate()
     process.wait()
     shutil.rmtree(folder, ignore_errors=True)
-
-
-@pytest.fixture
-def store(backend: Backend) -> Iterator[VectorStore]:
-    with backend.open(IDENTITY) as opened:
-        yield opened

@@ -14,19 +14,25 @@ from m3_vdb.errors import CollectionMismatchError, CollectionNotFoundError, Conf
 from m3_vdb.stores import MemoryStore
 from m3_vdb.types import Document, Passage, SparseVector
 from m3_vdb.weights import PRESETS, Weights
-from tests.stores._corpus import IDENTITY, assert_same_hits, make_documents, make_embeddings, make_queries
+from tests.stores._corpus import IDENTITY, SHARED, assert_same_hits, make_documents, make_embeddings, make_queries
 
 FILTERS = (None, {"lang": "de"}, {"year": [2001, 2004], "lang": ["de", "en"]})
 
 
+def fill(store):
+    store.upsert(make_documents(SHARED), make_embeddings(SHARED))
+    return store
+
+
+@pytest.fixture(scope="module")
+def filled(shared):
+    """The store under test and the oracle, both with the same 150 documents: do not change them."""
+    return shared, fill(MemoryStore(IDENTITY))
+
+
 @pytest.fixture
-def filled(store):
-    """The store under test and the oracle, both with the same 150 documents."""
-    documents, embeddings = make_documents(150), make_embeddings(150)
-    oracle = MemoryStore(IDENTITY)
-    for s in (store, oracle):
-        s.upsert(documents, embeddings)
-    return store, oracle
+def changing(store):
+    return fill(store), fill(MemoryStore(IDENTITY))
 
 
 def test_hits_equal_the_oracle(filled):
@@ -123,8 +129,8 @@ def test_of_an_id_that_occurs_twice_in_a_batch_the_last_wins(store):
     assert (best.document.id, best.document.text) == ("same", "last")
 
 
-def test_get_and_delete(filled):
-    store, _ = filled
+def test_get_and_delete(changing):
+    store, _ = changing
     assert [d.id for d in store.get(["d7", "nope", "d3", "d7"])] == ["d7", "d3", "d7"]
     assert store.get(["d7"]) == [make_documents(8)[7]]
     store.delete(["d7", "nope"])
@@ -133,8 +139,8 @@ def test_get_and_delete(filled):
     assert "d7" not in {hit.document.id for hit in store.query(make_queries(1)[0], limit=150)}
 
 
-def test_delete_and_count_by_filter(filled):
-    store, oracle = filled
+def test_delete_and_count_by_filter(changing):
+    store, oracle = changing
     condition = {"$or": [{"lang": "de", "year": {"$gte": 2002, "$lt": 2005}}, {"tags": "t3"}]}
     matching = oracle.count(condition)
     assert 20 < matching < 130
@@ -150,8 +156,8 @@ def test_delete_and_count_by_filter(filled):
     assert store.count() == 150 - matching
 
 
-def test_update_replaces_the_payload_and_leaves_the_vectors(filled):
-    store, oracle = filled
+def test_update_replaces_the_payload_and_leaves_the_vectors(changing):
+    store, oracle = changing
     query, payload = make_queries(1)[0], {"lang": "it", "new": [1, {"deep": True}], "year": 1999}
     ids = [hit.document.id for hit in store.query(query, limit=5)]
     before = {hit.document.id: hit.parts for hit in store.query(query, limit=150, explain=True)}

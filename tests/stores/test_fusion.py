@@ -9,17 +9,9 @@ from m3_vdb.stores.fusion import fuse
 from m3_vdb.stores.options import Search
 from m3_vdb.types import Scores
 from m3_vdb.weights import Weights
-from tests.stores._corpus import make_documents, make_embeddings, make_queries
+from tests.stores._corpus import SHARED, make_embeddings, make_queries
 
-DOCUMENTS = 120
 CANDIDATES = 25
-
-
-@pytest.fixture
-def filled(store):
-    embeddings = make_embeddings(DOCUMENTS)
-    store.upsert(make_documents(DOCUMENTS), embeddings)
-    return store, list(embeddings)
 
 
 def test_three_candidates_by_hand():
@@ -43,32 +35,29 @@ def test_equal_scores_normalise_to_one_half():
 @pytest.mark.parametrize("fusion", ["rrf", "dbsf"])
 @pytest.mark.parametrize("source", ["dense", "union"])
 @pytest.mark.parametrize("weights", [Weights(1, 0.3, 1), Weights(1, 1, 0), Weights(0, 0, 1)], ids=str)
-def test_every_store_fuses_as_defined(filled, source, fusion, weights):
-    store, passages = filled
+def test_every_store_fuses_as_defined(shared, source, fusion, weights):
     for query in make_queries(3):
-        parts = {i: score(query, passage) for i, passage in enumerate(passages)}
+        parts = {i: score(query, passage) for i, passage in enumerate(make_embeddings(SHARED))}
         dense = sorted(parts, key=lambda i: -parts[i].dense)[:CANDIDATES]
         lexical = sorted((i for i in parts if parts[i].sparse > 0), key=lambda i: -parts[i].sparse)[:CANDIDATES]
         chosen = {*dense, *(lexical if source == "union" else [])}
         truth = fuse({i: parts[i] for i in sorted(chosen)}, Search(fusion=fusion, weights=weights))
-        hits = store.query(query, weights=weights, limit=10, candidates=CANDIDATES, source=source, fusion=fusion)
+        hits = shared.query(query, weights=weights, limit=10, candidates=CANDIDATES, source=source, fusion=fusion)
         assert [hit.score for hit in hits] == pytest.approx(sorted(truth.values(), reverse=True)[:10], rel=1e-4)
         assert {hit.document.id: hit.score for hit in hits} == pytest.approx(
             {hit.document.id: truth[int(hit.document.id[1:])] for hit in hits}, rel=1e-4
         )
 
 
-def test_score_threshold_keeps_what_reaches_it(filled):
-    store, _ = filled
+def test_score_threshold_keeps_what_reaches_it(shared):
     query = make_queries(1)[0]
-    whole = store.query(query, limit=20, candidates=CANDIDATES)
+    whole = shared.query(query, limit=20, candidates=CANDIDATES)
     between = (whole[6].score + whole[7].score) / 2
     assert whole[6].score > whole[7].score
-    kept = store.query(query, limit=20, candidates=CANDIDATES, score_threshold=between)
+    kept = shared.query(query, limit=20, candidates=CANDIDATES, score_threshold=between)
     assert [hit.document.id for hit in kept] == [hit.document.id for hit in whole[:7]]
 
 
-def test_ef_changes_no_score(filled):
-    store, _ = filled
+def test_ef_changes_no_score(shared):
     query = make_queries(1)[0]
-    assert dict(store.rank(query)) == {h.document.id: h.score for h in store.query(query, ef=500)}
+    assert dict(shared.rank(query)) == {h.document.id: h.score for h in shared.query(query, ef=500)}

@@ -13,9 +13,8 @@ import pytest
 from m3_vdb.scoring import hybrid_score, score
 from m3_vdb.types import SparseVector
 from m3_vdb.weights import PRESETS, Weights
-from tests.stores._corpus import make_documents, make_embeddings, make_queries
+from tests.stores._corpus import SHARED, make_embeddings, make_queries
 
-DOCUMENTS = 120
 CANDIDATES = 25
 EMPTY = SparseVector(np.empty(0, np.int32), np.empty(0, np.float32))
 WEIGHTS = {
@@ -26,11 +25,9 @@ WEIGHTS = {
 }
 
 
-@pytest.fixture
-def filled(store):
-    embeddings = make_embeddings(DOCUMENTS)
-    store.upsert(make_documents(DOCUMENTS), embeddings)
-    return store, {f"d{i}": embedding for i, embedding in enumerate(embeddings)}
+@pytest.fixture(scope="module")
+def filled(shared):
+    return shared, {f"d{i}": embedding for i, embedding in enumerate(make_embeddings(SHARED))}
 
 
 def expected(query, passages, weights, source, candidates=CANDIDATES):

@@ -12,9 +12,9 @@ from m3_vdb.errors import CollectionMismatchError, ConfigError, MissingExtraErro
 from m3_vdb.stores import CollectionOptions, MemoryStore, open_store
 from m3_vdb.stores.transfer import copy, export_parquet, import_parquet, read_identity
 from m3_vdb.types import Document
-from tests.stores._corpus import IDENTITY, make_documents, make_embeddings, make_queries
+from tests.stores._corpus import IDENTITY, SHARED, make_documents, make_embeddings, make_queries
 
-DOCUMENTS = 70
+DOCUMENTS = SHARED
 
 
 def everything(store, batch):
@@ -34,11 +34,9 @@ def same(one, other):
     )
 
 
-@pytest.fixture
-def filled(store):
-    embeddings = make_embeddings(DOCUMENTS)
-    store.upsert(make_documents(DOCUMENTS), embeddings)
-    return store, list(embeddings)
+@pytest.fixture(scope="module")
+def filled(shared):
+    return shared, list(make_embeddings(DOCUMENTS))
 
 
 @pytest.mark.parametrize("batch", [1, 32, 70, 500])
