@@ -19,8 +19,19 @@ os.environ["HF_MODULES_CACHE"] = os.path.join(_CACHE.name, "modules")
 settings.register_profile("m3", derandomize=True, deadline=None, database=None)
 settings.load_profile("m3")
 
-LONGEST = ("test_example.py", "test_gradients.py", "test_processes.py", "test_resume.py", "test_ray.py")
-"""Files that take a minute and more: where several run at a time, one of these must not be left for the end."""
+LONGEST = (
+    "test_processes.py",
+    "test_contract.py",
+    "test_evaluate.py",
+    "test_store_benchmarks.py",
+    "test_resume.py",
+    "test_default_model.py",
+    "test_import_base.py",
+    "test_import_bundle.py",
+    "test_example.py",
+    "test_ray.py",
+)
+"""Files that take long: where several run at a time, one of these must not be left for the end."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

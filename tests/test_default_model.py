@@ -22,7 +22,7 @@ FLOORS = {"cs": 0.87, "de": 0.87, "el": 0.84, "en": 0.89, "es": 0.91, "fr": 0.87
 FLOORS |= {"ja": 0.92, "km": 0.87, "ko": 0.88, "nl": 0.89, "pl": 0.91, "pt-br": 0.91, "ru": 0.89, "tr": 0.80}
 FLOORS |= {"vi": 0.90, "zh-cn": 0.89}
 ACROSS = {("fr", "en"): 0.75, ("zh-cn", "en"): 0.75}
-QUICK = [("de", "de"), ("zh-cn", "zh-cn"), ("fr", "en")]
+QUICK = [("zh-cn", "zh-cn"), ("fr", "en")]
 REST = [pair for pair in (*((lang, lang) for lang in FLOORS), *ACROSS) if pair not in QUICK]
 
 
@@ -63,7 +63,8 @@ def test_a_title_finds_its_page_by_its_text_alone(embed: M3EmbeddingFunction, as
     assert len(pages) == len(titles) == 36
     with HybridIndex(embed, open_store("memory://", identity=embed.identity)) as index:
         index.add(Document(page, text) for page, text in pages.items())
-        ranks = [[hit.document.id for hit in index.query(titles[page], limit=36)].index(page) + 1 for page in titles]
+        found = zip(titles, index.query_many(list(titles.values()), limit=36), strict=True)
+    ranks = [[hit.document.id for hit in hits].index(page) + 1 for page, hits in found]
     assert np.mean(1 / np.array(ranks)) > (FLOORS[found_in] if asked_in == found_in else ACROSS[asked_in, found_in])
 
 
@@ -75,13 +76,13 @@ def test_an_article_finds_its_english_text(embed: M3EmbeddingFunction, lang: str
     numbers = [f"{number:02}" for number in range(1, 31)]
     with HybridIndex(embed, open_store("memory://", identity=embed.identity)) as index:
         index.add(Document(number, articles[f"udhr/en/{number}"]) for number in numbers)
-        asked = [index.query(articles[f"udhr/{lang}/{number}"], limit=30) for number in numbers]
+        asked = index.query_many([articles[f"udhr/{lang}/{number}"] for number in numbers], limit=30)
     ranks = [[hit.document.id for hit in hits].index(number) + 1 for number, hits in zip(numbers, asked, strict=True)]
     assert np.mean(1 / np.array(ranks)) > 0.9  # chance is .13
 
 
 def test_the_corpus_of_the_demo_is_stored_without_a_rejection(embed: M3EmbeddingFunction, tmp_path: Path) -> None:
-    items = [item for item in read_jsonl(CORPUS) if isinstance(item, Document)][::12]
+    items = [item for item in read_jsonl(CORPUS) if isinstance(item, Document)][::40]
     with open_store(str(tmp_path / "demo.qdrant"), identity=embed.identity) as store:
         report = ingest(items, embed, store)
         assert (report.documents, report.rejected) == (len(items), [])

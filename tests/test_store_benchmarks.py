@@ -114,7 +114,7 @@ def embed():
 
 
 def test_a_form_costs_and_finds_what_the_same_collection_does(tmp_path, embed):
-    folder = write(tmp_path / "help", collection(n=8))
+    folder = write(tmp_path / "help", collection(n=5))
     options = ("--split", "test", "--widths", "96,32", "--factors", "1,3", "--storages", "float32,quarter")
     lines = last_line(size_quality.main, folder, *options)["curve"]
     assert len(lines) == 8

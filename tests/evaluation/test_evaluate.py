@@ -104,7 +104,7 @@ def expected(help_pages: Collection, embed: M3EmbeddingFunction) -> dict[str, Ru
     return independent(score_pairs(help_pages, embed), Protocol())
 
 
-@pytest.fixture(scope="module", params=["memory", "folder", "local", "rest"])
+@pytest.fixture(scope="module", params=["memory", "folder", "rest"])
 def outcome(
     request: pytest.FixtureRequest,
     help_pages: Collection,
@@ -117,21 +117,12 @@ def outcome(
         store = "memory://"
     elif request.param == "folder":
         store = str(out / "x.qdrant")
-    elif request.param == "rest":
+    else:
         from benchmarks.stubs.qdrant_rest_stub import RestStub
 
         stub = RestStub()
         closing.append(stub.close)
         store = f"qdrant://{stub.address}/help"
-    else:
-        from qdrant_client import QdrantClient
-
-        from m3_vdb.stores.qdrant.server import QdrantStore
-
-        client = QdrantClient(":memory:")
-        closing.append(client.close)
-        client.close = lambda *_arguments, **_options: None  # a closed local client forgets everything
-        store = lambda name, exact: QdrantStore(client, name, identity=embed.identity, exact=exact)  # noqa: E731
     found = evaluate([help_pages], embed, store, bm25=True, out=out / "out")
     yield Outcome(found, {mode: read_run(out / "out" / "help" / f"{mode}.trec") for mode in SYSTEMS})
     for close in closing:
