@@ -55,9 +55,16 @@ def store(backend: Backend) -> Iterator[VectorStore]:
 
 
 @pytest.fixture(scope="module", params=BACKENDS)
-def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VectorStore]:
+def shared_backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
+    """One for all tests of a file."""
+    with _backend(request, tmp_path_factory.mktemp("shared")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def shared(shared_backend: Backend) -> Iterator[VectorStore]:
     """A store with 150 documents (``_corpus.SHARED``) for all tests of a file: do not change it."""
-    with _backend(request, tmp_path_factory.mktemp("shared")) as made, made.open(IDENTITY) as opened:
+    with shared_backend.open(IDENTITY) as opened:
         opened.upsert(make_documents(SHARED), make_embeddings(SHARED))
         yield opened
 
