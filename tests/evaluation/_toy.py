@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from m3_vdb import M3EmbeddingFunction
 from m3_vdb.encoding.hub import find_bundle
 from m3_vdb.encoding.pooling import DENSE, MULTI_VECTOR, SPARSE
 from m3_vdb.errors import StoreRequestError
-from m3_vdb.evaluation import Collection, Query
+from m3_vdb.evaluation import Collection, Evaluation, Query
 from m3_vdb.stores import MemoryStore, VectorStore
 from m3_vdb.types import Document
 from tests.serving._fakes import embed_with
@@ -86,6 +87,27 @@ def collection(
         same = {page.replace(f"/{page.split('/')[1]}/", f"/{lang}/", 1): 1 for lang in langs}
         qrels[query] = {found: grade for found, grade in {**same, page: 2}.items() if found in held}
     return Collection(name, texts, asked, qrels)
+
+
+def toy(name: str = "help", **options) -> Collection:
+    """Sixteen documents in two languages, and as many queries."""
+    return collection(name, **{"n": 8, **options})
+
+
+def task() -> Collection:
+    """Sixteen queries and one that shares no word with anything."""
+    pages = toy()
+    return replace(pages, queries={**pages.queries, "🙂": Query("🙂", "en")}, qrels={**pages.qrels, "🙂": {"x": 1}})
+
+
+def same(found: Evaluation) -> Evaluation:
+    """Without what differs from run to run."""
+    costs = {
+        name: replace(cost, encode_ms=None, search_ms={}, ingest_seconds=0, index_bytes=None)
+        for name, cost in found.costs.items()
+    }
+    losses = {mode: replace(loss, search_ms=None) for mode, loss in found.approximations.items()}
+    return replace(found, created="", store="", costs=costs, approximations=losses)
 
 
 class Counting:

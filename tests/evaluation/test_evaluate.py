@@ -1,11 +1,10 @@
-"""The whole evaluation, on real texts: through every store, against scores made pair by pair, and after interruptions.
+"""The whole evaluation, on real texts: through every store, against scores made pair by pair.
 
 The model that ships is used where stores are compared; a formula in its place (``_toy``) where requests are counted.
 """
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -15,16 +14,15 @@ import ir_measures
 import pytest
 
 from m3_vdb import M3EmbeddingFunction
-from m3_vdb.errors import CollectionMismatchError, ConfigError, StoreRequestError
+from m3_vdb.errors import CollectionMismatchError, ConfigError
 from m3_vdb.evaluation import MODES, Collection, Evaluation, Protocol, Query, evaluate
 from m3_vdb.evaluation.evaluate import place_name
 from m3_vdb.evaluation.metrics import MEASURES, Run, read_run
-from m3_vdb.evaluation.search import WARM_UP
 from m3_vdb.scoring import hybrid_score, score
 from m3_vdb.stores import MemoryStore
 from m3_vdb.types import Document, Scores
 from m3_vdb.weights import Weights
-from tests.evaluation._toy import Kept, collection, toy_embed
+from tests.evaluation._toy import Kept, collection, same, task, toy, toy_embed
 from tests.serving._fakes import embed_with
 
 SYSTEMS = (*MODES, "bm25")
@@ -191,10 +189,6 @@ def test_costs_say_what_was_encoded(outcome: Outcome, help_pages: Collection, em
 
 
 # --- candidates, modes, protocols: the toy model
-
-
-def toy(name: str = "help", **options) -> Collection:
-    return collection(name, **{"n": 8, **options})
 
 
 def test_only_the_candidates_of_the_protocol_are_scored():
@@ -458,153 +452,3 @@ def test_missing_packages_are_told_before_the_work(monkeypatch: pytest.MonkeyPat
             with pytest.raises(MissingExtraError, match=r"m3-vdb\[eval\]"):
                 evaluate([toy()], toy_embed(), opener, **options)
         assert opener.opened == []
-
-
-# --- interruptions
-
-
-QUERIES = 17
-RANKINGS = 7
-"""Five modes, and two raw scores beside multi_vector."""
-LATENCIES = len(MODES) * (QUERIES + WARM_UP)
-
-
-def task() -> Collection:
-    """Sixteen queries and one that shares no word with anything."""
-    pages = toy()
-    return replace(pages, queries={**pages.queries, "🙂": Query("🙂", "en")}, qrels={**pages.qrels, "🙂": {"x": 1}})
-
-
-def same(found: Evaluation) -> Evaluation:
-    """Without what differs from run to run."""
-    costs = {
-        name: replace(cost, encode_ms=None, search_ms={}, ingest_seconds=0, index_bytes=None)
-        for name, cost in found.costs.items()
-    }
-    losses = {mode: replace(loss, search_ms=None) for mode, loss in found.approximations.items()}
-    return replace(found, created="", store="", costs=costs, approximations=losses)
-
-
-def run(opener: Kept, out: Path, changed: Collection | None = None, **options) -> Evaluation:
-    options = {"bm25": True, "approximate": True, **options}
-    return evaluate([changed or task()], options.pop("embed", toy_embed()), opener, out=out, **options)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
-    return run(Kept(toy_embed()), tmp_path_factory.mktemp("undisturbed"))
-
-
-class Stopped(Exception):  # noqa: N818 - not an error
-    pass
-
-
-@pytest.mark.parametrize(
-    ("what", "done", "finished"),
-    [
-        ("documents", 0, 0),
-        ("dense", 1, 0),
-        ("multi_vector", 17, 2),
-        ("all.sparse.dense", 9, 6),
-        ("bm25", 0, 7),
-        ("latency", 0, 7),
-    ],
-)
-def test_a_stopped_evaluation_goes_on(undisturbed: Evaluation, tmp_path: Path, what: str, done: int, finished: int):
-    def stop(_name: str, at: str, count: int, _total: int) -> None:
-        if at == what and count >= done:
-            raise Stopped
-
-    opener = Kept(toy_embed())
-    with pytest.raises(Stopped):
-        run(opener, tmp_path, progress=stop)
-    assert not (tmp_path / "results.json").exists()
-    with opener.counting() as calls:
-        found = run(opener, tmp_path)
-    approximate = len(MODES) * QUERIES
-    assert calls["rank"] == (RANKINGS - finished) * QUERIES + approximate
-    assert calls["stored"] == 0, "all documents were stored before the first stop"
-    costs = {"help": replace(found.costs["help"], documents=16, reused=0, tokens=undisturbed.costs["help"].tokens)}
-    assert same(replace(found, costs=costs if what == "documents" else found.costs)) == same(undisturbed)
-
-
-def test_a_failing_store_goes_on_wherever_it_failed(undisturbed: Evaluation, tmp_path: Path):
-    opener = Kept(toy_embed())
-    for requests in (0, 20, 40, 70, 30):
-        opener.fail_after = opener.calls["rank"] + requests
-        with pytest.raises(StoreRequestError):
-            run(opener, tmp_path)
-    opener.fail_after = None
-    assert same(run(opener, tmp_path)) == same(undisturbed)
-
-
-def test_a_finished_evaluation_asks_nothing(undisturbed: Evaluation, tmp_path: Path):
-    opener = Kept(toy_embed())
-    first = run(opener, tmp_path)
-    with opener.counting() as calls:
-        second = run(opener, tmp_path)
-    assert calls == {"optimize": 1}
-    assert same(first) == same(second) == same(undisturbed)
-    assert replace(first.costs["help"], index_bytes=None) == replace(second.costs["help"], index_bytes=None)
-
-
-def test_another_weight_asks_one_mode(tmp_path: Path):
-    opener = Kept(toy_embed())
-    run(opener, tmp_path, approximate=False)
-    with opener.counting() as calls:
-        found = run(opener, tmp_path, approximate=False, protocol=Protocol(weights=Weights(1, 2, 3)))
-    assert calls == {"rank": QUERIES, "query": QUERIES + WARM_UP}
-    fresh = run(Kept(toy_embed()), tmp_path / "fresh", approximate=False, protocol=Protocol(weights=Weights(1, 2, 3)))
-    assert same(found) == same(fresh)
-
-
-def test_another_mode_asks_for_itself(tmp_path: Path):
-    opener = Kept(toy_embed())
-    run(opener, tmp_path, approximate=False, modes=["dense", "sparse"])
-    with opener.counting() as calls:
-        run(opener, tmp_path, approximate=False, modes=["dense", "dense_sparse", "sparse"])
-    assert calls == {"rank": QUERIES, "query": QUERIES + WARM_UP}
-
-
-@pytest.mark.parametrize("change", ["text", "query", "query length", "length", "model"])
-def test_another_corpus_or_model_or_query_asks_for_everything(tmp_path: Path, change: str):
-    pages, options, opener = task(), {"approximate": False}, Kept(toy_embed())
-    run(opener, tmp_path, **options)
-    if change == "text":
-        pages = replace(pages, documents=[replace(pages.documents[0], text="other"), *pages.documents[1:]])
-    elif change == "query":
-        pages = replace(pages, queries={**pages.queries, "🙂": Query("Zeile", "en")})
-    elif change == "query length":
-        options["protocol"] = Protocol(query_max_length=8)
-    else:
-        options["embed"] = toy_embed(max_length=32) if change == "length" else toy_embed(mcls_every=256)
-        opener = Kept(options["embed"])
-    with opener.counting() as calls:
-        found = run(opener, tmp_path, pages, **options)
-    stored = {"text": 1, "query": 0, "query length": 0, "length": 16, "model": 16}[change]
-    assert (calls["rank"], calls["query"], calls["stored"]) == (RANKINGS * QUERIES, LATENCIES, stored)
-    if change == "text":
-        assert found.mean == run(Kept(toy_embed()), tmp_path / "fresh", pages, **options).mean
-
-
-def test_a_half_written_ranking_is_asked_for_again(tmp_path: Path):
-    opener = Kept(toy_embed())
-    first = run(opener, tmp_path)
-    path = tmp_path / "help" / "all.trec"
-    path.write_text("".join(path.read_text().splitlines(keepends=True)[:20]))
-    with opener.counting() as calls:
-        second = run(opener, tmp_path)
-    assert calls == {"rank": QUERIES, "optimize": 1}
-    assert same(first) == same(second)
-
-
-def test_a_damaged_state_asks_for_everything_and_ends_well(undisturbed: Evaluation, tmp_path: Path):
-    opener = Kept(toy_embed())
-    run(opener, tmp_path)
-    state = tmp_path / "help" / "state.json"
-    state.write_text(state.read_text()[:100])
-    with opener.counting() as calls:
-        found = run(opener, tmp_path)
-    assert calls["rank"] == (RANKINGS + len(MODES)) * QUERIES
-    assert found.mean == undisturbed.mean
-    json.loads(state.read_text())
