@@ -39,7 +39,7 @@ def test_it_fits_its_budget_and_its_checksums_hold() -> None:
     assert bundle.config["errors"]["dense_cosine"] > 0.99
 
 
-def test_several_starts_change_the_dense_vector_of_a_long_text_a_little_and_of_a_short_one_not(
+def test_several_starts_change_long_texts_a_little(
     embed: M3EmbeddingFunction,
 ) -> None:
     rows = [json.loads(line) for line in CORPUS.read_text(encoding="utf-8").splitlines()]

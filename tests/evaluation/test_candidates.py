@@ -42,7 +42,7 @@ def test_parts_of_two_queries():
     assert parts.ideal == pytest.approx([2 + 1 / np.log2(3), 0, 1])
 
 
-def test_fused_scores_are_weighted_sums_and_absent_candidates_stay_absent():
+def test_fused_scores_are_weighted_sums():
     fused = gather(COMPONENTS, QRELS).fused(Weights(2, 0.5, 4))
     none = -np.inf
     np.testing.assert_array_equal(fused, [[1 + 1 + 1, 1.5 + 0 + 0.5], [0.5 + 0.25 + 4, none], [none, none]])
@@ -155,7 +155,7 @@ def test_every_ratio_is_tried_once():
 
 @pytest.mark.parametrize("mode", ["all", "dense_sparse"])
 @pytest.mark.parametrize("start", [Weights(1, 0, 0), Weights(0.15, 0.5, 0), Weights(0, 1, 0)])
-def test_tuned_weights_are_the_best_of_the_grid_and_never_worse_than_the_first(mode, start):
+def test_tuned_weights_are_the_best_of_the_grid(mode, start):
     pool = pool_of(random_task(), random_task(seed=1))
     weights, value = tune(pool, start, mode)
     assert value == mean_ndcg(pool, weights) >= mean_ndcg(pool, start)

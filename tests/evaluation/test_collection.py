@@ -168,7 +168,7 @@ def test_without_limits_everything_stays():
     assert all(ids(one) == ids(test[0]) for one in found[0] + found[1])
 
 
-def test_both_splits_search_the_same_documents_and_keep_what_either_judges():
+def test_both_splits_search_the_same_documents():
     (test,), (dev,) = subsample_splits([part_of("a", "t", 0)], [part_of("a", "v", 30)], max_documents=10)
     assert ids(test) == ids(dev)
     assert len(ids(test)) == len(test.documents) == 10

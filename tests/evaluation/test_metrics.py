@@ -60,7 +60,7 @@ def test_measures_of_one_query(hits, grades, expected):
     assert tuple(measure({"q": hits}, {"q": grades}).values()) == pytest.approx(expected)
 
 
-def test_queries_without_results_or_without_a_relevant_one_count_as_zero():
+def test_queries_without_relevant_results_count_as_zero():
     run = {"good": {"a": 1.0}, "bad": {"b": 1.0}, "nothing": {}}
     qrels = {"good": {"a": 1}, "bad": {"a": 1}, "nothing": {"a": 1}, "absent": {"a": 1}}
     assert measure(run, qrels) == pytest.approx(dict.fromkeys(MEASURES, 1 / 4))

@@ -28,7 +28,7 @@ def test_an_interval_is_that_of_scipy():
     assert (low[0], high[0]) == pytest.approx((expected.low, expected.high), abs=0.01)
 
 
-def test_an_interval_of_many_queries_is_that_of_the_normal_distribution():
+def test_an_interval_of_many_queries_is_the_normal_one():
     sample = values(4000)
     low, high = bootstrap([sample])
     error = 1.96 * sample.std() / np.sqrt(len(sample))

@@ -90,7 +90,7 @@ def test_only_modes_that_are_measured_are_tuned():
     assert [one.mode for one in found.tunings] == ["all"]
 
 
-def test_several_collections_share_one_set_of_weights_and_open_once_for_dev():
+def test_several_collections_share_one_set_of_weights():
     pairs = [halves("de", ["de"]), halves("en", ["en"])]
     opener = Kept(toy_embed())
     found = evaluate([test for test, _ in pairs], toy_embed(), opener, dev=[dev for _, dev in pairs], protocol=START)

@@ -92,7 +92,7 @@ def test_the_collection_is_made_as_m3_needs_it(stub, store):
     assert store.capabilities.fusion == "server"
 
 
-def test_the_second_step_adds_raw_scores_of_the_candidates_by_their_weights(stub, store):
+def test_the_second_step_adds_weighted_raw_scores(stub, store):
     store.upsert(make_documents(60), make_embeddings(60))
     query = make_queries(1)[0]
     stub.calls.clear()
@@ -137,7 +137,7 @@ def test_ef_is_never_below_the_limit(stub, store):
 @pytest.mark.parametrize("preset", ["default", "dense_sparse", "long_document"])
 @pytest.mark.parametrize("explain", [False, True])
 @pytest.mark.parametrize("fault", ["rows", "dense", "both"])
-def test_candidates_that_a_list_lacks_are_scored_from_their_stored_vectors(stub, filled, fault, explain, preset):
+def test_candidates_that_a_list_lacks_are_scored_by_vectors(stub, filled, fault, explain, preset):
     store, oracle = filled
     stub.ann_ratio = 0.3 if fault != "dense" else None
     for query in make_queries(3):

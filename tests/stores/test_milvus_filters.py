@@ -84,7 +84,7 @@ def test_a_condition_means_what_the_filter_means(payloads, filter):
 
 @settings(max_examples=80, deadline=None)
 @given(payloads=st.lists(payload, min_size=1, max_size=12), filter=filters)
-def test_rows_that_know_neither_objects_nor_dates_are_judged_by_their_payload(payloads, filter):
+def test_rows_without_field_types_are_judged_by_their_payload(payloads, filter):
     """As version 0.1 wrote them: among new rows, and with terms and numbers of the top level alone."""
     rows, expression = rows_of(payloads), parse_filter(filter)
     for row in list(rows.rows.values())[::2]:

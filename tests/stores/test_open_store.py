@@ -109,7 +109,7 @@ def test_urls_that_name_no_store(url):
         ("milvus://localhost/notes", "pymilvus", "milvus"),
     ],
 )
-def test_a_missing_package_is_answered_with_the_command_that_installs_it(url, package, extra, monkeypatch, tmp_path):
+def test_a_missing_package_names_its_install_command(url, package, extra, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, package, None)  # what Python keeps for a module that cannot be imported
     if package == "milvus_lite":

@@ -68,7 +68,7 @@ def test_no_payload_field_is_reserved(split, embed):
     assert {hit.document.id for hit in split.query("a document", limit=200)} == {"other", "other¶"}
 
 
-def test_passages_keep_their_documents_fields_and_filters_see_only_these(split):
+def test_passages_keep_and_filter_their_documents_fields(split):
     payload = {"m3_passage": "chapter 2", "m3": {"passage": [1, 1, 0, 3]}, "m3_encoding": ["x"], "n": 7}
     book, plain = Document("book", LONG, "the title", payload), Document("plain", LONG)
     split.add([book, plain, Document("short", "the vector")])
@@ -140,7 +140,7 @@ def test_ids_that_only_look_alike_stay_apart(split):
     ]
 
 
-def test_other_passages_replace_those_from_before_and_touch_nothing_else(split, embed):
+def test_other_passages_replace_those_from_before(split, embed):
     bystander = Document("book¶", LONG)
     split.add([Document("book", LONG * 2), bystander])
     others = split.count()

@@ -246,7 +246,7 @@ def test_a_child_that_lives_on_does_not_hold_the_folder(folder: str, end: str):
 
 
 @forks
-def test_a_child_may_open_the_folder_itself_once_the_parent_has_closed_it(folder: str):
+def test_a_child_may_open_a_folder_that_the_parent_closed(folder: str):
     store = open_store(folder, identity=IDENTITY)
 
     def open_here() -> int:

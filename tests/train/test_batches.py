@@ -146,7 +146,7 @@ def as_lists(plan: list[Numbers]) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("other", [{"epoch": 3}, {"seed": 2}])
-def test_another_epoch_and_another_seed_give_other_batches_in_another_order(other):
+def test_other_epochs_and_seeds_give_other_batches(other):
     arguments = {"least": 2, "seed": 1, "epoch": 2}
     first = as_lists(plan_epoch(some_rows(), Batching(), **arguments))
     assert first == as_lists(plan_epoch(some_rows(), Batching(), **arguments))
@@ -176,7 +176,7 @@ def steps(batches: Any, count: int) -> list[tuple[int, list[int]]]:
     return [(epoch, rows.tolist()) for epoch, rows in islice(batches, count)]
 
 
-def test_a_sampler_goes_on_exactly_where_it_stopped_over_more_than_two_epochs():
+def test_a_sampler_resumes_exactly_where_it_stopped():
     length = len(sampler())
     total = 2 * length + length // 2
     assert length > 5
@@ -191,7 +191,7 @@ def test_a_sampler_goes_on_exactly_where_it_stopped_over_more_than_two_epochs():
         assert len(again) == sum(epoch == again.epoch for epoch, _ in steps(sampler(), 4 * length))
 
 
-def test_the_epochs_of_a_sampler_are_the_plans_and_its_state_is_taken_between_two_steps():
+def test_a_sampler_follows_the_plan_of_each_epoch():
     batches = steps(sampler(), 3 * len(sampler()))
     for epoch in (0, 1):
         plan = plan_epoch(some_rows(60), Batching(tokens=20_000), least=2, seed=3, epoch=epoch)

@@ -249,7 +249,7 @@ def test_retromae_is_a_base(tmp_path: Path) -> None:
     assert pixels(out / "training.png").shape[0] < 900  # two rows: nothing is sparse
 
 
-def test_without_a_checkpoint_nothing_is_written_and_without_log_no_picture(tmp_path: Path) -> None:
+def test_no_checkpoint_no_card_and_no_log_no_picture(tmp_path: Path) -> None:
     out = tmp_path / "run"
     write_log(out, [("unified", 2, HEADS)])
     write_card(finetune_config(out), Outcome(out, "interrupted"))

@@ -88,7 +88,7 @@ def test_extend_makes_room_and_leaves_short_texts_as_they_were(tiny_checkpoint, 
     assert said.splitlines()[-1].startswith("error: max_length=8: the encoder reads")
 
 
-def test_a_run_writes_checkpoint_card_and_picture_and_says_what_comes_next(tiny_checkpoint, tmp_path, train):
+def test_a_run_writes_checkpoint_card_and_picture(tiny_checkpoint, tmp_path, train):
     """A settings file is overridden by the options after it."""
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("group_size: 2\nphases:\n  unified:\n    steps: 5\n    self_distill: false\n", encoding="utf-8")

@@ -156,7 +156,7 @@ def test_limits_at_their_bounds_are_allowed():
     assert Watch(metric="dense/R@100", options=EvaluateOptions(modes=("dense",))).metric == "dense/R@100"
 
 
-def test_the_defaults_of_fine_tuning_are_those_of_the_paper_and_the_readme():
+def test_defaults_are_those_of_the_paper_and_the_readme():
     config = finetune()
     assert config.group_size == 8  # a positive and seven hard negatives
     rates = {"learning_rate": 1e-5, "head_learning_rate": 1e-4}

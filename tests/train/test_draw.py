@@ -93,7 +93,7 @@ def test_a_draw_depends_on_seed_epoch_and_row_and_on_nothing_else(sizes, seed):
     assert alone == together
 
 
-def test_epochs_seeds_and_rows_draw_differently_and_reach_every_passage():
+def test_epochs_seeds_and_rows_draw_differently():
     fields = record(1, 3, 6)
     varied = {
         "epoch": [groups(drawn([fields], Draw(4, 0), epoch=epoch))[0] for epoch in range(100)],
@@ -194,7 +194,7 @@ def test_no_word_of_a_real_text_is_torn(tiny_tokenizer_json):
     assert len(orders) == 5  # all orders of three segments but the present one
 
 
-def test_every_positive_is_shuffled_if_the_share_is_one_and_nothing_else_is():
+def test_a_share_of_one_shuffles_every_positive_alone():
     rng = np.random.default_rng(0)
     records = [record(row, 1, 3) for row in range(50)]
     for fields in records:

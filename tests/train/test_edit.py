@@ -187,7 +187,7 @@ def test_a_narrow_head_cuts_the_rotated_rows_and_leaves_the_rest_alone(trained, 
     assert all(torch.equal(tensor, old[name]) for name, tensor in model.state_dict().items())
 
 
-def test_principal_directions_keep_more_of_the_scores_than_the_first_coordinates(trained, tiny_texts):
+def test_principal_directions_keep_more_than_first_coordinates(trained, tiny_texts):
     model, tokenizer = trained
     rows = token_rows(model, tokenizer, tiny_texts)
     exact = rows @ rows.T

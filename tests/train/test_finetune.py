@@ -48,7 +48,7 @@ def test_the_log_has_one_line_a_step_with_every_measure(trained):
         assert measures["peak_memory_mib"] > 100
 
 
-def test_checkpoints_are_written_on_the_way_and_at_the_end_and_nothing_else_is_left(trained):
+def test_checkpoints_are_written_and_nothing_else_is_left(trained):
     out = trained[0] / "out"
     assert {path.name for path in out.iterdir()} == {"step-000005", "step-000008", "training.jsonl"}
     state = json.loads((out / "step-000008" / "state" / "trainer.json").read_text())
@@ -137,7 +137,7 @@ def test_bfloat16_keeps_float32_weights(tiny_checkpoint, tmp_path):
         assert not torch.equal(after[name], after[name].bfloat16().float()), name
 
 
-def test_adapters_train_in_place_of_the_encoder_and_are_merged_into_the_checkpoint(tiny_checkpoint, tmp_path):
+def test_adapters_are_trained_and_merged(tiny_checkpoint, tmp_path):
     phases = Schedule(unified=replace(UNIFIED, learning_rate=1e-2))
     outcome, reports, _ = run(config(tiny_checkpoint, tmp_path, lora=LoRA(rank=4), phases=phases))
     before, after = tensors(tiny_checkpoint), tensors(outcome.checkpoint)

@@ -61,7 +61,7 @@ def test_the_encoder_is_taken_as_it_is_and_positions_move_by_two(synthetic, tmp_
     np.testing.assert_array_equal(state["embeddings.token_type_embeddings.weight"], synthetic["emb.type"][:1])
 
 
-def test_the_new_heads_are_a_bag_of_words_and_an_orthonormal_projection(synthetic, tmp_path):
+def test_new_heads_are_a_bag_of_words_and_a_projection(synthetic, tmp_path):
     model, again = (import_base(tmp_path / name, colbert_dim=8, seed=3) for name in ("a", "b"))
     other = import_base(tmp_path / "c", colbert_dim=8, seed=4)
     weight = model.colbert_linear.weight

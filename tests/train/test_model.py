@@ -41,7 +41,7 @@ def test_a_saved_model_loads_exactly_as_it_was(tmp_path, tiny_tokenizer_json, co
     assert (tmp_path / "saved" / "tokenizer.json").read_text(encoding="utf-8") == tiny_tokenizer_json
 
 
-def test_the_directory_has_the_files_by_which_other_libraries_find_cls_pooling(tiny_checkpoint):
+def test_other_libraries_find_cls_pooling(tiny_checkpoint):
     heads = {
         name: torch.load(tiny_checkpoint / f"{name}_linear.pt", weights_only=True) for name in ("sparse", "colbert")
     }

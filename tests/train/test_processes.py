@@ -53,7 +53,7 @@ def worst(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], mem
 
 
 @pytest.mark.parametrize("memory", ["split", "gradcache"])
-def test_split_batch_and_gradcache_give_the_gradients_of_the_whole_batch(tiny_checkpoint, rows, alone, memory):
+def test_split_and_gradcache_give_the_gradients_of_the_batch(tiny_checkpoint, rows, alone, memory):
     found = collect(tiny_checkpoint, rows, "ddp", [memory])
     assert all(error <= TOLERANCE for error in worst(found, alone, memory).values()), worst(found, alone, memory)
 

@@ -91,9 +91,7 @@ def test_evaluations_and_fresh_negatives_are_resumed_too(tiny_checkpoint, tmp_pa
         assert (both[0].out / name).read_text() == (both[1].out / name).read_text(), name
 
 
-def test_a_finished_run_says_so_without_loading_a_model_and_refuses_other_settings(
-    tiny_checkpoint, tmp_path, monkeypatch, capsys
-):
+def test_a_finished_run_says_so_and_loads_no_model(tiny_checkpoint, tmp_path, monkeypatch, capsys):
     settings = config(tiny_checkpoint, tmp_path)
     outcome, _, _ = run(settings)
     write_card(settings, outcome)

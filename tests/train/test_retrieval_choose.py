@@ -70,7 +70,7 @@ def test_what_one_mode_finds_too_close_is_no_candidate_of_another():
     assert choice.dropped == 2
 
 
-def test_a_close_one_above_the_window_is_dropped_from_the_window_of_another_mode():
+def test_a_close_one_is_dropped_from_every_mode():
     options = replace(TOP, first=2)
     choice = pick(found(1, 2, scores=[0.9, 0.5], limit=0.8), found(5, 1, scores=[3, 2]), options=options)
     assert choice.rows == [2]

@@ -57,7 +57,7 @@ def model(tiny_checkpoint):
     return M3Model.load(tiny_checkpoint)
 
 
-def test_scores_are_those_of_the_reference_for_the_texts_that_are_written(model, tokenizer):
+def test_mined_scores_are_those_of_the_reference(model, tokenizer):
     options = MineOptions(first=2, last=30, negatives=4, ratio=None, query_max_length=16, passage_max_length=32)
     embed = embedding_function(model, tokenizer)
     found, report = mine_rows(embed, some_rows(), options)
@@ -110,7 +110,7 @@ def test_files_in_files_out_and_a_second_run_is_the_same(tiny_checkpoint, tmp_pa
     assert not any("encoded" in line for line in lines)
 
 
-def test_an_existing_file_is_not_overwritten_and_a_failed_run_leaves_none(tiny_checkpoint, tmp_path, monkeypatch):
+def test_an_existing_file_is_not_overwritten(tiny_checkpoint, tmp_path, monkeypatch):
     write_jsonl(tmp_path / "rows.jsonl", some_rows(3))
     monkeypatch.setattr(mining, "mine_rows", lambda *_, **__: ([{"query": "q"}, {"query": object()}], None))
     with pytest.raises(TypeError):

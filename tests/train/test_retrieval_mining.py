@@ -46,7 +46,7 @@ def row(query="q", pos=("p",), **fields):
     return {"query": query, "pos": list(pos), **fields}
 
 
-def test_negatives_are_the_best_that_are_not_relevant_with_their_scores():
+def test_negatives_are_the_best_that_are_not_relevant():
     found = mined([row()], pool=corpus())[0]
     assert found["neg"] == ["a", "b", "c"]
     assert found["neg_scores"] == pytest.approx([0.55, 0.3, 0.2], abs=1e-3)
@@ -113,7 +113,7 @@ def test_scores_are_written_in_the_mode_asked_for(score, expected):
     assert found["neg_scores"][1] == pytest.approx(expected, abs=1e-3)
 
 
-def test_a_positive_is_never_a_negative_by_text_by_id_or_by_another_row_with_the_query():
+def test_a_positive_is_never_a_negative():
     options = replace(EASY, negatives=9)
     assert "a" not in mined([row(pos=["p", " a\n"])], options, pool=corpus())[0]["neg"]
     assert "b" not in mined([row(pos_ids=["id-b"])], options, pool=corpus())[0]["neg"]
@@ -190,7 +190,7 @@ def test_every_other_field_and_the_order_are_kept():
         assert one["neg"] == ["a", "b", "c"]
 
 
-def test_existing_negatives_are_kept_first_and_scored_unless_they_are_relevant():
+def test_existing_negatives_are_kept_first_and_scored():
     options = replace(EASY, keep_existing=True)
     rows = [row(neg=["d", "b"], neg_ids=["D", "id-b"]), row(pos=["b"])]
     found = mined(rows, options, pool=corpus())

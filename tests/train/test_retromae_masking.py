@@ -91,7 +91,7 @@ def test_masked_tokens_are_replaced_80_10_10_by_ordinary_pieces():
     assert set(new[other].tolist()) <= set(range(4, MASK))
 
 
-def test_a_mask_id_in_the_middle_of_the_vocabulary_is_not_a_random_piece(monkeypatch):
+def test_a_mask_id_in_the_middle_is_not_a_random_piece(monkeypatch):
     monkeypatch.setattr(masking, "MASKED", 0.0)
     monkeypatch.setattr(masking, "RANDOM", 1.0)
     everything = RetroMAESettings(encoder_mask=0.99)

@@ -70,7 +70,7 @@ def _decoder_row(model: RetroMAE, cls: torch.Tensor, batch: MaskedBatch, b: int,
     return decoder.output_norm(states + decoder.narrow(functional.gelu(decoder.wide(states))))
 
 
-def test_blocked_and_unblocked_lm_heads_give_equal_losses_and_gradients():
+def test_blocked_lm_heads_give_equal_losses_and_gradients():
     batch = masked(texts([40, 33]))
     results = []
     for rows in (10_000, 7):
@@ -110,7 +110,7 @@ def test_logits_are_never_held_for_more_rows_than_asked(monkeypatch):
     assert not [shape for shape in saved if shape[-1:] == (PIECES,) and len(shape) == 2]
 
 
-def test_the_decoder_loss_reaches_the_encoder_through_the_cls_vector_alone():
+def test_the_decoder_reaches_the_encoder_by_its_cls_vector():
     model, batch = tiny_model(), masked(texts([20]))
     kept: list[torch.Tensor] = []
 

@@ -78,7 +78,7 @@ def test_a_second_start_repeats_nothing_and_resumes_each_training(script, comman
     assert second == [command for command in first if command[2] in TRAININGS]
 
 
-def test_an_interrupted_step_ends_the_script_and_the_next_start_goes_on_there(commands):
+def test_an_interrupted_script_resumes_at_its_step(commands):
     (script,) = (path for path in SCRIPTS if path.stem == "m3-small")
     code, begun = commands(script, INTERRUPT="mine")
     assert code == 130

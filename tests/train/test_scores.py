@@ -85,7 +85,7 @@ def test_a_multi_vector_score_that_can_be_checked_by_eye():
     torch.testing.assert_close(multi_vector_scores(q, p), torch.tensor([[0.7, 0.5], [-0.6, -0.8]]))
 
 
-def test_a_longer_passage_beside_it_does_not_lift_negative_similarities_to_zero():
+def test_padding_does_not_lift_negative_similarities():
     q, p = random_representations(1, 2, cone=True), random_representations(2, 4, cone=True)
     p = replace(p, rows=-p.rows)
     assert len(set(p.row_counts.tolist())) > 1

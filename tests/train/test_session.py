@@ -76,7 +76,7 @@ def test_texts_are_cut_to_max_length_and_never_beyond_the_model(model, tokenizer
     assert whole.truncated.tolist() == [True, False]
 
 
-def test_modes_of_all_modules_are_restored_and_dropout_is_off_meanwhile(model, tokenizer):
+def test_dropout_is_off_meanwhile_and_modes_are_restored(model, tokenizer):
     model.train()
     model.encoder.encoder.layer[0].eval()  # as a trainer that froze it
     before = [module.training for module in model.modules()]

@@ -255,7 +255,7 @@ def test_an_unusable_answer_costs_its_passage_and_is_not_paid_twice(tmp_path, st
     assert set(stub.seen.values()) == {1}
 
 
-def test_a_question_that_is_the_passage_and_one_that_fits_two_articles_are_rejected(tmp_path, stub):
+def test_questions_that_repeat_or_fit_two_articles_are_rejected(tmp_path, stub):
     def answer(passage: str, attempt: int) -> Reply:
         if "lighthouse 1-" in passage:
             return Reply(f'"{passage.upper()}"')
@@ -291,7 +291,7 @@ def test_replies_are_cleaned(reply, expected):
 # --- failures
 
 
-def test_a_request_that_keeps_failing_is_counted_and_asked_again_by_the_next_run(tmp_path, stub):
+def test_a_failed_request_is_asked_again_by_the_next_run(tmp_path, stub):
     broken = True
     stub.answer = lambda passage, attempt: (
         Reply(status=500) if broken and "lighthouse 2-" in passage else Reply(question_about(passage))
@@ -343,7 +343,7 @@ def test_failures_here_and_there_do_not_end_the_run(tmp_path, stub):
 
 
 @pytest.mark.parametrize("status", [401, 404])
-def test_a_wrong_key_or_model_ends_the_run_at_once_and_the_message_hides_the_key(tmp_path, stub, status):
+def test_a_wrong_key_or_model_ends_the_run_and_hides_the_key(tmp_path, stub, status):
     body = json.dumps({"error": {"message": f"Incorrect API key provided: {KEY}"}})
     stub.answer = lambda passage, attempt: Reply(status=status, body=body)
     config = settings(tmp_path, stub, 40)
@@ -392,7 +392,7 @@ def test_a_finished_run_is_repeated_for_nothing(tmp_path, stub):
     assert sum(stub.seen.values()) == 6
 
 
-def test_more_articles_cost_only_the_new_ones_and_another_model_is_asked_anew(tmp_path, stub):
+def test_more_articles_cost_only_the_new_ones(tmp_path, stub):
     config = settings(tmp_path, stub, 12, max_articles=5)
     synthesize(config)
     report = synthesize(replace(config, max_articles=9))
@@ -452,7 +452,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path, stub):
     assert [row["id"] for row in rows_of(config)] == [f"en-{i}" for i in range(40)]
 
 
-def test_a_torn_last_line_is_dropped_and_only_that_passage_is_asked_again(tmp_path, stub):
+def test_only_the_passage_of_a_torn_last_line_is_asked_again(tmp_path, stub):
     config = settings(tmp_path, stub)
     synthesize(config)
     before, path = config.out.read_bytes(), tmp_path / "rows.jsonl.answers.jsonl"
@@ -531,7 +531,7 @@ def test_unfit_questions_are_named(question, expected):
     assert fault(question, text) == expected
 
 
-def test_a_question_about_two_articles_is_dropped_from_both_and_repeats_within_one_stay_once():
+def test_a_question_about_two_articles_is_dropped():
     asked = [("a", "Who?"), ("b", "When?"), ("c", "who"), ("b", "WHEN"), ("c", "Where?"), ("d", None), ("e", "Who?")]
     settled = settle([Outcome(article, 0, question) for article, question in asked])
     assert [outcome.question for outcome in settled] == [None, "When?", None, None, "Where?", None, None]

@@ -135,7 +135,7 @@ def test_an_article_without_id_is_named_by_its_content():
     assert one.id == same.id != other.id
 
 
-def test_only_articles_of_suitable_length_are_drawn_and_the_others_are_counted(tmp_path):
+def test_only_articles_of_suitable_length_are_drawn(tmp_path):
     rows = [{"id": name, "text": "x" * size} for name, size in [("a", 199), ("b", 200), ("c", 300), ("d", 301)]]
     write(tmp_path / "a.jsonl", rows)
     config = settings(tmp_path, max_characters=300)
@@ -262,7 +262,7 @@ def test_a_passage_is_found_in_every_script(lang):
     assert not any(unicodedata.category(passage.text[0]).startswith("M") for passage in chosen)
 
 
-def test_the_draw_of_passages_depends_on_seed_and_id_and_grows_with_the_number():
+def test_the_draw_of_passages_depends_on_seed_and_id():
     text = "\n\n".join(f"{PROSE['en']} Paragraph {number}." for number in range(20))
 
     def starts(name: str = "id", **changes: object) -> set[int]:
