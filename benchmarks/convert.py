@@ -14,8 +14,8 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -23,6 +23,7 @@ import numpy as np
 import typer
 
 from benchmarks.common import MACHINE
+from benchmarks.memory import PeakMemory
 from onnx_export.checkpoint import COLBERT_FILE, SPARSE_FILE, Shape
 from onnx_export.export import convert
 
@@ -37,7 +38,7 @@ BGE_M3: Final = Shape(
     layer_norm_eps=1e-5,
 )
 CHARACTERS: Final = [chr(code) for code in (*range(33, 127), *range(0x400, 0x460), *range(0x4E00, 0x9FA0))]
-"""Pieces of the toy tokenizer, spread over the whole table of ids."""
+"""Pieces of the toy tokenizer."""
 GIB: Final = 2**30
 
 app = typer.Typer(add_completion=False)
@@ -57,7 +58,9 @@ def main(
         return
     checkpoint = folder / f"checkpoint-{layers}"
     if not checkpoint.exists():
-        write_checkpoint(checkpoint, layers)
+        shape = replace(BGE_M3, num_hidden_layers=layers)
+        tokenizer = toy_tokenizer(shape.vocab_size)
+        write_checkpoint(checkpoint, shape, colbert_dim=shape.hidden_size, tokenizer_json=tokenizer)
         print(f"{checkpoint}: {size_of(checkpoint) / GIB:.2f} GiB")
     results: dict[str, Any] = {"benchmark": "convert", "machine": MACHINE, "cpus": os.cpu_count(), "layers": layers}
     results["checkpoint_gib"] = round(size_of(checkpoint) / GIB, 2)
@@ -74,48 +77,32 @@ def main(
 
 def measure(checkpoint: Path, out: Path, precision: str) -> dict[str, Any]:
     """Convert once, in this process."""
-    peak = {"RssAnon": 0, "RssFile": 0}
     stages: dict[str, float] = {}
-    over = threading.Event()
-
-    def watch() -> None:
-        while not over.wait(0.02):
-            for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-                name, _, value = line.partition(":")
-                if name in peak:
-                    peak[name] = max(peak[name], int(value.split()[0]) * 1024)
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
     begun = time.perf_counter()
-    bundle = convert(
-        checkpoint,
-        out,
-        precision=precision,
-        progress=lambda done, what: stages.update({what: round(time.perf_counter() - begun, 1)}),
-    )
+    with PeakMemory() as memory:
+        bundle = convert(
+            checkpoint,
+            out,
+            precision=precision,
+            progress=lambda done, what: stages.update({what: round(time.perf_counter() - begun, 1)}),
+        )
     seconds = time.perf_counter() - begun
-    over.set()
-    watcher.join()
     times = os.times()
     return {
         "seconds": round(seconds, 1),
         "cpu_seconds": round(times.user + times.system, 1),
         "reached_after": stages,
-        "peak_anonymous_gib": round(peak["RssAnon"] / GIB, 2),
-        "peak_mapped_gib": round(peak["RssFile"] / GIB, 2),
+        "peak_anonymous_gib": round(memory.anonymous / GIB, 2),
+        "peak_mapped_gib": round(memory.mapped / GIB, 2),
         "bundle_gib": round(size_of(out) / GIB, 2),
         "errors": bundle.config["errors"],
     }
 
 
-def write_checkpoint(path: Path, layers: int) -> None:
+def write_checkpoint(path: Path, shape: Shape, *, colbert_dim: int, tokenizer_json: str) -> None:
     """Random weights, spread like those of a trained model; the table is one of 4-bit blocks, or int8 would lose it."""
     import torch
 
-    from train.import_base import tokenizer_json
-
-    shape = Shape(**{**{name: getattr(BGE_M3, name) for name in Shape.__slots__}, "num_hidden_layers": layers})
     rng = np.random.default_rng(0)
     state = {}
     for name, size in shape.tensors().items():
@@ -131,16 +118,22 @@ def write_checkpoint(path: Path, layers: int) -> None:
         state[name] = torch.from_numpy(value)
     path.mkdir(parents=True)
     torch.save(state, path / "pytorch_model.bin")
-    for file, rows in ((SPARSE_FILE, 1), (COLBERT_FILE, shape.hidden_size)):
+    for file, rows in ((SPARSE_FILE, 1), (COLBERT_FILE, colbert_dim)):
         weight = rng.standard_normal((rows, shape.hidden_size), dtype=np.float32) * np.float32(0.03)
         torch.save({"weight": torch.from_numpy(weight), "bias": torch.full((rows,), 0.1)}, path / file)
     config = {"model_type": "xlm-roberta", **{name: getattr(shape, name) for name in Shape.__slots__}}
     (path / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
-    pieces = ["<s>", "<pad>", "</s>", "<unk>", "▁"] + [f"\x01{i}" for i in range(5, shape.vocab_size)]
+    (path / "tokenizer.json").write_text(tokenizer_json, encoding="utf-8")
+
+
+def toy_tokenizer(size: int) -> str:
+    """A ``tokenizer.json`` whose pieces are single characters, spread over the whole table of ids."""
+    from train.import_base import tokenizer_json
+
+    pieces = ["<s>", "<pad>", "</s>", "<unk>", "▁"] + [f"\x01{i}" for i in range(5, size)]
     for i, character in enumerate(CHARACTERS):
-        pieces[shape.vocab_size - 1 - i * (shape.vocab_size // len(CHARACTERS))] = character
-    scores = np.full(len(pieces), -9.0, np.float32)
-    (path / "tokenizer.json").write_text(tokenizer_json(pieces, scores), encoding="utf-8")
+        pieces[size - 1 - i * (size // len(CHARACTERS))] = character
+    return tokenizer_json(pieces, np.full(size, -9.0, np.float32))
 
 
 def size_of(folder: Path) -> int:

@@ -1,0 +1,285 @@
+"""One process of ``benchmarks.peers``: opens an encoder, measures it, and prints one JSON object.
+
+``python -m benchmarks._peer NAME WORK`` also runs where FlagEmbedding and bge-m3-lite are installed and m3-vdb is not.
+So an encoder imports what it needs and no more, and memory is that of a program which does nothing else. Linux only.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import statistics
+import struct
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.memory import PeakMemory
+
+LONGEST: Final = 8192
+"""Tokens that every encoder is told to keep of a text."""
+SLOW: Final = 10.0
+"""Seconds: a first pass that takes longer is the measurement, instead of a warm-up."""
+BRIEF: Final = 0.5
+MOST: Final = 30
+"""A case is repeated until its passes fill so many seconds, at most so many times."""
+LITE_ONLY: Final = (24, 1024)
+"""Layers and width: bge-m3-lite runs BGE-M3's alone."""
+
+Float32 = NDArray[np.float32]
+Encode = Callable[[list[str]], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a process does.
+
+    Attributes:
+        folder: has the checkpoint, its bundles, and ``lite/``, which a process of bge-m3-lite fills.
+        cases: name → texts, in the order in which they are encoded.
+        samples: texts whose vectors are kept.
+        repeats: passes of a case after the warm-up.
+        vectors: where the vectors of ``samples`` go (.npz).
+    """
+
+    folder: str
+    cases: dict[str, list[str]]
+    samples: list[str]
+    repeats: int
+    vectors: str
+
+    @property
+    def checkpoint(self) -> Path:
+        """Of all encoders."""
+        return Path(self.folder, "checkpoint")
+
+
+@dataclass(frozen=True, slots=True)
+class Vectors:
+    """The three representations of n texts: float32 [n, d], n × {id: weight}, n × float32 [rows, m]."""
+
+    dense: Float32
+    sparse: Sequence[Mapping[int, float]]
+    rows: Sequence[Float32]
+
+    def save(self, path: str) -> None:
+        """Write the arrays, with the weights as (text, id, weight)."""
+        weights = [(i, token, weight) for i, one in enumerate(self.sparse) for token, weight in sorted(one.items())]
+        sparse = np.array(weights, np.float64).reshape(-1, 3)
+        np.savez(path, dense=self.dense, sparse=sparse, rows=np.concatenate(self.rows))
+
+
+@dataclass(frozen=True, slots=True)
+class Encoder:
+    """Something that encodes, in its own way and types.
+
+    Attributes:
+        about: version and runtime.
+        encode: all three representations of the texts.
+        unpack: what ``encode`` returned → vectors.
+    """
+
+    about: str
+    encode: Encode
+    unpack: Callable[[Any], Vectors]
+
+
+def measure(open_encoder: Callable[[Work], Encoder], work: Work) -> dict[str, Any]:
+    """Time and memory of opening, of each case, and the vectors of the samples."""
+    with PeakMemory() as memory:
+        begun = time.perf_counter()
+        encoder = open_encoder(work)
+        opened = time.perf_counter() - begun
+    result: dict[str, Any] = {"about": encoder.about, "open_seconds": round(opened, 3), "opened": _mib(memory)}
+    result["cases"] = {}
+    for case, texts in work.cases.items():
+        with PeakMemory() as memory:
+            seconds = [_pass(encoder.encode, texts)]
+            if seconds[0] < SLOW:
+                seconds.pop()
+                while len(seconds) < work.repeats or (sum(seconds) < BRIEF and len(seconds) < MOST):
+                    seconds.append(_pass(encoder.encode, texts))
+        result["cases"][case] = {"seconds": statistics.median(seconds), "passes": len(seconds), **_mib(memory)}
+    encoder.unpack(encoder.encode(work.samples)).save(work.vectors)
+    return result
+
+
+def _pass(encode: Encode, texts: list[str]) -> float:
+    begun = time.perf_counter()
+    encode(texts)
+    return time.perf_counter() - begun
+
+
+def _mib(memory: PeakMemory) -> dict[str, float]:
+    return {"anonymous_mib": round(memory.anonymous / 2**20, 1), "mapped_mib": round(memory.mapped / 2**20, 1)}
+
+
+def bundle(work: Work, precision: str, runtime: str) -> Encoder:
+    """m3-vdb with one of its runtimes."""
+    from m3_vdb import M3EmbeddingFunction
+
+    function = M3EmbeddingFunction(Path(work.folder, precision), runtime=runtime, on_truncate="ignore")
+    return Encoder(f"{function.session.description}, {precision} file", function.encode_documents, _unpack_ours)
+
+
+def torch_model(work: Work, dtype: str) -> Encoder:
+    """Training's model, with m3-vdb's tokenizer, batches and pooling."""
+    import torch
+
+    from train.session import embedding_function, load
+
+    model, tokenizer = load(work.checkpoint, device="cpu")
+    function = embedding_function(model.to(getattr(torch, dtype)), tokenizer)
+    return Encoder(f"torch {torch.__version__}, {dtype}, sdpa", function.encode_documents, _unpack_ours)
+
+
+def _unpack_ours(found: Any) -> Vectors:  # noqa: ANN401 - M3Embeddings, which is imported late
+    sparse = [dict(zip(one.sparse.ids.tolist(), one.sparse.weights.tolist(), strict=True)) for one in found]
+    return Vectors(found.dense, sparse, [one.multi_vector for one in found])
+
+
+def flag_embedding(work: Work) -> Encoder:
+    """FlagEmbedding in float32, with its own batches."""
+    from FlagEmbedding import BGEM3FlagModel  # type: ignore[import-not-found]
+
+    width = len(_heads(work)["colbert_linear.pt"])
+    model = BGEM3FlagModel(str(work.checkpoint), use_fp16=False, devices="cpu", colbert_dim=width)
+    about = f"FlagEmbedding {version('FlagEmbedding')}, transformers {version('transformers')}"
+    return Encoder(about, lambda texts: model.encode(texts, max_length=LONGEST, **_ALL), _unpack)
+
+
+def lite(work: Work, precision: str) -> Encoder:
+    """bge-m3-lite, with graphs of the checkpoint that its own tools make the first time."""
+    from bge_m3_lite import BGEM3Embedder, hub
+
+    config = json.loads((work.checkpoint / "config.json").read_text(encoding="utf-8"))
+    if (config["num_hidden_layers"], config["hidden_size"]) != LITE_ONLY:
+        raise ImportError(f"bge-m3-lite runs {LITE_ONLY[0]} layers of {LITE_ONLY[1]} only")
+    folder = Path(work.folder, "lite")
+    if not (folder / "ready").is_file():
+        prepare_lite(work.checkpoint, folder)
+    # Its own files are fixed by checksums; these take their place.
+    hub.ensure_files = lambda files, *_, **__: {file.name: folder / file.name for file in files}
+    model = BGEM3Embedder(precision=precision)
+    about = f"bge-m3-lite {version('bge-m3-lite')}, onnxruntime {version('onnxruntime')}, {precision}"
+    return Encoder(about, lambda texts: model.encode(texts, **_ALL), _unpack)
+
+
+_ALL: Final = {"return_dense": True, "return_sparse": True, "return_colbert_vecs": True}
+
+
+def _unpack(found: dict[str, Any]) -> Vectors:
+    sparse = [{int(token): float(weight) for token, weight in one.items()} for one in found["lexical_weights"]]
+    return Vectors(np.asarray(found["dense_vecs"], np.float32), sparse, found["colbert_vecs"])
+
+
+def _heads(work: Work) -> dict[str, Any]:
+    import torch
+
+    names = ("sparse_linear.pt", "colbert_linear.pt")
+    return {name: torch.load(work.checkpoint / name, weights_only=True)["weight"] for name in names}
+
+
+def prepare_lite(checkpoint: Path, folder: Path) -> None:
+    """The files that bge-m3-lite reads: the encoder exported as on the hub, fused and quantised by its tools."""
+    import onnx
+    import torch
+    from bge_m3_lite.fuse import fuse
+    from bge_m3_lite.quantize import quantize
+    from transformers import XLMRobertaModel
+
+    class Backbone(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = XLMRobertaModel.from_pretrained(
+                checkpoint, add_pooling_layer=False, attn_implementation="eager"
+            ).eval()
+
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+            states: torch.Tensor = self.model(input_ids, attention_mask).last_hidden_state
+            return states
+
+    folder.mkdir(exist_ok=True)
+    sample = torch.tensor([[0, 5, 6, 2], [0, 7, 2, 1]])
+    torch.onnx.export(
+        Backbone(),
+        (sample, (sample != 1).long()),
+        str(folder / "exported.onnx"),
+        input_names=["input_ids", "attention_mask"],
+        output_names=["token_embeddings"],
+        dynamic_axes={name: {0: "batch", 1: "length"} for name in ("input_ids", "attention_mask", "token_embeddings")},
+        opset_version=14,
+        dynamo=False,
+    )
+    exported = onnx.load(str(folder / "exported.onnx"))
+    for file in folder.iterdir():
+        file.unlink()
+    onnx.save_model(exported, str(folder / "model.onnx"), save_as_external_data=True, location="model.onnx_data")
+    (folder / "sentencepiece.bpe.model").write_bytes(sentencepiece_model(checkpoint / "tokenizer.json"))
+    for name in ("sparse_linear.pt", "colbert_linear.pt"):
+        (folder / name).write_bytes((checkpoint / name).read_bytes())
+    fuse(folder / "model.onnx")
+    quantize(folder / "model_fused.onnx", folder / "model_int8.onnx")
+    (folder / "ready").touch()
+
+
+def sentencepiece_model(tokenizer: Path) -> bytes:
+    """SentencePiece's file (protobuf) with the pieces and the normalisation of a ``tokenizer.json`` of XLM-R."""
+    tree = json.loads(tokenizer.read_text(encoding="utf-8"))
+    (charsmap,) = [
+        base64.b64decode(one["precompiled_charsmap"])
+        for one in tree["normalizer"]["normalizers"]
+        if one["type"] == "Precompiled"
+    ]
+    # XLM-R's ids are SentencePiece's and one more, with <s>, <pad>, </s>, <unk> before and <mask> after.
+    pieces = [("<unk>", 0.0, 2), ("<s>", 0.0, 3), ("</s>", 0.0, 3)]
+    pieces += [(piece, score, 1) for piece, score in tree["model"]["vocab"][4:-1]]
+    found = b"".join(
+        _field(1, _field(1, piece.encode()) + b"\x15" + struct.pack("<f", score) + b"\x18" + bytes([kind]))
+        for piece, score, kind in pieces
+    )
+    return found + _field(3, _field(1, b"nmt_nfkc") + _field(2, charsmap))
+
+
+def _field(number: int, content: bytes) -> bytes:
+    """A field of protobuf with its length before it."""
+    length, size = b"", len(content)
+    while size > 127:
+        length, size = length + bytes([size & 127 | 128]), size >> 7
+    return bytes([number << 3 | 2]) + length + bytes([size]) + content
+
+
+OURS: Final[dict[str, Callable[[Work], Encoder]]] = {
+    "m3-vdb onnxruntime fp32": lambda work: bundle(work, "fp32", "onnxruntime"),
+    "m3-vdb onnxruntime int8": lambda work: bundle(work, "int8", "onnxruntime"),
+    "m3-vdb openvino fp32": lambda work: bundle(work, "fp32", "openvino"),
+    "m3-vdb openvino int8": lambda work: bundle(work, "int8", "openvino"),
+    "torch fp32": lambda work: torch_model(work, "float32"),
+    "torch bf16": lambda work: torch_model(work, "bfloat16"),
+}
+PEERS: Final[dict[str, Callable[[Work], Encoder]]] = {
+    "bge-m3-lite fp32": lambda work: lite(work, "fp32"),
+    "bge-m3-lite int8": lambda work: lite(work, "int8"),
+    "FlagEmbedding": flag_embedding,
+}
+
+
+def main(name: str, given: str) -> None:
+    """Open the encoder, measure it, and print the result; what is not installed is said to be."""
+    work = Work(**json.loads(Path(given).read_text(encoding="utf-8")))
+    try:
+        result = measure((OURS | PEERS)[name], work)
+    except ImportError as error:
+        result = {"left_out": f"{error}"}
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
