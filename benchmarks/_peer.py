@@ -10,7 +10,9 @@ import base64
 import json
 import statistics
 import struct
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +34,10 @@ MOST: Final = 30
 """A case is repeated until its passes fill so many seconds, at most so many times."""
 LITE_ONLY: Final = (24, 1024)
 """Layers and width: bge-m3-lite runs BGE-M3's alone."""
+PREPARE_LITE: Final = "prepare bge-m3-lite"
+"""Instead of an encoder's name."""
+CALIBRATION: Final = 128
+"""Tokens of a text that bge-m3-lite calibrates with; its own 512 take 8 GB and more, and random weights have no use."""
 
 Float32 = NDArray[np.float32]
 Encode = Callable[[list[str]], Any]
@@ -42,7 +48,7 @@ class Work:
     """What a process does.
 
     Attributes:
-        folder: has the checkpoint, its bundles, and ``lite/``, which a process of bge-m3-lite fills.
+        folder: has the checkpoint, its bundles, and ``lite/`` with what ``prepare_lite`` makes of it.
         cases: name → texts, in the order in which they are encoded.
         samples: texts whose vectors are kept.
         repeats: passes of a case after the warm-up.
@@ -156,15 +162,12 @@ def flag_embedding(work: Work) -> Encoder:
 
 
 def lite(work: Work, precision: str) -> Encoder:
-    """bge-m3-lite, with graphs of the checkpoint that its own tools make the first time."""
+    """bge-m3-lite, with graphs of the checkpoint that its own tools made (``prepare_lite``)."""
     from bge_m3_lite import BGEM3Embedder, hub
 
-    config = json.loads((work.checkpoint / "config.json").read_text(encoding="utf-8"))
-    if (config["num_hidden_layers"], config["hidden_size"]) != LITE_ONLY:
-        raise ImportError(f"bge-m3-lite runs {LITE_ONLY[0]} layers of {LITE_ONLY[1]} only")
     folder = Path(work.folder, "lite")
     if not (folder / "ready").is_file():
-        prepare_lite(work.checkpoint, folder)
+        raise ImportError(f"it has no graph of this checkpoint; it runs {LITE_ONLY[0]} layers of {LITE_ONLY[1]} only")
     # Its own files are fixed by checksums; these take their place.
     hub.ensure_files = lambda files, *_, **__: {file.name: folder / file.name for file in files}
     model = BGEM3Embedder(precision=precision)
@@ -187,15 +190,36 @@ def _heads(work: Work) -> dict[str, Any]:
     return {name: torch.load(work.checkpoint / name, weights_only=True)["weight"] for name in names}
 
 
-def prepare_lite(checkpoint: Path, folder: Path) -> None:
-    """The files that bge-m3-lite reads: the encoder exported as on the hub, fused and quantised by its tools."""
+def prepare_lite(work: Work) -> None:
+    """Write the files that bge-m3-lite reads: the encoder, fused and quantised by its tools, and its tokenizer."""
+    from bge_m3_lite.fuse import fuse
+    from bge_m3_lite.quantize import QuantConfig, quantize
+
+    folder = Path(work.folder, "lite")
+    config = json.loads((work.checkpoint / "config.json").read_text(encoding="utf-8"))
+    if (folder / "ready").is_file() or (config["num_hidden_layers"], config["hidden_size"]) != LITE_ONLY:
+        return
+    folder.mkdir(exist_ok=True)
+    (folder / "sentencepiece.bpe.model").write_bytes(sentencepiece_model(work.checkpoint / "tokenizer.json"))
+    for name in ("sparse_linear.pt", "colbert_linear.pt"):
+        (folder / name).write_bytes((work.checkpoint / name).read_bytes())
+    # In a process of its own, whose memory is free again before the next step.
+    exported = f"from benchmarks._peer import export_encoder; export_encoder({str(work.checkpoint)!r}, {str(folder)!r})"
+    subprocess.run([sys.executable, "-c", exported], check=True, stdout=subprocess.DEVNULL)
+    fuse(folder / "model.onnx")
+    quantize(folder / "model_fused.onnx", folder / "model_int8.onnx", QuantConfig(calibration_max_length=CALIBRATION))
+    (folder / "ready").touch()
+
+
+def export_encoder(checkpoint: str, folder: str) -> None:
+    """``model.onnx`` and ``model.onnx_data``, as they are on the hub: without heads."""
     import onnx
     import torch
-    from bge_m3_lite.fuse import fuse
-    from bge_m3_lite.quantize import quantize
     from transformers import XLMRobertaModel
 
-    class Backbone(torch.nn.Module):
+    class LastState(torch.nn.Module):
+        """The output that bge-m3-lite expects."""
+
         def __init__(self) -> None:
             super().__init__()
             self.model = XLMRobertaModel.from_pretrained(
@@ -206,28 +230,21 @@ def prepare_lite(checkpoint: Path, folder: Path) -> None:
             states: torch.Tensor = self.model(input_ids, attention_mask).last_hidden_state
             return states
 
-    folder.mkdir(exist_ok=True)
+    names = ["input_ids", "attention_mask", "token_embeddings"]
     sample = torch.tensor([[0, 5, 6, 2], [0, 7, 2, 1]])
-    torch.onnx.export(
-        Backbone(),
-        (sample, (sample != 1).long()),
-        str(folder / "exported.onnx"),
-        input_names=["input_ids", "attention_mask"],
-        output_names=["token_embeddings"],
-        dynamic_axes={name: {0: "batch", 1: "length"} for name in ("input_ids", "attention_mask", "token_embeddings")},
-        opset_version=14,
-        dynamo=False,
-    )
-    exported = onnx.load(str(folder / "exported.onnx"))
-    for file in folder.iterdir():
-        file.unlink()
-    onnx.save_model(exported, str(folder / "model.onnx"), save_as_external_data=True, location="model.onnx_data")
-    (folder / "sentencepiece.bpe.model").write_bytes(sentencepiece_model(checkpoint / "tokenizer.json"))
-    for name in ("sparse_linear.pt", "colbert_linear.pt"):
-        (folder / name).write_bytes((checkpoint / name).read_bytes())
-    fuse(folder / "model.onnx")
-    quantize(folder / "model_fused.onnx", folder / "model_int8.onnx")
-    (folder / "ready").touch()
+    with tempfile.TemporaryDirectory(dir=folder) as parts:
+        torch.onnx.export(
+            LastState(),
+            (sample, (sample != 1).long()),
+            f"{parts}/exported.onnx",
+            input_names=names[:2],
+            output_names=names[2:],
+            dynamic_axes={name: {0: "batch", 1: "length"} for name in names},
+            opset_version=14,
+            dynamo=False,
+        )
+        exported = onnx.load(f"{parts}/exported.onnx")
+    onnx.save_model(exported, f"{folder}/model.onnx", save_as_external_data=True, location="model.onnx_data")
 
 
 def sentencepiece_model(tokenizer: Path) -> bytes:
@@ -275,7 +292,11 @@ def main(name: str, given: str) -> None:
     """Open the encoder, measure it, and print the result; what is not installed is said to be."""
     work = Work(**json.loads(Path(given).read_text(encoding="utf-8")))
     try:
-        result = measure((OURS | PEERS)[name], work)
+        result: dict[str, Any] = {}
+        if name == PREPARE_LITE:
+            prepare_lite(work)
+        else:
+            result = measure((OURS | PEERS)[name], work)
     except ImportError as error:
         result = {"left_out": f"{error}"}
     print(json.dumps(result))
