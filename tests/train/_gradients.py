@@ -33,6 +33,10 @@ ROWS = torch.arange(11).numpy()
 """Eleven rows: no number of processes divides them."""
 
 
+def open_rows(checkpoint: Path, rows: Path) -> RowStore:
+    return RowStore([rows], (checkpoint / "tokenizer.json").read_text(encoding="utf-8"), Lengths(16, 48))
+
+
 def make_task(
     checkpoint: Path, rows: Path, store: RowStore, objective: Objective, memory: str, parallel: str
 ) -> ContrastiveTask:
@@ -70,7 +74,7 @@ def full(gradient: Tensor) -> Tensor:
 
 def collect(checkpoint: Path, rows: Path, parallel: str, memories: list[str]) -> dict[str, Tensor]:
     collected: dict[str, Tensor] = {}
-    store = RowStore([rows], (checkpoint / "tokenizer.json").read_text(encoding="utf-8"), Lengths(16, 48))
+    store = open_rows(checkpoint, rows)
     for memory in memories:
         for name, (phase, objective) in CASES.items():
             task = make_task(checkpoint, rows, store, objective, memory, parallel)

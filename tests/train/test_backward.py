@@ -8,7 +8,7 @@ from contextlib import contextmanager, nullcontext
 import pytest
 import torch
 
-from tests.train._gradients import CASES, ROWS, make_task
+from tests.train._gradients import CASES, ROWS, make_task, open_rows
 from tests.train._runs import write_rows
 
 PHASE, OBJECTIVE = CASES["distill"]
@@ -17,9 +17,10 @@ PHASE, OBJECTIVE = CASES["distill"]
 @pytest.fixture
 def task_of(tiny_checkpoint, tmp_path):
     rows = write_rows(tmp_path / "rows.jsonl", rows=len(ROWS), scores=True)
+    store = open_rows(tiny_checkpoint, rows)
 
     def make(memory: str):
-        task = make_task(tiny_checkpoint, rows, OBJECTIVE, memory, "ddp")
+        task = make_task(tiny_checkpoint, rows, store, OBJECTIVE, memory, "ddp")
         task.begin(PHASE)
         task.model.train()
         return task
