@@ -47,7 +47,8 @@ def convert(
     Args:
         source: directory with encoder, both heads and tokenizer, or with PEFT's ``adapter_config.json``.
         out: directory to create; it appears only when the bundle is verified.
-        precision: "fp32", "fp16" or "int8" (int8 matrices, 4-bit embedding table).
+        precision: "fp32", "fp16", "int8" (int8 matrices, 4-bit embedding table) or "int4" (all of it in 4 bits
+            or less; see ``weights``).
         name: the model's name in the bundle; None takes the directory's.
         also: a forward pass to verify against besides NumPy's, ``M3Model.embed`` of training.
         fetch: finds the base model of an adapter that names it by its hub id; None finds folders only.

@@ -26,7 +26,16 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from m3_vdb.encoding.bundle import MODEL
-from onnx_export.weights import BLOCK, EMBEDDING, Weights, quantize_blocks, quantize_int8
+from onnx_export.weights import (
+    BLOCK,
+    EMBEDDING,
+    Weights,
+    frequent_rows,
+    quantize_blocks,
+    quantize_codes,
+    quantize_int8,
+    quantize_matrix,
+)
 
 OPSET: Final = 17
 IR_VERSION: Final = 8
@@ -90,43 +99,93 @@ class GraphBuilder:
             tensor.external_data.add(key=name, value=str(value))
         return tensor
 
-    def linear(self, x: str, weight: NDArray[np.float32], bias: NDArray[np.float32], *, name: str) -> str:
-        """X · Wᵀ + b for a weight of torch's layout [out, in]."""
-        product = self.op("MatMul", [x, self.matrix(weight.T, name=f"{name}.weight")])
+    def linear(
+        self, x: str, weight: NDArray[np.float32], bias: NDArray[np.float32], *, name: str, parts: int = 1
+    ) -> str:
+        """X · Wᵀ + b for a weight of torch's layout [out, in], which may be of several layers with one input."""
+        product = self.op("MatMul", [x, self.matrix(weight.T, name=f"{name}.weight", parts=parts)])
         return self.op("Add", [product, self.vector(bias, name=f"{name}.bias")])
 
     def vector(self, value: NDArray[np.float32], *, name: str) -> str:
         """An initializer in the arithmetic of the graph."""
         return self.constant(value.astype(self.weights.float_type, copy=False), name=name)
 
-    def matrix(self, value: NDArray[np.float32], *, name: str) -> str:
-        """A weight matrix [in, out] as the input to MatMul: as it is, or Cast(int8) · scale."""
-        if self.weights.precision != "int8":
+    def matrix(self, value: NDArray[np.float32], *, name: str, parts: int = 1) -> str:
+        """A weight matrix [in, out] as the input to MatMul: as it is, or expanded when the model is loaded."""
+        if self.weights.precision == "int8":
+            quantized, scale = quantize_int8(value)
+            wide = self._wide(quantized, name=f"{name}.int8")
+            return self.op("Mul", [wide, self.constant(scale, name=f"{name}.scale")])
+        if self.weights.precision != "int4":
             return self.vector(value, name=name)
-        quantized, scale = quantize_int8(value)
-        wide = self.op("Cast", [self.constant(quantized, name=f"{name}.int8")], to=TensorProto.FLOAT)
-        return self.op("Mul", [wide, self.constant(scale, name=f"{name}.scale")])
+        rows = [self._corrected(p, name=f"{name}.{i}") for i, p in enumerate(np.split(value.T, parts))]
+        return self.op("Transpose", [self.op("Concat", rows, axis=0)], perm=[1, 0])
 
-    def embedding(self, ids: str) -> str:
-        """Rows of the word embedding for token ids, [B, L, d]; 4-bit blocks are expanded after the look-up."""
-        table = self.weights[EMBEDDING]
-        dim = table.shape[1]
-        if self.weights.precision != "int8":
-            return self.op("Gather", [self.vector(table, name="words"), ids])
-        packed, codes, codebook = quantize_blocks(table)
-        both = self.op(
-            "Cast", [self.op("Gather", [self.constant(packed, name="words.packed"), ids])], to=TensorProto.FLOAT
-        )
+    def _corrected(self, value: NDArray[np.float32], *, name: str) -> str:
+        """[out, in] in 4-bit blocks with a correction of low rank."""
+        packed, scales, *factors = quantize_matrix(value)
+        wide = self.op("Cast", [self.constant(scales, name=f"{name}.scales")], to=TensorProto.FLOAT)
+        rows = self._blocks(self.constant(packed, name=f"{name}.packed"), wide, shape=value.shape)
+        if not factors[0].size:
+            return rows
+        # The scales of both factors stand between them: OpenVINO 2026.4 takes int8 · scale for a matrix to be expanded
+        # at run time, and crashes here in bfloat16 (floating point exception).
+        (left, one), (right, other) = map(quantize_int8, factors)
+        scale = self.constant((one * other)[:, None], name=f"{name}.scale")
+        turned = self.op("Transpose", [self._wide(right, name=f"{name}.right")], perm=[1, 0])
+        correction = self.op("MatMul", [self._wide(left, name=f"{name}.left"), self.op("Mul", [turned, scale])])
+        return self.op("Add", [rows, correction])
+
+    def _wide(self, value: NDArray[np.int8], *, name: str) -> str:
+        return self.op("Cast", [self.constant(value, name=name)], to=TensorProto.FLOAT)
+
+    def _blocks(self, packed: str, scales: str, *, shape: Sequence[int]) -> str:
+        """Rows of 4-bit blocks, [*shape]; a 0 in ``shape`` copies the length of that axis."""
+        both = self.op("Cast", [packed], to=TensorProto.FLOAT)
         high = self.op("Floor", [self.op("Mul", [both, self.constant(1 / 16)])])
         low = self.op("Sub", [both, self.op("Mul", [high, self.constant(16.0)])])
         levels = self.op("Sub", [self.op("Concat", [low, high], axis=-1), self.constant(8.0)])
+        *outer, width = shape
+        blocks = self.op("Reshape", [levels, self.constant([*outer, width // BLOCK, BLOCK])])
+        scaled = self.op("Mul", [blocks, self.op("Unsqueeze", [scales, self.constant([-1])])])
+        return self.op("Reshape", [scaled, self.constant(list(shape))])
+
+    def embedding(self, ids: str) -> str:
+        """Rows of the word embedding for token ids, [B, L, d]; packed rows are expanded after the look-up."""
+        table = self.weights[EMBEDDING]
+        if self.weights.precision == "int8":
+            return self._block_rows(table, ids)
+        if self.weights.precision != "int4":
+            return self.op("Gather", [self.vector(table, name="words"), ids])
+        frequent = frequent_rows(table)
+        first = self.constant(np.array(frequent, dtype=np.int64))
+        rare = self.op("Not", [self.op("Less", [ids, first])])
+        none = self.constant(np.array(0, dtype=np.int64))
+        rows = self._block_rows(table[:frequent], self.op("Where", [rare, none, ids]))
+        coded = self._coded_rows(table[frequent:], self.op("Where", [rare, self.op("Sub", [ids, first]), none]))
+        return self.op("Where", [self.op("Unsqueeze", [rare, self.constant([-1])]), coded, rows])
+
+    def _block_rows(self, table: NDArray[np.float32], ids: str) -> str:
+        """Rows of a table in 4-bit blocks."""
+        packed, codes, codebook = quantize_blocks(table)
         code = self.op(
             "Cast", [self.op("Gather", [self.constant(codes, name="words.codes"), ids])], to=TensorProto.INT32
         )
-        scale = self.op("Gather", [self.constant(codebook, name="words.scales"), code])  # [B, L, d / 32]
-        blocks = self.op("Reshape", [levels, self.constant([0, 0, dim // BLOCK, BLOCK])])
-        scaled = self.op("Mul", [blocks, self.op("Unsqueeze", [scale, self.constant([-1])])])
-        return self.op("Reshape", [scaled, self.constant([0, 0, dim])])
+        scales = self.op("Gather", [self.constant(codebook, name="words.scales"), code])  # [B, L, d / 32]
+        rows = self.op("Gather", [self.constant(packed, name="words.packed"), ids])
+        return self._blocks(rows, scales, shape=[0, 0, table.shape[1]])
+
+    def _coded_rows(self, table: NDArray[np.float32], ids: str) -> str:
+        """Rows of a table of ``quantize_codes``."""
+        codes, lengths, codebook = quantize_codes(table)
+        code = self.op(
+            "Cast", [self.op("Gather", [self.constant(codes, name="rare.codes"), ids])], to=TensorProto.INT32
+        )
+        parts = self.op("Gather", [self.constant(codebook, name="rare.parts"), code])  # [B, L, d / 4, 4]
+        directions = self.op("Reshape", [parts, self.constant([0, 0, table.shape[1]])])
+        own = self.op("Gather", [self.constant(lengths, name="rare.lengths"), ids])
+        length = self.op("Unsqueeze", [self.op("Cast", [own], to=TensorProto.FLOAT), self.constant([-1])])
+        return self.op("Mul", [directions, length])
 
     def to_float32(self, x: str) -> str:
         """Cast to float32 if the graph computes in less."""
@@ -245,7 +304,7 @@ def _attention(g: GraphBuilder, x: str, bias: str, *, prefix: str) -> str:
     scale = 1 / math.sqrt(k)
     weight = np.concatenate([parts[0][0] * scale, parts[1][0], parts[2][0]]).astype(np.float32)
     offset = np.concatenate([parts[0][1] * scale, parts[1][1], parts[2][1]]).astype(np.float32)
-    qkv = g.op("Reshape", [g.linear(x, weight, offset, name=f"{prefix}qkv"), g.constant([0, 0, 3, heads, k])])
+    qkv = g.op("Reshape", [g.linear(x, weight, offset, name=f"{prefix}qkv", parts=3), g.constant([0, 0, 3, heads, k])])
     split = g.op("Transpose", [qkv], perm=[2, 0, 3, 1, 4])  # [3, B, h, L, k]
     query, key, value = (g.op("Gather", [split, g.constant(np.array(i, dtype=np.int64))], axis=0) for i in range(3))
     scores = g.op("MatMul", [query, g.op("Transpose", [key], perm=[0, 1, 3, 2])])

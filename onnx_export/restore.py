@@ -16,7 +16,7 @@ from onnx import helper, numpy_helper
 
 from m3_vdb.errors import BundleError
 from onnx_export.graph import PADDING_ID
-from onnx_export.weights import EMBEDDING, Weights, dequantize_blocks
+from onnx_export.weights import EMBEDDING, Weights, dequantize_blocks, dequantize_codes, dequantize_matrix
 
 LINEAR: Final = ("attention.output", "intermediate", "output")
 """Matrices of a layer; a checkpoint puts ".dense" after these names. Query, key and value are one."""
@@ -83,14 +83,30 @@ def _heads(graph: onnx.GraphProto, stored: Mapping[str, NDArray[Any]]) -> tuple[
 def _words(stored: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
     if "words" in stored:
         return _float32(stored["words"])
-    return dequantize_blocks(stored["words.packed"], stored["words.codes"], stored["words.scales"])
+    frequent = dequantize_blocks(stored["words.packed"], stored["words.codes"], stored["words.scales"])
+    if "rare.codes" not in stored:
+        return frequent
+    rare = dequantize_codes(stored["rare.codes"], stored["rare.lengths"], stored["rare.parts"])
+    return np.concatenate([frequent, rare])
 
 
 def _matrix(stored: Mapping[str, NDArray[Any]], name: str) -> NDArray[np.float32]:
     """A matrix in torch's layout [out, in]."""
     if name in stored:
         return np.ascontiguousarray(_float32(stored[name]).T)
+    if f"{name}.0.packed" in stored:
+        parts = sum(f"{name}.{i}.packed" in stored for i in range(3))
+        return np.concatenate([_corrected(stored, f"{name}.{i}") for i in range(parts)])
     return np.ascontiguousarray((_float32(stored[f"{name}.int8"]) * stored[f"{name}.scale"]).T)
+
+
+def _corrected(stored: Mapping[str, NDArray[Any]], name: str) -> NDArray[np.float32]:
+    blocks = dequantize_matrix(stored[f"{name}.packed"], stored[f"{name}.scales"])
+    if f"{name}.left" not in stored:
+        return blocks
+    left, right, scale = (_float32(stored[f"{name}.{part}"]) for part in ("left", "right", "scale"))
+    corrected: NDArray[np.float32] = blocks + left @ (scale * right.T)
+    return corrected
 
 
 def _named(stored: Mapping[str, NDArray[Any]], name: str) -> dict[str, NDArray[np.float32]]:

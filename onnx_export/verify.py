@@ -31,9 +31,9 @@ NEAR_ZERO: Final = 1e-5
 """A lexical weight this small may be positive on one side and 0 on the other; such flips are counted, not refused."""
 MORE_THAN_ALL: Final = 10**6
 """Tokens, more than a text of the verification has."""
-FINER: Final = {"int8": "fp16", "fp16": "fp32"}
+FINER: Final = {"int4": "int8", "int8": "fp16", "fp16": "fp32"}
 """The precision to advise when one loses too much."""
-LOWEST_COSINE: Final = 0.98
+LOWEST_COSINE: Final = {"int4": 0.9, "int8": 0.98, "fp16": 0.98}
 """A reduced-precision export below this is broken, not just rounded."""
 TEXTS: Final = (
     "",
@@ -249,7 +249,7 @@ def require_close(errors: Errors, *, precision: str) -> None:
 
     Raises:
         VerificationError: at fp32 a value differs by more than 1e-5 or an id flips that is not near zero; at reduced
-            precision a cosine falls below 0.98.
+            precision a cosine falls below 0.98 (int4: 0.9).
     """
     found = errors.as_dict()
     if precision == "fp32":
@@ -261,8 +261,9 @@ def require_close(errors: Errors, *, precision: str) -> None:
         ]
         advice = "the export is at fault: please report it with the checkpoint's config.json"
     else:
-        names = [name for name in ("dense_cosine", "multi_vector_cosine") if not getattr(errors, name) >= LOWEST_COSINE]
-        bad = [f"{name} is {found[name]}, at least {LOWEST_COSINE}" for name in names]
+        least = LOWEST_COSINE[precision]
+        names = [name for name in ("dense_cosine", "multi_vector_cosine") if not getattr(errors, name) >= least]
+        bad = [f"{name} is {found[name]}, at least {least}" for name in names]
         advice = f"export with --precision {FINER[precision]}"
     if bad:
         raise VerificationError(

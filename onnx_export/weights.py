@@ -1,4 +1,4 @@
-"""How weights are stored in the graph: float32, float16, or int8 with a 4-bit embedding table.
+"""How weights are stored in the graph: float32, float16, int8 with a 4-bit embedding table, or int4 with a coded one.
 
 Only weights are quantised: the graph expands them and computes in floating point. So the file is smaller, and the
 arithmetic is that of the trained model. All schemes use standard operators. A runtime expands the matrices once, when
@@ -18,10 +18,23 @@ from numpy.typing import NDArray
 
 from m3_vdb.errors import ConfigError
 
-PRECISIONS: Final = ("fp32", "fp16", "int8")
+PRECISIONS: Final = ("fp32", "fp16", "int8", "int4")
 EMBEDDING: Final = "embeddings.word_embeddings.weight"
 BLOCK: Final = 32
-"""Embedding weights that share a scale."""
+"""Weights of a row that share a scale, in 4-bit blocks."""
+RANK: Final = 32
+"""Of the correction that is added to a matrix of 4-bit blocks."""
+EXACT: Final = 0.001
+"""Share of a matrix that blocks may miss without a correction: float16 rounds scales by .0003."""
+FREQUENT: Final = 5
+"""At int4 the first fifth of the pieces has 4-bit blocks: XLM-R's are in the order of their frequency, and these are
+four of five tokens in most languages."""
+PART: Final = 4
+"""Numbers of a row of the other pieces that share a code."""
+SAMPLE: Final = 2**18
+"""Parts from which their codebook is made."""
+ROUNDS: Final = 12
+"""Of k-means."""
 SLICE: Final = 16_384
 """Rows of the embedding table that are worked on at a time; all at once would take several times its memory."""
 CODES: Final = 256
@@ -42,7 +55,8 @@ class Weights:
         heads: attention heads.
         layer_norm_eps: epsilon of every LayerNorm.
         precision: how the graph stores them. "fp16" also computes in float16, but normalises the outputs in float32;
-            "int8" has matrices with one scale per output, embeddings in 4-bit blocks, and float32 arithmetic.
+            "int8" has matrices with one scale per output and embeddings in 4-bit blocks; "int4" has matrices in 4-bit
+            blocks with a correction of low rank, and codes for the embeddings of rare pieces. Both compute in float32.
     """
 
     tensors: Mapping[str, NDArray[np.float32]]
@@ -116,10 +130,7 @@ def quantize_blocks(
         codebook float32 [256], ascending.
     """
     vocabulary, dim = table.shape
-    if dim % (2 * BLOCK):
-        raise ConfigError(
-            f"precision int8 needs an encoder width that is a multiple of {2 * BLOCK}, got {dim}: use fp16"
-        )
+    _require_blocks(dim)
     peaks = [_peaks(part) for part in _slices(table)]
     wanted = np.concatenate(peaks) / np.float32(-8)
     codebook = _codebook(wanted)
@@ -132,9 +143,63 @@ def quantize_blocks(
     for start, part in zip(range(0, vocabulary, SLICE), _slices(table), strict=True):
         rows = slice(start, start + len(part))
         blocks = part.reshape(len(part), -1, BLOCK)
-        levels = np.clip(np.rint(blocks / divisor[rows]) + 8, 0, 15).astype(np.uint8).reshape(part.shape)
-        packed[rows] = levels[:, : dim // 2] | (levels[:, dim // 2 :] << 4)
+        packed[rows] = _pack(np.clip(np.rint(blocks / divisor[rows]), -8, 7).reshape(part.shape))
     return packed, codes.reshape(vocabulary, -1), codebook
+
+
+def quantize_matrix(
+    value: NDArray[np.float32],
+) -> tuple[NDArray[np.uint8], NDArray[np.float16], NDArray[np.float32], NDArray[np.float32]]:
+    """4-bit blocks as ``quantize_blocks``, with finer scales, and what is to be added to them.
+
+    What a short fine-tuning changed is smaller than the steps of 4-bit blocks, but close to a matrix of low rank:
+    adding that keeps the training (LQER, arXiv 2402.02446). A scale is the best for all levels of its block, not the
+    largest weight's, whose own change would move all others, and of float16, because 1 % is as much as the training.
+
+    Args:
+        value: float32 [out, in], in a multiple of 64.
+
+    Raises:
+        ConfigError: as ``quantize_blocks``.
+
+    Returns:
+        packed uint8 [out, in/2] as there, scales float16 [out, in/32], and the factors left float32 [out, r] and right
+        float32 [in, r], r at most 32, 0 if blocks alone are exact: value ≈ (level − 8) · scale + left · rightᵀ.
+    """
+    _require_blocks(value.shape[1])
+    blocks = value.reshape(len(value), -1, BLOCK)
+    peaks = _peaks(value).reshape(len(value), -1, 1)
+    levels = np.clip(np.rint(blocks / np.where(peaks, peaks / np.float32(-8), np.float32(1))), -8, 7)
+    squares = np.maximum(np.square(levels).sum(axis=2), 1)
+    scales = ((levels * blocks).sum(axis=2) / squares).astype(np.float16)
+    packed = _pack(levels.reshape(value.shape))
+    error = value - dequantize_matrix(packed, scales)
+    exact = np.linalg.norm(error) < EXACT * np.linalg.norm(value)
+    return packed, scales, *low_rank(error, 0 if exact else RANK)
+
+
+def dequantize_matrix(packed: NDArray[np.uint8], scales: NDArray[np.float16]) -> NDArray[np.float32]:
+    """The blocks of ``quantize_matrix``, without the correction: float32 [out, in]."""
+    return _levels(packed) * np.repeat(scales.astype(np.float32), BLOCK, axis=1)
+
+
+def _require_blocks(width: int) -> None:
+    if width % (2 * BLOCK):
+        raise ConfigError(
+            f"precisions int8 and int4 need widths that are multiples of {2 * BLOCK}, got {width}: use fp16"
+        )
+
+
+def _pack(levels: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Levels −8 … 7 as nibbles: byte j holds number j (low) and number j + d/2 (high), each plus 8."""
+    first, second = np.split((levels + 8).astype(np.uint8), 2, axis=1)
+    return np.bitwise_or(first, np.left_shift(second, 4), dtype=np.uint8)
+
+
+def _levels(packed: NDArray[np.uint8]) -> NDArray[np.float32]:
+    nibbles = np.concatenate([packed & 15, packed >> 4], axis=1)
+    levels: NDArray[np.float32] = nibbles.astype(np.float32) - 8
+    return levels
 
 
 def _slices(table: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
@@ -149,12 +214,100 @@ def _peaks(rows: NDArray[np.float32]) -> NDArray[np.float32]:
     return peaks
 
 
+def low_rank(error: NDArray[np.float32], rank: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The best approximation of a matrix by one of low rank, as two factors (Eckart and Young).
+
+    Args:
+        error: float32 [out, in].
+        rank: r, at least 0.
+
+    Returns:
+        left float32 [out, r] and right float32 [in, r]; error ≈ left · rightᵀ. r is at most the shorter side.
+    """
+    wide = error.astype(np.float64)
+    turned = len(wide) > wide.shape[1]
+    _, vectors = np.linalg.eigh(wide.T @ wide if turned else wide @ wide.T)
+    basis = vectors[:, : -rank - 1 : -1]  # of the largest eigenvalues; they are in ascending order
+    other = wide @ basis if turned else wide.T @ basis
+    left, right = (other, basis) if turned else (basis, other)
+    return left.astype(np.float32), right.astype(np.float32)
+
+
+def quantize_codes(
+    rows: NDArray[np.float32],
+) -> tuple[NDArray[np.uint8], NDArray[np.float16], NDArray[np.float32]]:
+    """Vector quantisation of rows: each 4 numbers of a row are one of 256 quadruples times the row's length.
+
+    The quadruples are found by k-means over parts of rows of length 1; all parts of a row share them.
+
+    Args:
+        rows: float32 [n, d], d a multiple of 4.
+
+    Returns:
+        codes uint8 [n, d/4]; lengths float16 [n]; codebook float32 [256, 4]. ``dequantize_codes`` puts them together.
+    """
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    parts = (rows / np.maximum(lengths, np.finfo(np.float32).tiny)).reshape(-1, PART)
+    rng = np.random.default_rng(0)
+    codebook = _kmeans(parts[rng.choice(len(parts), min(len(parts), SAMPLE), replace=False)], rng)
+    codes = _nearest(parts, codebook)
+    # The length that is best for the coded direction, not the row's own: ⟨row, coded⟩ / ⟨coded, coded⟩.
+    coded = codebook[codes].reshape(rows.shape)
+    best = (rows * coded).sum(axis=1) / np.maximum(np.square(coded).sum(axis=1), np.finfo(np.float32).tiny)
+    return codes.reshape(len(rows), -1), best.astype(np.float16), codebook
+
+
+def dequantize_codes(
+    codes: NDArray[np.uint8], lengths: NDArray[np.float16], codebook: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """The rows that ``quantize_codes`` stored: float32 [n, d]."""
+    return codebook[codes].reshape(len(codes), -1) * lengths.astype(np.float32)[:, None]
+
+
+def rounded_table(table: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The embedding table as it is after an export at int4: float32 [V, d]."""
+    frequent, rare = np.split(table, [frequent_rows(table)])
+    return np.concatenate([dequantize_blocks(*quantize_blocks(frequent)), dequantize_codes(*quantize_codes(rare))])
+
+
+def frequent_rows(table: NDArray[np.float32]) -> int:
+    """How many of the first rows are in 4-bit blocks at int4."""
+    return -(-len(table) // FREQUENT)
+
+
+def _kmeans(points: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    """256 centres of float32 [n, 4] points, by Lloyd's algorithm; a centre without points stays where it is.
+
+    The first ones are drawn far from each other (k-means++, Arthur and Vassilvitskii 2007), so that rows that had been
+    coded are coded alike.
+    """
+    centres = points[:CODES].copy()
+    far = np.full(len(points), np.inf, dtype=np.float32)
+    for i in range(CODES):
+        chances = np.cumsum(np.where(np.isinf(far), 1, far), dtype=np.float64)
+        drawn = np.searchsorted(chances, rng.random() * chances[-1], side="right")
+        centres[i % len(centres)] = points[min(drawn, len(points) - 1)]
+        far = np.minimum(far, np.square(points - centres[i % len(centres)]).sum(axis=1))
+    for _ in range(ROUNDS):
+        own = _nearest(points, centres)
+        counts = np.bincount(own, minlength=len(centres))[:, None]
+        sums = np.stack([np.bincount(own, weights=one, minlength=len(centres)) for one in points.T], axis=1)
+        centres = np.where(counts, sums / np.maximum(counts, 1), centres).astype(np.float32)
+    return np.resize(centres, (CODES, PART))
+
+
+def _nearest(points: NDArray[np.float32], centres: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """The number of the centre nearest to each point, uint8 [n]."""
+    half = np.square(centres).sum(axis=1) / 2  # |p − c|² is smallest where p · c − |c|² / 2 is largest
+    slices = (points[start : start + SLICE] for start in range(0, len(points), SLICE))
+    return np.concatenate([(part @ centres.T - half).argmax(axis=1).astype(np.uint8) for part in slices])
+
+
 def dequantize_blocks(
     packed: NDArray[np.uint8], codes: NDArray[np.uint8], codebook: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """The table that ``quantize_blocks`` stored, value = (level − 8) · scale: float32 [V, d]."""
-    levels = np.concatenate([packed & 15, packed >> 4], axis=1).astype(np.float32) - 8
-    return levels * np.repeat(codebook[codes], BLOCK, axis=1)
+    return _levels(packed) * np.repeat(codebook[codes], BLOCK, axis=1)
 
 
 def _codebook(scales: NDArray[np.float32]) -> NDArray[np.float32]:

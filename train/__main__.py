@@ -20,6 +20,7 @@ from m3_vdb.cli.output import EXIT_INTERRUPTED, EXIT_USAGE, err, exit_codes, say
 from train import commands
 from train.config import FinetuneConfig, PretrainConfig
 from train.data.select import SelectConfig
+from train.distill.config import DistillConfig
 from train.edit_config import AverageConfig, ExtendConfig, ImportBaseConfig, ImportBundleConfig, ProjectConfig
 from train.retrieval.config import EvaluateConfig, MineConfig, TopicsConfig
 from train.retromae.config import RetroMAEConfig
@@ -29,6 +30,7 @@ STAGES: Final[Mapping[str, tuple[type, Callable[[Any, Console], object]]]] = {
     "retromae": (RetroMAEConfig, commands.train),
     "pretrain": (PretrainConfig, commands.train),
     "finetune": (FinetuneConfig, commands.train),
+    "distill": (DistillConfig, commands.train),
     "mine": (MineConfig, commands.mine),
     "synthesize": (SynthesizeConfig, commands.synthesize),
     "select": (SelectConfig, commands.select),

@@ -20,6 +20,7 @@ from rich.table import Column
 from m3_vdb.cli.output import say
 from m3_vdb.encoding.bundle import DEFAULT_MODEL
 from train.config import FinetuneConfig, PretrainConfig
+from train.distill.config import DistillConfig
 from train.edit_config import AverageConfig, ExtendConfig, ImportBaseConfig, ImportBundleConfig, ProjectConfig
 from train.retromae.config import RetroMAEConfig
 from train.synthesis.config import SynthesizeConfig
@@ -31,9 +32,10 @@ LINE_SECONDS: Final = 10.0
 """Time between two lines of progress where there is no terminal."""
 
 
-def train(config: RetroMAEConfig | PretrainConfig | FinetuneConfig, console: Console) -> Outcome:
-    """Stages 0, 1 and 2."""
+def train(config: RetroMAEConfig | PretrainConfig | FinetuneConfig | DistillConfig, console: Console) -> Outcome:
+    """Stages 0, 1 and 2, and distillation."""
     from train.contrastive.stages import contrastive
+    from train.distill.stage import distill
     from train.engine.card import write_card
     from train.engine.processes import rank
     from train.retromae.stage import retromae
@@ -53,6 +55,8 @@ def train(config: RetroMAEConfig | PretrainConfig | FinetuneConfig, console: Con
     with _progress(console) as report:
         if isinstance(config, RetroMAEConfig):
             outcome = retromae(config, report=count, warn=warn)
+        elif isinstance(config, DistillConfig):
+            outcome = distill(config, report=count, warn=warn)
         else:
             outcome = contrastive(config, report=count, warn=warn)
     if rank() == 0:

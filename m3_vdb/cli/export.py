@@ -18,7 +18,7 @@ def export_command(
         str, typer.Argument(help="Folder or hub id of a checkpoint in BGE-M3 layout, or of a LoRA adapter of one.")
     ],
     out: Annotated[Path, typer.Argument(help="Bundle directory to create.")],
-    precision: Annotated[str, typer.Option(help="fp32, fp16, or int8 (int8 matrices, 4-bit embeddings).")] = "fp32",
+    precision: Annotated[str, typer.Option(help="fp32, fp16, int8 (4-bit embeddings) or int4.")] = "fp32",
     name: Annotated[str | None, typer.Option(help="The model's name. Default: the directory's.")] = None,
 ) -> None:
     """Convert a checkpoint (BAAI/bge-m3, a fine-tune, a LoRA adapter) to a verified ONNX bundle, without torch."""

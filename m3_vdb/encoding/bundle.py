@@ -40,7 +40,7 @@ class Bundle:
     Attributes:
         path: its directory.
         name: the model's name.
-        precision: "fp32", "fp16" or "int8", of the stored weights.
+        precision: "fp32", "fp16", "int8" or "int4", of the stored weights.
         dense_dim: width d of the dense vector.
         multi_vector_dim: width m of a multi-vector row.
         vocab_size: number of token ids, 0 … vocab_size - 1.

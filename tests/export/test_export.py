@@ -85,8 +85,8 @@ def test_an_existing_directory_is_never_overwritten(checkpoint, tmp_path):
 
 
 def test_an_unknown_precision_names_those_that_exist(checkpoint, tmp_path):
-    with pytest.raises(ConfigError, match="precision='int4': expected one of fp32, fp16, int8"):
-        convert(checkpoint, tmp_path / "out", precision="int4")
+    with pytest.raises(ConfigError, match="precision='int2': expected one of fp32, fp16, int8, int4"):
+        convert(checkpoint, tmp_path / "out", precision="int2")
     assert nothing_but(tmp_path)
 
 

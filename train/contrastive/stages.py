@@ -8,11 +8,11 @@ model's shards or adapters. Both leave their results in files and find them agai
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
-from m3_vdb.encoding.packing import CALL_COST, pack
+from m3_vdb.encoding.packing import pack
 from m3_vdb.encoding.tokenizer import TokenBatch, Tokenizer
-from train.config import FinetuneConfig, Head, Part, Phase, PretrainConfig, Watch
+from train.config import FinetuneConfig, Head, Phase, PretrainConfig, Watch
 from train.contrastive.backward import Forward, gradcache, through_the_graph
 from train.contrastive.batch import Batch, Order, batch_losses
 from train.contrastive.draw import Draw, draw_batch
@@ -30,13 +30,12 @@ from train.contrastive.losses import Losses
 from train.contrastive.representations import Representations, concatenate, owners, pack_output
 from train.data.batches import BatchSampler, Numbers, RowSizes
 from train.data.store import Lengths, RowStore
-from train.engine.checkpoint import STATE
 from train.engine.loop import Loop
+from train.engine.m3_task import M3Task
 from train.engine.plot import read_lines
 from train.engine.processes import world_size
 from train.engine.run import Outcome, Report, Run, fastest_micro_tokens
-from train.engine.task import Hook, Measures, ParameterGroup, Sync
-from train.lora import add_adapters, load_adapter, merged, save_adapter
+from train.engine.task import Hook, Measures, Sync
 from train.model import M3Model
 from train.retrieval.config import SearchOptions
 from train.retrieval.data import Corpus, read_rows, write_rows
@@ -44,17 +43,6 @@ from train.retrieval.evaluation import evaluate_model, read_collections
 from train.retrieval.mining import mine_rows
 from train.session import embedding_function
 from train.words import word_starts
-
-PREFIXES: Final[dict[Part, str]] = {
-    "embeddings": "encoder.embeddings",
-    "encoder": "encoder.encoder",
-    "sparse": "sparse_linear",
-    "multi_vector": "colbert_linear",
-}
-
-GPU_CALL_COST: Final = 128
-"""Price of a forward pass in tokens on a GPU, where small passes are bound by launches: a guess that keeps padding of a
-realistic mix at 1.5 % (docs/log.md); no GPU was at hand to measure it."""
 
 
 def contrastive(config: PretrainConfig | FinetuneConfig, *, report: Report, warn: Callable[[str], None]) -> Outcome:
@@ -108,7 +96,7 @@ class Forwards:
     padded_tokens: int
 
 
-class ContrastiveTask:
+class ContrastiveTask(M3Task):
     """See ``train.engine.task.Task``.
 
     Args:
@@ -128,15 +116,10 @@ class ContrastiveTask:
         phases: Sequence[tuple[str, Phase]],
     ) -> None:
         config: PretrainConfig | FinetuneConfig = run.config
-        self.model, self.phases, self.hooks = model, phases, list[Hook]()
+        super().__init__(run, model, config.lora)
+        self.phases, self.hooks = phases, list[Hook]()
         self.micro_tokens = config.micro_tokens
-        self._call_cost = CALL_COST if run.processes.device.type == "cpu" else GPU_CALL_COST
-        self._run, self._config, self._draw, self._processes = run, config, draw, run.processes
-        if config.lora.rank:
-            add_adapters(model, config.lora)
-        run.set_dropout(model)
-        model.recompute = config.memory == "split"
-        self.layers: Sequence[nn.Module] = list(model.encoder.encoder.layer)
+        self._config, self._draw = config, draw
         self.use_rows(store)
 
     def use_rows(self, store: RowStore, *, epoch: int = 0) -> None:
@@ -150,21 +133,6 @@ class ContrastiveTask:
             seed=self._config.seed,
             epoch=epoch,
         )
-
-    def begin(self, phase: Phase) -> list[ParameterGroup]:
-        """Freeze what the phase does not train; with adapters they stand for the encoder."""
-        lora = bool(self._config.lora.rank)
-        for name, parameter in self.model.named_parameters():
-            part = next(part for part, prefix in PREFIXES.items() if name.startswith(prefix))
-            parameter.requires_grad_(
-                part in phase.train and (not lora or ".lora_" in name or part in ("sparse", "multi_vector"))
-            )
-        for layer in self.layers[: phase.freeze_layers]:
-            layer.requires_grad_(False)
-        return [
-            ParameterGroup(("encoder.",), phase.learning_rate),
-            ParameterGroup(("sparse_linear", "colbert_linear"), phase.head_learning_rate),
-        ]
 
     def collate(self, rows: Numbers, *, epoch: int, share: float) -> Batch:
         """Draw passages for the rows."""
@@ -203,7 +171,7 @@ class ContrastiveTask:
         tokens = padded = 0
         queries = 0
         for texts in (batch.queries, batch.passages):
-            groups = pack(texts.lengths, batch_tokens=self.micro_tokens, call_cost=self._call_cost)
+            groups = pack(texts.lengths, batch_tokens=self.micro_tokens, call_cost=self.call_cost)
             passes += [partial(self._forward, model, texts, group, heads) for group in groups]
             orders.append(torch.from_numpy(np.concatenate(groups)).to(self._processes.device))
             tokens += int(texts.lengths.sum())
@@ -214,25 +182,8 @@ class ContrastiveTask:
     def _forward(
         self, model: nn.Module, texts: TokenBatch, group: NDArray[np.intp], heads: tuple[Head, ...]
     ) -> Representations:
-        ids, mask = (torch.from_numpy(array).to(self._processes.device) for array in texts.padded(group))
-        with self._processes.autocast():
-            output = model(ids, mask)
+        output, ids, mask = self.forward(model, texts, group)
         return pack_output(output, ids, mask, heads)
-
-    def write(self, path: Path, state: Mapping[str, Tensor]) -> None:
-        """BGE-M3 layout; with adapters also these."""
-        lora = self._config.lora
-        if lora.rank:
-            save_adapter(path / STATE, state)
-            state = merged(state, lora)
-        self.model.save(path, tokenizer_json=self._run.tokenizer_json, state=state)
-
-    def restore(self, path: Path) -> None:
-        """Weights of a checkpoint."""
-        if self._config.lora.rank:
-            load_adapter(path / STATE, self.model)
-        else:
-            self.model.load_state_dict(M3Model.load(path).state_dict())
 
     def name_rows(self, rows: Numbers) -> str:
         """Row numbers and data set."""

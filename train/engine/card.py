@@ -22,6 +22,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from onnx_export.checkpoint import COLBERT_FILE, POSITION_OFFSET
 from train.config import ContrastiveConfig, FinetuneConfig, Phase, PretrainConfig, RunConfig
+from train.distill.config import DistillConfig
 from train.engine.checkpoint import STATE
 from train.engine.loop import best_checkpoint
 from train.engine.plot import plot_training, read_lines, read_log
@@ -38,6 +39,7 @@ STAGES: Final = {
     PretrainConfig: (
         "Stage 1 of M3-Embedding: trained on pairs of texts with the dense score, the other pairs as negatives."
     ),
+    DistillConfig: "Distilled: trained to give the vectors of a teacher.",
     RetroMAEConfig: "Stage 0 of M3-Embedding: RetroMAE on plain text. A base for stages 1 and 2, not for retrieval.",
 }
 
@@ -72,8 +74,9 @@ def _values(config: RunConfig, checkpoint: Path) -> dict[str, Any]:
     if isinstance(config, FinetuneConfig):
         planned = list(config.phases)
     else:
-        assert isinstance(config, (PretrainConfig, RetroMAEConfig))
-        planned = [("retromae" if is_base else "pretrain", config.phase)]
+        assert isinstance(config, (PretrainConfig, RetroMAEConfig, DistillConfig))
+        only = {RetroMAEConfig: "retromae", PretrainConfig: "pretrain", DistillConfig: "distill"}[type(config)]
+        planned = [(only, config.phase)]
     trained = {part for name, phase in planned if done.get(name) and not is_base for part in phase.train}
     shape = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
     head = torch.load(checkpoint / COLBERT_FILE, map_location="cpu", weights_only=True)
@@ -131,6 +134,9 @@ def _phase(config: RunConfig, name: str, phase: Phase, done: int) -> list[str]:
         encoder, heads, losses = [*encoder, "decoder", "MLM head"], [], ["MLM", "decoder"]
     elif isinstance(config, ContrastiveConfig) and config.lora.rank and encoder:
         encoder = ["adapters (LoRA)"]
+    elif isinstance(config, DistillConfig):
+        encoder = ["corrections of 4-bit blocks"] if config.export_precision == "int4" and encoder else encoder
+        losses = ["dense", "sparse", "multi_vector"]
     frozen = f" without {phase.freeze_layers} lower layers" if phase.freeze_layers else ""
     planned = f"steps: {phase.steps:,}" if phase.steps else f"epochs: {phase.epochs:g}"
     rates = [f"{phase.learning_rate:g}" if encoder else "–", f"{phase.head_learning_rate:g}" if heads else "–"]
