@@ -17,8 +17,9 @@ from m3_vdb.errors import ConfigError
 from tests.train._toy import VOCABULARY
 from train.config import EDGES, Batching
 from train.contrastive.draw import Draw, draw_batch
-from train.contrastive.stages import GPU_CALL_COST, ContrastiveTask, row_sizes
+from train.contrastive.stages import ContrastiveTask, row_sizes
 from train.data.batches import BatchSampler, Numbers, RowSizes, plan_epoch
+from train.engine.m3_task import GPU_CALL_COST
 
 SEVERAL = settings(max_examples=150, deadline=None, derandomize=True)
 
