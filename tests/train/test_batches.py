@@ -296,7 +296,7 @@ def padding_of_an_epoch(
     plan = plan_epoch(row_sizes(store, 4), Batching(tokens=tokens), least=2, seed=0, epoch=0)
     task: Any = SimpleNamespace(
         micro_tokens=micro_tokens,
-        _call_cost=call_cost,
+        call_cost=call_cost,
         _forward=lambda *arguments: None,
         _processes=SimpleNamespace(device="cpu"),
     )
