@@ -88,7 +88,7 @@ def choose_runtime(runtime: str = "auto", device: str = "auto") -> Runtime:
         return _onnxruntime(reason="OpenVINO is not installed")
     chosen = _openvino()
     if chosen.arithmetic == F32:
-        return _onnxruntime(reason="OpenVINO is no gain without AMX, AVX512-BF16 or VNNI")
+        return _onnxruntime(reason="OpenVINO is no faster without AMX, AVX512-BF16 or VNNI")
     return chosen
 
 

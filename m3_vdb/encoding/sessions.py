@@ -140,9 +140,8 @@ class OpenVinoSession:
         if threads:
             config["INFERENCE_NUM_THREADS"] = threads
         try:
-            self._compiled = core.compile_model(
-                str(model), "CPU", config
-            )  # one call, so no wait for the lock in between
+            # One call reads and compiles, so it waits for the interpreter's lock once.
+            self._compiled = core.compile_model(str(model), "CPU", config)
         except RuntimeError as error:
             raise BundleError(f"OpenVINO cannot load {model}: {error}") from error
         # The first forward pass generates code and rearranges the weights.

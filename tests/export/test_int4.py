@@ -8,27 +8,21 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import TensorProto, helper
 
 from m3_vdb import M3EmbeddingFunction
 from m3_vdb.encoding.bundle import MODEL, Bundle
 from onnx_export.export import convert
-from onnx_export.graph import IR_VERSION, OPSET, GraphBuilder, build_graph
+from onnx_export.graph import build_graph
 from onnx_export.restore import restore
 from onnx_export.weights import (
-    EMBEDDING,
     RANK,
-    Weights,
-    dequantize_blocks,
     dequantize_codes,
     dequantize_matrix,
     low_rank,
-    quantize_blocks,
     quantize_codes,
     quantize_matrix,
 )
@@ -115,26 +109,6 @@ def test_a_change_of_low_rank_that_blocks_round_away_is_kept():
     assert ((blocks - base) * change).sum() < 0.1 * np.square(change).sum(), "the nearest levels undo it"
     kept = blocks + left @ right.T - base
     assert (kept * change).sum() / np.linalg.norm(kept) / np.linalg.norm(change) > 0.98
-
-
-def test_the_graph_unpacks_both_kinds_of_rows_as_numpy_does():
-    table = np.random.default_rng(7).normal(size=(20, 64)).astype(np.float32)
-    weights = Weights({EMBEDDING: table}, layers=0, heads=1, layer_norm_eps=1e-5, precision="int4")
-    builder = GraphBuilder(weights)
-    name = builder.embedding("input_ids")
-    graph = helper.make_graph(
-        builder.nodes,
-        "words",
-        [helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", "length"])],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", "length", 64])],
-        initializer=list(builder.initializers.values()),
-    )
-    model = helper.make_model(graph, ir_version=IR_VERSION, opset_imports=[helper.make_opsetid("", OPSET)])
-    onnx.checker.check_model(model, full_check=True)
-    ids = np.array([[0, 3, 4], [19, 7, 1]])  # 4 is the first rare one
-    (rows,) = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"input_ids": ids})
-    expected = [dequantize_blocks(*quantize_blocks(table[:4])), dequantize_codes(*quantize_codes(table[4:]))]
-    np.testing.assert_array_equal(rows, np.concatenate(expected)[ids])
 
 
 def test_the_bundle_is_verified_and_both_runtimes_agree(bundle: Bundle, tiny_texts):

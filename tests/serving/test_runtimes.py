@@ -49,7 +49,7 @@ def processor(monkeypatch: pytest.MonkeyPatch):
         ),
         (
             ("avx2",),
-            Runtime("onnxruntime", "cpu", F32, "OpenVINO is no gain without AMX, AVX512-BF16 or VNNI"),
+            Runtime("onnxruntime", "cpu", F32, "OpenVINO is no faster without AMX, AVX512-BF16 or VNNI"),
         ),
     ],
 )
@@ -153,7 +153,7 @@ def test_a_gpu_whose_cuda_does_not_start(monkeypatch, processor, raises):
         open_session(Path("model.onnx"), choose_runtime(device="cuda"))
     with pytest.warns(UserWarning, match=rf"the model runs on the CPU: {message}"):
         session = open_session(Path("model.onnx"), choose_runtime())
-    assert "cpu, f32 (OpenVINO is no gain" in session.description
+    assert "cpu, f32 (OpenVINO is no faster" in session.description
 
 
 def test_the_description_says_what_was_chosen_and_why(tiny_bundle):

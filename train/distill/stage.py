@@ -62,7 +62,13 @@ def distill(config: DistillConfig, *, report: Report, warn: Callable[[str], None
 
 @dataclass(frozen=True, slots=True)
 class Differences:
-    """Sums over texts and tokens, float32 scalars; ``counts`` are what to divide them by."""
+    """What a student misses, float32 scalars: sums, because a batch may be split.
+
+    Attributes:
+        dense: Σ over texts of 1 − cosine.
+        sparse: Σ over tokens of the squared difference of their weights.
+        multi_vector: Σ over tokens but the first of 1 − cosine of their rows.
+    """
 
     dense: Tensor
     sparse: Tensor
