@@ -17,6 +17,7 @@ FLOORS = [
     {"passages", "retry", "writer"},
     {"index", "async_index", "compat"},
     {"ingest", "evaluation"},
+    {"integrations", "serve"},
     {"cli", "__main__", "__init__"},
 ]
 """Rooms of m3_vdb; each may import from its own floor and those before it."""
