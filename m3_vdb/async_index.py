@@ -10,6 +10,7 @@ from itertools import islice
 from types import TracebackType
 from typing import Final, TypeVar
 
+from m3_vdb.encoding.coalesce import Coalescer
 from m3_vdb.encoding.embedder import Embedder
 from m3_vdb.encoding.long_documents import DEFAULT_POLICY, LongDocuments
 from m3_vdb.errors import StoreError
@@ -25,7 +26,7 @@ from m3_vdb.stores.options import (
     Fusion,
     Source,
 )
-from m3_vdb.types import Document, Filter, Hit, Payload
+from m3_vdb.types import Document, Filter, Hit, M3Embedding, Payload
 from m3_vdb.weights import WeightsLike
 from m3_vdb.writer import AddReport, placed
 
@@ -38,8 +39,8 @@ class AsyncHybridIndex:
     """A searchable collection of texts, with the methods of ``HybridIndex`` for asyncio.
 
     The event loop is never blocked: one worker thread encodes texts, one call after the other, and other threads send
-    requests to the store, several at a time if it is a server. Cancelling an await does not stop a call that has
-    started.
+    requests to the store, several at a time if it is a server. Queries at the same time share forward passes if the
+    embedding function is a ``Coalescer``. Cancelling an await does not stop a call that has started.
 
     Args:
         index: an open index; ``close`` closes it.
@@ -175,8 +176,7 @@ class AsyncHybridIndex:
             explain=explain,
         )
         page = DocumentPage.read(limit, offset, candidates)
-        encode = partial(self._index.embed.encode_queries, [read_query(text)])
-        search = partial(search, (await self._run(self._encoder, encode))[0])
+        search = partial(search, await self._encode_query(read_query(text)))
         return await self._run(self._requests, lambda: page.documents(search(limit=page.first), search))
 
     async def query_many(
@@ -279,6 +279,14 @@ class AsyncHybridIndex:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+    async def _encode_query(self, text: str) -> M3Embedding:
+        embed = self._index.embed
+        if isinstance(embed, Coalescer):  # several queries share a pass, and no thread waits for it
+            import asyncio  # noqa: PLC0415 - as below
+
+            return (await asyncio.wrap_future(embed.submit([text])))[0]
+        return (await self._run(self._encoder, partial(embed.encode_queries, [text])))[0]
 
     async def _run(self, pool: ThreadPoolExecutor, call: Callable[[], T]) -> T:
         if self._closed:

@@ -115,7 +115,15 @@ class EngineError(M3Error):
 
 
 class BusyError(M3Error):
-    """Too many requests wait to be encoded; a retry may succeed."""
+    """Too many requests wait to be encoded; a retry may succeed.
+
+    Attributes:
+        retry_after: seconds to wait before a retry; None if not known.
+    """
+
+    def __init__(self, message: str = "", *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class StoreError(M3Error):

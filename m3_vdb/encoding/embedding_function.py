@@ -313,19 +313,32 @@ class M3EmbeddingFunction:
         return self._tokenize(texts, max_length, stacklevel=4)
 
     def encode_usable(
-        self, tokens: TokenBatch, *, passed: Callable[[int, int], None] | None = None
+        self,
+        tokens: TokenBatch,
+        *,
+        dense: bool = True,
+        sparse: bool = True,
+        multi_vector: bool = True,
+        passed: Callable[[int, int], None] | None = None,
     ) -> tuple[M3Embeddings, NDArray[np.bool_]]:
         """Encode texts that are tokenized already, and report texts that the model fails on instead of raising.
 
         Args:
             tokens: n texts, from ``tokenize``, or from ``tokenizer.encode`` with the ``mcls_every`` of this object.
                 Truncated texts (``tokens.truncated``) cause neither a warning nor an error.
+            dense: compute dense vectors.
+            sparse: compute lexical weights.
+            multi_vector: compute multi-vectors.
             passed: called after each forward pass with its numbers of texts and tokens.
 
         Returns:
-            All three parts of every text, and bool [n], True for texts whose vectors hold NaN or infinity.
+            The requested parts of every text, and bool [n], True for texts whose vectors hold NaN or infinity.
+
+        Raises:
+            ConfigError: no part is requested.
         """
-        return self._encode(tokens, _Call(output_names()), raising=False, passed=passed)
+        outputs = output_names(dense=dense, sparse=sparse, multi_vector=multi_vector)
+        return self._encode(tokens, _Call(outputs), raising=False, passed=passed)
 
     def __call__(self, texts: Iterable[str]) -> M3Embeddings:
         """``encode_documents(texts)``, for users of pymilvus.model."""

@@ -179,6 +179,101 @@ def test_it_serves_an_index(tiny_bundle, gate):
         assert index.query("the vector search")[0].document.id == "1"
 
 
+def test_queries_of_an_asynchronous_index_share_passes(tiny_bundle, gate):
+    from m3_vdb import AsyncHybridIndex, HybridIndex, open_store
+
+    async def ask(coalescer: Coalescer) -> list[str]:
+        store = open_store("memory://", identity=coalescer.identity)
+        async with AsyncHybridIndex(HybridIndex(coalescer, store)) as index:
+            store.upsert([{"id": "1", "text": "the"}], coalescer.embed.encode_documents(["the"]))
+            gate.shapes.clear()
+            asked = asyncio.gather(*(index.query(text) for text in ["the", "query", "search", "index"] * 2))
+            return [hits[0].document.id for hits in await asked]
+
+    gate.open.set()
+    with Coalescer(embed_with(gate, tiny_bundle)) as coalescer:
+        assert asyncio.run(ask(coalescer)) == ["1"] * 8
+    assert len(gate.shapes) <= 3
+
+
 def test_max_waiting_is_checked(gate, tiny_bundle):
     with pytest.raises(ConfigError, match="max_waiting=0"):
         Coalescer(embed_with(gate, tiny_bundle), max_waiting=0)
+
+
+DOCUMENT = "the vector search of the index"
+
+
+def test_short_requests_go_first_and_long_ones_have_their_turn(gate, tiny_bundle):
+    with Coalescer(embed_with(gate, tiny_bundle), short_tokens=8, turn_tokens=32) as coalescer:
+        first = coalescer.submit(["the"])
+        assert gate.reached.wait(30)
+        order: list[str] = []
+        many = coalescer.submit([DOCUMENT] * 9)
+        few = coalescer.submit([DOCUMENT] * 2)
+        query = coalescer.submit(["query"])
+        for name, answer in (("many", many), ("few", few), ("query", query)):
+            answer.add_done_callback(lambda _, name=name: order.append(name))
+        gate.open.set()
+        assert len(many.result(30)) == 9
+        assert len(first.result(30)) == len(query.result(30)) == 1
+    width = gate.shapes[-1][1]
+    assert order == ["query", "few", "many"], "a small request does not wait for a large one"
+    assert all(rows * tokens <= max(32, width) for rows, tokens in gate.shapes), "turns are bounded"
+    assert sum(rows for rows, _ in gate.shapes) == 13
+
+
+def test_queries_that_never_end_do_not_starve_a_document(gate, tiny_bundle):
+    with Coalescer(embed_with(gate, tiny_bundle), short_tokens=8, turn_tokens=32) as coalescer:
+        waiting = [True]
+
+        def again(_) -> None:
+            if waiting:
+                coalescer.submit(["query"]).add_done_callback(again)  # from the coalescer's own thread
+
+        again(None)
+        gate.open.set()
+        assert len(coalescer.submit([DOCUMENT] * 9).result(30)) == 9
+        waiting.clear()
+
+
+def test_a_long_request_that_is_cancelled_half_way_stops_there(gate, tiny_bundle):
+    embed = embed_with(gate, tiny_bundle)
+    with Coalescer(embed, short_tokens=8, turn_tokens=16) as coalescer:
+        answer = coalescer.submit([DOCUMENT] * 50)
+        assert gate.reached.wait(30)
+        assert answer.cancel()
+        gate.open.set()
+        assert len(coalescer.submit([DOCUMENT] * 2).result(30)) == 2
+        assert coalescer.stats.waiting_texts == 0
+    assert sum(rows for rows, _ in gate.shapes) < 10
+
+
+def test_tokens_that_wait_are_bounded_and_the_refusal_says_when_to_return(gate, tiny_bundle):
+    with Coalescer(embed_with(gate, tiny_bundle), max_waiting_tokens=20) as coalescer:
+        first = coalescer.submit(["the"])
+        assert gate.reached.wait(30)
+        waits = coalescer.submit([DOCUMENT] * 9)  # alone it may be of any size
+        with pytest.raises(BusyError, match=r"^\d+ tokens wait .* raise max_waiting_tokens$") as caught:
+            coalescer.submit(["the"])
+        assert caught.value.retry_after >= 1
+        assert waits.cancel()
+        coalescer.submit(["the"])
+        gate.open.set()
+        first.result(30)
+
+
+@given(
+    st.lists(st.tuples(TEXTS, st.sets(st.sampled_from(["dense", "sparse", "multi_vector"]), min_size=1)), max_size=6)
+)
+def test_pieces_of_any_size_give_the_parts_that_were_asked_for(tiny_bundle, requests):
+    embed = embed_with(FakeSession(), tiny_bundle)
+    with Coalescer(embed, short_tokens=4, turn_tokens=6) as coalescer:
+        asked = []
+        for texts, names in requests:
+            parts = {name: name in names for name in ("dense", "sparse", "multi_vector")}
+            answer = coalescer.submit_tokens(embed.tokenize(texts), **parts)
+            asked.append((answer, embed.encode_documents(texts, **parts)))
+        for answer, direct in asked:
+            assert answer.result(30) == direct
+        assert coalescer.stats.texts == sum(len(texts) for texts, _ in requests)
