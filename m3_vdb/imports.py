@@ -1,8 +1,8 @@
 """Import libraries without their side effects.
 
-onnxruntime, OpenVINO and Ray collect usage data and send it unless a switch is set while they start. The switches are
-set only during the import; afterwards environment and modules are as before. A variable that the user has set is kept.
-pymilvus configures logging on import, which closes every log handler of the process; here they stay open.
+onnxruntime, OpenVINO, Ray and Haystack collect usage data and send it unless a switch is set while they start. The
+switches are set only during the import; afterwards environment and modules are as before. A variable that the user has
+set is kept. pymilvus configures logging on import, which closes every log handler of the process; here they stay open.
 """
 
 from __future__ import annotations
@@ -39,12 +39,15 @@ def variables(**values: str) -> Iterator[None]:
 
 @contextmanager
 def no_usage_data() -> Iterator[None]:
-    """Switch usage data off while importing onnxruntime, OpenVINO, or qdrant-client, which may import them (fastembed).
+    """Switch usage data off while importing onnxruntime, OpenVINO, Haystack, or what may import one of them.
 
     OpenVINO replaces ``openvino_telemetry`` by a stub if it cannot be imported.
     """
     modules: dict[str, Any] = sys.modules
-    with _importing, variables(ORT_DISABLE_TELEMETRY="1"):  # a second thread would undo what the first one set
+    with (
+        _importing,
+        variables(ORT_DISABLE_TELEMETRY="1", HAYSTACK_TELEMETRY_ENABLED="false"),
+    ):  # a second thread would undo what the first one set
         before = {_OPENVINO: modules[_OPENVINO]} if _OPENVINO in modules else {}
         modules[_OPENVINO] = None  # importing it raises ModuleNotFoundError
         try:

@@ -1,0 +1,1 @@
+"""Adapters for other frameworks, one module per framework; docs/integrations.md shows them."""
