@@ -1,0 +1,450 @@
+"""LangChain: a vector store over ``HybridIndex``, embeddings for other stores, and a compressor that re-ranks."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from m3_vdb.async_index import AsyncHybridIndex
+from m3_vdb.encoding.embedder import Embedder
+from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
+from m3_vdb.errors import ConfigError, MissingExtraError
+from m3_vdb.index import HybridIndex
+from m3_vdb.integrations.encoder import ModelLike, SharedEncoder, m3_scores, shared_encoder
+from m3_vdb.stores.options import DEFAULT_WEIGHTS
+from m3_vdb.types import Document, Hit
+from m3_vdb.weights import Weights, WeightsLike
+
+try:
+    from langchain_core.callbacks import Callbacks
+    from langchain_core.documents import BaseDocumentCompressor
+    from langchain_core.documents import Document as LangChainDocument
+    from langchain_core.embeddings import Embeddings
+    from langchain_core.runnables import run_in_executor
+    from langchain_core.vectorstores import VectorStore
+    from pydantic import ConfigDict
+except ModuleNotFoundError as error:
+    raise MissingExtraError("m3_vdb.integrations.langchain", extra="langchain") from error
+
+if TYPE_CHECKING:
+    from langchain_milvus.utils.sparse import BaseSparseEmbedding
+    from langchain_qdrant.sparse_embeddings import SparseEmbeddings, SparseVector
+else:
+    BaseSparseEmbedding = SparseEmbeddings = object  # imported where they are used: each imports a database's client
+
+
+class M3VectorStore(VectorStore):
+    """A LangChain vector store whose searches have the M3 score, fused by the database in one request.
+
+    A document's metadata are its payload, so filters are those of m3-vdb (``{"year": {"$gte": 2000}}``). A search takes
+    the arguments of ``HybridIndex.query`` besides ``k``: ``filter``, ``weights``, ``candidates``, ``source``,
+    ``fusion``, ``ef``, ``offset`` and ``score_threshold``. The async methods do not block the event loop
+    (``AsyncHybridIndex``). There is no search by maximal marginal relevance: stores do not return the vectors of hits.
+
+    Args:
+        index: an open index; ``close`` closes it.
+    """
+
+    def __init__(self, index: HybridIndex) -> None:
+        self._index = index
+        self._async_index = AsyncHybridIndex(index)
+
+    @classmethod
+    def from_texts(
+        cls,
+        texts: Iterable[str],
+        embedding: Embeddings,
+        metadatas: list[dict[str, Any]] | None = None,
+        *,
+        ids: list[str] | None = None,
+        store: str = "memory://",
+        **kwargs: Any,  # noqa: ANN401 - options of HybridIndex.open
+    ) -> M3VectorStore:
+        """Open a store and add texts.
+
+        Args:
+            texts: n texts.
+            embedding: ``M3Embeddings``, whose model is used for all three vectors.
+            metadatas: n payloads.
+            ids: n ids; see ``add_texts``.
+            store: a folder, a server's URL or ``memory://``, as ``HybridIndex.open`` takes it.
+            kwargs: further arguments of ``HybridIndex.open``.
+
+        Raises:
+            ConfigError: ``embedding`` is of another class.
+            M3Error: as ``HybridIndex.open`` and ``HybridIndex.add``.
+        """
+        made = cls(HybridIndex.open(store, model=_model_of(embedding), **kwargs))
+        made.add_texts(texts, metadatas, ids=ids)
+        return made
+
+    @classmethod
+    async def afrom_texts(
+        cls,
+        texts: Iterable[str],
+        embedding: Embeddings,
+        metadatas: list[dict[str, Any]] | None = None,
+        *,
+        ids: list[str] | None = None,
+        store: str = "memory://",
+        **kwargs: Any,  # noqa: ANN401 - options of HybridIndex.open
+    ) -> M3VectorStore:
+        """``from_texts`` for asyncio."""
+        opening = partial(HybridIndex.open, store, model=_model_of(embedding), **kwargs)
+        made = cls(await run_in_executor(None, opening))
+        await made.aadd_texts(texts, metadatas, ids=ids)
+        return made
+
+    @property
+    def index(self) -> HybridIndex:
+        """The index behind the store."""
+        return self._index
+
+    @property
+    def embeddings(self) -> M3Embeddings | None:
+        """The index's model as LangChain's embeddings; None if it is not an ``M3EmbeddingFunction``."""
+        embed = self._index.embed
+        return M3Embeddings(embed) if isinstance(embed, M3EmbeddingFunction) else None
+
+    def add_texts(
+        self,
+        texts: Iterable[str],
+        metadatas: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        ids: Sequence[str | None] | None = None,
+        batch_size: int = 64,
+        **kwargs: Any,  # noqa: ANN401 - LangChain's signature
+    ) -> list[str]:
+        """Encode texts and store them; a document with a known id is replaced.
+
+        Args:
+            texts: n texts.
+            metadatas: n payloads.
+            ids: n ids; None makes one from text and metadata, so that a second call with the same replaces the first.
+                Equal documents in one call get different ids.
+            batch_size: texts encoded and stored together.
+            kwargs: none.
+
+        Returns:
+            n ids.
+
+        Raises:
+            ConfigError: the numbers of texts, metadatas and ids differ.
+            InputError: a text cannot be encoded or a document not stored, or an id occurs twice.
+        """
+        _refuse(kwargs)
+        documents = _documents(texts, metadatas, ids)
+        self._index.add(documents, batch_size=batch_size)
+        return [document.id for document in documents]
+
+    async def aadd_texts(
+        self,
+        texts: Iterable[str],
+        metadatas: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        ids: Sequence[str | None] | None = None,
+        batch_size: int = 64,
+        **kwargs: Any,  # noqa: ANN401 - LangChain's signature
+    ) -> list[str]:
+        """``add_texts`` for asyncio."""
+        _refuse(kwargs)
+        documents = _documents(texts, metadatas, ids)
+        await self._async_index.add(documents, batch_size=batch_size)
+        return [document.id for document in documents]
+
+    def get_by_ids(self, ids: Sequence[str], /) -> list[LangChainDocument]:
+        """The documents with these ids that exist, in the order of ``ids``."""
+        return [_to_langchain(document) for document in self._index.get(ids)]
+
+    async def aget_by_ids(self, ids: Sequence[str], /) -> list[LangChainDocument]:
+        """``get_by_ids`` for asyncio."""
+        return [_to_langchain(document) for document in await self._async_index.get(ids)]
+
+    def delete(self, ids: list[str] | None = None, **kwargs: Any) -> bool:  # noqa: ANN401 - LangChain's signature
+        """Delete documents.
+
+        Args:
+            ids: their ids; None deletes all documents, as LangChain defines it, or those that match ``filter``.
+            kwargs: ``filter``.
+
+        Returns:
+            True.
+
+        Raises:
+            ConfigError: ids and a filter are given, or the filter cannot be used.
+        """
+        self._index.delete(ids, filter=_deleted(ids, **kwargs))
+        return True
+
+    async def adelete(
+        self,
+        ids: list[str] | None = None,
+        **kwargs: Any,  # noqa: ANN401 - LangChain's signature
+    ) -> bool:
+        """``delete`` for asyncio."""
+        await self._async_index.delete(ids, filter=_deleted(ids, **kwargs))
+        return True
+
+    def similarity_search(
+        self,
+        query: str,
+        k: int = 4,
+        **kwargs: Any,  # noqa: ANN401 - arguments of HybridIndex.query
+    ) -> list[LangChainDocument]:
+        """The best documents for a text, best first.
+
+        Args:
+            query: the text.
+            k: documents to return.
+            kwargs: arguments of ``HybridIndex.query``: ``filter``, ``weights``, ``candidates``, ``source``, …
+
+        Raises:
+            TextError, ConfigError: as ``HybridIndex.query``.
+        """
+        return [document for document, _ in self.similarity_search_with_score(query, k, **kwargs)]
+
+    async def asimilarity_search(
+        self,
+        query: str,
+        k: int = 4,
+        **kwargs: Any,  # noqa: ANN401 - arguments of HybridIndex.query
+    ) -> list[LangChainDocument]:
+        """``similarity_search`` for asyncio."""
+        return [document for document, _ in await self.asimilarity_search_with_score(query, k, **kwargs)]
+
+    def similarity_search_with_score(
+        self,
+        query: str,
+        k: int = 4,
+        **kwargs: Any,  # noqa: ANN401 - arguments of HybridIndex.query
+    ) -> list[tuple[LangChainDocument, float]]:
+        """``similarity_search`` with the M3 score of each document; higher is better."""
+        return _scored(self._index.query(query, limit=k, **kwargs))
+
+    async def asimilarity_search_with_score(
+        self,
+        query: str,
+        k: int = 4,
+        **kwargs: Any,  # noqa: ANN401 - arguments of HybridIndex.query
+    ) -> list[tuple[LangChainDocument, float]]:
+        """``similarity_search_with_score`` for asyncio."""
+        return _scored(await self._async_index.query(query, limit=k, **kwargs))
+
+    def _similarity_search_with_relevance_scores(
+        self,
+        query: str,
+        k: int = 4,
+        **kwargs: Any,  # noqa: ANN401 - arguments of HybridIndex.query
+    ) -> list[tuple[LangChainDocument, float]]:
+        relevance = _relevance(**kwargs)
+        found = self.similarity_search_with_score(query, k, **kwargs)
+        return [(document, relevance(score)) for document, score in found]
+
+    async def _asimilarity_search_with_relevance_scores(
+        self,
+        query: str,
+        k: int = 4,
+        **kwargs: Any,  # noqa: ANN401 - arguments of HybridIndex.query
+    ) -> list[tuple[LangChainDocument, float]]:
+        relevance = _relevance(**kwargs)
+        found = await self.asimilarity_search_with_score(query, k, **kwargs)
+        return [(document, relevance(score)) for document, score in found]
+
+    def _select_relevance_score_fn(self) -> Callable[[float], float]:
+        return _relevance()
+
+    def close(self) -> None:
+        """Close the index; a second call does nothing."""
+        self._index.close()
+
+    async def aclose(self) -> None:
+        """Wait for running async calls, then close the index."""
+        await self._async_index.close()
+
+
+class M3Embeddings(Embeddings):
+    """Dense vectors for any LangChain store.
+
+    Args:
+        model: a ``SharedEncoder``, given to the sparse side too so that both need one forward pass; an embedding
+            function; or a model as ``M3EmbeddingFunction`` takes it, None for the model that ships with m3-vdb.
+    """
+
+    def __init__(self, model: ModelLike = None) -> None:
+        self.encoder: SharedEncoder = shared_encoder(model)
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        """Dense vectors of n documents, each of length 1."""
+        return self.encoder.dense_documents(texts)
+
+    def embed_query(self, text: str) -> list[float]:
+        """The dense vector of a query."""
+        return self.encoder.dense_query(text)
+
+
+class M3SparseEmbeddings(SparseEmbeddings):
+    """Lexical weights for langchain-qdrant (``QdrantVectorStore(sparse_embedding=…)``).
+
+    Args:
+        model: as ``M3Embeddings``.
+    """
+
+    def __init__(self, model: ModelLike = None) -> None:
+        from langchain_qdrant.sparse_embeddings import SparseEmbeddings  # noqa: PLC0415 - a package of its own
+
+        SparseEmbeddings.register(type(self))
+        self.encoder: SharedEncoder = shared_encoder(model)
+
+    def embed_documents(self, texts: list[str]) -> list[SparseVector]:
+        """Lexical weights of n documents."""
+        return [_sparse_vector(weights) for weights in self.encoder.sparse_documents(texts)]
+
+    def embed_query(self, text: str) -> SparseVector:
+        """Lexical weights of a query."""
+        return _sparse_vector(self.encoder.sparse_query(text))
+
+    async def aembed_documents(self, texts: list[str]) -> list[SparseVector]:
+        """``embed_documents`` for asyncio."""
+        return await run_in_executor(None, self.embed_documents, texts)
+
+    async def aembed_query(self, text: str) -> SparseVector:
+        """``embed_query`` for asyncio."""
+        return await run_in_executor(None, self.embed_query, text)
+
+
+class M3MilvusSparseEmbedding(BaseSparseEmbedding):
+    """Lexical weights for langchain-milvus (``Milvus(embedding_function=[dense, sparse])``).
+
+    Args:
+        model: as ``M3Embeddings``.
+    """
+
+    def __init__(self, model: ModelLike = None) -> None:
+        from langchain_milvus.utils.sparse import BaseSparseEmbedding  # noqa: PLC0415 - a package of its own
+
+        BaseSparseEmbedding.register(type(self))
+        self.encoder: SharedEncoder = shared_encoder(model)
+
+    def embed_documents(self, texts: list[str]) -> list[dict[int, float]]:
+        """Lexical weights of n documents, ``{token id: weight}``."""
+        return self.encoder.sparse_documents(texts)
+
+    def embed_query(self, query: str) -> dict[int, float]:
+        """Lexical weights of a query, ``{token id: weight}``."""
+        return self.encoder.sparse_query(query)
+
+    async def aembed_documents(self, texts: list[str]) -> list[dict[int, float]]:
+        """``embed_documents`` for asyncio."""
+        return await run_in_executor(None, self.embed_documents, texts)
+
+    async def aembed_query(self, query: str) -> dict[int, float]:
+        """``embed_query`` for asyncio."""
+        return await run_in_executor(None, self.embed_query, query)
+
+
+class M3Compressor(BaseDocumentCompressor):
+    """Re-ranks documents by the M3 score: one forward pass for the query, one for the documents.
+
+    For documents from any retriever. Those of ``M3VectorStore`` have this score already.
+
+    Attributes:
+        embed: makes the vectors.
+        top_n: documents to keep; None keeps all.
+        weights: ``Weights``, the name of a preset, or three numbers.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    embed: Any  # an Embedder, which pydantic cannot check
+    top_n: int | None = None
+    weights: Any = DEFAULT_WEIGHTS
+
+    def compress_documents(
+        self, documents: Sequence[LangChainDocument], query: str, callbacks: Callbacks | None = None
+    ) -> list[LangChainDocument]:
+        """The best documents for a query, best first; ``metadata["relevance_score"]`` is the M3 score.
+
+        Args:
+            documents: from any retriever.
+            query: the text.
+            callbacks: not used.
+
+        Raises:
+            TextError, TruncationError, ModelOutputError: a text cannot be encoded.
+        """
+        embed: Embedder = self.embed
+        scores = m3_scores(embed, query, [document.page_content for document in documents], weights=self.weights)
+        scored = sorted(zip(scores, documents, strict=True), key=lambda pair: -pair[0])
+        return [
+            document.model_copy(update={"metadata": {**document.metadata, "relevance_score": score}})
+            for score, document in scored[: self.top_n]
+        ]
+
+
+def _model_of(embedding: object) -> M3EmbeddingFunction:
+    if not isinstance(embedding, M3Embeddings):
+        raise ConfigError(f"embedding: expected M3Embeddings, which make all three vectors; got {type(embedding)}")
+    return embedding.encoder.embed
+
+
+def _documents(
+    texts: Iterable[str], metadatas: Sequence[Mapping[str, Any]] | None, ids: Sequence[str | None] | None
+) -> list[Document]:
+    """Documents with ids, of which those that are None are made from text and metadata."""
+    given = list(texts)
+    payloads = [{} for _ in given] if metadatas is None else list(metadatas)
+    names = [None for _ in given] if ids is None else list(ids)
+    if not len(given) == len(payloads) == len(names):
+        raise ConfigError(
+            f"texts, metadatas and ids: expected the same number of each, got {len(given)}, {len(payloads)} and "
+            f"{len(names)}"
+        )
+    seen = Counter[str]()
+    documents = []
+    for text, payload, name in zip(given, payloads, names, strict=True):
+        content = json.dumps([text, payload], sort_keys=True, default=str)
+        made = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{seen[content]} {content}"))
+        seen[content] += 1
+        documents.append(Document(made if name is None else name, text, payload=payload))
+    return documents
+
+
+def _refuse(unknown: Mapping[str, Any]) -> None:
+    if unknown:
+        raise ConfigError(f"add_texts takes texts, metadatas, ids and batch_size; got {', '.join(unknown)}")
+
+
+def _deleted(ids: object, filter: Mapping[str, Any] | None = None) -> Mapping[str, Any] | None:
+    """The filter of a deletion; without ids and filter one that all documents match."""
+    return {"id": {"$nin": []}} if ids is None and filter is None else filter
+
+
+def _scored(hits: Iterable[Hit]) -> list[tuple[LangChainDocument, float]]:
+    return [(_to_langchain(hit.document), hit.score) for hit in hits]
+
+
+def _to_langchain(document: Document) -> LangChainDocument:
+    """A stored document; LangChain's have no title, so one that others stored is in the metadata."""
+    title = {"title": document.title} if document.title else {}
+    return LangChainDocument(id=document.id, page_content=document.text, metadata={**title, **document.payload})
+
+
+def _relevance(
+    *, weights: WeightsLike = DEFAULT_WEIGHTS, fusion: str = "weighted_sum", **_: object
+) -> Callable[[float], float]:
+    """M3 score → weighted mean of the three scores, from 0 to 1."""
+    if fusion != "weighted_sum":
+        raise ConfigError(f"fusion={fusion!r}: relevance scores exist for weighted_sum; use similarity_search")
+    read = Weights.parse(weights)
+    total = read.dense + read.sparse + read.multi_vector
+    return lambda score: min(1.0, max(0.0, score / total))
+
+
+def _sparse_vector(weights: Mapping[int, float]) -> SparseVector:
+    from langchain_qdrant.sparse_embeddings import SparseVector  # noqa: PLC0415
+
+    return SparseVector(indices=list(weights), values=list(weights.values()))
