@@ -74,9 +74,9 @@ class SharedEncoder:
         """Lexical weights of n documents, ``{token id: weight}``."""
         return [_sparse(vectors) for vectors in self.documents(texts)]
 
-    def sparse_query(self, text: str) -> dict[int, float]:
-        """Lexical weights of a query, ``{token id: weight}``."""
-        return _sparse(self.queries([text])[0])
+    def sparse_queries(self, texts: Sequence[str]) -> list[dict[int, float]]:
+        """Lexical weights of n queries, ``{token id: weight}``."""
+        return [_sparse(vectors) for vectors in self.queries(texts)]
 
     def __repr__(self) -> str:
         return f"SharedEncoder({self.embed.identity.name})"

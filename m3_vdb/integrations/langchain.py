@@ -28,6 +28,8 @@ try:
     from langchain_core.vectorstores import VectorStore
     from pydantic import ConfigDict
 except ModuleNotFoundError as error:
+    if (error.name or "").split(".")[0] != "langchain_core":
+        raise
     raise MissingExtraError("m3_vdb.integrations.langchain", extra="langchain") from error
 
 if TYPE_CHECKING:
@@ -305,7 +307,7 @@ class M3SparseEmbeddings(SparseEmbeddings):
 
     def embed_query(self, text: str) -> SparseVector:
         """Lexical weights of a query."""
-        return _sparse_vector(self.encoder.sparse_query(text))
+        return _sparse_vector(self.encoder.sparse_queries([text])[0])
 
     async def aembed_documents(self, texts: list[str]) -> list[SparseVector]:
         """``embed_documents`` for asyncio."""
@@ -335,7 +337,7 @@ class M3MilvusSparseEmbedding(BaseSparseEmbedding):
 
     def embed_query(self, query: str) -> dict[int, float]:
         """Lexical weights of a query, ``{token id: weight}``."""
-        return self.encoder.sparse_query(query)
+        return self.encoder.sparse_queries([query])[0]
 
     async def aembed_documents(self, texts: list[str]) -> list[dict[int, float]]:
         """``embed_documents`` for asyncio."""

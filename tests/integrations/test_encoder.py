@@ -42,7 +42,7 @@ def test_texts_are_encoded_once_however_they_are_batched_and_queries_apart(encod
     encoder.dense_documents(["a", "b"])
     encoder.dense_documents(["c"])
     encoder.sparse_documents(["c", "b", "a"])
-    encoder.sparse_query("a")
+    encoder.sparse_queries(["a"])
     encoder.dense_query("a")
     assert [shape[0] for shape in session.shapes] == [2, 1, 1]
 
@@ -90,10 +90,13 @@ def test_scores_of_texts_are_the_m3_scores_by_one_pass_for_each_side(encoder, se
     assert m3_scores(encoder.embed, "macro", []) == []
 
 
-@pytest.mark.parametrize(("module", "framework", "extra"), [("langchain", "langchain_core", "langchain")])
+@pytest.mark.parametrize(
+    ("module", "framework", "extra"),
+    [("langchain", "langchain_core", "langchain"), ("llama_index", "llama_index", "llama-index")],
+)
 def test_a_framework_that_is_missing_is_one_line_with_the_command(module, framework, extra, monkeypatch):
-    monkeypatch.setitem(sys.modules, f"{framework}.callbacks", None)
-    monkeypatch.setitem(sys.modules, framework, None)
+    for name in (framework, *(loaded for loaded in sys.modules if loaded.startswith(f"{framework}."))):
+        monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.delitem(sys.modules, f"m3_vdb.integrations.{module}", raising=False)
     with pytest.raises(MissingExtraError, match=rf"pip install 'm3-vdb\[{extra}\]'"):
         importlib.import_module(f"m3_vdb.integrations.{module}")

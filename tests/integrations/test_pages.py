@@ -12,7 +12,7 @@ PAGE = (Path(__file__).parents[2] / "docs/integrations.md").read_text(encoding="
 SECTIONS = {part.partition("\n")[0]: part for part in re.split(r"^## ", PAGE, flags=re.M)[1:]}
 
 
-@pytest.mark.parametrize("title", ["LangChain", "Haystack"])
+@pytest.mark.parametrize("title", ["LangChain", "LlamaIndex", "Haystack"])
 def test_the_code_of_a_section_runs(title: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {"__name__": "page"}
