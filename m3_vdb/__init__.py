@@ -17,7 +17,7 @@ from m3_vdb.encoding.long_documents import LongDocuments
 from m3_vdb.errors import M3Error
 from m3_vdb.index import HybridIndex
 from m3_vdb.stores import CollectionOptions, ModelIdentity, VectorStore, open_store
-from m3_vdb.types import Document, Hit, M3Embedding, M3Embeddings, Passage, Scores, SparseVector
+from m3_vdb.types import Document, Explanation, Hit, M3Embedding, M3Embeddings, Passage, Scores, SparseVector
 from m3_vdb.weights import PRESETS, Weights
 from m3_vdb.writer import AddReport
 
@@ -29,6 +29,7 @@ __all__ = [
     "Bundle",
     "CollectionOptions",
     "Document",
+    "Explanation",
     "Hit",
     "HybridIndex",
     "LongDocuments",

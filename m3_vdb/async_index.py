@@ -26,7 +26,7 @@ from m3_vdb.stores.options import (
     Fusion,
     Source,
 )
-from m3_vdb.types import Document, Filter, Hit, M3Embedding, Payload
+from m3_vdb.types import Document, Explanation, Filter, Hit, M3Embedding, Payload
 from m3_vdb.weights import WeightsLike
 from m3_vdb.writer import AddReport, placed
 
@@ -230,6 +230,14 @@ class AsyncHybridIndex:
             explain=explain,
         )
         return await self._run(self._encoder, ask)
+
+    async def explain(self, text: str, hit: Hit) -> Explanation:
+        """The score of a hit, token by token.
+
+        Raises:
+            TextError, ConfigError: as ``HybridIndex.explain``.
+        """
+        return await self._run(self._encoder, partial(self._index.explain, text, hit))
 
     async def get(self, ids: Iterable[str]) -> list[Document]:
         """The documents with these ids that exist, whole, in the order of ``ids``.

@@ -369,3 +369,77 @@ class Hit:
     score: float
     parts: Scores | None = None
     passage: Passage | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token and where it stands in a text.
+
+    Attributes:
+        piece: the vocabulary's piece: "▁" marks the start of a word; "</s>" is the end of the text.
+        text: the characters as written; "" for "</s>" and for a "▁" alone.
+        start: first character in the text.
+        stop: end in the text (exclusive).
+    """
+
+    piece: str
+    text: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class LexicalMatch:
+    """A token that query and document share: one term of the lexical score.
+
+    Attributes:
+        piece: the vocabulary's piece.
+        query: where it stands in the query, one or more places.
+        document: where it stands in the document.
+        query_weight: its weight in the query, the largest of all places.
+        document_weight: its weight in the document.
+        product: ``query_weight * document_weight``.
+    """
+
+    piece: str
+    query: tuple[Token, ...]
+    document: tuple[Token, ...]
+    query_weight: float
+    document_weight: float
+    product: float
+
+
+@dataclass(frozen=True, slots=True)
+class TokenMatch:
+    """A token of the query and the most similar one of the document: one term of the multi-vector score.
+
+    Attributes:
+        query: the query's token.
+        document: the document's token.
+        similarity: inner product of their vectors, in [-1, 1].
+    """
+
+    query: Token
+    document: Token
+    similarity: float
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """The score of a hit, token by token (``HybridIndex.explain``); ``dataclasses.asdict`` makes it JSON.
+
+    Attributes:
+        query: the query; positions of its tokens are in this text.
+        document: the text that was encoded (title, line break, text, of a passage if the document was split).
+        parts: the three raw scores of the vectors as they were made now, at full precision.
+        lexical: the terms whose sum is ``parts.sparse``, the largest first.
+        alignment: the terms whose mean is ``parts.multi_vector``, in the order of the query; ``</s>`` comes last.
+        notes: why ``Hit.parts`` may differ from ``parts``, in words; ``storage`` is not among them.
+    """
+
+    query: str
+    document: str
+    parts: Scores
+    lexical: tuple[LexicalMatch, ...]
+    alignment: tuple[TokenMatch, ...]
+    notes: tuple[str, ...] = ()

@@ -14,7 +14,7 @@ FLOORS = [
     {"types", "inputs", "streams", "jsonl", "marks", "weights", "scoring", "filters", "filter_parser"},
     {"encoding"},
     {"stores"},
-    {"passages", "retry", "writer"},
+    {"passages", "retry", "writer", "explain"},
     {"index", "async_index", "compat"},
     {"ingest", "evaluation"},
     {"integrations", "serve"},
