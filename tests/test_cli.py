@@ -1,6 +1,7 @@
 """The command line for its user: tables, one-line errors, exit codes."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,16 @@ def test_ingest_then_search_then_info(corpus: Path, tmp_path: Path, tiny_bundle:
 
     table = m3_vdb("search", "搜索", "--store", store, "--model", tiny_bundle).stdout
     assert "[bold]" in table, "a document's brackets are text, not markup"
+
+    options = ("--store", store, "--model", tiny_bundle, "--filter", "lang=zh", "--explain")
+    (hit,) = (json.loads(line) for line in m3_vdb("search", "搜索", *options, "--json").stdout.splitlines())
+    explanation = hit["explanation"]
+    assert sum(match["product"] for match in explanation["lexical"]) == pytest.approx(hit["sparse"], abs=1e-5)
+    similarities = [match["similarity"] for match in explanation["alignment"]]
+    assert sum(similarities) / len(similarities) == pytest.approx(hit["multi_vector"], abs=1e-5)
+    shown = m3_vdb("search", "搜索", *options).stdout
+    assert re.search(r"搜 +[\d.]+ × [\d.]+ = [\d.]+ +数据库 \[bold\] \[搜\]索", shown)
+    assert "mean of each token's best similarity" in shown
     info = m3_vdb("info", "--store", store, "--model", tiny_bundle).stdout
     assert "3 documents, made by this model" in info
 

@@ -72,7 +72,7 @@ def test_json_is_the_same_bytes_in_every_terminal(filled: list[object], plain: b
 @pytest.mark.parametrize("terminal", SOME)
 def test_a_table_is_safe_and_whole(filled: list[object], terminal: str) -> None:
     environment = {"COLUMNS": "80"} | TERMINALS[terminal]
-    done = m3_vdb("search", "vector", *filled, **environment)
+    done = m3_vdb("search", "vector", *filled, "--explain", **environment)
     assert done.returncode == 0, done.stderr
     encoding = TERMINALS[terminal].get("PYTHONIOENCODING", "utf-8")
     text = done.stdout.decode(encoding)

@@ -16,6 +16,7 @@ import m3_vdb
 from m3_vdb.cli.backfill import backfill_command
 from m3_vdb.cli.conditions import parse_conditions
 from m3_vdb.cli.eval import eval_command, report_command
+from m3_vdb.cli.explanation import explained
 from m3_vdb.cli.export import export_command
 from m3_vdb.cli.ingest import ingest_command
 from m3_vdb.cli.options import GrpcOption, MclsOption, ModelOption, RuntimeOption, StoreOption
@@ -23,6 +24,7 @@ from m3_vdb.cli.output import EXIT_CODES, Commands, exit_codes, out, printable, 
 from m3_vdb.cli.run import kept_place
 from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
 from m3_vdb.errors import CollectionNotFoundError, ConfigError
+from m3_vdb.explain import explain_hits
 from m3_vdb.filter_parser import parse_filter
 from m3_vdb.filters import field_values, fields
 from m3_vdb.index import HybridIndex
@@ -74,6 +76,9 @@ def search_command(
         ),
     ] = None,
     grpc: GrpcOption = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show the tokens that each hit's scores are made of, too.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per hit.")] = False,
 ) -> None:
     """Search a collection: show rank, fused score, its three parts, and the text of each hit."""
@@ -85,11 +90,14 @@ def search_command(
         hits = index.query(query, limit=limit, weights=fusion, candidates=most, filter=condition, explain=True)
         if not hits:
             say("; ".join(["no hits", *_reasons(index, query, condition)]))
+        explanations = explain_hits(embed, query, hits) if explain and hits else []
     if as_json:
-        for hit in hits:
-            write_json(_as_dict(hit))
+        for i, hit in enumerate(hits):
+            write_json(_as_dict(hit) | ({"explanation": asdict(explanations[i])} if explain else {}))
     elif hits:
         out.print(_table(hits, fusion))
+        for rank, (hit, explanation) in enumerate(zip(hits, explanations, strict=False), start=1):
+            out.print(explained(rank, hit, explanation))
 
 
 @app.command("create")
