@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("m3_vdb", "onnx_export", "train", "benchmarks", "examples")
 FLOORS = [
     {"errors", "imports"},
-    {"types", "inputs", "streams", "jsonl", "marks", "weights", "scoring", "filters", "filter_parser"},
+    {"types", "inputs", "streams", "jsonl", "marks", "weights", "scoring", "filters", "filter_parser", "conditions"},
     {"encoding"},
     {"stores"},
     {"passages", "retry", "writer", "explain"},

@@ -14,7 +14,6 @@ from rich.text import Text
 
 import m3_vdb
 from m3_vdb.cli.backfill import backfill_command
-from m3_vdb.cli.conditions import parse_conditions
 from m3_vdb.cli.eval import eval_command, report_command
 from m3_vdb.cli.explanation import explained
 from m3_vdb.cli.export import export_command
@@ -22,6 +21,8 @@ from m3_vdb.cli.ingest import ingest_command
 from m3_vdb.cli.options import GrpcOption, MclsOption, ModelOption, RuntimeOption, StoreOption
 from m3_vdb.cli.output import EXIT_CODES, Commands, exit_codes, out, printable, say, write_json
 from m3_vdb.cli.run import kept_place
+from m3_vdb.cli.serve import serve_command
+from m3_vdb.conditions import parse_conditions
 from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
 from m3_vdb.errors import CollectionNotFoundError, ConfigError
 from m3_vdb.explain import explain_hits
@@ -163,6 +164,7 @@ app.command("backfill")(backfill_command)
 app.command("eval")(eval_command)
 app.command("export")(export_command)
 app.command("report")(report_command)
+app.command("serve")(serve_command)
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from m3_vdb import M3EmbeddingFunction
 from m3_vdb.encoding.hub import find_bundle
 from m3_vdb.encoding.pooling import DENSE, MULTI_VECTOR, SPARSE
 from m3_vdb.encoding.sessions import Session
+from m3_vdb.errors import M3Error
 
 
 class FakeSession:
@@ -41,6 +42,23 @@ class FakeSession:
         raw[MULTI_VECTOR][poisoned[:, 1:]] = self._value
         raw[DENSE][poisoned.any(axis=1)] = self._value
         return {name: raw[name] for name in outputs}
+
+
+class Gate(FakeSession):
+    """A session whose passes wait until they are let through; it raises for batches that hold the token ``breaks``."""
+
+    def __init__(self, *, breaks: int = -1, **options) -> None:
+        super().__init__(**options)
+        self.open = threading.Event()
+        self.reached = threading.Event()
+        self._breaks = breaks
+
+    def run(self, outputs, input_ids, attention_mask):
+        self.reached.set()
+        assert self.open.wait(30)
+        if (input_ids == self._breaks).any():
+            raise M3Error("the runtime failed")
+        return super().run(outputs, input_ids, attention_mask)
 
 
 def embed_with(session: Session, bundle: Path | None = None, **options) -> M3EmbeddingFunction:

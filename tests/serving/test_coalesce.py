@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 
@@ -14,24 +13,7 @@ from hypothesis import strategies as st
 
 from m3_vdb.encoding.coalesce import Coalescer
 from m3_vdb.errors import BusyError, ConfigError, M3Error, ModelOutputError, TextError, TruncationError
-from tests.serving._fakes import FakeSession, embed_with
-
-
-class Gate(FakeSession):
-    """A session whose passes wait until they are let through; it raises for batches that hold the token ``breaks``."""
-
-    def __init__(self, *, breaks: int = -1, **options) -> None:
-        super().__init__(**options)
-        self.open = threading.Event()
-        self.reached = threading.Event()
-        self._breaks = breaks
-
-    def run(self, outputs, input_ids, attention_mask):
-        self.reached.set()
-        assert self.open.wait(30)
-        if (input_ids == self._breaks).any():
-            raise M3Error("the runtime failed")
-        return super().run(outputs, input_ids, attention_mask)
+from tests.serving._fakes import FakeSession, Gate, embed_with
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from m3_vdb.cli.conditions import parse_conditions
 from m3_vdb.cli.main import app
+from m3_vdb.conditions import parse_conditions
 from m3_vdb.errors import ConfigError
 from m3_vdb.filter_parser import parse_filter
 from m3_vdb.types import Document

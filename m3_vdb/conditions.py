@@ -1,4 +1,4 @@
-"""The conditions of ``--filter``: text of the command line → a filter (``m3_vdb.filters``)."""
+"""Conditions as people type them, ``--filter lang=de``: text → a filter (``m3_vdb.filters``)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CONDITION: Final = re.compile(r"(?P<field>[^=<>!]+)(?P<sign>==|!=|[<>]=?|=)(?P<
 _WORDS: Final[dict[str, bool | None]] = {"true": True, "false": False, "null": None, "none": None}
 
 
-def parse_conditions(texts: Sequence[str]) -> Filter | None:
+def parse_conditions(texts: Sequence[str], *, name: str = "--filter") -> Filter | None:
     """Read conditions that must all hold as one filter.
 
     Args:
@@ -24,6 +24,7 @@ def parse_conditions(texts: Sequence[str]) -> Filter | None:
             filter as JSON. Spaces around field and value are ignored, and ``==`` means ``=``. JSON numbers, lists,
             objects, true, false and null (also True, None) are read as such; any other value is text, as is a value in
             quotes ("2004").
+        name: where the conditions were given, for messages.
 
     Returns:
         The filter, None without conditions.
@@ -35,12 +36,12 @@ def parse_conditions(texts: Sequence[str]) -> Filter | None:
     filters: list[Filter] = []
     for text in texts:
         if text.lstrip().startswith("{"):
-            filters.append(_json(text, text))
+            filters.append(_json(f"{name} {text!r}", text))
             continue
         parts = _CONDITION.fullmatch(text.strip())
         if parts is None or not parts["field"].strip():
-            raise ConfigError(f"--filter {text!r}: expected FIELD=VALUE, FIELD!=VALUE, FIELD>=NUMBER or a JSON object")
-        field, sign, value = parts["field"].strip(), parts["sign"], _value(text, parts["value"].strip())
+            raise ConfigError(f"{name} {text!r}: expected FIELD=VALUE, FIELD!=VALUE, FIELD>=NUMBER or a JSON object")
+        field, sign, value = parts["field"].strip(), parts["sign"], _value(f"{name} {text!r}", parts["value"].strip())
         operator = LIST_OPERATORS.get(SIGNS[sign], SIGNS[sign])
         if isinstance(value, dict) and operator == "$in":
             filters.append({field: value})
@@ -49,7 +50,7 @@ def parse_conditions(texts: Sequence[str]) -> Filter | None:
         if operator in LIST_OPERATORS.values():
             on_field.setdefault(operator, []).extend(value if isinstance(value, list) else [value])
         elif operator in on_field:
-            raise ConfigError(f"--filter {text!r}: {field} has a bound {sign} already")
+            raise ConfigError(f"{name} {text!r}: {field} has a bound {sign} already")
         else:
             on_field[operator] = value
     filters += [conditions] if conditions else []
@@ -62,11 +63,12 @@ def _value(condition: str, text: str) -> Any:  # noqa: ANN401 - a JSON value
     if len(text) > 1 and text[0] == text[-1] == "'":
         return text[1:-1]
     if text[:1] in ("[", "{", '"'):
-        return _json(condition, text)
+        hint = '; a list is written ["de", "en"], and text that begins like JSON in quotes'
+        return _json(condition, text, hint=hint)
     if text[:1] in ("=", "<", ">", "!"):
         raise ConfigError(
-            f"--filter {condition!r}: expected one of {' '.join(SIGNS)} and a value; put a value that begins with "
-            f"{text[0]} in double quotes"
+            f"{condition}: expected one of {' '.join(SIGNS)} and a value; put a value that begins with {text[0]} in "
+            f"double quotes"
         )
     try:
         return json.loads(text, parse_constant=str)
@@ -74,9 +76,8 @@ def _value(condition: str, text: str) -> Any:  # noqa: ANN401 - a JSON value
         return text
 
 
-def _json(condition: str, text: str) -> Any:  # noqa: ANN401 - a JSON value
+def _json(condition: str, text: str, *, hint: str = "") -> Any:  # noqa: ANN401 - a JSON value
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        hint = "" if text is condition else '; a list is written ["de", "en"], and text that begins like JSON in quotes'
-        raise ConfigError(f"--filter {condition!r}: not JSON: {error}{hint}") from None
+        raise ConfigError(f"{condition}: not JSON: {error}{hint}") from None
