@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from importlib.metadata import version
+from typing import Any, Final
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -13,7 +14,6 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import PlainTextResponse, Response
 
-import m3_vdb
 from m3_vdb.errors import ConfigError
 from m3_vdb.serve import openai, search, tei
 from m3_vdb.serve.answers import json_answer, refusals, render
@@ -22,6 +22,7 @@ from m3_vdb.serve.metrics import Metrics
 from m3_vdb.serve.service import Service, service_of
 
 router = APIRouter(tags=["server"])
+VERSION: Final = version("m3-vdb")
 
 
 def make_app(service: Service, *, keys: Sequence[str] = (), cors_origins: Sequence[str] = ()) -> FastAPI:
@@ -45,7 +46,7 @@ def make_app(service: Service, *, keys: Sequence[str] = (), cors_origins: Sequen
 
     app = FastAPI(
         title="m3-vdb",
-        version=m3_vdb.__version__,
+        version=VERSION,
         description="Dense, sparse and multi-vector embeddings from one forward pass, and search over all three.",
         lifespan=lifespan,
         redirect_slashes=False,
@@ -117,7 +118,7 @@ async def info(request: Request) -> Response:
         "max_body_bytes": limits.body,
         "documents": await service.index.count() if service.index else None,
         "allow_writing": service.index is not None and service.allow_writing,
-        "version": m3_vdb.__version__,
+        "version": VERSION,
     }
     return json_answer(shown)
 
