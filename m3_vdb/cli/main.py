@@ -18,6 +18,7 @@ from m3_vdb.cli.eval import eval_command, report_command
 from m3_vdb.cli.explanation import explained
 from m3_vdb.cli.export import export_command
 from m3_vdb.cli.ingest import ingest_command
+from m3_vdb.cli.mcp import mcp_command
 from m3_vdb.cli.options import GrpcOption, MclsOption, ModelOption, RuntimeOption, StoreOption
 from m3_vdb.cli.output import EXIT_CODES, Commands, exit_codes, out, printable, say, write_json
 from m3_vdb.cli.run import kept_place
@@ -164,6 +165,7 @@ app.command("backfill")(backfill_command)
 app.command("eval")(eval_command)
 app.command("export")(export_command)
 app.command("report")(report_command)
+app.command("mcp")(mcp_command)
 app.command("serve")(serve_command)
 
 
