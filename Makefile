@@ -11,7 +11,8 @@ CORPUS := tests/fixtures/multilingual.jsonl
 LOCK := requirements.lock
 DOCUMENTED := m3_vdb $(addprefix m3_vdb.,errors types weights filters scoring encoding.embedding_function encoding.bundle \
   encoding.long_documents stores stores.base stores.options stores.transfer ingest evaluation)
-NO_DEPRECATIONS := -W error::DeprecationWarning -W error::PendingDeprecationWarning -W error::FutureWarning
+NO_DEPRECATIONS := -W error::DeprecationWarning -W error::PendingDeprecationWarning -W error::FutureWarning \
+  -o asyncio_default_fixture_loop_scope=function
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Compiled files are kept: without them, importing torch and transformers takes twice as long in every process.
 unexport PYTHONDONTWRITEBYTECODE
@@ -33,7 +34,7 @@ test: $(VENV)/.$(EXTRA)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
 	  --max-worker-restart 0 $(PYTEST_OPTIONS)
 
-# Tests that need Ray, OpenAI's client or sentence-transformers, in a separate environment.
+# Tests that need Ray, OpenAI's client, sentence-transformers or a framework, in a separate environment.
 test-integrations:
 	$(MAKE) test VENV=$(INTEGRATIONS) EXTRA=integrations PYTEST_OPTIONS='-m integration $(PYTEST_OPTIONS)'
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 from langchain_core.documents import Document
+from langchain_core.indexing import InMemoryRecordManager, index
 from langchain_tests.integration_tests import (
     EmbeddingsIntegrationTests,
     RetrieversIntegrationTests,
@@ -10,7 +11,7 @@ from langchain_tests.integration_tests import (
 from langchain_tests.unit_tests import EmbeddingsUnitTests
 
 from m3_vdb import HybridIndex
-from m3_vdb.errors import ConfigError
+from m3_vdb.errors import ConfigError, InputError
 from m3_vdb.integrations.encoder import SharedEncoder, m3_scores
 from m3_vdb.integrations.langchain import (
     M3Compressor,
@@ -156,6 +157,29 @@ def test_a_deletion_is_by_ids_by_filter_or_of_everything(embed, place):
     store.close()
 
 
+async def test_a_store_whose_first_texts_fail_is_closed(embed, tmp_path):
+    for _ in range(2):  # a folder that is open could not be opened again
+        with pytest.raises(InputError, match="document 1"):
+            M3VectorStore.from_texts(["a", 3], M3Embeddings(embed), store=tmp_path / "notes.qdrant")
+        with pytest.raises(InputError, match="document 1"):
+            await M3VectorStore.afrom_texts(["a", 3], M3Embeddings(embed), store=tmp_path / "notes.qdrant")
+
+
+def test_langchains_indexing_adds_changes_and_removes(store):
+    records = InMemoryRecordManager("pages")
+    records.create_schema()
+
+    def synchronize(*texts):
+        documents = [Document(page_content=text, metadata={"source": "s"}) for text in texts]
+        return index(documents, records, store, cleanup="full", source_id_key="source", key_encoder="sha256")
+
+    store.delete()
+    assert synchronize("one", "two")["num_added"] == 2
+    done = synchronize("two", "three")
+    assert (done["num_added"], done["num_skipped"], done["num_deleted"]) == (1, 1, 1)
+    assert sorted(one.page_content for one in store.similarity_search("one")) == ["three", "two"]
+
+
 def test_what_others_stored_comes_with_its_title(store):
     store.index.add([{"id": "t", "title": "Macros", "text": "How to record", "payload": {"n": 1}}])
     assert store.get_by_ids(["t"]) == [
@@ -209,6 +233,7 @@ async def test_hybrid_search_of_langchain_qdrant_needs_one_pass_per_batch(embed,
     assert await sparse.aembed_query("a macro") == sparse.embed_query("a macro")
 
 
+@pytest.mark.filterwarnings("ignore:The 'ranker_type':DeprecationWarning")  # langchain-milvus' own default
 async def test_langchain_milvus_needs_one_pass_per_batch(embed, passes, tmp_path):
     from langchain_milvus import Milvus
     from langchain_milvus.utils.sparse import BaseSparseEmbedding
