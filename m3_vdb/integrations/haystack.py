@@ -17,7 +17,7 @@ from m3_vdb.encoding.embedder import Embedder
 from m3_vdb.errors import ConfigError
 from m3_vdb.imports import no_usage_data
 from m3_vdb.integrations.haystack_filters import to_filter
-from m3_vdb.integrations.haystack_store import M3DocumentStore, in_thread, model_name, open_model, to_haystack
+from m3_vdb.integrations.haystack_store import M3DocumentStore, in_thread, open_model, to_haystack, written
 from m3_vdb.scoring import hybrid_score, score
 from m3_vdb.stores.options import DEFAULT_CANDIDATES, DEFAULT_SOURCE, Source
 from m3_vdb.types import M3Embedding
@@ -110,7 +110,7 @@ class M3DocumentEmbedder(_Encoding):
         """The component as plain values."""
         return default_to_dict(
             self,
-            model=model_name(self, self._model),
+            model=written(self, self._model),
             meta_fields_to_embed=self._embedded,
             embedding_separator=self._separator,
         )
@@ -148,7 +148,7 @@ class M3TextEmbedder(_Encoding):
 
     def to_dict(self) -> dict[str, Any]:
         """The component as plain values."""
-        return default_to_dict(self, model=model_name(self, self._model))
+        return default_to_dict(self, model=written(self, self._model))
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> M3TextEmbedder:
@@ -291,7 +291,7 @@ class M3Ranker(_Encoding):
 
     def to_dict(self) -> dict[str, Any]:
         """The component as plain values."""
-        return default_to_dict(self, model=model_name(self, self._model), top_k=self._top_k, weights=self._weights)
+        return default_to_dict(self, model=written(self, self._model), top_k=self._top_k, weights=self._weights)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> M3Ranker:

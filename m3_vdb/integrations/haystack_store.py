@@ -36,6 +36,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 _LOOKED_UP: Final = 256
 """Ids per request."""
+_KINDS: Final = {bool: "boolean", int: "long", float: "float"}
 _models: WeakValueDictionary[str, M3EmbeddingFunction] = WeakValueDictionary()
 _opening = threading.Lock()
 
@@ -55,17 +56,17 @@ def open_model(model: str | Embedder | None) -> Embedder:
         return opened
 
 
-def model_name(component: object, model: str | Embedder | None) -> str | None:
-    """What ``to_dict`` writes for a model.
+def written(component: object, given: T) -> T:
+    """What ``to_dict`` writes for a model or a store.
 
     Raises:
-        ConfigError: the model is an open embedding function.
+        ConfigError: it is open already.
     """
-    if model is None or isinstance(model, str):
-        return model
+    if given is None or isinstance(given, str):
+        return given
     raise ConfigError(
-        f"{type(component).__name__} was made with an open {type(model).__name__}, which cannot be written to a file: "
-        f"give a model's name or folder"
+        f"{type(component).__name__} was made with an open {type(given).__name__}, which cannot be written to a file: "
+        f"give a name, a folder or a URL"
     )
 
 
@@ -84,7 +85,8 @@ class M3DocumentStore:
 
     Args:
         store: a folder (``./notes.qdrant``), a server (``qdrant://localhost:6333/notes``), or ``memory://``; a server's
-            key is read from ``QDRANT_API_KEY`` or ``MILVUS_TOKEN``.
+            key is read from ``QDRANT_API_KEY`` or ``MILVUS_TOKEN``. An open index is used as it is, stays open, and
+            cannot be written to a file; ``model``, ``storage``, ``indexes`` and ``long_documents`` are its own then.
         model: a model's name, folder or hub id; None for the model that ships with m3-vdb; or an open embedding
             function, with which the store cannot be written to a file.
         meta_fields_to_embed: fields of ``meta`` that are encoded before the content, each on its own line.
@@ -97,7 +99,7 @@ class M3DocumentStore:
 
     def __init__(
         self,
-        store: str,
+        store: str | HybridIndex,
         *,
         model: str | Embedder | None = None,
         meta_fields_to_embed: list[str] | None = None,
@@ -121,6 +123,8 @@ class M3DocumentStore:
     def index(self) -> HybridIndex:
         """The open index."""
         with self._lock:
+            if isinstance(self._store, HybridIndex):
+                return self._store
             if self._index is None:
                 self._index = HybridIndex.open(
                     self._store,
@@ -131,7 +135,7 @@ class M3DocumentStore:
             return self._index
 
     def close(self) -> None:
-        """Close the collection; the next call opens it again."""
+        """Close the collection, unless it was open when given; the next call opens it again."""
         with self._lock:
             if self._index is not None:
                 self._index.close()
@@ -141,12 +145,12 @@ class M3DocumentStore:
         """The store as plain values.
 
         Raises:
-            ConfigError: its model is an open embedding function.
+            ConfigError: it has an open index or embedding function.
         """
         return default_to_dict(
             self,
-            store=self._store,
-            model=model_name(self, self._model),
+            store=written(self, self._store),
+            model=written(self, self._model),
             meta_fields_to_embed=self._embedded,
             storage=self._options.storage,
             indexes=dict(self._options.indexes),
@@ -317,9 +321,6 @@ class M3DocumentStore:
 
     def _title(self, meta: Mapping[str, Any]) -> str:
         return "\n".join(str(meta[field]) for field in self._embedded if meta.get(field) is not None)
-
-
-_KINDS: Final = {bool: "boolean", int: "long", float: "float"}
 
 
 def to_haystack(document: types.Document, score: float | None = None) -> Document:

@@ -23,7 +23,7 @@ from haystack.errors import FilterError  # noqa: E402
 from haystack.testing import document_store as contract  # noqa: E402
 from haystack.testing import document_store_async as async_contract  # noqa: E402
 
-from m3_vdb import M3EmbeddingFunction  # noqa: E402
+from m3_vdb import HybridIndex, M3EmbeddingFunction  # noqa: E402
 from m3_vdb.errors import ConfigError, DocumentError  # noqa: E402
 from m3_vdb.integrations import haystack as ours  # noqa: E402
 from m3_vdb.integrations.haystack_filters import to_filter  # noqa: E402
@@ -216,6 +216,18 @@ def test_long_documents_are_split_and_read_whole():
     assert hit.id == "long"
     assert hit.content in text
     assert len(hit.content) < len(text), "a hit has the text of its best passage"
+
+
+def test_an_open_index_is_used_and_stays_open():
+    embed, _ = counted()
+    with HybridIndex.open("memory://", model=embed) as index:
+        index.add([{"id": "a", "text": "apples", "n": 1}])
+        store = M3DocumentStore(index)
+        assert store.filter_documents() == [Document(id="a", content="apples", meta={"n": 1})]
+        store.close()
+        assert index.count() == 1
+        with pytest.raises(ConfigError, match="open HybridIndex"):
+            store.to_dict()
 
 
 def test_pipelines_are_written_and_read(tmp_path):
