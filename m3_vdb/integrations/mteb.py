@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -19,8 +20,10 @@ from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
 from m3_vdb.encoding.long_documents import DEFAULT_POLICY, LongDocuments
 from m3_vdb.errors import ConfigError, MissingExtraError
 from m3_vdb.index import HybridIndex
+from m3_vdb.passages import DocumentPage
+from m3_vdb.stores.base import VectorStore
 from m3_vdb.stores.options import DEFAULT_CANDIDATES, DEFAULT_OPTIONS, DEFAULT_SOURCE, CollectionOptions, Source
-from m3_vdb.types import Document, Filter
+from m3_vdb.types import Document, Filter, Hit, M3Embedding
 from m3_vdb.weights import Weights, WeightsLike
 
 try:
@@ -166,21 +169,35 @@ class M3Search:
         if self._index is None:
             raise ConfigError("M3Search.search: call index first")
         found: dict[str, dict[str, float]] = {}
-        for batch in _batches(queries, _QUERIES_TOGETHER if top_ranked is None else 1):
-            ids = [str(row["id"]) for row in batch]
-            only = None if top_ranked is None else list(top_ranked.get(ids[0], []))
-            lists = self._index.query_many(
-                [_query_text(row) for row in batch],
-                weights=self._weights,
-                limit=top_k,
-                candidates=max(self._candidates, top_k, len(only or ())),
-                source=self._source if only is None else "dense",
-                filter=None if only is None else {"id": only},
-            )
+        for batch in _batches(queries, _QUERIES_TOGETHER):
+            ids, texts = [str(row["id"]) for row in batch], [_query_text(row) for row in batch]
+            if top_ranked is None:
+                lists = self._index.query_many(
+                    texts,
+                    weights=self._weights,
+                    limit=top_k,
+                    candidates=max(self._candidates, top_k),
+                    source=self._source,
+                )
+            else:
+                embeddings = self._embed.encode_queries(texts)
+                lists = [
+                    self._ranked(self._index.store, query, list(top_ranked.get(id, [])), top_k)
+                    for id, query in zip(ids, embeddings, strict=True)
+                ]
             found.update(
                 (id, {hit.document.id: hit.score for hit in hits}) for id, hits in zip(ids, lists, strict=True)
             )
         return found
+
+    def _ranked(self, store: VectorStore, query: M3Embedding, ids: list[str], top_k: int) -> list[Hit]:
+        """The documents with these ids, best first; each is a candidate."""
+        candidates = max(self._candidates, top_k, len(ids))
+        ask = partial(
+            store.query, query, weights=self._weights, candidates=candidates, source="dense", filter={"id": ids}
+        )
+        page = DocumentPage.read(top_k, 0, candidates)
+        return page.documents(ask(limit=page.first), ask)
 
     def close(self) -> None:
         """Close the collection of the last task."""

@@ -114,6 +114,14 @@ def test_scores_are_those_of_the_index_and_passes_are_few(session, passes):
     with passes() as texts:
         found = model.search(queries, top_k=2)
     assert texts == [3], "one pass for a batch of queries"
+    with passes() as texts:
+        ranked = model.search(queries, top_k=2, top_ranked={"a": ["4", "0", "2"], "b": ["3"]})
+    assert texts == [3]
+    assert {id: set(scores) <= {"4", "0", "2", "3"} and len(scores) for id, scores in ranked.items()} == {
+        "a": 2,
+        "b": 1,
+        "c": 0,
+    }
     with HybridIndex.open("memory://", model=embed_with(session)) as index:
         index.add(rows)
         for id, text in {"a": "formula bar", "b": "formula bar", "c": "user: formula"}.items():
