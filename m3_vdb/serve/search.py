@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.responses import Response
 
 from m3_vdb.async_index import AsyncHybridIndex
@@ -19,6 +20,14 @@ from m3_vdb.stores.options import DEFAULT_CANDIDATES, DEFAULT_SOURCE, Fusion, So
 from m3_vdb.types import Document, Filter, Hit
 from m3_vdb.weights import Weights
 
+
+class _IdConvertor(StringConvertor):
+    """Ids may hold anything, also slashes and line breaks."""
+
+    regex = r"[\s\S]*"
+
+
+register_url_convertor("document_id", _IdConvertor())
 router = APIRouter(tags=["collection"])
 
 FilterField = Annotated[
@@ -187,7 +196,9 @@ async def add(body: NewDocuments, request: Request) -> Response:
     return json_answer(asdict(await _index(request).add(documents)))
 
 
-@router.get("/documents/{id:path}", response_model=StoredDocument, responses=refusals(404, *_FAILURES), summary="Get")
+@router.get(
+    "/documents/{id:document_id}", response_model=StoredDocument, responses=refusals(404, *_FAILURES), summary="Get"
+)
 async def get(id: str, request: Request) -> Response:
     """A document by its id, whole if it was split."""
     one = await _existing(request, id)
@@ -195,7 +206,7 @@ async def get(id: str, request: Request) -> Response:
 
 
 @router.patch(
-    "/documents/{id:path}",
+    "/documents/{id:document_id}",
     response_model=StoredDocument,
     responses=refusals(403, 404, *_FAILURES),
     summary="Replace a payload",
@@ -216,7 +227,7 @@ async def delete_several(body: Removal, request: Request) -> Response:
 
 
 @router.delete(
-    "/documents/{id:path}", status_code=204, responses=refusals(403, *_FAILURES), summary="Delete", **_WRITING
+    "/documents/{id:document_id}", status_code=204, responses=refusals(403, *_FAILURES), summary="Delete", **_WRITING
 )
 async def delete(id: str, request: Request) -> Response:
     """Delete a document; nothing happens if there is none."""

@@ -16,8 +16,8 @@ from m3_vdb import HybridIndex, Weights, open_store
 from m3_vdb.errors import StoreConnectionError
 from m3_vdb.scoring import hybrid_score, score
 from m3_vdb.serve.service import Limits, Service
-from tests.integrations._server import Running, serving
-from tests.serving._fakes import FakeSession, Gate, embed_with
+from tests.integrations._server import Running, fake_embed, serving, token_of
+from tests.serving._fakes import FakeSession, Gate
 
 pytestmark = pytest.mark.integration
 
@@ -31,13 +31,13 @@ KEY = {"Authorization": "Bearer one"}
 
 
 @pytest.fixture
-def session() -> FakeSession:
-    return FakeSession()
+def embed():
+    return fake_embed()
 
 
 @pytest.fixture
-def embed(session, tiny_bundle):
-    return embed_with(session, tiny_bundle, on_truncate="ignore")
+def session(embed) -> FakeSession:
+    return embed.session
 
 
 @pytest.fixture
@@ -50,14 +50,14 @@ def server(embed) -> Iterator[Running]:
 
 
 @pytest.fixture
-def gated(tiny_bundle) -> Iterator[tuple[Running, Gate]]:
+def gated() -> Iterator[tuple[Running, Gate]]:
     """A server whose first pass waits until the gate opens; only few texts may wait."""
-    gate = Gate()
-    with serving(Service(embed_with(gate, tiny_bundle), limits=Limits(waiting=8))) as running:
+    embed = fake_embed(Gate)
+    with serving(Service(embed, limits=Limits(waiting=8))) as running:
         try:
-            yield running, gate
+            yield running, embed.session
         finally:
-            gate.open.set()
+            embed.session.open.set()
 
 
 def post(server: Running, path: str, **body) -> httpx.Response:
@@ -174,7 +174,7 @@ def test_documents_are_added_read_changed_and_deleted(server, session):
     http = server.http
     session.shapes.clear()
     added = post(server, "/documents", documents=[{"id": "new", "text": "hello world", "payload": {"n": 1}}])
-    assert added.json() == {"documents": 1, "passages": 1, "long_documents": 0, "truncated": 0, "tokens": 4}
+    assert added.json() == {"documents": 1, "passages": 1, "long_documents": 0, "truncated": 0, "tokens": 5}
     assert len(session.shapes) == 1
     assert http.get("/documents/new").json() == {"id": "new", "title": "", "text": "hello world", "payload": {"n": 1}}
     assert http.patch("/documents/new", json={"payload": {"m": 2}}).json()["payload"] == {"m": 2}
@@ -260,9 +260,9 @@ def test_what_has_no_room_is_told_when_to_return(gated):
         assert first.result().status_code == waiting.result().status_code == 200
 
 
-def test_requests_at_the_same_time_are_limited(tiny_bundle):
-    gate = Gate()
-    service = Service(embed_with(gate, tiny_bundle), limits=Limits(requests=3))
+def test_requests_at_the_same_time_are_limited():
+    embed = fake_embed(Gate)
+    gate, service = embed.session, Service(embed, limits=Limits(requests=3))
     with serving(service) as server, ThreadPoolExecutor(3) as pool:
         running = [pool.submit(post, server, "/embed", inputs="the")]
         assert gate.reached.wait(30)
@@ -294,7 +294,7 @@ def test_what_is_too_large_is_refused(embed, session, body, reason):
         assert (refused.status_code, refused.json()["error_type"]) == (413, "validation")
         assert reason in refused.json()["error"]
         assert not session.shapes
-        assert np.array(post(server, "/embed", inputs=TOO_LONG, truncate=True).json()).shape == (1, 64)
+        assert np.array(post(server, "/embed", inputs=TOO_LONG, truncate=True).json()).shape == (1, 384)
 
 
 def test_keys(embed):
@@ -398,10 +398,10 @@ def test_an_error_inside_says_nothing_about_the_inside(embed, session, caplog):
     assert "token=abc" in caplog.text, "the log says what happened"
 
 
-def test_a_text_that_the_model_fails_on_costs_its_request_alone(tiny_bundle):
-    tokenizer = embed_with(FakeSession(), tiny_bundle).tokenizer
-    gate = Gate(poison=int(tokenizer.encode(["mot"], max_length=9).ids[1]))
-    with serving(Service(embed_with(gate, tiny_bundle))) as server, ThreadPoolExecutor(3) as pool:
+def test_a_text_that_the_model_fails_on_costs_its_request_alone():
+    embed = fake_embed(Gate, poison=token_of("mot"))
+    gate = embed.session
+    with serving(Service(embed)) as server, ThreadPoolExecutor(3) as pool:
         first = pool.submit(post, server, "/embed", inputs="the")
         assert gate.reached.wait(30)
         asked = [pool.submit(post, server, "/embed", inputs=text) for text in (["a", "mot"], "search")]
@@ -413,9 +413,10 @@ def test_a_text_that_the_model_fails_on_costs_its_request_alone(tiny_bundle):
         assert "item 1" in bad.json()["error"]
 
 
-def test_the_end_waits_for_what_runs_and_refuses_what_comes(tiny_bundle):
-    gate = Gate()
-    with serving(Service(embed_with(gate, tiny_bundle))) as server, ThreadPoolExecutor(2) as pool:
+def test_the_end_waits_for_what_runs_and_refuses_what_comes():
+    embed = fake_embed(Gate)
+    gate = embed.session
+    with serving(Service(embed)) as server, ThreadPoolExecutor(2) as pool:
         first = pool.submit(post, server, "/embed", inputs="the")
         assert gate.reached.wait(30)
         second = pool.submit(post, server, "/embed", inputs=["search"])
