@@ -114,12 +114,8 @@ def load(port: int, texts: list[str], clients: int, seconds: float) -> list[floa
 
 def beside_bulk(port: int, queries: list[str], documents: list[str], seconds: float, *, bulk: bool) -> list[float]:
     """Latencies of short queries, one after the other, idle or beside a client that sends documents."""
-    asked, sent, times, ignored = (
-        cycle([request([q]) for q in queries]),
-        _chunks(documents),
-        list[float](),
-        list[float](),
-    )
+    asked, sent = cycle([request([query]) for query in queries]), _chunks(documents)
+    times: list[float] = []
 
     async def both() -> None:
         until = time.perf_counter() + seconds
