@@ -22,6 +22,8 @@ _LOGIC: Final = {"AND": "$and", "OR": "$or", "NOT": "$not"}
 _EQUALITY: Final = {"==": "$eq", "!=": "$ne"}
 _LISTS: Final = {"in": "$in", "not in": "$nin"}
 _BOUNDS: Final = {">": "$gt", ">=": "$gte", "<": "$lt", "<=": "$lte"}
+_EXACT: Final = 2**53
+"""Integers up to here are exact as floats."""
 EVERYTHING: Final[Filter] = {"meta": {"$nin": []}}
 """Matches every document."""
 
@@ -74,8 +76,12 @@ def _comparison(condition: Mapping[str, Any], operator: object) -> Filter:
     if not isinstance(field, str) or field in ("id", "content", "meta"):
         raise FilterError(f"field {field!r}: expected a field of meta, such as 'meta.language'")
     name = field.removeprefix("meta.")
+    if operator in _EQUALITY and value is None:
+        return {name: {"$exists": operator == "!="}}
+    if operator in _EQUALITY and type(value) is not int:
+        return {name: {_EQUALITY[operator]: value}}
     if operator in _EQUALITY:
-        return {name: {"$exists": operator == "!="}} if value is None else {name: {_EQUALITY[operator]: value}}
+        return {name: {_LISTS["in" if operator == "==" else "not in"]: _with_floats([value])}}
     if operator in _BOUNDS:
         return {name: [] if value is None else {_BOUNDS[operator]: value}}  # nothing is greater than null
     if operator not in _LISTS:
@@ -83,4 +89,9 @@ def _comparison(condition: Mapping[str, Any], operator: object) -> Filter:
         raise FilterError(f"operator {operator!r}: expected one of {expected}")
     if not isinstance(value, list):
         raise FilterError(f"field {field!r}: {operator!r} expects a list, got {value!r}")
-    return {name: {_LISTS[operator]: value}}
+    return {name: {_LISTS[operator]: _with_floats(value)}}
+
+
+def _with_floats(values: list[Any]) -> list[Any]:
+    """The values, and each int as a float, too: in Haystack 2 equals 2.0, in m3-vdb a float equals both."""
+    return values + [float(value) for value in values if type(value) is int and abs(value) <= _EXACT]

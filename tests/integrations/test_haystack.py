@@ -50,8 +50,10 @@ def counted():
 
 @pytest.fixture(params=["memory", "folder"])
 def document_store(request, tmp_path):
-    url = "memory://" if request.param == "memory" else str(tmp_path / "notes.qdrant")
-    store = M3DocumentStore(url, model=counted()[0])
+    url, indexes = (
+        ("memory://", {}) if request.param == "memory" else (str(tmp_path / "notes.qdrant"), {"n": "integer"})
+    )
+    store = M3DocumentStore(url, model=counted()[0], indexes=indexes)
     yield store
     store.close()
 
@@ -117,7 +119,10 @@ class TestAsyncContract(
 
 
 def test_a_folder_keeps_documents_and_filters_by_the_database(document_store):
-    documents = [Document(id=str(i), content=text, meta={"n": i, "who": {"by": "me"}}) for i, text in enumerate(TEXTS)]
+    documents = [
+        Document(id=str(i), content=text, meta={"n": i, "price": i + 1.0, "who": {"by": "me"}})
+        for i, text in enumerate(TEXTS)
+    ]
     assert document_store.write_documents(documents) == len(TEXTS)
     assert document_store.filter_documents() == documents, "Haystack's documents come back as they were, by id"
     found = ours.M3Retriever(document_store, top_k=2).run(
@@ -126,6 +131,9 @@ def test_a_folder_keeps_documents_and_filters_by_the_database(document_store):
     assert found[0].id == "0"
     assert len(found) == 2
     assert found[0].score >= found[1].score
+    for equal in (2, 2.0):
+        assert document_store.count_documents_by_filter({"field": "meta.n", "operator": "==", "value": equal}) == 1
+        assert document_store.count_documents_by_filter({"field": "meta.price", "operator": "==", "value": equal}) == 1
     by_me = {"field": "meta.who.by", "operator": "==", "value": "me"}
     assert document_store.count_documents_by_filter(by_me) == 4
     assert document_store.delete_by_filter({"field": "meta.n", "operator": ">", "value": 1}) == 2
@@ -276,7 +284,10 @@ def test_async_runs_do_not_block_the_loop():
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({"field": "meta.a.b", "operator": "==", "value": 1}, {"a.b": {"$eq": 1}}),
+        ({"field": "meta.a.b", "operator": "==", "value": "x"}, {"a.b": {"$eq": "x"}}),
+        ({"field": "meta.a", "operator": "!=", "value": True}, {"a": {"$ne": True}}),
+        ({"field": "meta.a", "operator": "!=", "value": 1}, {"a": {"$nin": [1, 1.0]}}),
+        ({"field": "meta.a", "operator": "in", "value": ["x", 2**60]}, {"a": {"$in": ["x", 2**60]}}),
         ({"field": "year", "operator": "<", "value": 2.5}, {"year": {"$lt": 2.5}}),
         ({"field": "meta.a", "operator": "!=", "value": None}, {"a": {"$exists": True}}),
         ({"field": "meta.a", "operator": ">", "value": None}, {"a": []}),
