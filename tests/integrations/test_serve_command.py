@@ -7,6 +7,8 @@ import base64
 import json
 import os
 import random
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -236,3 +238,15 @@ def test_many_clients_get_right_answers_and_memory_stays_flat(embed, seconds):
 def metrics(text: str) -> dict[str, float]:
     lines = [line.rpartition(" ") for line in text.splitlines() if not line.startswith("#")]
     return {name: float(value) for name, _, value in lines}
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the examples of docs/serve.md need curl")
+def test_the_curl_commands_of_the_page_work():
+    page = (ROOT / "docs/serve.md").read_text("utf-8").replace("\\\n", " ")
+    examples = [line for line in page.splitlines() if line.startswith("curl ") and "/health" not in line]
+    assert len(examples) == 12
+    with command("--store", "memory://", "--allow-writing") as (_, url, _):
+        for example in examples:
+            asked = shlex.split(example.replace("http://localhost:8000", url))
+            done = subprocess.run([*asked, "--silent", "--fail-with-body"], capture_output=True, text=True, check=False)
+            assert done.returncode == 0, (example, done.stdout)
