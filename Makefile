@@ -38,9 +38,9 @@ test: $(VENV)/.$(EXTRA)
 test-integrations:
 	$(MAKE) test VENV=$(INTEGRATIONS) EXTRA=integrations PYTEST_OPTIONS='-m integration $(PYTEST_OPTIONS)'
 
-# Many kills, training in several processes, long runs.
+# Many kills, training in several processes, long runs, many clients of the server.
 soak:
-	$(MAKE) test PYTEST_OPTIONS='-m soak $(PYTEST_OPTIONS)'
+	$(MAKE) test VENV=$(INTEGRATIONS) EXTRA=integrations PYTEST_OPTIONS='-m soak $(PYTEST_OPTIONS)'
 
 # Tests and integrations with the newest version of everything but torch; deprecation warnings are errors.
 test-newest:
