@@ -108,6 +108,11 @@ def _openvino() -> Runtime:
     return Runtime("openvino")
 
 
+_CACHED_KERNELS: Final = 512
+"""Compiled kernels to keep. Every shape of a batch has its own, about 1 MB for m3-small, and OpenVINO's default of 5000
+lets a server, which sees thousands of shapes, grow to gigabytes (docs/log.md, 2026-11-29)."""
+
+
 @cache
 def openvino_core() -> Any:  # noqa: ANN401 - openvino.Core, optional import
     """The only OpenVINO Core of the process, never freed.
@@ -116,7 +121,9 @@ def openvino_core() -> Any:  # noqa: ANN401 - openvino.Core, optional import
     Cores are freed in the order of their creation, the restored stack no longer exists, and the next Ctrl-C crashes the
     process (seen with OpenVINO 2026.4).
     """
-    return import_openvino().Core()
+    core = import_openvino().Core()
+    core.set_property("CPU", {"CPU_RUNTIME_CACHE_CAPACITY": _CACHED_KERNELS})
+    return core
 
 
 @cache

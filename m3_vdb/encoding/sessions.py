@@ -24,9 +24,6 @@ from m3_vdb.types import FloatArray
 _GROUP: Final = {BF16: 0, INT8: 32, F32: 0}
 """Activations that are rounded to int8 together; 0 rounds none. Groups of 64 gain 5 %, and rows fall to a cosine of
 .9986 (docs/log.md, 2026-11-29)."""
-_CACHED: Final = 512
-"""Compiled kernels to keep. Every shape of a batch has its own, about 1 MB for m3-small, and OpenVINO's default of 5000
-lets a server, which sees thousands of shapes, grow to gigabytes (docs/log.md, 2026-11-29)."""
 _WARM_UP: Final = np.zeros((1, 8), np.int64)
 
 
@@ -139,7 +136,6 @@ class OpenVinoSession:
             "INFERENCE_PRECISION_HINT": "bf16" if arithmetic == BF16 else "f32",
             "DYNAMIC_QUANTIZATION_GROUP_SIZE": _GROUP[arithmetic],
             "PERFORMANCE_HINT": "LATENCY",
-            "CPU_RUNTIME_CACHE_CAPACITY": _CACHED,
         }
         if threads:
             config["INFERENCE_NUM_THREADS"] = threads
