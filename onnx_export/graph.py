@@ -4,6 +4,9 @@ The graph is built from the weights, not traced from PyTorch. So it is the same 
 transformers, contains only standard ONNX operators (opset 17), and is small enough to read in a viewer. ``verify``
 compares it with the torch model.
 
+``onnxruntime.onnx`` is the same model for onnxruntime on CPUs: its operator for attention needs memory in proportion to
+the length, not to its square. That file is small, because its weights are those in ``model.onnx``.
+
 Legend: B texts, L padded length, d width, h heads, k = d/h, f feed-forward width, m multi-vector width, V vocabulary.
 
     input_ids [B, L], attention_mask [B, L]
@@ -16,16 +19,17 @@ Legend: B texts, L padded length, d width, h heads, k = d/h, f feed-forward widt
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, NamedTuple
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from m3_vdb.encoding.bundle import MODEL
+from m3_vdb.encoding.bundle import MODEL, ONNXRUNTIME
 from onnx_export.weights import (
     BLOCK,
     EMBEDDING,
@@ -39,6 +43,8 @@ from onnx_export.weights import (
 
 OPSET: Final = 17
 IR_VERSION: Final = 8
+CONTRIB: Final = "com.microsoft"
+"""Domain of onnxruntime's own operators."""
 MASK_BIAS: Final = -30000.0
 """Added to the attention scores of padding: e^-30000 is 0 in every format, and float16 still holds the number."""
 NORM_EPS: Final = 1e-12
@@ -64,13 +70,25 @@ class GraphBuilder:
     def __init__(self, weights: Weights, data: BinaryIO | None = None) -> None:
         self.weights = weights
         self.data = data
-        self.nodes: list[onnx.NodeProto] = []
+        self.nodes: dict[str, list[onnx.NodeProto]] = {MODEL: [], ONNXRUNTIME: []}
+        """By the file that they belong to."""
         self.initializers: dict[str, onnx.TensorProto] = {}
+        self._files = [MODEL, ONNXRUNTIME]
+
+    @contextmanager
+    def only(self, file: str) -> Iterator[None]:
+        """Nodes that are added inside the ``with`` block belong to one file."""
+        self._files, both = [file], self._files
+        yield
+        self._files = both
 
     def op(self, kind: str, inputs: Sequence[str], *, name: str | None = None, **attributes: Any) -> str:  # noqa: ANN401 - ints, floats, lists
         """Add a node with one output."""
-        output = name or f"{kind.lower()}_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(kind, list(inputs), [output], name=output, **attributes))
+        file = self._files[0]
+        output = name or f"{'' if file == MODEL else 'own_'}{kind.lower()}_{len(self.nodes[file])}"
+        node = helper.make_node(kind, list(inputs), [output], name=output, **attributes)
+        for file in self._files:
+            self.nodes[file].append(node)
         return output
 
     def constant(self, value: float | Sequence[int] | NDArray[np.generic], *, name: str | None = None) -> str:
@@ -94,9 +112,7 @@ class GraphBuilder:
         offset = self.data.tell()
         self.data.write(array.data)
         tensor = TensorProto(name=key, dims=array.shape, data_type=helper.np_dtype_to_tensor_dtype(array.dtype))
-        tensor.data_location = TensorProto.EXTERNAL
-        for name, value in (("location", DATA), ("offset", offset), ("length", array.nbytes)):
-            tensor.external_data.add(key=name, value=str(value))
+        _point(tensor, DATA, offset, array.nbytes)
         return tensor
 
     def linear(
@@ -199,49 +215,26 @@ class GraphBuilder:
         return self.op("Div", [wide, self.op("Max", [length, floor])], name=name)
 
 
-def build_graph(
-    weights: Weights, data: BinaryIO | None = None, *, progress: Callable[[float], None] = lambda done: None
-) -> onnx.ModelProto:
-    """The whole model.
-
-    Args:
-        weights: of the model; each is read once.
-        data: as ``GraphBuilder``.
-        progress: is told the share of the layers that is done.
-    """
-    g = GraphBuilder(weights, data)
-    x = _embeddings(g)
-    bias = _attention_bias(g)
-    for layer in range(weights.layers):
-        progress(layer / weights.layers)
-        x = _layer(g, x, bias, prefix=f"encoder.layer.{layer}.")
-    _heads(g, x)
-    b, length = "batch", "length"
-    inputs = [helper.make_tensor_value_info(n, TensorProto.INT64, [b, length]) for n in ("input_ids", "attention_mask")]
-    shapes: dict[str, list[str | int]] = {
-        "dense_vecs": [b, weights.dim],
-        "sparse_vecs": [b, length],
-        "colbert_vecs": [b, "length_minus_1", weights.colbert_dim],
-    }
-    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()]
-    graph = helper.make_graph(g.nodes, "m3", inputs, outputs, initializer=list(g.initializers.values()))
-    return helper.make_model(
-        graph,
-        producer_name="m3-vdb",
-        ir_version=IR_VERSION,
-        opset_imports=[helper.make_opsetid("", OPSET)],
-    )
+def build_graph(weights: Weights) -> onnx.ModelProto:
+    """The whole model, with its weights, in standard operators."""
+    return _model(_nodes(weights), MODEL)
 
 
 def write_graph(weights: Weights, path: Path, *, progress: Callable[[float], None] = lambda done: None) -> None:
-    """Write the graph; the weights of a large model go beside it, to ``model.onnx.data``.
+    """Write ``model.onnx`` and, for float32 arithmetic, ``onnxruntime.onnx`` beside it.
 
-    They are written there while the graph is built, so that few are in memory at a time, and move into the graph at the
-    end if it can hold them.
+    The weights of a large model go to ``model.onnx.data``. They are written there while the graph is built, so that few
+    are in memory at a time, and move into ``model.onnx`` at the end if it can hold them.
+
+    Args:
+        weights: of the model; each is read once.
+        path: of ``model.onnx``.
+        progress: is told the share of the layers that is done.
     """
     data = path.with_name(DATA)
     with data.open("wb") as file:
-        graph = build_graph(weights, file, progress=progress)
+        g = _nodes(weights, file, progress=progress)
+    graph = _model(g, MODEL)
     small = sum(len(tensor.raw_data) for tensor in graph.graph.initializer)
     if data.stat().st_size + small < EXTERNAL_FROM:
         with data.open("rb") as file:
@@ -253,6 +246,70 @@ def write_graph(weights: Weights, path: Path, *, progress: Callable[[float], Non
         data.unlink()
     onnx.save_model(graph, str(path))
     onnx.checker.check_model(str(path))
+    if weights.float_type == np.float32:
+        other = _model(g, ONNXRUNTIME)
+        _borrow_weights(other, graph, path)
+        onnx.save_model(other, str(path.with_name(ONNXRUNTIME)))
+
+
+def _borrow_weights(graph: onnx.ModelProto, written: onnx.ModelProto, path: Path) -> None:
+    """Let the weights of a graph lie in the file of another one that has them, too."""
+    content, end = path.read_bytes(), 0
+    places: dict[str, tuple[int, int]] = {}
+    for tensor in written.graph.initializer:  # in this order they are in the file
+        if len(tensor.raw_data) >= EXTERNAL_LEAST:
+            start = content.index(tensor.raw_data, end)
+            end = start + len(tensor.raw_data)
+            places[tensor.name] = start, len(tensor.raw_data)
+    for tensor in graph.graph.initializer:
+        if tensor.name in places:
+            for field in ("raw_data", "external_data"):
+                tensor.ClearField(field)
+            _point(tensor, path.name, *places[tensor.name])
+
+
+def _point(tensor: TensorProto, file: str, offset: int, length: int) -> None:
+    tensor.data_location = TensorProto.EXTERNAL
+    for name, value in (("location", file), ("offset", offset), ("length", length)):
+        tensor.external_data.add(key=name, value=str(value))
+
+
+def _nodes(
+    weights: Weights, data: BinaryIO | None = None, *, progress: Callable[[float], None] = lambda done: None
+) -> GraphBuilder:
+    """All nodes and initializers, of both files."""
+    g = GraphBuilder(weights, data)
+    x = _embeddings(g)
+    mask = _mask(g)
+    for layer in range(weights.layers):
+        progress(layer / weights.layers)
+        x = _layer(g, x, mask, prefix=f"encoder.layer.{layer}.")
+    _heads(g, x)
+    return g
+
+
+def _model(g: GraphBuilder, file: str) -> onnx.ModelProto:
+    """What belongs to a file."""
+    weights, b, length = g.weights, "batch", "length"
+    nodes = g.nodes[file]
+    used = {name for node in nodes for name in node.input}
+    initializers = [one for name, one in g.initializers.items() if name in used]
+    inputs = [helper.make_tensor_value_info(n, TensorProto.INT64, [b, length]) for n in ("input_ids", "attention_mask")]
+    shapes: dict[str, list[str | int]] = {
+        "dense_vecs": [b, weights.dim],
+        "sparse_vecs": [b, length],
+        "colbert_vecs": [b, "length_minus_1", weights.colbert_dim],
+    }
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()]
+    domains = [helper.make_opsetid("", OPSET)]
+    if file == ONNXRUNTIME:
+        domains.append(helper.make_opsetid(CONTRIB, 1))
+    return helper.make_model(
+        helper.make_graph(nodes, "m3", inputs, outputs, initializer=initializers),
+        producer_name="m3-vdb",
+        ir_version=IR_VERSION,
+        opset_imports=domains,
+    )
 
 
 def _embeddings(g: GraphBuilder) -> str:
@@ -282,22 +339,42 @@ def period(rows: NDArray[np.float32]) -> int:
     return next((int(p) for p in again if np.array_equal(rows[p:], rows[:-p])), len(rows))
 
 
-def _attention_bias(g: GraphBuilder) -> str:
-    """[B, 1, 1, L]: 0 for real tokens, MASK_BIAS for padding."""
+class Mask(NamedTuple):
+    """What keeps padding out of attention: 0 for real tokens, ``MASK_BIAS`` for padding.
+
+    Attributes:
+        bias: [B, 1, 1, L], added to scores.
+        ones: [B, L, h, 1], the number that each query gets for ``MultiHeadAttention``.
+        last: [B, L, h, 1], the number that each key gets.
+    """
+
+    bias: str
+    ones: str
+    last: str
+
+
+def _mask(g: GraphBuilder) -> Mask:
     to = helper.np_dtype_to_tensor_dtype(np.dtype(g.weights.float_type))
     padding = g.op("Sub", [g.constant(1.0), g.op("Cast", ["attention_mask"], to=to)])
-    return g.op("Mul", [g.op("Unsqueeze", [padding, g.constant([1, 2])]), g.constant(MASK_BIAS)])
+    with g.only(MODEL):
+        bias = g.op("Mul", [g.op("Unsqueeze", [padding, g.constant([1, 2])]), g.constant(MASK_BIAS)])
+    with g.only(ONNXRUNTIME):
+        shape = g.op("Concat", [g.op("Shape", ["input_ids"]), g.constant([g.weights.heads, 1])], axis=0)
+        ones = g.op("Expand", [g.constant(1.0), shape])
+        keys = g.op("Mul", [g.op("Unsqueeze", [padding, g.constant([2, 3])]), g.constant(MASK_BIAS)])
+        last = g.op("Mul", [ones, keys])
+    return Mask(bias, ones, last)
 
 
-def _layer(g: GraphBuilder, x: str, bias: str, *, prefix: str) -> str:
-    attended = _attention(g, x, bias, prefix=prefix)
+def _layer(g: GraphBuilder, x: str, mask: Mask, *, prefix: str) -> str:
+    attended = _attention(g, x, mask, prefix=prefix)
     x = _layer_norm(g, g.op("Add", [attended, x]), f"{prefix}attention.output.LayerNorm")
     inner = _gelu(g, g.linear(x, *_linear(g, f"{prefix}intermediate.dense"), name=f"{prefix}intermediate"))
     outer = g.linear(inner, *_linear(g, f"{prefix}output.dense"), name=f"{prefix}output")
     return _layer_norm(g, g.op("Add", [outer, x]), f"{prefix}output.LayerNorm")
 
 
-def _attention(g: GraphBuilder, x: str, bias: str, *, prefix: str) -> str:
+def _attention(g: GraphBuilder, x: str, mask: Mask, *, prefix: str) -> str:
     """Multi-head self-attention; queries, keys and values come from one product, queries scaled by 1/√k."""
     heads, k = g.weights.heads, g.weights.dim // g.weights.heads
     parts = [_linear(g, f"{prefix}attention.self.{name}") for name in ("query", "key", "value")]
@@ -305,13 +382,22 @@ def _attention(g: GraphBuilder, x: str, bias: str, *, prefix: str) -> str:
     weight = np.concatenate([parts[0][0] * scale, parts[1][0], parts[2][0]]).astype(np.float32)
     offset = np.concatenate([parts[0][1] * scale, parts[1][1], parts[2][1]]).astype(np.float32)
     qkv = g.op("Reshape", [g.linear(x, weight, offset, name=f"{prefix}qkv", parts=3), g.constant([0, 0, 3, heads, k])])
-    split = g.op("Transpose", [qkv], perm=[2, 0, 3, 1, 4])  # [3, B, h, L, k]
-    query, key, value = (g.op("Gather", [split, g.constant(np.array(i, dtype=np.int64))], axis=0) for i in range(3))
-    scores = g.op("MatMul", [query, g.op("Transpose", [key], perm=[0, 1, 3, 2])])
-    attention = g.op("Softmax", [g.op("Add", [scores, bias])], axis=-1)
-    context = g.op("Transpose", [g.op("MatMul", [attention, value])], perm=[0, 2, 1, 3])
-    joined = g.op("Reshape", [context, g.constant([0, 0, g.weights.dim])])
-    return g.linear(joined, *_linear(g, f"{prefix}attention.output.dense"), name=f"{prefix}attention.output")
+    with g.only(MODEL):
+        split = g.op("Transpose", [qkv], perm=[2, 0, 3, 1, 4])  # [3, B, h, L, k]
+        query, key, value = (g.op("Gather", [split, g.constant(np.array(i, dtype=np.int64))], axis=0) for i in range(3))
+        scores = g.op("MatMul", [query, g.op("Transpose", [key], perm=[0, 1, 3, 2])])
+        attention = g.op("Softmax", [g.op("Add", [scores, mask.bias])], axis=-1)
+        turned = g.op("Transpose", [g.op("MatMul", [attention, value])], perm=[0, 2, 1, 3])
+        context = g.op("Reshape", [turned, g.constant([0, 0, g.weights.dim])])
+    with g.only(ONNXRUNTIME):
+        split = g.op("Transpose", [qkv], perm=[2, 0, 1, 3, 4])  # [3, B, L, h, k]
+        query, key, value = (g.op("Gather", [split, g.constant(np.array(i, dtype=np.int64))], axis=0) for i in range(3))
+        # The operator goes through the scores block by block only if it gets no mask. So queries have one number more,
+        # 1, and keys the bias: a product is the score with its bias.
+        longer = (g.op("Concat", [x, number], axis=-1) for x, number in ((query, mask.ones), (key, mask.last)))
+        rows = [g.op("Reshape", [x, g.constant([0, 0, -1])]) for x in (*longer, value)]
+        g.op("MultiHeadAttention", rows, name=context, domain=CONTRIB, num_heads=heads, scale=1.0)
+    return g.linear(context, *_linear(g, f"{prefix}attention.output.dense"), name=f"{prefix}attention.output")
 
 
 def _gelu(g: GraphBuilder, x: str) -> str:

@@ -1,4 +1,4 @@
-"""Model bundles: a folder with ``model.onnx``, ``tokenizer.json``, ``m3_config.json`` and ``SHA256SUMS``.
+"""Model bundles: a folder with ``model.onnx``, ``onnxruntime.onnx``, ``tokenizer.json``, ``m3_config.json``, ``SHA256SUMS``.
 
 ``python -m onnx_export`` writes a bundle once; it is never changed. Its fingerprint, a hash of model and tokenizer, is
 stored with every collection, so that one collection never holds vectors of two models.
@@ -19,6 +19,8 @@ from m3_vdb.errors import BundleError, ConfigError
 
 FORMAT: Final = 1
 MODEL, CONFIG, CHECKSUMS = "model.onnx", "m3_config.json", "SHA256SUMS"
+ONNXRUNTIME: Final = "onnxruntime.onnx"
+"""The same model for onnxruntime on CPUs, with the weights in ``model.onnx``; earlier exports do not have it."""
 DEFAULT_MODEL: Final = "m3-small"
 """The model in the wheel."""
 CONFIG_FIELDS: Final[Mapping[str, type]] = {
@@ -139,14 +141,14 @@ class Bundle:
 
 
 def fingerprint(sums: Mapping[str, str]) -> str:
-    """Hash of the checksums of all files but the config: everything that determines the vectors; 16 hex digits."""
-    lines = [f"{digest}  {name}" for name, digest in sorted(sums.items()) if name != CONFIG]
+    """Hash of the checksums of model, weights and tokenizer: everything that determines the vectors; 16 hex digits."""
+    lines = [f"{digest}  {name}" for name, digest in sorted(sums.items()) if name not in (CONFIG, ONNXRUNTIME)]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 def write_checksums(path: Path) -> None:
     """Write ``SHA256SUMS`` over model, tokenizer and config, in the format of ``sha256sum --check``."""
-    names = sorted(file.name for file in path.iterdir() if file.name.startswith((MODEL, TOKENIZER, CONFIG)))
+    names = sorted(file.name for file in path.iterdir() if file.name.startswith((MODEL, ONNXRUNTIME, TOKENIZER, CONFIG)))
     lines = [f"{sha256(path / name)}  {name}\n" for name in names]
     (path / CHECKSUMS).write_text("".join(lines), encoding="utf-8")
 

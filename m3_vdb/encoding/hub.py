@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-from m3_vdb.encoding.bundle import CONFIG, DEFAULT_MODEL, MODEL, Bundle
+from m3_vdb.encoding.bundle import CONFIG, DEFAULT_MODEL, MODEL, ONNXRUNTIME, Bundle
 from m3_vdb.encoding.model_files import brief
 from m3_vdb.errors import BundleError, MissingExtraError
 from m3_vdb.inputs import read_path
@@ -136,10 +136,10 @@ def _fetch(name: str, revision: str | None) -> Path:
         folder = get(_SMALL_FILES, revision)
         if not (folder / CONFIG).is_file():
             _require_extra(name)  # before gigabytes are fetched
-        for weights in [f"{MODEL}*"] if (folder / CONFIG).is_file() else ["*.safetensors", "*.bin"]:
-            get([weights], folder.name)
-            if any(folder.glob(weights)):
-                break
+        if (folder / CONFIG).is_file():
+            get([f"{MODEL}*", ONNXRUNTIME], folder.name)
+        elif not any(get(["*.safetensors"], folder.name).glob("*.safetensors")):
+            get(["*.bin"], folder.name)
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise BundleError(
             f"{name} is not a directory here and could not be fetched from the hub: {brief(error)}"

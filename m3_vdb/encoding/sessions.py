@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from m3_vdb.encoding.bundle import ONNXRUNTIME
 from m3_vdb.encoding.model_files import brief
 from m3_vdb.encoding.runtimes import BF16, F32, INT8, Runtime, choose_runtime, openvino_core
 from m3_vdb.errors import BundleError, ConfigError, M3Error
@@ -177,6 +178,8 @@ def open_session(model: Path, chosen: Runtime, *, threads: int | None = None) ->
         threads = whole_number("threads", threads, least=1, expected="expected a whole number, at least 1, or None")
     if chosen.name == "openvino":
         return OpenVinoSession(model, arithmetic=chosen.arithmetic, threads=threads, reason=chosen.reason)
+    if chosen.device == "cpu" and (own := model.with_name(ONNXRUNTIME)).is_file():
+        model = own
     try:
         return OnnxRuntimeSession(model, device=chosen.device, threads=threads, reason=chosen.reason)
     except ConfigError as error:

@@ -23,7 +23,7 @@ from onnx_export.verify import VerificationError
 from onnx_export.weights import Weights
 from tests.export.conftest import PRECISIONS
 
-FILES = {"model.onnx", "tokenizer.json", "m3_config.json", "SHA256SUMS"}
+FILES = {"model.onnx", "onnxruntime.onnx", "tokenizer.json", "m3_config.json", "SHA256SUMS"}
 
 
 def nothing_but(path: Path, *names: str) -> bool:
@@ -34,7 +34,8 @@ def nothing_but(path: Path, *names: str) -> bool:
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_bundle_is_whole_and_describes_itself(exported, precision):
     path, errors = exported[precision]
-    assert {file.name for file in path.iterdir()} == FILES
+    own = {"onnxruntime.onnx"} if precision == "fp16" else set()  # its operator computes in float32
+    assert {file.name for file in path.iterdir()} == FILES - own
     bundle = Bundle.open(path)
     assert (bundle.name, bundle.precision) == (precision, precision)
     assert (bundle.dense_dim, bundle.multi_vector_dim, bundle.max_length) == (64, 16, 64)
@@ -61,7 +62,7 @@ def test_sha256sum_accepts_the_checksums(exported, precision):
     command = ["sha256sum", "--check", "--strict", "SHA256SUMS"]
     checked = subprocess.run(command, cwd=exported[precision][0], capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stdout
-    assert checked.stdout.count(": OK") == 3
+    assert checked.stdout.count(": OK") == (3 if precision == "fp16" else 4)
 
 
 def test_the_bundle_takes_the_name_it_is_given(checkpoint, tmp_path):
@@ -126,6 +127,30 @@ def test_a_graph_that_takes_the_first_start_alone_is_refused(checkpoint, tmp_pat
         return g.op("Gather", [hidden, g.constant(np.array(0, dtype=np.int64))], axis=1)
 
     monkeypatch.setattr(graph, "_sum_of_starts", first_state)  # as before MCLS: right but for inserted <s>
+    with pytest.raises(VerificationError, match=r"the fp32 graph differs from the checkpoint: .*nothing written"):
+        convert(checkpoint, tmp_path / "out")
+    assert nothing_but(tmp_path)
+
+
+def test_a_wrong_graph_for_onnxruntime_is_refused(checkpoint, tmp_path, monkeypatch):
+    def without_bias(g):
+        mask = right(g)
+        return mask._replace(last=mask.ones)  # padding counts like any token
+
+    right = graph._mask
+    monkeypatch.setattr(graph, "_mask", without_bias)
+    with pytest.raises(VerificationError, match=r"the fp32 graph differs from the checkpoint: .*nothing written"):
+        convert(checkpoint, tmp_path / "out")
+    assert nothing_but(tmp_path)
+
+
+def test_a_wrong_standard_graph_is_refused_too(checkpoint, tmp_path, monkeypatch):
+    def without_bias(g):
+        mask = right(g)
+        return mask._replace(bias=g.constant(0.0))
+
+    right = graph._mask
+    monkeypatch.setattr(graph, "_mask", without_bias)
     with pytest.raises(VerificationError, match=r"the fp32 graph differs from the checkpoint: .*nothing written"):
         convert(checkpoint, tmp_path / "out")
     assert nothing_but(tmp_path)

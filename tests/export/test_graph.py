@@ -17,14 +17,18 @@ LONG = "the search index и поиск 数据库 repeat und die Suche "
 
 @pytest.fixture(scope="module")
 def session(exported, request):
-    """The fp32 graph on the runtime that is asked for, in float32 arithmetic."""
-    path = exported["fp32"][0] / "model.onnx"
-    if request.param == "onnxruntime":
-        return OnnxRuntimeSession(path)
-    return OpenVinoSession(path, arithmetic="f32")
+    """A file of the fp32 bundle on the runtime that is asked for, in float32 arithmetic."""
+    runtime, file = request.param
+    path = exported["fp32"][0] / file
+    return OnnxRuntimeSession(path) if runtime == "onnxruntime" else OpenVinoSession(path, arithmetic="f32")
 
 
-on_both_runtimes = pytest.mark.parametrize("session", ["onnxruntime", "openvino"], indirect=True)
+on_both_runtimes = pytest.mark.parametrize(
+    "session",
+    [("onnxruntime", "model.onnx"), ("onnxruntime", "onnxruntime.onnx"), ("openvino", "model.onnx")],
+    indirect=True,
+    ids=lambda pair: " ".join(pair),
+)
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +66,23 @@ def test_the_graph_is_valid_and_uses_standard_operators_only(exported, precision
     assert not graph.functions
     names = [node.name for node in graph.graph.node]
     assert len(names) == len(set(names)) > 50
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_onnxruntime_gets_a_graph_without_square_matrices_and_the_same_weights(exported, precision, torch_model):
+    folder = exported[precision][0]
+    small = onnx.load(folder / "onnxruntime.onnx", load_external_data=False)
+    kinds = [node.op_type for node in small.graph.node]
+    assert kinds.count("MultiHeadAttention") == torch_model.encoder.config.num_hidden_layers
+    assert "Softmax" not in kinds  # it would need all scores of a text at once
+    own, shared = (
+        {one.name: onnx.numpy_helper.to_array(one) for one in onnx.load(folder / file).graph.initializer}
+        for file in ("onnxruntime.onnx", "model.onnx")
+    )
+    large = [one.name for one in small.graph.initializer if one.external_data]
+    assert sum(own[name].nbytes for name in large) > 0.8 * sum(value.nbytes for value in shared.values())
+    for name in large:
+        np.testing.assert_array_equal(own[name], shared[name])
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

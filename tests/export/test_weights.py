@@ -116,7 +116,7 @@ def test_the_graph_unpacks_rows_as_numpy_does(precision):
     builder = GraphBuilder(weights)
     name = builder.embedding("input_ids")
     graph = helper.make_graph(
-        builder.nodes,
+        builder.nodes["model.onnx"],
         "words",
         [helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", "length"])],
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", "length", 64])],
