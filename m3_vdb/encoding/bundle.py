@@ -1,4 +1,4 @@
-"""Model bundles: a folder with ``model.onnx``, ``onnxruntime.onnx``, ``tokenizer.json``, ``m3_config.json``, ``SHA256SUMS``.
+"""Model bundles: a folder with ``model.onnx``, ``tokenizer.json``, ``m3_config.json`` and ``SHA256SUMS``.
 
 ``python -m onnx_export`` writes a bundle once; it is never changed. Its fingerprint, a hash of model and tokenizer, is
 stored with every collection, so that one collection never holds vectors of two models.
@@ -148,7 +148,8 @@ def fingerprint(sums: Mapping[str, str]) -> str:
 
 def write_checksums(path: Path) -> None:
     """Write ``SHA256SUMS`` over model, tokenizer and config, in the format of ``sha256sum --check``."""
-    names = sorted(file.name for file in path.iterdir() if file.name.startswith((MODEL, ONNXRUNTIME, TOKENIZER, CONFIG)))
+    ours = (MODEL, ONNXRUNTIME, TOKENIZER, CONFIG)
+    names = sorted(file.name for file in path.iterdir() if file.name.startswith(ours))
     lines = [f"{sha256(path / name)}  {name}\n" for name in names]
     (path / CHECKSUMS).write_text("".join(lines), encoding="utf-8")
 

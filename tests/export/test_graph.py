@@ -27,7 +27,7 @@ on_both_runtimes = pytest.mark.parametrize(
     "session",
     [("onnxruntime", "model.onnx"), ("onnxruntime", "onnxruntime.onnx"), ("openvino", "model.onnx")],
     indirect=True,
-    ids=lambda pair: " ".join(pair),
+    ids=" ".join,
 )
 
 
