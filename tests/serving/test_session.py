@@ -87,6 +87,15 @@ def test_both_runtimes_compute_the_same(model):
     np.testing.assert_allclose(left[MULTI_VECTOR][1, :2], right[MULTI_VECTOR][1, :2], atol=1e-5)
 
 
+@pytest.mark.parametrize("length", [3, 9, 21, 61])
+def test_lengths_that_openvino_pads_further_give_the_same(model, length):
+    ids = np.random.default_rng(length).integers(5, 200, size=(3, length))
+    ids[:, 0], ids[:, -1] = 0, 2
+    left, right = (open_named(name, model).run(OUTPUTS, ids, np.ones_like(ids)) for name in ("onnxruntime", "openvino"))
+    for name in OUTPUTS:
+        np.testing.assert_allclose(left[name], right[name], atol=1e-5)
+
+
 def test_results_outlive_the_next_call(session):
     first = session.run([DENSE], IDS, MASK)[DENSE]
     before = first.copy()
