@@ -12,6 +12,8 @@ from m3_vdb.errors import ConfigError, StoreConnectionError, StoreError, StoreRe
 
 T = TypeVar("T")
 _TRANSIENT: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
+LONGEST_ASKED: Final = 600.0
+"""Seconds that a store may ask for (``Retry-After``); who asks for more is not waited for, and its answer is raised."""
 _ABOUT_CONTENT: Final = frozenset({400, 413, 422})
 
 
@@ -20,7 +22,8 @@ class Retry:
     """How often and after which pauses a request to the store is repeated.
 
     The n-th pause is drawn from 0 … min(longest, first · 2ⁿ): full jitter, so that writers that failed together do not
-    return together. A store that says when to come back (``Retry-After``) is given that time, and the draw on top.
+    return together. A store that says when to come back (``Retry-After``) is given that time, up to ten minutes,
+    and the draw on top.
 
     Attributes:
         attempts: requests in all, the first included; 10 last some two minutes.
@@ -74,7 +77,7 @@ class Retrier:
             error: of the last attempt.
             failures: attempts that failed, this one included.
         """
-        if failures >= self._retry.attempts or not is_transient(error):
+        if failures >= self._retry.attempts or not is_transient(error) or retry_after(error) > LONGEST_ASKED:
             return False
         if self._stop.wait(self._retry.pause(failures, error)):
             return False

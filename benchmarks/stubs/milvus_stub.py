@@ -46,6 +46,8 @@ class MilvusStub:
         self.weighs_raw = True  # older servers press scores through arctan whatever they are asked for
         self.keeps_properties = True
         self.ann_ratio: float | None = None  # knowhere's first stage: limit · ratio nearest token rows a query row
+        self.flushes = True
+        self.pending_rows: list[int] = []  # rows still to be indexed, of the next answers about an index
         self.max_output = 100 * 1024 * 1024
         self.loses_dense: set[str] = set()  # keys that the dense list lacks under a filter on keys
         self.collections: dict[str, Collection] = {}
@@ -152,6 +154,7 @@ class MilvusStub:
                     field_name=name,
                     params=[common_pb2.KeyValuePair(key=key, value=value) for key, value in params.items()],
                     state=common_pb2.IndexState.Finished,
+                    pending_index_rows=self.pending_rows.pop(0) if self.pending_rows else 0,
                 )
                 for name, params in found.items()
             ]
@@ -174,7 +177,7 @@ class MilvusStub:
         )
 
     def GetFlushState(self, _: Any) -> Any:
-        return milvus_pb2.GetFlushStateResponse(flushed=True)
+        return milvus_pb2.GetFlushStateResponse(flushed=self.flushes)
 
     def Insert(self, request: Any) -> Any:
         found = self._collection(request)

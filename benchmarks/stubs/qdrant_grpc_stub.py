@@ -92,6 +92,10 @@ class _Collections(collections_service_pb2_grpc.CollectionsServicer):
         info = RestToGrpc.convert_collection_info(self.collection(r.collection_name).info())
         return q.GetCollectionInfoResponse(result=info)
 
+    def Update(self: GrpcStub, r: Any) -> Any:  # noqa: N802
+        self.collection(r.collection_name).optimize()
+        return q.CollectionOperationResponse(result=True)
+
 
 class _Points(points_service_pb2_grpc.PointsServicer):
     def CreateFieldIndex(self: GrpcStub, r: Any) -> Any:  # noqa: N802

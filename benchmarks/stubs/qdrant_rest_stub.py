@@ -64,10 +64,14 @@ class RestStub:
             raise RefusedError(404, f"Not found: Collection `{name}` doesn't exist!")
         return self._in_collection(route, self.engine.collections[name], body)
 
-    def _in_collection(self, route: str, found: Any, body: Any) -> Any:  # noqa: PLR0911 - one return for each route
+    def _in_collection(self, route: str, found: Any, body: Any) -> Any:  # noqa: PLR0911, PLR0912 - one for each route
         done = {"operation_id": 0, "status": "completed"}
         if route == "GET ":
             return found.info()
+        if route == "PATCH ":
+            models.UpdateCollection.model_validate(body)
+            found.optimize()
+            return True
         if route == "PUT index":
             wanted = models.CreateFieldIndex.model_validate(body)
             found.index(wanted.field_name, wanted.field_schema)
@@ -134,7 +138,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
-    do_GET = do_PUT = do_POST = _serve  # noqa: N815 - the names are http.server's
+    do_GET = do_PUT = do_POST = do_PATCH = _serve  # noqa: N815 - the names are http.server's
 
     def log_message(self, *args: object) -> None:
         pass

@@ -48,6 +48,10 @@ class Collection:
         self.created = created
         self.strict = strict or models.StrictModeConfig(enabled=False)
         self.schema: dict[str, Any] = {}
+        # As a server's: grey (work left from before a restart) until a write or a change of settings, then yellow for
+        # one answer, then green. Red stays.
+        self.status = "green"
+        self.optimizer_error = ""
         self.folder = tempfile.mkdtemp()
         config = edge.EdgeConfig(
             vectors={name: _vector_params(v) for name, v in (created.vectors or {}).items()},
@@ -68,8 +72,12 @@ class Collection:
             vectors=c.vectors, sparse_vectors=c.sparse_vectors, shard_number=len(self.shards), replication_factor=1
         )
         schema = {name: models.PayloadIndexInfo(data_type=kind, points=0) for name, kind in self.schema.items()}
+        status, fault = self.status, self.optimizer_error
+        if status == "yellow":
+            self.status = "green"
         return models.CollectionInfo(
-            status="green", optimizer_status="ok", segments_count=1, points_count=self.count(), indexed_vectors_count=0,
+            status=status, optimizer_status={"error": fault} if fault else "ok",
+            segments_count=1, points_count=self.count(), indexed_vectors_count=0,
             payload_schema=schema,
             config=models.CollectionConfig(
                 params=params,
@@ -83,6 +91,10 @@ class Collection:
                 metadata=c.metadata,
             ),
         )  # fmt: skip
+
+    def optimize(self) -> None:
+        if self.status == "grey":
+            self.status = "yellow"
 
     def index(self, field: str, schema: Any) -> None:
         kind = getattr(schema, "type", schema)
@@ -100,6 +112,7 @@ class Collection:
         largest = self.strict.upsert_max_batchsize if self.strict.enabled else None
         if largest is not None and len(points) > largest:
             raise RefusedError(403, f'Forbidden: Limit exceeded {len(points)} > {largest} for "upsert limit"')
+        self.optimize()
         vectors = [{name: _vector(v) for name, v in point.vector.items()} for point in points]
         for point, vector in zip(points, vectors, strict=True):
             one = edge.Point(id=_point_id(point.id), payload=point.payload or {}, vector=vector)

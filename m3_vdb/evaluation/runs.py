@@ -26,6 +26,7 @@ from m3_vdb.evaluation.protocol import DEPTH, PARTS, WEIGHTED, Mode, Part, Proto
 from m3_vdb.evaluation.results import Cost, Percentiles
 from m3_vdb.evaluation.search import encode, fill, search, time_encoding, time_search
 from m3_vdb.stores.base import VectorStore
+from m3_vdb.stores.waiting import OPTIMIZE_SECONDS
 from m3_vdb.types import M3Embedding
 
 BM25_NAME: Final = "bm25"
@@ -122,7 +123,12 @@ def run_collection(collection: Collection, settings: EvalSettings) -> Collection
             untuned = {mode: searcher.rank(f"{mode}.untuned", settings.untuned.request(mode)) for mode in weighted}
         documents, cost = searcher.documents, searcher.cost()
         if settings.approximate:
-            store.optimize()
+            # Shown as so many seconds of the limit.
+            store.optimize(
+                waiting=lambda what, seconds: settings.progress(
+                    collection.name, f"the store is {what}", round(seconds), round(OPTIMIZE_SECONDS)
+                )
+            )
     found = CollectionRuns(collection, documents, runs, components, cost, untuned, passages=settings.passages)
     if not settings.approximate:
         return found

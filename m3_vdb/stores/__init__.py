@@ -6,6 +6,7 @@ A store's client library is imported when such a store is opened and not before:
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Final
 
 from m3_vdb.encoding.identity import Identified, ModelIdentity, read_identity
@@ -80,6 +81,8 @@ def open_store(
             )
         options.require_only(where="memory://")
         return MemoryStore(identity)
+    if isinstance(place, Folder):  # engines open files later, too, when the program may be in another folder
+        place = replace(place, path=place.path.absolute())
     try:
         if place.engine == "milvus":
             with log_handlers_kept():

@@ -32,7 +32,7 @@ from m3_vdb.encoding.identity import ModelIdentity
 from m3_vdb.errors import CollectionNotFoundError, ConfigError
 from m3_vdb.filter_parser import parse_filter
 from m3_vdb.filters import Expression
-from m3_vdb.inputs import DocumentLike, read_ids, whole_number
+from m3_vdb.inputs import DocumentLike, read_ids, real_number, whole_number
 from m3_vdb.stores.checks import check_condition, check_documents, check_types
 from m3_vdb.stores.options import (
     DEFAULT_CANDIDATES,
@@ -46,6 +46,7 @@ from m3_vdb.stores.options import (
 from m3_vdb.stores.points import Point, make_points
 from m3_vdb.stores.process import ProcessBound
 from m3_vdb.stores.vectors import check_query
+from m3_vdb.stores.waiting import OPTIMIZE_SECONDS, Waiting
 from m3_vdb.types import Document, Filter, Hit, M3Embedding, M3Embeddings, Payload
 from m3_vdb.weights import Weights, WeightsLike
 
@@ -332,10 +333,21 @@ class VectorStore(ProcessBound):
         self._check_process()
         return self._count(self._condition(filter))
 
-    def optimize(self) -> None:
-        """Build the engine's indexes now and wait for them; changes no score. A store without indexes does nothing."""
+    def optimize(self, *, timeout: float = OPTIMIZE_SECONDS, waiting: Waiting | None = None) -> None:
+        """Build the engine's indexes now and wait for them; changes no score. A store without indexes does nothing.
+
+        Args:
+            timeout: seconds to wait for a server; an engine in this process is done when the call returns.
+            waiting: called while a server is waited for, with what it is doing and the seconds so far.
+
+        Raises:
+            ConfigError: ``timeout`` is not above 0.
+            StoreError: the server is not done in time, or has failed to build them.
+        """
+        if real_number("timeout", timeout) <= 0:
+            raise ConfigError(f"timeout={timeout!r}: expected seconds above 0")
         self._check_process()
-        self._optimize()
+        self._optimize(timeout, waiting)
 
     def disk_bytes(self) -> int | None:
         """Bytes that the collection takes on disk; None if the store cannot say."""
@@ -369,7 +381,7 @@ class VectorStore(ProcessBound):
     @abstractmethod
     def _scroll(self, batch: int) -> Iterator[tuple[list[Document], M3Embeddings]]: ...
 
-    def _optimize(self) -> None:
+    def _optimize(self, timeout: float, waiting: Waiting | None) -> None:
         """Nothing, for a store without indexes."""
 
     def _disk_bytes(self) -> int | None:

@@ -132,9 +132,9 @@ class Counting:
         self._store.upsert(documents, embeddings)
         self.calls["stored"] += len(documents)
 
-    def optimize(self):
+    def optimize(self, **given):
         self.calls["optimize"] += 1
-        self._store.optimize()
+        self._store.optimize(**given)
 
     def __getattr__(self, name: str):
         return getattr(self._store, name)

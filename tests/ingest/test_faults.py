@@ -15,7 +15,7 @@ from m3_vdb.errors import ConfigError, StoreConnectionError, StoreError, StoreRe
 from m3_vdb.ingest import IngestReport, Rejected, Retry, ingest
 from m3_vdb.ingest.commit import DeadLetters
 from m3_vdb.ingest.ledger import Checkpoint, Ledger
-from m3_vdb.retry import is_transient, retry_after
+from m3_vdb.retry import Retrier, is_transient, retry_after
 from m3_vdb.stores import MemoryStore
 from tests._soak import soak
 from tests.ingest._fakes import IDENTITY, Faulty, HashEmbed, documents, rows
@@ -123,6 +123,7 @@ def test_a_pause_grows_has_an_end_and_is_never_shorter_than_the_store_asks() -> 
     assert [max(some) <= limit for some, limit in zip(pauses, (2, 4, 10), strict=True)] == [True] * 3
     assert max(pauses[2]) > 5
     assert retry.pause(1, StoreRequestError("x", status=429, retry_after=7)) >= 7
+    assert not Retrier(retry).again(StoreRequestError("x", status=429, retry_after=86_400), 1)
 
 
 def test_what_passes_and_how_long_it_takes_stands_in_the_error() -> None:

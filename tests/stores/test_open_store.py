@@ -63,6 +63,20 @@ def test_an_existing_collection_may_have_any_name(tmp_path, monkeypatch):
         open_store("other", identity=IDENTITY)
 
 
+@pytest.mark.parametrize("name", ["notes.qdrant", "notes.milvus.db"])
+def test_a_folder_stays_the_same_when_the_program_goes_elsewhere(tmp_path, monkeypatch, name):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with open_store(f"./{name}", identity=IDENTITY) as store:
+        store.upsert(make_documents(2), make_embeddings(2))
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        store.upsert(make_documents(4), make_embeddings(4))
+        assert store.disk_bytes() > 0
+    with open_store(tmp_path / name, identity=IDENTITY) as store:
+        assert store.count() == 4
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
 @pytest.mark.parametrize(
     ("url", "server", "collection"),
     [

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, Final
 
 from pymilvus import MilvusClient
+from pymilvus.exceptions import MilvusException
 
 from m3_vdb.encoding.identity import ModelIdentity
 from m3_vdb.errors import DocumentError, StoreError
@@ -41,6 +41,7 @@ from m3_vdb.stores.names import Folder, Server
 from m3_vdb.stores.options import DEFAULT_OPTIONS, DENSE, MULTI_VECTOR, SPARSE, CollectionOptions, IndexType, Search
 from m3_vdb.stores.points import Point, batches, point_id
 from m3_vdb.stores.vectors import pack
+from m3_vdb.stores.waiting import Waiting, not_done, wait_for
 from m3_vdb.types import Document, Hit, M3Embedding, M3Embeddings, Scores
 
 COLLECTION_IN_FILE: Final = "m3"
@@ -49,7 +50,6 @@ MAX_REQUEST_BYTES: Final = 16 * 1024 * 1024
 """Of an upsert, well below the 64 MiB that a Milvus server takes by default (proxy.grpc.serverMaxRecvSize)."""
 _KEYS_PER_DELETE: Final = 1000
 _UPDATED_AT_ONCE: Final = 256
-_POLL_SECONDS: Final = 0.2
 
 
 class MilvusStore(VectorStore):
@@ -193,17 +193,31 @@ class MilvusStore(VectorStore):
         with mapped_errors(self._where):
             return requests.count(to_condition(condition, requests))
 
-    def _optimize(self) -> None:
+    def _optimize(self, timeout: float, waiting: Waiting | None) -> None:
         """Write what was given into segments and wait until they are indexed.
 
         Worth doing after an ingest: for every query milvus-lite indexes again what it has not written yet.
         """
         client = self._requests().client
         with mapped_errors(self._where):
-            client.flush(self._collection, timeout=None)  # it takes as long as it takes
-            for index in client.list_indexes(self._collection):
-                while (client.describe_index(self._collection, index) or {}).get("pending_index_rows"):
-                    time.sleep(_POLL_SECONDS)
+            if waiting is not None:
+                waiting("writing segments", 0.0)
+            try:
+                client.flush(self._collection, timeout=timeout)
+            except MilvusException as error:
+                if "wait for flush timeout" not in error.message:
+                    raise
+                raise not_done(self._where, "still writing segments", timeout) from error
+            indexes = client.list_indexes(self._collection)
+
+            def poll() -> str:
+                for index in indexes:
+                    rows = (client.describe_index(self._collection, index) or {}).get("pending_index_rows")
+                    if rows:
+                        return f"still indexing ({rows:,} rows of {index})"
+                return ""
+
+            wait_for(poll, where=self._where, timeout=timeout, waiting=waiting)
 
     def _disk_bytes(self) -> int | None:
         """Bytes that the files of milvus-lite take on disk; None for a server, which does not say."""

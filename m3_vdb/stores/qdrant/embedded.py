@@ -38,6 +38,7 @@ from m3_vdb.stores.qdrant.collection import QdrantCollection
 from m3_vdb.stores.qdrant.edge_values import INDEXES, edge_filter, to_config, to_point, to_request
 from m3_vdb.stores.qdrant.requests import Request, to_filter
 from m3_vdb.stores.qdrant.schema import QdrantCapabilities, check_schema, missing_indexes
+from m3_vdb.stores.waiting import Waiting
 
 _OPTIONS: Final = ("storage", "indexes", "tenant", "on_disk")
 """What the embedded engine has of ``CollectionOptions``."""
@@ -167,7 +168,7 @@ class QdrantEdgeStore(QdrantCollection):
         with self._engine() as shard:
             return shard.count(edge.CountRequest(exact=True, filter=matching))
 
-    def _optimize(self) -> None:
+    def _optimize(self, timeout: float, waiting: Waiting | None) -> None:
         """Build the HNSW graph and drop what was deleted; blocks for seconds to minutes.
 
         Never done on its own: up to some ten thousand documents a full scan of the dense vectors takes milliseconds.

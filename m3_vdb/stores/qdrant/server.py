@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -28,13 +27,13 @@ from m3_vdb.stores.qdrant.schema import (
     read_capabilities,
     vector_schema,
 )
+from m3_vdb.stores.waiting import Waiting, wait_for
 
 MAX_REQUEST_BYTES: Final = 8 * 1024 * 1024
 """Of an upsert, well below the 32 MiB that a Qdrant server takes by default (service.max_request_size_mb)."""
 TURBO_VERSION: Final = (1, 20)
 """First version whose vectors may be stored as turbo16 and turbo8."""
 METADATA_KEY: Final = "m3"
-_POLL_SECONDS: Final = 0.2
 
 
 class QdrantStore(QdrantCollection):
@@ -211,11 +210,31 @@ class QdrantStore(QdrantCollection):
         with self._engine() as client:
             return client.count(self._collection, count_filter=matching, exact=True).count
 
-    def _optimize(self) -> None:
-        """Wait until the server has indexed what it was given; it decides itself what to index."""
+    def _optimize(self, timeout: float, waiting: Waiting | None) -> None:
+        """Wait until the server has indexed what it was given; it decides itself what to index.
+
+        Raises:
+            StoreRequestError: an optimizer has failed.
+        """
         with self._engine() as client:
-            while client.get_collection(self._collection).status != models.CollectionStatus.GREEN:
-                time.sleep(_POLL_SECONDS)
+            begun = False
+
+            def poll() -> str:
+                nonlocal begun
+                info = client.get_collection(self._collection)
+                if info.status == models.CollectionStatus.RED:
+                    error = getattr(info.optimizer_status, "error", "no reason given")
+                    raise StoreRequestError(
+                        f"{self._where}: the server has failed to index it ({error}); it is tried again after the next "
+                        f"write or a restart: mend the cause first"
+                    )
+                if info.status == models.CollectionStatus.GREY and not begun:
+                    # Work is left from before a restart, and begins with a write or a change of the settings.
+                    client.update_collection(self._collection, optimizers_config=models.OptimizersConfigDiff())
+                    begun = True
+                return "" if info.status == models.CollectionStatus.GREEN else f"still indexing ({info.status.value})"
+
+            wait_for(poll, where=self._where, timeout=timeout, waiting=waiting)
 
     def _close(self) -> None:
         """Close the connection. Every upsert has been written already."""
