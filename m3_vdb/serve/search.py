@@ -153,7 +153,7 @@ def _index(request: Request) -> AsyncHybridIndex:
     return index
 
 
-def _may_write(request: Request) -> None:
+async def _may_write(request: Request) -> None:
     if not service_of(request).allow_writing:
         raise RequestError(403, "forbidden", "this server only reads: start it with --allow-writing")
 

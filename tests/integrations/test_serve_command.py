@@ -95,6 +95,12 @@ def test_an_address_that_others_reach_without_a_key_is_a_warning(monkeypatch):
     assert "expected" not in run(app, ["serve", "--port", "0", "--api-key", ""]).output
 
 
+def test_without_its_packages_the_command_says_how_to_install_them(monkeypatch):
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    result = CliRunner().invoke(app, ["serve"])
+    assert str(result.exception).endswith("pip install 'm3-vdb[serve]'")
+
+
 @pytest.fixture(scope="module")
 def embed() -> M3EmbeddingFunction:
     return M3EmbeddingFunction(on_truncate="ignore")
