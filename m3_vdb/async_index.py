@@ -65,7 +65,7 @@ class AsyncHybridIndex:
         long_documents: LongDocuments = DEFAULT_POLICY,
         api_key: str | None = None,
         prefer_grpc: bool = False,
-        grpc_port: int = 6334,
+        grpc_port: int | None = None,
         timeout: int = 60,
     ) -> AsyncHybridIndex:
         """Open a collection and the model for it; ``close`` closes both.
@@ -80,7 +80,7 @@ class AsyncHybridIndex:
             long_documents: what ``add`` does with documents longer than the store's multi-vector limit.
             api_key: key of a server; None reads ``QDRANT_API_KEY`` or ``MILVUS_TOKEN``.
             prefer_grpc: use gRPC for a Qdrant server.
-            grpc_port: port for gRPC.
+            grpc_port: port for gRPC; None for 6334 beside 6333.
             timeout: seconds to wait for a server's answer.
 
         Returns:

@@ -68,7 +68,7 @@ class HybridIndex:
         long_documents: LongDocuments = DEFAULT_POLICY,
         api_key: str | None = None,
         prefer_grpc: bool = False,
-        grpc_port: int = 6334,
+        grpc_port: int | None = None,
         timeout: int = 60,
     ) -> HybridIndex:
         """Open a collection and the model for it; ``close`` closes what was opened here.
@@ -85,7 +85,7 @@ class HybridIndex:
             long_documents: what ``add`` does with documents of more tokens than the store takes rows.
             api_key: for a server; None takes the environment variable ``QDRANT_API_KEY`` or ``MILVUS_TOKEN``.
             prefer_grpc: talk gRPC to a Qdrant server.
-            grpc_port: the port for that.
+            grpc_port: the port for that; None for 6334 beside 6333.
             timeout: seconds to wait for a server's answer.
 
         Raises:

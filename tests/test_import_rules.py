@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("m3_vdb", "onnx_export", "train", "benchmarks", "examples")
 FLOORS = [
-    {"errors", "imports"},
+    {"errors", "notices", "imports"},
     {"types", "inputs", "streams", "jsonl", "marks", "weights", "scoring", "filters", "filter_parser", "conditions"},
     {"encoding"},
     {"stores"},

@@ -24,8 +24,8 @@ _DONE = q.UpdateResult(operation_id=0, status=q.UpdateStatus.Completed)
 
 
 class GrpcStub:
-    def __init__(self) -> None:
-        self.engine = EdgeEngine()
+    def __init__(self, engine: EdgeEngine | None = None) -> None:
+        self.engine = engine or EdgeEngine()  # that of a REST stub makes both the ports of one server
         self.calls: list[tuple[str, dict[str, str], float | None]] = []
         self.refuse: list[tuple[grpc.StatusCode, str, dict[str, str]]] = []
         self.server = grpc.server(ThreadPoolExecutor(1))
@@ -91,6 +91,10 @@ class _Collections(collections_service_pb2_grpc.CollectionsServicer):
     def Get(self: GrpcStub, r: Any) -> Any:  # noqa: N802
         info = RestToGrpc.convert_collection_info(self.collection(r.collection_name).info())
         return q.GetCollectionInfoResponse(result=info)
+
+    def CollectionClusterInfo(self: GrpcStub, r: Any) -> Any:  # noqa: N802
+        self.collection(r.collection_name)
+        return RestToGrpc.convert_collection_cluster_info(self.engine.cluster_info(r.collection_name))
 
     def Update(self: GrpcStub, r: Any) -> Any:  # noqa: N802
         self.collection(r.collection_name).optimize()

@@ -62,6 +62,8 @@ class RestStub:
             )
         if not self.engine.collection_exists(name):
             raise RefusedError(404, f"Not found: Collection `{name}` doesn't exist!")
+        if route == "GET cluster":
+            return self.engine.cluster_info(name)
         return self._in_collection(route, self.engine.collections[name], body)
 
     def _in_collection(self, route: str, found: Any, body: Any) -> Any:  # noqa: PLR0911, PLR0912 - one for each route

@@ -9,6 +9,7 @@ best of all answers are the answer. A root fusion by ranks is then refused: a se
 
 from __future__ import annotations
 
+import random
 import shutil
 import tempfile
 import uuid
@@ -227,6 +228,16 @@ class EdgeEngine:
         self.collections: dict[str, Collection] = {}
         self.shards = shards
         self.strict = strict
+        self.peer_id = random.getrandbits(52)  # a server draws its number once, in a cluster or not
+
+    def cluster_info(self, name: str) -> models.CollectionClusterInfo:
+        local = [
+            models.LocalShardInfo(shard_id=i, points_count=shard.count(edge.CountRequest(exact=True)), state="Active")
+            for i, shard in enumerate(self.collections[name].shards)
+        ]
+        return models.CollectionClusterInfo(
+            peer_id=self.peer_id, shard_count=len(local), local_shards=local, remote_shards=[], shard_transfers=[]
+        )
 
     def collection_exists(self, name: str) -> bool:
         return name in self.collections

@@ -17,7 +17,13 @@ StoreOption = Annotated[
         "milvus://localhost:19530/notes; +https for TLS; keys: QDRANT_API_KEY, MILVUS_TOKEN).",
     ),
 ]
-GrpcOption = Annotated[bool, typer.Option("--grpc", help="Use gRPC for a Qdrant server.")]
+GrpcOption = Annotated[
+    bool,
+    typer.Option(
+        "--grpc",
+        help="Use gRPC for a Qdrant server, at port 6334. For other ports: --store qdrant+grpc://HOST:PORT/notes.",
+    ),
+]
 ModelOption = Annotated[
     str | None, typer.Option("--model", help="Folder or hub id (BAAI/bge-m3). Default: the model of m3-vdb.")
 ]

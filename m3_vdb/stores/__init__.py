@@ -41,7 +41,7 @@ def open_store(
     options: CollectionOptions = DEFAULT_OPTIONS,
     api_key: str | None = None,
     prefer_grpc: bool = False,
-    grpc_port: int = 6334,
+    grpc_port: int | None = None,
     timeout: int = 60,
 ) -> VectorStore:
     """Open the collection that a URL names.
@@ -49,7 +49,8 @@ def open_store(
     Args:
         url: ``memory://``; a folder (``./notes.qdrant``, ``file:notes``, or any existing collection folder, and
             ``./notes.milvus.db`` for milvus-lite); or a server (``qdrant://host:6333/collection``, ``qdrant+https://…``,
-            ``http(s)://…``, or ``milvus://host:19530/collection``, ``milvus+https://…``, with a Milvus database as
+            ``http(s)://…``, or over gRPC ``qdrant+grpc://host:6334/collection``, with TLS ``qdrant+grpcs://…``; or
+            ``milvus://host:19530/collection``, ``milvus+https://…``, with a Milvus database as
             ``milvus://host:19530/database/collection``). A ``PathLike`` is a folder; ``~`` is the home folder.
         identity: your embedding function, or the identity of its model; None opens an existing collection of any
             model.
@@ -58,8 +59,10 @@ def open_store(
             folder by full scan, a server by HNSW. Milvus decides this when a collection is made.
         options: how a new collection is made: storage, payload indexes, …
         api_key: for a server; if None, the environment variable ``QDRANT_API_KEY`` or ``MILVUS_TOKEN``.
-        prefer_grpc: talk gRPC to a Qdrant server.
-        grpc_port: the port for that; host, TLS, key and timeout are those of the URL and the arguments.
+        prefer_grpc: talk gRPC to a Qdrant server whose URL names REST's port. It is checked that both ports are of one
+            server. A URL for gRPC needs no word of it.
+        grpc_port: the port for that; None for 6334 beside 6333. Host, TLS, key and timeout are those of the URL and the
+            arguments.
         timeout: seconds to wait for a server's answer.
 
     Raises:
@@ -104,7 +107,7 @@ def open_store(
                 place.path, identity=identity, create=create, exact=exact is not False, options=options
             )
         with no_usage_data():  # qdrant-client imports fastembed where that is installed, and fastembed onnxruntime
-            from m3_vdb.stores.qdrant.client import connect  # noqa: PLC0415 - seconds to import, and optional
+            from m3_vdb.stores.qdrant.client import connect, one_server  # noqa: PLC0415 - seconds to import, and optional
             from m3_vdb.stores.qdrant.server import QdrantStore  # noqa: PLC0415
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] not in _PACKAGES:
@@ -113,9 +116,10 @@ def open_store(
         raise MissingExtraError(f"a {place.engine.title()} store ({what})", extra=place.engine) from error
     client = connect(place, api_key=api_key, prefer_grpc=prefer_grpc, grpc_port=grpc_port, timeout=timeout)
     try:
-        return QdrantStore(
-            client, place.collection, identity=identity, create=create, exact=bool(exact), options=options
-        )
+        with one_server(client, place, api_key=api_key):
+            return QdrantStore(
+                client, place.collection, identity=identity, create=create, exact=bool(exact), options=options
+            )
     except BaseException:
         client.close()
         raise

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 from urllib.parse import unquote, urlsplit
 
 from m3_vdb.errors import ConfigError, StoreUrlError
+from m3_vdb.notices import say_once
 from m3_vdb.stores.folder import IDENTITY_FILE
 
 Engine: TypeAlias = Literal["qdrant", "milvus"]
@@ -20,15 +23,21 @@ SUFFIXES: Final[dict[str, Engine]] = {".qdrant": "qdrant", ".milvus.db": "milvus
 _SCHEMES: Final[dict[str, tuple[Engine, str]]] = {
     "qdrant": ("qdrant", "http"),
     "qdrant+https": ("qdrant", "https"),
+    "qdrant+grpc": ("qdrant", "http"),
+    "qdrant+grpcs": ("qdrant", "https"),
     "http": ("qdrant", "http"),
     "https": ("qdrant", "https"),
     "milvus": ("milvus", "http"),
     "milvus+https": ("milvus", "https"),
 }
+_GRPC: Final = ("qdrant+grpc", "qdrant+grpcs")
 _PORTS: Final[dict[Engine, int]] = {"qdrant": 6333, "milvus": 19530}
+GRPC_PORT: Final = 6334
+"""Of a Qdrant server whose REST port is 6333."""
 _FORMS: Final = (
     "memory://, a folder such as ./notes.qdrant or ./notes.milvus.db, or a server as qdrant://HOST:6333/COLLECTION or "
-    "milvus://HOST:19530/COLLECTION (qdrant+https://, milvus+https:// for TLS)"
+    "milvus://HOST:19530/COLLECTION (qdrant+https://, milvus+https:// for TLS; qdrant+grpc://HOST:6334/COLLECTION for "
+    "gRPC, qdrant+grpcs:// with TLS)"
 )
 
 
@@ -61,15 +70,17 @@ class Server:
 
     Attributes:
         engine: of the server.
-        url: of the server, as its client takes it.
+        url: of the server, as its client takes it; the port is gRPC's if ``grpc``.
         database: of Milvus; "" for its default.
         collection: on the server.
+        grpc: talk gRPC to a Qdrant server, at this port, and nothing else.
     """
 
     engine: Engine
     url: str
     database: str
     collection: str
+    grpc: bool = False
 
     @property
     def files(self) -> str:
@@ -140,21 +151,23 @@ def _server(url: str) -> Server:
             f"{masked(url)!r}: expected HOST:PORT/COLLECTION after {url.partition('://')[0]}://"
         ) from None
     engine, scheme = _SCHEMES[parts.scheme]
-    milvus = engine == "milvus"
+    milvus, grpc = engine == "milvus", parts.scheme in _GRPC
     prefix, _, name = parts.path.rstrip("/").rpartition("/")
     database = unquote(prefix[1:]) if milvus else ""
-    port = _PORTS[engine] if given_port is None else given_port
+    default = GRPC_PORT if grpc else _PORTS[engine]
+    port = default if given_port is None else given_port
     if parts.query or parts.fragment or "@" in parts.netloc or "@" in prefix:
         raise StoreUrlError(
             f"{masked(url)!r}: a store URL holds no user, password or options: a key goes to api_key= or "
             f"{KEY_VARIABLES[engine]} (in names write %23 for #, %3F for ?, %40 for @)"
         )
-    if not parts.hostname or not name or not port or (milvus and prefix and not re.fullmatch("/[^/]+", prefix)):
+    odd = (milvus and prefix and not re.fullmatch("/[^/]+", prefix)) or (grpc and prefix)
+    if not parts.hostname or not name or not port or odd:
         ways = "COLLECTION or …/DATABASE/COLLECTION" if milvus else "COLLECTION"
         raise StoreUrlError(f"{masked(url)!r}: expected {parts.scheme}://HOST:PORT/{ways}")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     server = f"{scheme}://{host}:{port}"
-    return Server(engine, server if milvus else server + prefix, database, unquote(name))
+    return Server(engine, server if milvus else server + prefix, database, unquote(name), grpc)
 
 
 _LOGIN: Final = re.compile(r"^([a-z][a-z0-9+.-]+:/*).*@", re.IGNORECASE | re.DOTALL)
@@ -172,17 +185,28 @@ def masked(url: str) -> str:
     return _AFTER_PATH.sub(lambda found: f"{found[0][0]}***", _LOGIN.sub(r"\1***@", url))
 
 
-def read_key(given: str | None, variable: str) -> str | None:
-    """The key for a server, or None.
+def read_key(given: str | None, place: Server) -> str | None:
+    """The key for a server, or None; says once if it is about to travel in the clear, not within this machine.
 
     Args:
         given: by the caller; None or "" takes the environment's.
-        variable: of the environment.
+        place: the server.
 
     Raises:
         ConfigError: it cannot be sent; the client's own message would show it.
     """
+    variable = KEY_VARIABLES[place.engine]
     key = (given or os.environ.get(variable) or "").strip()
     if not key.isascii() or not key.isprintable():
         raise ConfigError(f"{'api_key' if given else variable} has characters that no key has: copy it once more")
+    url = urlsplit(place.url)
+    if key and url.scheme == "http" and not _is_loopback(url.hostname or ""):
+        tls = "qdrant+grpcs" if place.grpc else f"{place.engine}+https"
+        say_once(f"the key travels unencrypted to {url.netloc}: if the server has TLS, write {tls}://{url.netloc}/…")
     return key or None
+
+
+def _is_loopback(host: str) -> bool:
+    with suppress(ValueError):
+        return ip_address(host).is_loopback
+    return host == "localhost"

@@ -34,7 +34,7 @@ class Backend:
 
 
 SERVERS = {"milvus": "M3VDB_TEST_MILVUS_URI", "qdrant": "M3VDB_TEST_QDRANT_URL"}
-"""Servers of your own that join if a variable names one, as milvus://HOST:PORT and qdrant://HOST:PORT."""
+"""Servers of your own that join if a variable names one, as milvus://HOST:PORT and qdrant://HOST:PORT (qdrant+grpc://HOST:PORT)."""
 BACKENDS = ["memory", "local", "rest", "grpc", "edge", "milvus-lite", "milvus-stub"]
 BACKENDS += soak(
     ["rest-strict", "rest-shards", "milvus-lite-server"]
@@ -131,12 +131,11 @@ def _milvus(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterat
 
 
 def _drop_qdrant(url: str) -> None:
-    from qdrant_client import QdrantClient
-
-    from m3_vdb.stores.names import KEY_VARIABLES, read_name
+    from m3_vdb.stores.names import read_name
+    from m3_vdb.stores.qdrant.client import connect
 
     place = read_name(url)
-    client = QdrantClient(place.url, api_key=os.environ.get(KEY_VARIABLES["qdrant"]), check_compatibility=False)
+    client = connect(place, api_key=None, timeout=60)
     client.delete_collection(place.collection)
     client.close()
 

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import warnings
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from benchmarks.stubs.qdrant_rest_stub import RestStub
 from m3_vdb.errors import CollectionNotFoundError, MissingExtraError, StoreConnectionError, StoreUrlError
 from m3_vdb.stores import MemoryStore, open_store
-from m3_vdb.stores.names import Folder, Server, read_name
+from m3_vdb.stores.names import Folder, Server, read_key, read_name
 from tests.stores._corpus import IDENTITY, make_documents, make_embeddings
 
 ROOT = Path(__file__).parents[2]
@@ -84,6 +85,8 @@ def test_a_folder_stays_the_same_when_the_program_goes_elsewhere(tmp_path, monke
         ("qdrant://localhost/notes", "http://localhost:6333", "notes"),
         ("qdrant+https://example.org/notes", "https://example.org:6333", "notes"),
         ("https://example.org:443/notes", "https://example.org:443", "notes"),
+        ("qdrant+grpc://localhost/notes", "http://localhost:6334", "notes"),
+        ("qdrant+grpcs://example.org:443/notes", "https://example.org:443", "notes"),
         ("http://h:1/behind/a/proxy/notes", "http://h:1/behind/a/proxy", "notes"),
         ("qdrant://[::1]:7000/my%20notes", "http://[::1]:7000", "my notes"),
         ("milvus://localhost:19530/notes", "http://localhost:19530", "notes"),
@@ -95,7 +98,7 @@ def test_a_folder_stays_the_same_when_the_program_goes_elsewhere(tmp_path, monke
 )
 def test_servers(url, server, collection):
     engine, database = ("milvus" if "milvus" in url else "qdrant"), ("library" if "library" in url else "")
-    assert read_name(url) == Server(engine, server, database, collection)
+    assert read_name(url) == Server(engine, server, database, collection, grpc="+grpc" in url)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +106,7 @@ def test_servers(url, server, collection):
     [
         "", "notes", "redis://x/y", "qdrant://", "qdrant://host:6333", "qdrant://host:6333/", "qdrant://host:port/c",
         "memory://x", "memory:", "file:", "file://elsewhere/c",
-        "qdrant:/h/c",
+        "qdrant:/h/c", "qdrant+grpc://h:6334/prefix/c", "grpc://h:6334/c",
         "milvus://", "milvus://host:19530", "milvus://host:19530/", "milvus://host:port/c",
         "milvus://host/a/b/c", "milvus://host//c", "milvus:/h/c", "milvus+http://h/c",
     ],
@@ -142,13 +145,13 @@ def test_a_milvus_server_needs_no_milvus_lite():
     assert not names & {"milvus_lite", "faiss", "qdrant_client"}
 
 
-@pytest.mark.parametrize(("engine", "options"), [("qdrant", {}), ("qdrant", {"prefer_grpc": True}), ("milvus", {})])
-def test_a_closed_port_is_a_connection_error(engine, options):
+@pytest.mark.parametrize("engine", ["qdrant", "qdrant+grpc", "milvus"])
+def test_a_closed_port_is_a_connection_error(engine):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
         url = f"{engine}://127.0.0.1:{taken.getsockname()[1]}/notes"
         with pytest.raises(StoreConnectionError, match="is the server running"):
-            open_store(url, identity=IDENTITY, timeout=2, **options)
+            open_store(url, identity=IDENTITY, timeout=2)
 
 
 @pytest.mark.parametrize("given", [None, "from-argument"])
@@ -163,10 +166,29 @@ def test_the_api_key_travels_in_the_header(given, monkeypatch):
 
     for verb in ("do_GET", "do_PUT"):
         monkeypatch.setattr(stub.server.RequestHandlerClass, verb, spy)
-    with pytest.warns(UserWarning, match="insecure"):  # qdrant-client's own: a key over plain http
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # qdrant-client would warn of a key over plain http, on loopback too
         open_store(f"qdrant://{stub.address}/notes", identity=IDENTITY, api_key=given).close()
     assert set(seen) == {given or "from-environment"}
     stub.close()
+
+
+def test_a_key_in_the_clear_is_told_once_and_never_on_this_machine(caplog):
+    def told(*urls):
+        caplog.clear()
+        for url in urls:
+            assert read_key("secret", read_name(url)) == "secret"
+        return caplog.messages
+
+    assert (
+        told("http://localhost/c", "qdrant://127.0.0.1/c", "qdrant+grpc://[::1]/c", "qdrant+https://db.local/c") == []
+    )
+    (said,) = told("http://db.local/c", "qdrant://db.local/d")
+    assert said == (
+        "the key travels unencrypted to db.local:6333: if the server has TLS, write qdrant+https://db.local:6333/…"
+    )
+    assert "write qdrant+grpcs://db.local:6334/…" in told("qdrant+grpc://db.local/c")[0]
+    assert "write milvus+https://db.local:19530/…" in told("milvus://db.local/c")[0]
 
 
 @pytest.mark.parametrize("name", ["notes.qdrant", "notes.milvus.db"])

@@ -6,7 +6,8 @@ import grpc
 import pytest
 
 from benchmarks.stubs.qdrant_grpc_stub import GrpcStub
-from m3_vdb.errors import StoreRequestError
+from benchmarks.stubs.qdrant_rest_stub import RestStub
+from m3_vdb.errors import ConfigError, StoreRequestError, StoreUrlError
 from m3_vdb.retry import about_content, is_transient
 from m3_vdb.stores import CollectionOptions, open_store
 from tests.stores._corpus import IDENTITY, make_documents, make_embeddings
@@ -24,7 +25,6 @@ def opened(stub, **given):
     return open_store("qdrant://127.0.0.1:1/notes", **given)  # nothing listens on the port of REST
 
 
-@pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")
 def test_every_call_carries_the_key_and_the_deadline(stub):
     with opened(stub, api_key="secret", timeout=7, options=CollectionOptions(indexes={"year": "integer"})) as store:
         assert store.capabilities.version == "1.20.0"
@@ -72,3 +72,44 @@ def test_a_refusal_carries_its_status_and_its_pause(stub, code, words, metadata,
         assert is_transient(caught.value) == (status in (429, 500))
         assert about_content(caught.value) == (status in (400, 413))  # halves of the upload are tried
         store.upsert(make_documents(1), make_embeddings(1))
+
+
+def test_the_url_names_the_port(stub):
+    with open_store(f"qdrant+grpc://127.0.0.1:{stub.port}/notes", identity=IDENTITY) as store:
+        store.upsert(make_documents(2), make_embeddings(2))
+        assert store.count() == 2
+    assert stub.engine.collections["notes"].count() == 2
+
+
+def test_the_port_of_grpc_is_never_guessed_from_another_rest_port(stub):
+    with pytest.raises(ConfigError, match=r"7333 is REST's port.*qdrant\+grpc://HOST:PORT/notes"):
+        open_store("qdrant://127.0.0.1:7333/notes", identity=IDENTITY, prefer_grpc=True)
+    with pytest.raises(ConfigError, match="names its port"):
+        open_store(f"qdrant+grpc://127.0.0.1:{stub.port}/notes", identity=IDENTITY, grpc_port=stub.port)
+
+
+@pytest.mark.parametrize("has", ["neither", "rest", "grpc", "both"])
+def test_rest_and_grpc_of_two_servers(stub, has, monkeypatch):
+    """Documents would go to the other server, and nobody would know."""
+    monkeypatch.setattr("m3_vdb.stores.qdrant.client._REST_SECONDS", 1)
+    rest = RestStub()
+    if has in ("rest", "both"):
+        open_store(f"qdrant://{rest.address}/notes", identity=IDENTITY).close()
+    if has in ("grpc", "both"):
+        opened(stub).close()
+    with pytest.raises(StoreUrlError, match=rf"REST at http://{rest.address} and gRPC at port {stub.port} are two"):
+        open_store(f"qdrant://{rest.address}/notes", identity=IDENTITY, prefer_grpc=True, grpc_port=stub.port)
+    assert stub.engine.collection_exists("notes") == (has != "rest")
+    rest.close()
+
+
+def test_rest_and_grpc_of_one_server():
+    rest = RestStub()
+    grpc = GrpcStub(rest.engine)
+    url = f"qdrant://{rest.address}/notes"
+    for _ in range(2):  # a new collection, and one that exists
+        with open_store(url, identity=IDENTITY, prefer_grpc=True, grpc_port=grpc.port) as store:
+            store.upsert(make_documents(2), make_embeddings(2))
+    assert {path for _, path, _, _ in rest.bodies} == {"/collections/notes/cluster"}  # nothing else goes over REST
+    grpc.close()
+    rest.close()

@@ -96,7 +96,7 @@ def connect(place: Server, *, token: str | None, timeout: float) -> MilvusClient
         ConfigError: the token cannot be sent.
         StoreConnectionError: the server did not answer.
     """
-    key = read_key(token, _KEY_VARIABLE)
+    key = read_key(token, place)
     with mapped_errors(f"Milvus server {place.url}"):
         return MilvusClient(
             uri=place.url,

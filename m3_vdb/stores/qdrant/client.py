@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
+from urllib.parse import urlsplit
 
 import grpc  # type: ignore[import-untyped]  # its stubs are a package that would serve this file alone
 from httpx import RemoteProtocolError
@@ -15,29 +17,50 @@ from qdrant_client import QdrantClient
 from qdrant_client.common.client_exceptions import QdrantException, ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
-from m3_vdb.errors import StoreConnectionError, StoreError, StoreRequestError
-from m3_vdb.stores.names import KEY_VARIABLES, Server, masked, read_key
+from m3_vdb.errors import ConfigError, StoreConnectionError, StoreError, StoreRequestError, StoreUrlError
+from m3_vdb.stores.names import GRPC_PORT, KEY_VARIABLES, Server, masked, read_key
 from m3_vdb.stores.refusals import TOO_MANY, from_grpc, key_advice, seconds_to_wait
 
+REST_PORT: Final = 6333
+NOT_FOUND: Final = 404
+_POLL_SECONDS: Final = 0.2
+_REST_SECONDS: Final = 3
+"""A REST port behind a firewall does not answer at all, and gRPC need not wait for it."""
 _PROXIES: Final = ("all_proxy", "http_proxy", "https_proxy")
 
 
 def connect(
-    place: Server, *, api_key: str | None, timeout: int, prefer_grpc: bool = False, grpc_port: int = 6334
+    place: Server, *, api_key: str | None, timeout: int, prefer_grpc: bool = False, grpc_port: int | None = None
 ) -> QdrantClient:
     """A client; nothing is sent yet.
 
+    Args:
+        place: the server.
+        api_key: the key; None takes the environment's.
+        timeout: seconds per request.
+        prefer_grpc: talk gRPC; a URL for gRPC needs no word of it.
+        grpc_port: the port for that, if the URL says REST's; None for 6334 beside 6333.
+
     Raises:
-        ConfigError: the key cannot be sent.
+        ConfigError: the key cannot be sent, or gRPC's port is not known.
         StoreError: the environment names a proxy that cannot be used.
     """
-    key = read_key(api_key, KEY_VARIABLES[place.engine])
+    key = read_key(api_key, place)
+    port = urlsplit(place.url).port or REST_PORT
+    if place.grpc and grpc_port is not None:
+        raise ConfigError(f"grpc_port={grpc_port}: the store URL is one for gRPC, and names its port ({port}) already")
+    if prefer_grpc and not place.grpc and grpc_port is None and port != REST_PORT:
+        scheme = "qdrant+grpcs" if place.url.startswith("https:") else "qdrant+grpc"
+        raise ConfigError(
+            f"gRPC with {place.url}: {port} is REST's port, and that of gRPC is not known: write it in the store URL, "
+            f"{scheme}://HOST:PORT/{place.collection}, or give it as grpc_port="
+        )
     try:
         return QdrantClient(
             place.url,
-            api_key=key,
-            prefer_grpc=prefer_grpc,
-            grpc_port=grpc_port,
+            headers={"api-key": key} if key else None,  # as api_key= it would warn, on loopback too
+            prefer_grpc=prefer_grpc or place.grpc,
+            grpc_port=grpc_port or (port if place.grpc else GRPC_PORT),
             timeout=timeout,
             check_compatibility=False,  # it would warn on a terminal; what matters is checked when a collection opens
         )
@@ -51,6 +74,69 @@ def connect(
             f"{place.url}: the proxy that {' or '.join(proxies)} names cannot be used{lacks}; unset the variable, or "
             f"name the server's host in NO_PROXY"
         ) from None
+
+
+@contextmanager
+def one_server(client: QdrantClient, place: Server, *, api_key: str | None) -> Iterator[None]:
+    """Open a collection inside the ``with`` block, and check that the URL's REST port and gRPC's are of one server.
+
+    Each server has a number of its own, which its cluster knows (``collection_cluster_info``; without a cluster, too).
+    Where REST does not answer, or a key may not ask, there is nothing to compare, and gRPC alone decides.
+
+    Args:
+        client: speaks gRPC, or else nothing is checked.
+        place: where REST is.
+        api_key: as for ``connect``.
+
+    Raises:
+        StoreUrlError: they are of two servers.
+    """
+    if place.grpc or not client.init_options["prefer_grpc"]:
+        yield
+        return
+    rest = connect(place, api_key=api_key, timeout=_REST_SECONDS)
+    port = client.init_options["grpc_port"]
+    two = StoreUrlError(
+        f"REST at {masked(place.url)} and gRPC at port {port} are two servers: name the gRPC port of the one you mean "
+        f"in the store URL, qdrant+grpc://HOST:PORT/{place.collection}"
+    )
+    try:
+        same = _are_same(client, rest, place.collection)
+        if same is False:
+            raise two
+        yield
+        until = time.monotonic() + _REST_SECONDS  # another node of a cluster may hear later of a new collection
+        while same is None and not (same := _are_same(client, rest, place.collection)):
+            if time.monotonic() > until:
+                raise StoreUrlError(f"{two} (the empty collection just made over gRPC stays there)")
+            same = None
+            time.sleep(_POLL_SECONDS)
+    finally:
+        rest.close()
+
+
+def _are_same(client: QdrantClient, rest: QdrantClient, collection: str) -> bool | None:
+    """Whether two clients ask one server; None if neither knows the collection. True where one of them cannot tell."""
+    by_rest = _peers(rest, collection)
+    by_grpc = None if by_rest is None else _peers(client, collection)
+    if by_rest is None or by_grpc is None or by_rest & by_grpc:
+        return True
+    return False if by_rest or by_grpc else None
+
+
+def _peers(client: QdrantClient, collection: str) -> set[int] | None:
+    """The servers that keep a collection, as the one that is asked sees them; empty if there is none; None: no answer.
+
+    With several nodes behind one address the next answer may be another node's; each knows the others.
+    """
+    try:
+        with mapped_errors(""):
+            info = client.collection_cluster_info(collection)
+    except StoreRequestError as error:
+        return set() if error.status == NOT_FOUND else None
+    except StoreError:
+        return None
+    return {info.peer_id, *(shard.peer_id for shard in info.remote_shards)}
 
 
 def where(client: QdrantClient, collection: str) -> str:
