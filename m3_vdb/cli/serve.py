@@ -103,7 +103,8 @@ def serve_command(
             say("warning: anybody who reaches this address can use the server: set M3VDB_API_KEY", style="yellow")
         what = f"{store}, {'read and write' if allow_writing else 'read only'}" if store else "no collection"
         url = f"http://{f'[{address[0]}]' if ':' in address[0] else address[0]}:{address[1]}"
-        say(f"{url} serves {embed.identity.name} and {what} (API: {url}/docs); Ctrl-C ends it")
+        page = "open it in a browser to search; " if store else ""
+        say(f"{url} serves {embed.identity.name} and {what}; {page}{url}/docs describes the API; Ctrl-C ends it")
         config = uvicorn.Config(
             app,
             log_level="info" if access_log else "warning",

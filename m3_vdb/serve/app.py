@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any, Final
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import PlainTextResponse, Response
 
 from m3_vdb.errors import ConfigError
-from m3_vdb.serve import openai, search, tei
+from m3_vdb.serve import openai, page, search, tei
 from m3_vdb.serve.answers import json_answer, refusals, render
 from m3_vdb.serve.guard import FREE, Guard
 from m3_vdb.serve.metrics import Metrics
 from m3_vdb.serve.service import Service, service_of
+from m3_vdb.stores.options import DEFAULT_SOURCE, SOURCES
+from m3_vdb.weights import PRESETS
 
 router = APIRouter(tags=["server"])
 VERSION: Final = version("m3-vdb")
@@ -30,7 +33,7 @@ def make_app(service: Service, *, keys: Sequence[str] = (), cors_origins: Sequen
 
     Args:
         service: encodes and searches.
-        keys: one of them must come with every request but ``/health``; none needs none.
+        keys: one of them must come with every request but ``/health`` and the files of the page; none needs none.
         cors_origins: web pages of these origins may send requests; "*" for all.
 
     Raises:
@@ -55,7 +58,7 @@ def make_app(service: Service, *, keys: Sequence[str] = (), cors_origins: Sequen
     )
     app.state.service = service
     app.state.metrics = metrics = Metrics(service.coalescer)
-    for one in (router, openai.router, tei.router, *([search.router] if service.index else [])):
+    for one in (page.router, router, openai.router, tei.router, *([search.router] if service.index else [])):
         app.include_router(one)
     app.add_middleware(Guard, keys=keys, limits=service.limits, metrics=metrics)
     if cors_origins:
@@ -91,6 +94,8 @@ class Info(BaseModel):
     max_body_bytes: int
     documents: int | None
     allow_writing: bool
+    sources: list[str] = Field(description="Of candidates; the first is the default.")
+    weights: dict[str, dict[str, float]] = Field(description="Presets.")
     version: str
 
 
@@ -118,6 +123,8 @@ async def info(request: Request) -> Response:
         "max_body_bytes": limits.body,
         "documents": await service.index.count() if service.index else None,
         "allow_writing": service.index is not None and service.allow_writing,
+        "sources": sorted(SOURCES, key=lambda source: source != DEFAULT_SOURCE),
+        "weights": {name: asdict(weights) for name, weights in PRESETS.items()},
         "version": VERSION,
     }
     return json_answer(shown)

@@ -13,9 +13,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from m3_vdb.serve.answers import RequestError, read_error, refusal
 from m3_vdb.serve.metrics import Metrics
+from m3_vdb.serve.page import FILES
 from m3_vdb.serve.service import Limits
 
-FREE: Final = frozenset({"/health"})
+FREE: Final = frozenset({"/health", *FILES})
 """Paths that need no key."""
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _LEFT: Final = 499

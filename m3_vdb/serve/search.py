@@ -1,8 +1,8 @@
-"""``/search`` and ``/documents``: the collection."""
+"""``/search``, ``/explain`` and ``/documents``: the collection."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
@@ -17,7 +17,7 @@ from m3_vdb.serve.answers import RequestError, json_answer, refusals
 from m3_vdb.serve.service import service_of
 from m3_vdb.serve.tei import WeightsField
 from m3_vdb.stores.options import DEFAULT_CANDIDATES, DEFAULT_SOURCE, Fusion, Source
-from m3_vdb.types import Document, Filter, Hit
+from m3_vdb.types import Document, Explanation, Filter, Hit
 from m3_vdb.weights import Weights
 
 
@@ -72,6 +72,14 @@ class Passage(BaseModel):
     count: int
     start: int
     stop: int
+
+
+class ExplainRequest(_Strict):
+    """Which hit to explain."""
+
+    query: str = Field(max_length=10_000)
+    id: str = Field(min_length=1)
+    passage: Passage | None = Field(None, description="As in the hit.")
 
 
 class Parts(BaseModel):
@@ -180,6 +188,17 @@ async def search(body: SearchRequest, request: Request) -> Response:
         explain=body.explain,
     )
     return json_answer({"hits": [_found(hit) for hit in hits]})
+
+
+@router.post(
+    "/explain", response_model=Explanation, responses=refusals(404, 429, *_FAILURES), summary="Explain a score"
+)
+async def explain(body: ExplainRequest, request: Request) -> Response:
+    """Which tokens of a query and of a hit match, and what each adds to the score; both are encoded again."""
+    document = await _existing(request, body.id)
+    if body.passage:
+        document = replace(document, text=document.text[body.passage.start : body.passage.stop])
+    return json_answer(await _index(request).explain(body.query, Hit(document, score=0.0)))
 
 
 @router.post(
