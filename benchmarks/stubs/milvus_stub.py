@@ -138,6 +138,9 @@ class MilvusStub:
         known |= {field.name for field in self._collection(request).schema.fields}
         if request.field_name not in known:
             raise RefusedError(f"cannot create index on non-exist field: {request.field_name}")
+        kinds = {field.name: field.data_type for field in self._collection(request).schema.fields}
+        if self.version.startswith("v2.3") and kinds.get(request.field_name) == SPARSE:
+            raise RefusedError(f"create index on {SPARSE} field is not supported", 1100)
         self._collection(request).indexes[request.field_name] = {p.key: p.value for p in request.extra_params}
         return common_pb2.Status()
 

@@ -18,6 +18,7 @@ from qdrant_client import models
 
 from benchmarks.stubs.qdrant_stub_engine import EdgeEngine, RefusedError
 
+UNAUTHORIZED = 401
 MAX_BODY = 32 * 1024 * 1024
 
 
@@ -30,6 +31,7 @@ class RestStub:
         self.lock = threading.Lock()
         self.bodies: list[tuple[str, str, int, Any]] = []
         self.refuse: list[tuple[int, dict[str, str]]] = []
+        self.keys: dict[str, bool] = {}  # key → whether it may write; empty: none is asked for
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (_Handler,), {"stub": self}))
         threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
 
@@ -42,9 +44,15 @@ class RestStub:
         self.server.server_close()
         self.engine.close()
 
-    def answer(self, method: str, path: str, body: Any) -> Any:
+    def answer(self, method: str, path: str, body: Any, key: str = "") -> Any:
         if path == "/":
             return None
+        if self.keys and key not in self.keys:
+            missing = "Must provide an API key or an Authorization bearer token"
+            raise RefusedError(401, "Invalid API key or JWT" if key else missing)
+        reads = method == "GET" or path.endswith(("/query", "/query/batch", "/scroll", "/count", "/points"))
+        if self.keys and not self.keys[key] and not (reads and method != "PUT"):
+            raise RefusedError(403, "Forbidden: Write access to collection notes is required")
         _, name, *rest = path.strip("/").split("/")
         route, name = f"{method} {'/'.join(rest)}", unquote(name)
         if route == "GET exists":
@@ -124,7 +132,7 @@ class _Handler(BaseHTTPRequestHandler):
             body = json.loads(raw, parse_constant=_no_constant) if raw else None
             self.stub.bodies.append((self.command, path, size, body))
             with self.stub.lock:
-                result = self.stub.answer(self.command, path, body)
+                result = self.stub.answer(self.command, path, body, self.headers["api-key"] or "")
             status, answer = 200, {"result": _plain(result), "status": "ok", "time": 0.0}
             if path == "/":
                 answer = {"title": "stub of Qdrant", "version": self.stub.version}
@@ -132,9 +140,11 @@ class _Handler(BaseHTTPRequestHandler):
             status, answer = error.status, {"result": None, "status": {"error": str(error)}, "time": 0.0}
         except ValueError as error:
             status, answer = 400, {"result": None, "status": {"error": f"{error}"}, "time": 0.0}
-        data = json.dumps(answer).encode()
+        data, kind = json.dumps(answer).encode(), "application/json"
+        if status == UNAUTHORIZED:  # alone of all answers it is not JSON
+            data, kind = answer["status"]["error"].encode(), "text/plain"
         self.send_response(status)
-        for name, value in {"Content-Type": "application/json", **headers}.items():
+        for name, value in {"Content-Type": kind, **headers}.items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Annotated, cast
@@ -25,7 +24,7 @@ from m3_vdb.cli.run import kept_place
 from m3_vdb.cli.serve import serve_command
 from m3_vdb.conditions import parse_conditions
 from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
-from m3_vdb.errors import CollectionNotFoundError, ConfigError
+from m3_vdb.errors import ConfigError
 from m3_vdb.explain import explain_hits
 from m3_vdb.filter_parser import parse_filter
 from m3_vdb.filters import field_values, fields
@@ -149,13 +148,10 @@ def info_command(
         "path": str(bundle.path),
     }
     if store is not None:
-        try:
-            with open_store(store, identity=None, create=False) as opened:
-                made_by = opened.identity
-                match = "this model" if made_by.fingerprint == embed.identity.fingerprint else "another model"
-                rows["collection"] = f"{opened.count():,} documents, made by {match}: {made_by.name}"
-        except CollectionNotFoundError as error:
-            rows["collection"] = str(error)
+        with open_store(store, identity=None, create=False) as opened:
+            made_by = opened.identity
+            match = "this model" if made_by.fingerprint == embed.identity.fingerprint else "another model"
+            rows["collection"] = f"{opened.count():,} documents, made by {match}: {made_by.name}"
     for name, value in rows.items():
         say(f"{name:16}{value}", console=out)  # paths are never wrapped
 
@@ -171,8 +167,6 @@ app.command("serve")(serve_command)
 
 def main() -> None:
     """Run the command line."""
-    # pymilvus logs a traceback for every refused request; our error says the same in one line.
-    logging.getLogger("pymilvus.decorators").addFilter(lambda record: False)
     with exit_codes():
         app()
 

@@ -25,12 +25,14 @@ from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
 from m3_vdb.encoding.long_documents import Plan
 from m3_vdb.errors import ConfigError, EngineError, StoreError
 from m3_vdb.ingest import IngestReport, Progress
+from m3_vdb.retry import status
 from m3_vdb.stores import ModelIdentity, VectorStore, open_store
 from m3_vdb.stores.names import Folder, Memory, Server, read_name
 
 REJECTED_SHOWN: Final = 10
 LINE_SECONDS: Final = 10.0
 """Time between two lines of progress without a terminal."""
+FORBIDDEN: Final = 403
 _SIDES: Final = {
     "encoder": "the encoder is the bottleneck",
     "input": "reading and preparing is the bottleneck",
@@ -190,8 +192,11 @@ def stopping(state: Path) -> Iterator[threading.Event]:
         before = {one: signal.signal(one, handle) for one in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
-    except (StoreError, EngineError, OSError):
-        err.print(how_to_resume(state), markup=False, soft_wrap=True)
+    except (StoreError, EngineError, OSError) as error:
+        if not (
+            isinstance(error, StoreError) and status(error) == FORBIDDEN
+        ):  # the same key may not write later either
+            err.print(how_to_resume(state), markup=False, soft_wrap=True)
         raise
     except KeyboardInterrupt:
         err.print(f"stopped at once; {how_to_resume(state)}", markup=False, soft_wrap=True)

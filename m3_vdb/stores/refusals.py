@@ -12,6 +12,8 @@ from m3_vdb.errors import StoreConnectionError, StoreError, StoreRequestError
 
 NO_ANSWER: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 """Codes that come from the connection and not from the database."""
+UNAUTHORIZED: Final = 401
+FORBIDDEN: Final = 403
 TOO_LARGE: Final = 413
 TOO_MANY: Final = 429
 _STATUS: Final = {
@@ -55,7 +57,7 @@ def from_grpc(error: grpc.RpcError, where: str, variable: str) -> StoreError:
     code = error.code() if isinstance(error, grpc.Call) else None
     words = str((error.details() if isinstance(error, grpc.Call) else None) or error)
     if code in NO_ANSWER:
-        return StoreConnectionError(f"{where}: no answer ({code.name}: {words}); is the server running there?")
+        return StoreConnectionError(f"{where}: no answer ({code.name}: {words}); {_check(words)}")
     status = http_status(code, words)
     return StoreRequestError(f"{where}: the server refused: {words}{key_advice(status, variable)}", status=status)
 
@@ -67,7 +69,18 @@ def key_advice(status: int | None, variable: str) -> str:
         status: of the refusal.
         variable: of the environment, from which the key is read.
     """
-    return f"; give the server's key as api_key= or in {variable}" if status in (401, 403) else ""
+    if status == FORBIDDEN:
+        return f"; the key may not do that: give one that may, as api_key= or in {variable}"
+    return f"; give the server's key as api_key= or in {variable}" if status == UNAUTHORIZED else ""
+
+
+def _check(words: str) -> str:
+    """What to look at when gRPC got no answer."""
+    if "SSL" in words or "andshake" in words:
+        return "does the server speak TLS there? qdrant+grpc:// and milvus:// are without"
+    if "refused" in words or "Deadline" in words or "Timeout" in words:
+        return "is the server running there?"
+    return "is the server running there, is it the port of gRPC, and if it speaks TLS, does the store URL say so?"
 
 
 def seconds_to_wait(value: str | None) -> float | None:

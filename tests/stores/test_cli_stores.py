@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 from typer.testing import CliRunner
 
 from benchmarks.stubs.qdrant_grpc_stub import GrpcStub
+from benchmarks.stubs.qdrant_rest_stub import RestStub
+from benchmarks.stubs.qdrant_stub_engine import RefusedError
 from m3_vdb.cli.main import app
-from m3_vdb.errors import ConfigError
+from m3_vdb.errors import ConfigError, StoreRequestError
 from m3_vdb.stores import open_store
 
 
@@ -77,3 +81,34 @@ def test_grpc_travels_from_both_commands_to_the_client(tmp_path, tiny_bundle, mo
     finally:
         stub.close()
     assert told == [("qdrant://127.0.0.1:1/notes", True)] * 2
+
+
+def test_a_key_that_may_only_read_is_not_told_to_resume(tmp_path, tiny_bundle, monkeypatch):
+    stub = RestStub()
+    store = f"qdrant://{stub.address}/notes"
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text('{"id": "a", "text": "vector"}\n', encoding="utf-8")
+    ingest = ["ingest", corpus, "--store", store, "--model", tiny_bundle, "--checkpoint", tmp_path / "run.ingest"]
+    assert m3_vdb("create", "--store", store, "--model", tiny_bundle).exit_code == 0
+    stub.keys = {"reads": False}
+    monkeypatch.setenv("QDRANT_API_KEY", "reads")
+    done = m3_vdb(*ingest)
+    assert isinstance(done.exception, StoreRequestError)
+    assert "403 Forbidden: Write access to collection notes is required; the key may not do that" in str(done.exception)
+    assert "--resume" not in done.stderr
+    stub.keys = {}
+
+    def full(_points):
+        raise RefusedError(500, "Service internal error: No space left on device")
+
+    monkeypatch.setattr(stub.engine.collections["notes"], "upsert", full)
+    assert "--resume" in m3_vdb(*ingest, "--attempts", 1).stderr
+    stub.close()
+
+
+def test_info_on_a_collection_that_does_not_exist_fails_in_one_line(tmp_path, tiny_bundle):
+    command = [sys.executable, "-m", "m3_vdb", "info", "--model", tiny_bundle, "--store", tmp_path / "no.qdrant"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert line == f"error: there is no collection in {tmp_path}/no.qdrant: check the name, or ingest into it first"

@@ -12,6 +12,7 @@ import pymilvus
 import pytest
 from pymilvus import DataType, MilvusClient
 from pymilvus.client.entity_helper import sparse_parse_single_row
+from pymilvus.exceptions import MilvusException
 from pymilvus.grpc_gen import common_pb2, schema_pb2
 
 from benchmarks.stubs.milvus_stub import MilvusStub, RefusedError
@@ -20,6 +21,7 @@ from m3_vdb.errors import (
     ConfigError,
     DocumentError,
     StoreConnectionError,
+    StoreError,
     StoreRequestError,
 )
 from m3_vdb.stores import CollectionOptions, MemoryStore, open_store
@@ -420,3 +422,28 @@ def test_the_servers_own_words_are_in_the_message(stub, store):
         store.count()
     with pytest.raises(StoreRequestError, match="Milvus collection 'notes'"):
         store.upsert(make_documents(1), make_embeddings(1))
+
+
+def test_a_server_that_is_too_old_is_told_its_version():
+    old = MilvusStub()
+    old.version = "v2.3.5"
+    with pytest.raises(StoreError, match=r"the server is Milvus 2\.3\.5, and m3-vdb needs 2\.4 or newer .*upgrade it"):
+        open_store(f"{old.url}/notes", identity=IDENTITY)
+    assert not old.collections
+    old.close()
+
+
+def test_a_refusal_is_told_once_and_by_us(caplog):
+    """pymilvus logs a traceback of every refused request; the log of other calls is left as it is."""
+    stub = MilvusStub()
+    with open_store(f"{stub.url}/notes", identity=IDENTITY) as store:
+        stub.refuse = {"Query": RefusedError("no", 1100)}
+        with pytest.raises(StoreRequestError, match="1100 no"):
+            store.get(["a"])
+        assert not caplog.messages
+    client = MilvusClient(stub.url.replace("milvus", "http"), dedicated=True)
+    with pytest.raises(MilvusException):
+        client.query("notes", "id == 'a'")
+    assert "Traceback" in caplog.text
+    client.close()
+    stub.close()

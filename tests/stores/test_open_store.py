@@ -6,13 +6,20 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import warnings
 from pathlib import Path
 
 import pytest
 
 from benchmarks.stubs.qdrant_rest_stub import RestStub
-from m3_vdb.errors import CollectionNotFoundError, MissingExtraError, StoreConnectionError, StoreUrlError
+from m3_vdb.errors import (
+    CollectionNotFoundError,
+    MissingExtraError,
+    StoreConnectionError,
+    StoreRequestError,
+    StoreUrlError,
+)
 from m3_vdb.stores import MemoryStore, open_store
 from m3_vdb.stores.names import Folder, Server, read_key, read_name
 from tests.stores._corpus import IDENTITY, make_documents, make_embeddings
@@ -171,6 +178,46 @@ def test_the_api_key_travels_in_the_header(given, monkeypatch):
         open_store(f"qdrant://{stub.address}/notes", identity=IDENTITY, api_key=given).close()
     assert set(seen) == {given or "from-environment"}
     stub.close()
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [(None, "Must provide an API key or an Authorization bearer token"), ("wrong", "Invalid API key or JWT")],
+)
+def test_without_the_key_its_variable_is_named(key, words):
+    stub = RestStub()
+    stub.keys = {"secret": True}
+    advice = "; give the server's key as api_key= or in QDRANT_API_KEY"
+    with pytest.raises(StoreRequestError, match=f": the server refused: 401 {words}{advice}$"):
+        open_store(f"qdrant://{stub.address}/notes", identity=IDENTITY, api_key=key)
+    stub.close()
+
+
+@pytest.mark.parametrize(
+    ("scheme", "hint"),
+    [
+        ("qdrant", r"illegal request line.*does the URL begin with qdrant\+https://\?"),
+        ("qdrant+grpc", r"if it speaks TLS, does the store URL say so\?"),
+    ],
+)
+def test_a_port_of_tls_without_tls(scheme, hint):
+    """What a TLS server answers to anything else: an alert, and it hangs up."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def hang_up():
+            while True:
+                try:
+                    accepted, _ = server.accept()
+                except OSError:
+                    return
+                with accepted:
+                    accepted.recv(65536)
+                    accepted.sendall(b"\x15\x03\x03\x00\x02\x02\x46")
+
+        thread = threading.Thread(target=hang_up, daemon=True)
+        thread.start()
+        with pytest.raises(StoreConnectionError, match=hint):
+            open_store(f"{scheme}://127.0.0.1:{server.getsockname()[1]}/notes", identity=IDENTITY, timeout=2)
 
 
 def test_a_key_in_the_clear_is_told_once_and_never_on_this_machine(caplog):

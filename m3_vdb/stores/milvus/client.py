@@ -7,11 +7,13 @@ has such sockets, and stopped when the store is closed.
 
 from __future__ import annotations
 
+import logging
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -55,6 +57,11 @@ _STATUS: Final = {
 """HTTP status per code of a Milvus server (pkg/util/merr/errors.go); 1 is also pymilvus' own default."""
 
 
+_calling: Final = ContextVar("m3_vdb_calls_pymilvus", default=False)
+# pymilvus logs a traceback of every refused request; our error says the same in one line. Calls of others are theirs.
+logging.getLogger("pymilvus.decorators").addFilter(lambda record: not _calling.get())
+
+
 @contextmanager
 def mapped_errors(where: str) -> Iterator[None]:
     """Run calls of pymilvus; ``where`` names the collection in messages.
@@ -63,6 +70,8 @@ def mapped_errors(where: str) -> Iterator[None]:
         StoreConnectionError: the server did not answer, or not in time.
         StoreRequestError: the server, or pymilvus in its place, refused; its message is part of ours.
     """
+    before = _calling.get()
+    _calling.set(True)
     try:
         yield
     except MilvusException as error:
@@ -76,6 +85,8 @@ def mapped_errors(where: str) -> Iterator[None]:
         raise StoreConnectionError(f"{where}: no answer in time; is the server running there?") from error
     except grpc.RpcError as error:
         raise from_grpc(error, where, _KEY_VARIABLE) from error
+    finally:
+        _calling.set(before)
 
 
 def _status(error: MilvusException, code: object) -> int | None:

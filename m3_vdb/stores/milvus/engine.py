@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
@@ -16,7 +17,7 @@ from pymilvus.client.embedding_list import EmbeddingList
 from pymilvus.exceptions import MilvusException
 
 from m3_vdb.encoding.identity import ModelIdentity, open_identity
-from m3_vdb.errors import CollectionMismatchError, ConfigError
+from m3_vdb.errors import CollectionMismatchError, ConfigError, StoreError
 from m3_vdb.stores.base import new_identity
 from m3_vdb.stores.milvus.client import Calls
 from m3_vdb.stores.milvus.rows import (
@@ -42,6 +43,8 @@ from m3_vdb.stores.milvus.rows import (
 from m3_vdb.stores.options import DENSE, MULTI_VECTOR, SPARSE, CollectionOptions, IndexType
 
 _OPTIONS: Final = ("storage", "indexes", "shard_number")
+OLDEST: Final = (2, 4)
+"""First version of Milvus with sparse vectors and hybrid search."""
 _LOAD_SECONDS: Final = 600
 """A large collection takes minutes to load into a server's memory."""
 
@@ -109,12 +112,14 @@ def open_collection(
     where: str,
 ) -> Opened:
     """Open a collection, or make it; see ``MilvusStore`` for the arguments and errors."""
+    server = str(client.get_server_version())
+    _check_version(server, where=where)
     if not client.has_collection(collection):
         _create(client, collection, new_identity(identity, create=create, where=where), options)
     found = client.describe_collection(collection)
     stored = open_identity(identity, stored_identity(found), where=where)
     _check_fields(found, where=where)
-    facts, struct = _facts(client, collection, found), has_struct(found)
+    facts, struct = _facts(client, collection, found, server), has_struct(found)
     if DENSE not in client.list_indexes(collection):
         # A new collection, or one whose creation was interrupted.
         # Under a condition on 200 keys milvus-lite's HNSW returns a fraction of them, and its full scan all.
@@ -159,10 +164,24 @@ def _create(client: Calls, collection: str, identity: ModelIdentity, options: Co
             raise
 
 
-def _facts(client: Calls, collection: str, found: Mapping[str, Any]) -> EngineFacts:
+def _check_version(server: str, *, where: str) -> None:
+    """Refuse a server without sparse vectors; one that does not say its version is tried.
+
+    Raises:
+        StoreError: it is too old.
+    """
+    numbers = re.match(r"v?(\d+)\.(\d+)", server)
+    if numbers is not None and (int(numbers[1]), int(numbers[2])) < OLDEST:
+        needed = ".".join(map(str, OLDEST))
+        raise StoreError(
+            f"{where}: the server is Milvus {server.removeprefix('v')}, and m3-vdb needs {needed} or newer (older ones "
+            f"have no sparse vectors): upgrade it"
+        )
+
+
+def _facts(client: Calls, collection: str, found: Mapping[str, Any], server: str) -> EngineFacts:
     """What the engine can do: as remembered, or tried again if its version has changed."""
     known = EngineFacts.read(found.get("properties") or {})
-    server = str(client.get_server_version())
     if known is not None and known.server == server:
         return known
     try:

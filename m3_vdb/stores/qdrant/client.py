@@ -194,7 +194,7 @@ def mapped_errors(where: str) -> Iterator[None]:
 def _check(error: Exception, words: str) -> str:
     """What to look at when there was no answer."""
     if "SSL" in words and ("WRONG_VERSION" in words or "RECORD_LAYER" in words):
-        return "the server speaks no TLS there: qdrant:// or http:// is without"
+        return "the server speaks no TLS there: qdrant:// is without"
     if isinstance(error, RemoteProtocolError):
         return "is it a Qdrant server, and if it speaks TLS, does the URL begin with qdrant+https://?"
     return "is the server running there?"
@@ -205,7 +205,7 @@ def _refusal(error: UnexpectedResponse) -> str:
     try:
         return f"the server refused: {error.status_code} {json.loads(error.content)['status']['error']}"
     except (ValueError, KeyError, TypeError):
-        content = repr(error.content[:200])
+        content = error.content[:200].decode(errors="replace")
         if error.status_code in _NOT_QDRANT:
-            return f"the answer is not Qdrant's ({error.status_code} {content}): is another server at this address?"
+            return f"the answer is not Qdrant's ({error.status_code} {content!r}): is another server at this address?"
         return f"the server refused: {error.status_code} {content}"
