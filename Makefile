@@ -87,13 +87,14 @@ $(BIN)/python:
 	  $(PYTHON) -m pip install --quiet --target build/virtualenv virtualenv && \
 	  PYTHONPATH=build/virtualenv $(PYTHON) -m virtualenv $(VENV); }
 
+# BM25 alone, which needs only NumPy, not the whole extra eval; the search page needs the extra serve.
 $(VENV)/.demo: $(BIN)/python pyproject.toml $(LOCK)
-	$(BIN)/python -m pip install --quiet --editable '.[qdrant]'
+	$(BIN)/python -m pip install --quiet --editable '.[qdrant,serve]' bm25s
 	touch $@
 
 $(VENV)/.test: $(BIN)/python pyproject.toml $(LOCK)
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
-	touch $@ $(VENV)/.demo
+	touch $@
 
 $(VENV)/.integrations: $(BIN)/python pyproject.toml $(LOCK)
 	$(BIN)/python -m pip install --quiet --editable '.[integrations]'

@@ -1,12 +1,14 @@
 """The default model: small enough, complete, and useful on pages that it was not trained on."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.cells import cell_len
 
 from m3_vdb import HybridIndex, M3EmbeddingFunction, find_bundle, open_store
 from m3_vdb.ingest import ingest, read_jsonl
@@ -81,12 +83,28 @@ def test_an_article_finds_its_english_text(embed: M3EmbeddingFunction, lang: str
     assert np.mean(1 / np.array(ranks)) > 0.9  # chance is .13
 
 
-def test_the_corpus_of_the_demo_is_stored_without_a_rejection(embed: M3EmbeddingFunction, tmp_path: Path) -> None:
-    items = [item for item in read_jsonl(CORPUS) if isinstance(item, Document)][::40]
-    with open_store(str(tmp_path / "demo.qdrant"), identity=embed.identity) as store:
+def test_the_demo_shows_what_m3_and_bm25_find_on_one_screen(embed: M3EmbeddingFunction, tmp_path: Path) -> None:
+    documents = [item for item in read_jsonl(CORPUS) if isinstance(item, Document)]
+    answers = [item for item in documents if item.id.endswith(("scalc/01/03090000", "scalc/01/06030800", "/26"))]
+    items = list({item.id: item for item in (*answers, *documents[::40])}.values())
+    store_path = str(tmp_path / "demo.qdrant")
+    with open_store(store_path, identity=embed.identity) as store:
         report = ingest(items, embed, store)
         assert (report.documents, report.rejected) == (len(items), [])
         assert report.padded_tokens / report.tokens <= 1.15
+    lines = subprocess.run(
+        [sys.executable, str(ROOT / "examples/demo.py"), store_path],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "80"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+    assert len(lines) <= 24
+    assert max(cell_len(line) for line in lines[:-1]) <= 80
+    verdicts = [line.split()[-4:] for line in lines if "✓" in line or "✗" in line]
+    assert [verdict[:2] for verdict in verdicts] == [["✓", "found"]] * 8
+    assert [verdict[3] for verdict in verdicts].count("missed") == 3, "questions that share no word with their answer"
+    assert lines[-1].endswith(f"m3-vdb serve --store {store_path}")
 
 
 def test_the_quickstart_answers_its_three_questions() -> None:
