@@ -154,6 +154,7 @@ def _unit(rows: NDArray[np.float64]) -> FloatArray:
 
 
 INDEXES: Final[dict[str, IndexType]] = {"lang": "keyword", "draft": "bool", "year": "integer"}
+INDEXED: Final = CollectionOptions(indexes=INDEXES)
 SERVERS: Final = {"qdrant server": "M3VDB_TEST_QDRANT_URL", "milvus server": "M3VDB_TEST_MILVUS_URI"}
 """The variables of the tests: ``qdrant://HOST:PORT`` and ``milvus://HOST:PORT``, without a collection."""
 
@@ -188,8 +189,7 @@ def _rest(identity: ModelIdentity, folder: Path, *, shards: int = 1, is_strict: 
     strict = models.StrictModeConfig(enabled=True, search_allow_exact=False) if is_strict else None
     stub = RestStub(shards=shards, strict=strict)
     try:
-        options = CollectionOptions(indexes=INDEXES)
-        with open_store(f"qdrant://{stub.address}/x", identity=identity, options=options) as store:
+        with open_store(f"qdrant://{stub.address}/x", identity=identity, options=INDEXED) as store:
             yield store
     finally:
         stub.close()
@@ -201,8 +201,7 @@ def _grpc(identity: ModelIdentity, folder: Path) -> Iterator[VectorStore]:
 
     stub = GrpcStub()
     try:
-        url = "qdrant://127.0.0.1:1/x"  # nothing listens on the port of REST
-        with open_store(url, identity=identity, prefer_grpc=True, grpc_port=stub.port) as store:
+        with open_store(f"qdrant+grpc://127.0.0.1:{stub.port}/x", identity=identity, options=INDEXED) as store:
             yield store
     finally:
         stub.close()
@@ -210,7 +209,7 @@ def _grpc(identity: ModelIdentity, folder: Path) -> Iterator[VectorStore]:
 
 @contextmanager
 def _milvus_file(identity: ModelIdentity, folder: Path) -> Iterator[VectorStore]:
-    with open_store(str(folder / "x.milvus.db"), identity=identity) as store:
+    with open_store(str(folder / "x.milvus.db"), identity=identity, options=INDEXED) as store:
         yield store
 
 
@@ -223,7 +222,7 @@ def _milvus_lite_server(identity: ModelIdentity, folder: Path) -> Iterator[Vecto
     process = subprocess.Popen([*command, "--data-dir", str(folder / "milvus")], stdout=subprocess.DEVNULL)
     try:
         _wait_for(int(port))
-        with open_store(f"milvus://127.0.0.1:{port}/x", identity=identity) as store:
+        with open_store(f"milvus://127.0.0.1:{port}/x", identity=identity, options=INDEXED) as store:
             yield store
     finally:
         process.terminate()
@@ -246,7 +245,7 @@ def _milvus_stub(identity: ModelIdentity, folder: Path) -> Iterator[VectorStore]
 
     stub = MilvusStub()
     try:
-        with open_store(f"{stub.url}/x", identity=identity) as store:
+        with open_store(f"{stub.url}/x", identity=identity, options=INDEXED) as store:
             yield store
     finally:
         stub.close()
@@ -256,7 +255,8 @@ def _server(variable: str) -> Opener:
     @contextmanager
     def opened(identity: ModelIdentity, folder: Path) -> Iterator[VectorStore]:
         # A new name each time: the collection stays on the server, to look at.
-        with open_store(f"{os.environ[variable]}/benchmark_{uuid.uuid4().hex[:8]}", identity=identity) as store:
+        url = f"{os.environ[variable]}/benchmark_{uuid.uuid4().hex[:8]}"
+        with open_store(url, identity=identity, options=INDEXED) as store:
             yield store
 
     return opened

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Annotated, cast
 
@@ -24,12 +25,12 @@ from m3_vdb.cli.run import kept_place
 from m3_vdb.cli.serve import serve_command
 from m3_vdb.conditions import parse_conditions
 from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
-from m3_vdb.errors import ConfigError
+from m3_vdb.errors import CollectionNotFoundError, ConfigError
 from m3_vdb.explain import explain_hits
 from m3_vdb.filter_parser import parse_filter
 from m3_vdb.filters import field_values, fields
 from m3_vdb.index import HybridIndex
-from m3_vdb.stores import DEFAULT_CANDIDATES, CollectionOptions, open_store
+from m3_vdb.stores import DEFAULT_CANDIDATES, CollectionOptions, VectorStore, open_store
 from m3_vdb.stores.options import INDEX_TYPES, STORAGES, IndexType, Storage
 from m3_vdb.types import Filter, Hit
 from m3_vdb.weights import PRESETS, Weights
@@ -115,7 +116,7 @@ def create_command(
     replicas: Annotated[int | None, typer.Option(help="Number of replicas in a cluster.")] = None,
     on_disk: Annotated[bool | None, typer.Option(help="Keep all vectors on disk, or all in memory.")] = None,
 ) -> None:
-    """Create an empty collection with options. If it exists, only missing indexes are added."""
+    """Create an empty collection with options. If it exists, only missing indexes are added, whatever its model."""
     options = CollectionOptions(
         storage=cast(Storage, storage),
         indexes=dict(_index(text) for text in index or []),
@@ -125,9 +126,17 @@ def create_command(
         on_disk=on_disk,
     )
     kept_place(store)
-    identity = M3EmbeddingFunction(model).identity
-    with open_store(store, identity=identity, options=options) as opened:
-        say(f"{store}: {opened.count():,} documents, model {identity.name}")
+    with _created(store, model, options) as opened:
+        indexes = "".join(f", index {name}={kind}" for name, kind in opened.field_types.items())
+        say(f"{store}: {opened.count():,} documents, model {opened.identity.name}{indexes}")
+
+
+def _created(store: str, model: str | None, options: CollectionOptions) -> VectorStore:
+    """The collection: as it is, with whichever model made it, unless one is named; else a new one."""
+    if model is None:
+        with suppress(CollectionNotFoundError):
+            return open_store(store, options=options)
+    return open_store(store, identity=M3EmbeddingFunction(model).identity, options=options)
 
 
 @app.command("info")

@@ -10,16 +10,20 @@ import numpy as np
 import pytest
 from qdrant_client import QdrantClient, models
 from qdrant_client.http.exceptions import UnexpectedResponse
+from typer.testing import CliRunner
 
 from benchmarks.stubs.qdrant_rest_stub import RestStub
+from m3_vdb.cli.main import app
 from m3_vdb.errors import (
     CollectionMismatchError,
     ConfigError,
     DocumentError,
     StoreRequestError,
 )
+from m3_vdb.filter_parser import parse_filter
 from m3_vdb.retry import is_transient
 from m3_vdb.stores import CollectionOptions, MemoryStore, open_store
+from m3_vdb.stores.qdrant.schema import helpful_indexes
 from m3_vdb.stores.qdrant.server import MAX_REQUEST_BYTES
 from m3_vdb.types import Document
 from m3_vdb.weights import Weights
@@ -308,3 +312,45 @@ def test_a_refusal_carries_its_status_and_its_pause(stub, store, status, headers
     assert is_transient(caught.value)
     store.upsert(make_documents(1), make_embeddings(1))  # the next request is answered
     assert store.count() == 1
+
+
+def test_a_filter_without_an_index_names_the_command_that_makes_it_once(stub, caplog, monkeypatch):
+    monkeypatch.setattr("m3_vdb.stores.qdrant.collection.INDEX_WORTH", 20)
+    monkeypatch.setattr("m3_vdb.notices._said", set())
+    url = f"qdrant://{stub.address}/my%20notes"
+    query = make_queries(1)[0]
+    with open_store(url, identity=IDENTITY, options=CollectionOptions(indexes={"lang": "keyword"})) as store:
+        store.upsert(make_documents(20), make_embeddings(20))
+        store.query(query, filter={"lang": "de", "price": {"$gt": 0.7}})
+        assert not caplog.messages, "it was small when it was opened"
+    with open_store(url, identity=IDENTITY) as store:
+        stub.bodies.clear()
+        for _ in range(2):
+            store.query(query, filter={"lang": "de", "year": [2001, 2002], "meta.x": 1, "day": {"$gt": "2024-01-31"}})
+        assert len(stub.bodies) == 2, "no more requests than before"
+    assert caplog.messages == [
+        f"a filter on 'year' has no index, so documents are checked one by one: m3-vdb create --store {url} "
+        f"--index year=integer adds it to the collection (or float, if the field holds fractions)"
+    ]
+    # The command makes it in a collection of any model.
+    made = CliRunner().invoke(app, ["create", "--store", url, "--index", "year=integer"])
+    assert made.exit_code == 0, made.output
+    assert made.stderr.endswith("20 documents, model toy, index lang=keyword, index year=integer\n")
+    with open_store(url, identity=IDENTITY) as store:
+        assert store.field_types == {"lang": "keyword", "year": "integer"}
+        store.query(query, filter={"year": 2001})
+    assert len(caplog.messages) == 1
+
+
+@pytest.mark.parametrize(
+    ("filter", "indexes"),
+    [
+        ({"a": "x", "b": True}, {"a": "keyword", "b": "bool"}),
+        ({"$or": [{"a": 1}, {"$not": {"b": 1.5}}]}, {"a": "integer", "b": "float"}),
+        ({"a": {"$gte": 2000}, "b": {"$lt": 0.5}}, {"a": "integer", "b": "float"}),
+        ({"a": {"$exists": True}, "b": [], "c.d": 1, "known": 1}, {}),
+    ],
+    ids=str,
+)
+def test_the_index_that_would_help(filter, indexes):
+    assert helpful_indexes(parse_filter(filter), {"known"}) == indexes

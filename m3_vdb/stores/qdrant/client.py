@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import grpc  # type: ignore[import-untyped]  # its stubs are a package that would serve this file alone
 from httpx import RemoteProtocolError
@@ -147,6 +147,21 @@ def where(client: QdrantClient, collection: str) -> str:
         return f"Qdrant collection {collection!r}"
     port = f" (gRPC at port {options['grpc_port']})" if options["prefer_grpc"] else ""
     return f"Qdrant collection {collection!r} at {masked(str(server))}{port}"
+
+
+def store_url(client: QdrantClient, collection: str) -> str:
+    """The URL that opens a collection on the same server in the same way; "" for a client that was made without one."""
+    options = client.init_options
+    given = str(options["url"] or options["location"])
+    scheme, found, rest = given.partition("://")
+    if not found:
+        return ""
+    tls = scheme == "https"
+    if options["prefer_grpc"] and urlsplit(given).port == options["grpc_port"]:
+        ours = "qdrant+grpcs" if tls else "qdrant+grpc"
+    else:
+        ours = "qdrant+https" if tls else "qdrant"
+    return f"{ours}://{rest}/{quote(collection, safe='')}"
 
 
 _KEY_VARIABLE: Final = KEY_VARIABLES["qdrant"]

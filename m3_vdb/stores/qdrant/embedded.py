@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
 import qdrant_edge as edge
 
@@ -109,9 +110,14 @@ class QdrantEdgeStore(QdrantCollection):
             opened.callback(shard.close)
             opened.callback(shard.flush)
             indexes = _make_indexes(shard, options, create=create)
+            self._size = shard.info().points_count
             self._capabilities = QdrantCapabilities(max_floats=None, indexes=indexes)
             self._shard: edge.EdgeShard | None = shard
             self._own(opened.pop_all().close, folder=self._folder)
+
+    @property
+    def _url(self) -> str:
+        return f"file:{quote(str(self._folder))}" if self._folder.suffix != ".qdrant" else str(self._folder)
 
     @property
     def _where(self) -> str:

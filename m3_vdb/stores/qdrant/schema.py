@@ -5,12 +5,14 @@ Vectors are described as in Qdrant's REST API, which is also the form of the emb
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from m3_vdb.encoding.identity import ModelIdentity
 from m3_vdb.errors import CollectionMismatchError
+from m3_vdb.filters import And, AnyOf, Expression, Not, Or, Range
 from m3_vdb.stores.options import DENSE, MULTI_VECTOR, SPARSE, CollectionOptions, IndexType, Storage
 from m3_vdb.stores.points import field_name
 
@@ -103,6 +105,47 @@ def vector_schema(identity: ModelIdentity, datatype: str | None) -> dict[str, di
 def missing_indexes(options: CollectionOptions, present: Collection[str | None]) -> dict[str, IndexType]:
     """Payload field → type of the requested indexes that are missing."""
     return {name: kind for name, kind in options.payload_indexes.items() if name not in present}
+
+
+def helpful_indexes(condition: Expression, present: Collection[str]) -> dict[str, IndexType]:
+    """Payload field → type of the index that a filter would use if there were one.
+
+    Not for dates, which have no index here, nor for fields of objects, whose index would be of the dotted name.
+    """
+    if isinstance(condition, (And, Or)):
+        parts = [helpful_indexes(part, present) for part in condition.parts]
+        return {name: kind for part in parts for name, kind in part.items()}
+    if isinstance(condition, Not):
+        return helpful_indexes(condition.part, present)
+    if condition.key in present or "." in condition.key:
+        return {}
+    if isinstance(condition, Range):
+        bounds = [bound for bound in (condition.gt, condition.gte, condition.lt, condition.lte) if bound is not None]
+        return {condition.key: "integer" if all(float(bound).is_integer() for bound in bounds) else "float"}
+    if not isinstance(condition, AnyOf):
+        return {}
+    kinds: tuple[tuple[object, IndexType], ...] = (
+        (condition.strings, "keyword"),
+        (condition.booleans, "bool"),
+        (condition.floats, "float"),
+        (condition.integers, "integer"),
+    )
+    return {condition.key: next(kind for values, kind in kinds if values)} if any(one for one, _ in kinds) else {}
+
+
+def index_advice(name: str, kind: IndexType, store: str) -> str:
+    """What a user is told about a filter on a field without an index.
+
+    Args:
+        name: of the field.
+        kind: of the index that would help.
+        store: URL of the collection.
+    """
+    fractions = " (or float, if the field holds fractions)" if kind == "integer" else ""
+    return (
+        f"a filter on {name!r} has no index, so documents are checked one by one: m3-vdb create --store "
+        f"{shlex.quote(store)} --index {shlex.quote(f'{name}={kind}')} adds it to the collection{fractions}"
+    )
 
 
 def check_schema(config: Mapping[str, Any], identity: ModelIdentity, *, where: str) -> None:

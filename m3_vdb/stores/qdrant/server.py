@@ -16,7 +16,7 @@ from m3_vdb.filters import Expression
 from m3_vdb.stores.base import new_identity
 from m3_vdb.stores.options import DEFAULT_OPTIONS, DENSE, MULTI_VECTOR, SPARSE, CollectionOptions
 from m3_vdb.stores.points import Point, batches, field_path, point_id
-from m3_vdb.stores.qdrant.client import mapped_errors, where
+from m3_vdb.stores.qdrant.client import mapped_errors, store_url, where
 from m3_vdb.stores.qdrant.collection import QdrantCollection
 from m3_vdb.stores.qdrant.requests import Request, to_filter
 from m3_vdb.stores.qdrant.schema import (
@@ -78,6 +78,7 @@ class QdrantStore(QdrantCollection):
         config = info.config.model_dump(mode="json")
         config |= {name: config["params"].get(name) for name in ("vectors", "sparse_vectors")}
         check_schema(config, self._identity, where=self._where)
+        self._size = info.points_count or 0
         able = read_capabilities(info, version=version, width=self._identity.multi_vector_dim)
         missing = missing_indexes(options, able.indexes) if create else {}
         with self._engine():
@@ -141,6 +142,10 @@ class QdrantStore(QdrantCollection):
         """Whether a server keeps it, not qdrant-client's local mode."""
         options = self._client.init_options
         return options.get("path") is None and options.get("location") != ":memory:"
+
+    @property
+    def _url(self) -> str:
+        return store_url(self._client, self._collection) if self.is_server else ""
 
     @property
     def _where(self) -> str:
