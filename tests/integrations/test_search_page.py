@@ -10,7 +10,7 @@ from dataclasses import asdict
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Error, Locator, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_playwright
 
 from m3_vdb import HybridIndex, open_store
 from m3_vdb.errors import StoreConnectionError
@@ -34,15 +34,15 @@ QUESTION = "the vector search"
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     with sync_playwright() as playwright:
-        try:
-            arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
-            browser = playwright.chromium.launch(executable_path=path, args=arguments)
-        except Error as error:
-            pytest.skip(
-                f"no Chromium (apt-get install chromium, or playwright install chromium): {error.message[:200]}"
-            )
+        paths = map(
+            shutil.which, ("chromium", "chromium-browser", "google-chrome", playwright.chromium.executable_path)
+        )
+        path = next(filter(None, paths), None)
+        if path is None:
+            pytest.skip("no Chromium: apt-get install chromium, or playwright install chromium")
+        sandbox = [] if os.geteuid() else ["--no-sandbox"]
+        browser = playwright.chromium.launch(executable_path=path, args=sandbox)
         yield browser
         browser.close()
 
