@@ -5,9 +5,12 @@ import { el } from "./elements.js";
 const VALUES = 10; // offered per field
 const LONGEST = 40; // characters of a value that is offered
 
-/** As `m3-vdb search --filter` reads it; a field with a sign in its name needs the JSON form. */
-const conditionOf = (field, value) =>
-  /^[^=<>!{\s][^=<>!]*$/.test(field) ? `${field}=${JSON.stringify(value)}` : JSON.stringify({ [field]: value });
+/** As people type it for `m3-vdb search --filter`; a field with a sign in its name needs the JSON form. */
+function conditionOf(field, value) {
+  if (!/^[^=<>!{\s][^=<>!]*$/.test(field)) return JSON.stringify({ [field]: value });
+  const isWord = /^\p{L}[\p{L}\p{N}_-]*$/u.test(value) && !/^(true|false|null|none)$/i.test(value);
+  return `${field}=${isWord ? value : JSON.stringify(value)}`;
+}
 
 export class Filters {
   chosen = []; // conditions, as the server reads them
@@ -60,6 +63,6 @@ export class Filters {
     const isOn = this.chosen.includes(condition);
     const others = this.chosen.filter((one) => one !== condition);
     return el("button", { condition, ariaPressed: `${isOn}`, onclick: () => this.choose(isOn ? others : [...others, condition]) },
-      el("span", { dir: "auto" }, text), el("small", {}, `${note}`));
+      el("span", { dir: "auto" }, text), note && el("small", {}, `${note}`));
   }
 }

@@ -223,13 +223,12 @@ function showNothing(error) {
 
 function failure(error) {
   const retry = el("button", { onclick: () => (state.info ? search() : start()) }, "Try again");
-  return el("div.error", { role: "alert" }, el("p", {}, error.message), retry);
+  return el("div.error", { role: "alert" }, el("p", {}, error.message), retry, unfilter());
 }
 
-function nothingFound() {
-  const clear = el("button", { onclick: () => filters.choose([]) }, "Remove the filters");
-  return el("div", {}, el("p", {}, "No document was found."), filters.chosen.length ? clear : "");
-}
+const nothingFound = () => el("div", {}, el("p", {}, "No document was found."), unfilter());
+const unfilter = () =>
+  (filters.chosen.length ? el("button", { onclick: () => filters.choose([]) }, "Remove the filters") : "");
 
 const advice = (text, command) => el("div", {}, el("p", {}, text), el("code", {}, command));
 
