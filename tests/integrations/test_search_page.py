@@ -12,7 +12,7 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_playwright
 
-from m3_vdb import HybridIndex, open_store
+from m3_vdb import HybridIndex, LongDocuments, open_store
 from m3_vdb.errors import StoreConnectionError
 from m3_vdb.serve.page import FILES
 from m3_vdb.serve.service import Service
@@ -349,11 +349,17 @@ def test_files_are_small_and_their_policy_is_strict(server):
     assert server.http.head("/").status_code == 200
 
 
-def test_explain_is_what_the_library_gives(server):
-    embed, index = server.service.embed, server.service.index
-    hit = found(server, query=QUESTION)[0]
-    answer = server.http.post("/explain", json={"query": QUESTION, "id": hit["id"]})
-    direct = HybridIndex(embed, index._index.store)
-    expected = direct.explain(QUESTION, direct.query(QUESTION, limit=1)[0])
-    assert answer.json() == json.loads(json.dumps(asdict(expected)))
-    assert server.http.post("/explain", json={"query": "a", "id": "unknown"}).status_code == 404
+def test_explain_is_what_the_library_gives():
+    """Also for a passage, whose text the server cuts out of its document."""
+    embed = fake_embed()
+    long = {"id": "long", "title": "Long", "text": "one two three. " * 40 + "the vector search finds vectors. " * 20}
+    index = HybridIndex(embed, open_store("memory://", embed), long_documents=LongDocuments(plan="split"))
+    index.add([*DOCUMENTS[:4], long])
+    hits = index.query(QUESTION, limit=5)
+    assert [hit.passage is not None for hit in hits].count(True) == 1
+    with serving(Service(embed, index.store)) as server:
+        for hit in hits:
+            body = {"query": QUESTION, "id": hit.document.id, "passage": hit.passage and asdict(hit.passage)}
+            answer = server.http.post("/explain", json=body)
+            assert answer.json() == json.loads(json.dumps(asdict(index.explain(QUESTION, hit))))
+        assert server.http.post("/explain", json={"query": "a", "id": "unknown"}).status_code == 404

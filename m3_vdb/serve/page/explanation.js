@@ -52,7 +52,7 @@ function marked(text, matches) {
     if (!pairs.length) return piece;
     const strength = Math.max(...pairs.map((match) => match.strength ?? -1));
     const className = pairs.some((match) => match.isShared) ? "shared" : "";
-    return el("mark", { pairs, className, "--strength": strength < 0 ? "0%" : `${Math.round(12 + 58 * strength)}%` }, piece);
+    return el("mark", { pairs, className, "--strength": strength < 0 ? "0%" : `${Math.round(10 + 40 * strength)}%` }, piece);
   });
 }
 
