@@ -13,6 +13,7 @@ import random
 import shutil
 import tempfile
 import uuid
+from itertools import pairwise
 from typing import Any
 
 import qdrant_edge as edge
@@ -51,6 +52,7 @@ class Collection:
         self.schema: dict[str, Any] = {}
         # As a server's: grey (work left from before a restart) until a write or a change of settings, then yellow for
         # one answer, then green. Red stays.
+        self.ties = random.Random(0)
         self.status = "green"
         self.optimizer_error = ""
         self.folder = tempfile.mkdtemp()
@@ -162,24 +164,31 @@ class Collection:
         if self.strict.enabled:
             self._check_strict(request, is_root=True)
         limit, offset = request.limit or 10, request.offset or 0
-        one = len(self.shards) == 1
-        if not one and isinstance(request.query, (models.RrfQuery, models.FusionQuery)):
+        is_formula = isinstance(request.query, models.FormulaQuery)
+        if len(self.shards) > 1 and isinstance(request.query, (models.RrfQuery, models.FusionQuery)):
             raise RefusedError(501, "this stub fuses ranks on one shard only")
+        # One more shows a tie at the end; of a plain search it could change which of equal ones are kept.
+        points = self._best(request, limit + offset + is_formula)
+        if is_formula and any(first.score == second.score for first, second in pairwise(points)):
+            # A server collects what a formula scores in hash tables, so equal scores come in another order each time,
+            # wherever the page is cut. Those of a plain search keep theirs.
+            points = self._best(request, limit + offset + self.count())
+            points.sort(key=lambda p: (-p.score, self.ties.random()))
+        return [{**_record(p), "score": p.score, "version": p.version} for p in points[offset : offset + limit]]
+
+    def _best(self, request: models.QueryRequest, limit: int) -> list[Any]:
+        """The best of all shards, each of which answers by itself."""
         asked = edge.QueryRequest(
             prefetches=[self._prefetch(p) for p in _listed(request.prefetch)],
             query=_query(request.query, request.using),
             filter=to_filter(request.filter),
             params=_params(request.params),
-            limit=limit if one else limit + offset,
-            offset=offset if one else 0,
+            limit=limit,
             score_threshold=request.score_threshold,
             with_payload=_payload(request.with_payload),
             with_vector=request.with_vector or False,
         )
-        points = [p for shard in self.shards for p in shard.query(asked)]
-        if not one:
-            points = sorted(points, key=lambda p: -p.score)[offset : offset + limit]
-        return [{**_record(p), "score": p.score, "version": p.version} for p in points]
+        return sorted((p for shard in self.shards for p in shard.query(asked)), key=lambda p: -p.score)[:limit]
 
     def query_batch(self, requests: list[models.QueryRequest]) -> list[list[dict[str, Any]]]:
         largest = self.strict.search_max_batchsize if self.strict.enabled else None

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -12,9 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.stubs.qdrant_grpc_stub import GrpcStub
+from benchmarks.stubs.qdrant_rest_stub import RestStub
 from m3_vdb.errors import ConfigError
 from m3_vdb.index import HybridIndex
-from m3_vdb.stores import MemoryStore, ModelIdentity
+from m3_vdb.stores import MemoryStore, ModelIdentity, open_store
 from m3_vdb.stores.fusion import Found, best_first, page_window, take_page
 from m3_vdb.stores.options import Search
 from m3_vdb.types import Document, M3Embedding, M3Embeddings, Passage, SparseVector
@@ -174,6 +177,32 @@ def test_few_documents_come_back_whole_whatever_the_limit(opened):
     opened.upsert(DOCUMENTS[:17], embeddings(17, 2))
     assert len(opened.query(QUERY, limit=100_000)) == len(opened.rank(QUERY, limit=100_000)) == 17
     assert len(opened.query(QUERY, limit=100_000, candidates=17)) == 17
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_what_equal_scores_cost_on_a_server(shards):
+    """30 equal documents, the best ones, in pages of 10: each comes once. Where they cross an edge it costs more."""
+    same = np.arange(N) % 10 == 0
+    dense, rows = SOME_EQUAL.dense.copy(), SOME_EQUAL.multi_vector.reshape(N, 2, 4).copy()
+    dense[same], rows[same] = QUERY.dense, QUERY.multi_vector[:2]
+    best = sorted(f"d{i}" for i in range(0, N, 10))
+    rest = RestStub(shards=shards)
+    grpc = GrpcStub(rest.engine)
+    urls = {f"qdrant://{rest.address}/notes": rest.bodies, f"qdrant+grpc://127.0.0.1:{grpc.port}/notes": grpc.calls}
+    for url, calls in urls.items():
+        with open_store(url, IDENTITY) as store:
+            fill(store, replace(SOME_EQUAL, dense=dense, multi_vector=rows.reshape(-1, 4)))
+            found, requests = [], []
+            for offset in range(0, EQUAL + 20, 10):
+                calls.clear()
+                hits = store.query(QUERY, limit=10, offset=offset, weights=Weights(1, 0.1, 0.1))
+                found += [hit.document.id for hit in hits]
+                requests.append(len(calls) - (shards > 1))  # over shards the candidates are searched first
+        assert found[:EQUAL] == best
+        assert len(set(found)) == len(found)
+        assert requests == [3, 3, 3, 1, 1]
+    grpc.close()
+    rest.close()
 
 
 class Embedder:
