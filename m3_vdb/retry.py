@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from m3_vdb.errors import ConfigError, StoreConnectionError, StoreError, StoreRequestError
+from m3_vdb.notices import log
 
 T = TypeVar("T")
 _TRANSIENT: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 LONGEST_ASKED: Final = 600.0
 """Seconds that a store may ask for (``Retry-After``); who asks for more is not waited for, and its answer is raised."""
+_TOLD_FROM: Final = 5.0
+"""Seconds of a pause that is logged."""
 _ABOUT_CONTENT: Final = frozenset({400, 413, 422})
 
 
@@ -71,7 +74,7 @@ class Retrier:
             self.retries += retries
 
     def again(self, error: StoreError, failures: int) -> bool:
-        """Whether to make a request again that failed; waits until it is time.
+        """Whether to make a request again that failed; waits until it is time, and logs a pause of some seconds.
 
         Args:
             error: of the last attempt.
@@ -79,7 +82,11 @@ class Retrier:
         """
         if failures >= self._retry.attempts or not is_transient(error) or retry_after(error) > LONGEST_ASKED:
             return False
-        if self._stop.wait(self._retry.pause(failures, error)):
+        pause = self._retry.pause(failures, error)
+        if pause >= _TOLD_FROM:
+            attempts = self._retry.attempts
+            log.warning("%s; attempt %d of %d follows in %.0f s", error, failures + 1, attempts, pause)
+        if self._stop.wait(pause):
             return False
         self.add(1)
         return True

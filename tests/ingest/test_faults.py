@@ -117,12 +117,18 @@ def test_a_document_that_the_store_refuses_costs_itself(tmp_path: Path) -> None:
     assert letters(tmp_path).count("too large") == 2
 
 
-def test_a_pause_grows_has_an_end_and_is_never_shorter_than_the_store_asks() -> None:
+def test_a_pause_grows_has_an_end_and_is_never_shorter_than_the_store_asks(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     retry = Retry(first=1, longest=10)
     pauses = [[retry.pause(n, StoreConnectionError("x")) for _ in range(200)] for n in (1, 2, 9)]
     assert [max(some) <= limit for some, limit in zip(pauses, (2, 4, 10), strict=True)] == [True] * 3
     assert max(pauses[2]) > 5
     assert retry.pause(1, StoreRequestError("x", status=429, retry_after=7)) >= 7
+    with monkeypatch.context() as patched:
+        patched.setattr("m3_vdb.retry._TOLD_FROM", 0.001)
+        assert Retrier(Retry(first=0)).again(StoreRequestError("slow down", status=429, retry_after=0.002), 1)
+    assert caplog.messages == ["slow down; attempt 2 of 10 follows in 0 s"]
     assert not Retrier(retry).again(StoreRequestError("x", status=429, retry_after=86_400), 1)
 
 

@@ -35,6 +35,18 @@ def test_work_left_from_before_a_restart_is_begun(opened):
     assert collection.status == "green"
 
 
+def test_a_long_wait_is_logged_once_unless_it_is_shown(opened, caplog, monkeypatch):
+    store, collection = opened
+    monkeypatch.setattr("m3_vdb.stores.waiting._TOLD_FROM", 0)
+    collection.status = "grey"
+    store.optimize(timeout=30)
+    assert len(caplog.messages) == 1
+    assert caplog.messages[0].endswith(": still indexing (grey); waiting for up to 30 s")
+    collection.status = "grey"
+    store.optimize(waiting=lambda *_: None)
+    assert len(caplog.messages) == 1
+
+
 def test_an_optimizer_that_failed_says_why(opened):
     store, collection = opened
     collection.status, collection.optimizer_error = "red", "Service internal error: No space left on device"

@@ -158,11 +158,13 @@ class QdrantCollection(VectorStore):
     def _page(
         self, query: M3Embedding, search: Search, plan: Plan, request: Request, points: Sequence[Any]
     ) -> list[Hit]:
-        """The page that the engine has fused; two requests more where equal scores lie across one of its edges."""
-        page = take_page([Found(read_id(point.payload), point.score, point.payload) for point in points], search)
+        """The page that the engine has fused; one or two requests more where equal scores cross an edge of it."""
+        found = [Found(read_id(point.payload), point.score, point.payload) for point in points]
+        page = take_page(found, search)
         if page is None:
             every = {**request, "offset": 0, "limit": plan.rescore_limit, "with_payload": [ID_FIELD]}
-            page = self._best({read_id(point.payload): point.score for point in self._answer(every)}, search)
+            totals = {read_id(point.payload): point.score for point in self._answer(every)}
+            page = self._best(totals, search, {one.id: one.payload for one in found})
         if not search.explain or not page:
             return [Hit(_document(hit.payload), hit.score) for hit in page]
         parts = self._parts(query, search, [among(plan, [point_id(hit.id) for hit in page])])
@@ -177,14 +179,22 @@ class QdrantCollection(VectorStore):
         if ids is not None:
             rounds = [among(plan, ids[i : i + size]) for i in range(0, len(ids), size)]
         parts = self._parts(query, search, rounds)
-        page = self._best(fuse(parts, search), search)
+        page = self._best(fuse(parts, search), search, {})
         return [Hit(_document(hit.payload), hit.score, parts[hit.id] if search.explain else None) for hit in page]
 
-    def _best(self, totals: Mapping[str, float], search: Search) -> list[Found]:
-        """The page among all candidates, by id → fused score; a document that was deleted meanwhile is missing."""
+    def _best(self, totals: Mapping[str, float], search: Search, known: Mapping[str, Mapping[str, Any]]) -> list[Found]:
+        """The page among all candidates, by id → fused score; a document that was deleted meanwhile is missing.
+
+        Args:
+            totals: id → fused score.
+            search: which hits to return.
+            known: payloads that need not be requested.
+        """
         best = best_first(totals, search)
         names = [name for name, _ in best]
-        payloads = {name: {ID_FIELD: name} for name in names} if search.ids_only else self._payloads(names)
+        payloads = {name: {ID_FIELD: name} for name in names} if search.ids_only else dict(known)
+        if missing := [name for name in names if name not in payloads]:
+            payloads |= self._payloads(missing)
         return [Found(name, total, payloads[name]) for name, total in best if name in payloads]
 
     def _check_limit(self, plan: Plan) -> None:
