@@ -76,11 +76,22 @@ def key_advice(status: int | None, variable: str) -> str:
 
 def _check(words: str) -> str:
     """What to look at when gRPC got no answer."""
+    if "CERTIFICATE" in words:
+        return untrusted("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH")
     if "SSL" in words or "andshake" in words:
         return "does the server speak TLS there? qdrant+grpc:// and milvus:// are without"
     if "refused" in words or "Deadline" in words or "Timeout" in words:
         return "is the server running there?"
     return "is the server running there, is it the port of gRPC, and if it speaks TLS, does the store URL say so?"
+
+
+def untrusted(variable: str) -> str:
+    """What to do about a certificate that no authority here has signed.
+
+    Args:
+        variable: of the environment, which names further authorities.
+    """
+    return f"its certificate is not trusted here: name the file of the authority that signed it in {variable}"
 
 
 def seconds_to_wait(value: str | None) -> float | None:

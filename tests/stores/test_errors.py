@@ -60,6 +60,11 @@ def answer(status, content=b""):
 NO_ANSWER = {  # (which client, error, words of the message)
     "refused": (qdrant_errors, ResponseHandlingException(httpx.ConnectError("refused")), "refused"),
     "timeout": (qdrant_errors, ResponseHandlingException(httpx.ReadTimeout("timed out")), "timed out"),
+    "certificate": (
+        qdrant_errors,
+        ResponseHandlingException(httpx.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed")),
+        "certificate is not trusted here: name the file of the authority that signed it in SSL_CERT_FILE",
+    ),
     "grpc unavailable": (qdrant_errors, Call(CODES.UNAVAILABLE), "UNAVAILABLE"),
     "grpc deadline": (qdrant_errors, Call(CODES.DEADLINE_EXCEEDED), "DEADLINE"),
     "milvus connect": (milvus_errors, milvus(2, "Fail connecting"), "Fail connecting"),

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.stubs.qdrant_grpc_stub import GrpcStub
 from benchmarks.stubs.qdrant_rest_stub import RestStub
-from m3_vdb.errors import ConfigError, StoreRequestError, StoreUrlError
+from m3_vdb.errors import ConfigError, StoreConnectionError, StoreRequestError, StoreUrlError
 from m3_vdb.retry import about_content, is_transient
 from m3_vdb.stores import CollectionOptions, open_store
 from tests.stores._corpus import IDENTITY, make_documents, make_embeddings
@@ -113,3 +113,8 @@ def test_rest_and_grpc_of_one_server():
     assert {path for _, path, _, _ in rest.bodies} == {"/collections/notes/cluster"}  # nothing else goes over REST
     grpc.close()
     rest.close()
+
+
+def test_tls_to_a_port_without_it(stub):
+    with pytest.raises(StoreConnectionError, match="does the server speak TLS there"):
+        open_store(f"qdrant+grpcs://127.0.0.1:{stub.port}/notes", identity=IDENTITY, timeout=3)

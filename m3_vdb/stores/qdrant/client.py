@@ -19,7 +19,7 @@ from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedR
 
 from m3_vdb.errors import ConfigError, StoreConnectionError, StoreError, StoreRequestError, StoreUrlError
 from m3_vdb.stores.names import GRPC_PORT, KEY_VARIABLES, Server, masked, read_key
-from m3_vdb.stores.refusals import TOO_MANY, from_grpc, key_advice, seconds_to_wait
+from m3_vdb.stores.refusals import TOO_MANY, from_grpc, key_advice, seconds_to_wait, untrusted
 
 REST_PORT: Final = 6333
 NOT_FOUND: Final = 404
@@ -145,8 +145,9 @@ def where(client: QdrantClient, collection: str) -> str:
     server = options["url"] or options["host"] or options["location"]
     if options["path"] is not None or server in (None, ":memory:"):
         return f"Qdrant collection {collection!r}"
-    port = f" (gRPC at port {options['grpc_port']})" if options["prefer_grpc"] else ""
-    return f"Qdrant collection {collection!r} at {masked(str(server))}{port}"
+    grpc_port = f" at port {options['grpc_port']}" if urlsplit(str(server)).port != options["grpc_port"] else ""
+    by_grpc = f" (gRPC{grpc_port})" if options["prefer_grpc"] else ""
+    return f"Qdrant collection {collection!r} at {masked(str(server))}{by_grpc}"
 
 
 def store_url(client: QdrantClient, collection: str) -> str:
@@ -208,6 +209,8 @@ def mapped_errors(where: str) -> Iterator[None]:
 
 def _check(error: Exception, words: str) -> str:
     """What to look at when there was no answer."""
+    if "CERTIFICATE_VERIFY_FAILED" in words:
+        return untrusted("SSL_CERT_FILE")
     if "SSL" in words and ("WRONG_VERSION" in words or "RECORD_LAYER" in words):
         return "the server speaks no TLS there: qdrant:// is without"
     if isinstance(error, RemoteProtocolError):
