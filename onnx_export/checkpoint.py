@@ -13,6 +13,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
+
 from m3_vdb.encoding.bundle import CONFIG as BUNDLE_CONFIG
 from m3_vdb.encoding.model_files import check_file, damaged, read_json, read_text_file
 from m3_vdb.encoding.tokenizer import PAD, TOKENIZER, Tokenizer
@@ -31,6 +34,8 @@ ENCODER: Final = (
     "pytorch_model.bin.index.json",
 )
 """Where the encoder may be, in the order in which it is looked for."""
+BASIS: Final = "embedding_basis.npy"
+"""Optional: the basis of the embedding table's codes at int4 (``weights.table_basis``), as distillation found it."""
 LAYOUT: Final = f"{CONFIG}, {ENCODER[0]} or {ENCODER[2]}, {SPARSE_FILE}, {COLBERT_FILE} and {TOKENIZER}"
 XLM_ROBERTA: Final[Mapping[str, Any]] = {
     "model_type": "xlm-roberta",
@@ -95,12 +100,14 @@ class Checkpoint:
         tensors: all that the model computes with, named as in ``M3Model`` without the encoder's prefix ``encoder.``.
         config: the content of ``config.json``.
         tokenizer: ``tokenizer.json`` or ``sentencepiece.bpe.model``.
+        basis: float16 [d + 1, d], of the embedding table's codes at int4, if the checkpoint has one.
     """
 
     shape: Shape
     tensors: Tensors
     config: Mapping[str, Any]
     tokenizer: Path
+    basis: NDArray[np.float16] | None = None
 
     def read_tokenizer(self) -> str:
         """The content of a ``tokenizer.json`` that fits the encoder.
@@ -146,7 +153,21 @@ def read_checkpoint(path: Path, *, fetch: Fetch | None = None) -> Checkpoint:
     if adapter is not None:
         tensors = lora.merge(path, adapter, tensors)
     tokenizer = next(path for path in (_find(folders, TOKENIZER), _find(folders, SENTENCEPIECE)) if path.is_file())
-    return Checkpoint(shape, Tensors(tensors), content, tokenizer)
+    return Checkpoint(shape, Tensors(tensors), content, tokenizer, _read_basis(base / BASIS, shape.hidden_size))
+
+
+def _read_basis(path: Path, width: int) -> NDArray[np.float16] | None:
+    if not path.is_file():
+        return None
+    check_file(path)
+    try:
+        basis = np.load(path)
+    except (OSError, ValueError) as error:
+        raise damaged(path, error) from error
+    if (basis.dtype, basis.shape) != (np.float16, (width + 1, width)):
+        raise damaged(path, f"expected float16 [{width + 1}, {width}], found {basis.dtype} {list(basis.shape)}")
+    found: NDArray[np.float16] = basis
+    return found
 
 
 def read_tokenizer(checkpoint: Path) -> str:

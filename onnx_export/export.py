@@ -134,7 +134,12 @@ def read_weights(checkpoint: Checkpoint, precision: str = "fp32") -> Weights:
     """The checkpoint's tensors, to be stored at ``precision``."""
     shape = checkpoint.shape
     return Weights(
-        checkpoint.tensors, shape.num_hidden_layers, shape.num_attention_heads, shape.layer_norm_eps, precision
+        checkpoint.tensors,
+        shape.num_hidden_layers,
+        shape.num_attention_heads,
+        shape.layer_norm_eps,
+        precision,
+        checkpoint.basis,
     )
 
 

@@ -33,12 +33,13 @@ from m3_vdb.encoding.bundle import MODEL, ONNXRUNTIME
 from onnx_export.weights import (
     BLOCK,
     EMBEDDING,
+    CodedTable,
     Weights,
     frequent_rows,
     quantize_blocks,
-    quantize_codes,
     quantize_int8,
     quantize_matrix,
+    quantize_table,
 )
 
 OPSET: Final = 17
@@ -173,13 +174,33 @@ class GraphBuilder:
             return self._block_rows(table, ids)
         if self.weights.precision != "int4":
             return self.op("Gather", [self.vector(table, name="words"), ids])
-        frequent = frequent_rows(table)
-        first = self.constant(np.array(frequent, dtype=np.int64))
+        coded = quantize_table(table, self.weights.basis)
+        first = self.constant(np.array(frequent_rows(table), dtype=np.int64))
         rare = self.op("Not", [self.op("Less", [ids, first])])
         none = self.constant(np.array(0, dtype=np.int64))
-        rows = self._block_rows(table[:frequent], self.op("Where", [rare, none, ids]))
-        coded = self._coded_rows(table[frequent:], self.op("Where", [rare, self.op("Sub", [ids, first]), none]))
-        return self.op("Where", [self.op("Unsqueeze", [rare, self.constant([-1])]), coded, rows])
+        own = {
+            "words": self.op("Where", [rare, none, ids]),
+            "rare": self.op("Where", [rare, self.op("Sub", [ids, first]), none]),
+        }
+        frequent, other = (self._coordinates(coded, name, ids) for name, ids in own.items())
+        coordinates = self.op("Where", [self.op("Unsqueeze", [rare, self.constant([-1])]), other, frequent])
+        spread, mean = (
+            self.op("Cast", [self.constant(part, name=f"words.{name}")], to=TensorProto.FLOAT)
+            for part, name in ((coded.basis[:-1], "basis"), (coded.basis[-1], "mean"))
+        )
+        return self.op("Add", [self.op("MatMul", [coordinates, spread]), mean])
+
+    def _coordinates(self, table: CodedTable, name: str, ids: str) -> str:
+        """Coordinates of the rows of frequent or of rare pieces, [B, L, d]."""
+        parts = []
+        for i, (codes, book) in enumerate(zip(table.codes[name], table.books[name], strict=True)):
+            code = self.op("Gather", [self.constant(codes, name=f"{name}.codes.{i}"), ids])
+            found = self.op(
+                "Gather",
+                [self.constant(book, name=f"{name}.books.{i}"), self.op("Cast", [code], to=TensorProto.INT32)],
+            )
+            parts.append(self.op("Reshape", [found, self.constant([0, 0, codes.shape[1] * book.shape[1]])]))
+        return self.op("Concat", parts, axis=-1)
 
     def _block_rows(self, table: NDArray[np.float32], ids: str) -> str:
         """Rows of a table in 4-bit blocks."""
@@ -190,18 +211,6 @@ class GraphBuilder:
         scales = self.op("Gather", [self.constant(codebook, name="words.scales"), code])  # [B, L, d / 32]
         rows = self.op("Gather", [self.constant(packed, name="words.packed"), ids])
         return self._blocks(rows, scales, shape=[0, 0, table.shape[1]])
-
-    def _coded_rows(self, table: NDArray[np.float32], ids: str) -> str:
-        """Rows of a table of ``quantize_codes``."""
-        codes, lengths, codebook = quantize_codes(table)
-        code = self.op(
-            "Cast", [self.op("Gather", [self.constant(codes, name="rare.codes"), ids])], to=TensorProto.INT32
-        )
-        parts = self.op("Gather", [self.constant(codebook, name="rare.parts"), code])  # [B, L, d / 4, 4]
-        directions = self.op("Reshape", [parts, self.constant([0, 0, table.shape[1]])])
-        own = self.op("Gather", [self.constant(lengths, name="rare.lengths"), ids])
-        length = self.op("Unsqueeze", [self.op("Cast", [own], to=TensorProto.FLOAT), self.constant([-1])])
-        return self.op("Mul", [directions, length])
 
     def to_float32(self, x: str) -> str:
         """Cast to float32 if the graph computes in less."""
@@ -323,7 +332,11 @@ def _embeddings(g: GraphBuilder) -> str:
     rows = table[PADDING_ID + 1 :]
     if (repeated := period(rows)) < len(rows):
         position = g.op("Mod", [position, g.constant(np.array(repeated, dtype=np.int64))])
-    summed = g.op("Add", [word, g.op("Gather", [g.vector(rows[:repeated], name="positions"), position])])
+    stored = np.float16 if w.precision == "int4" else w.float_type
+    found = g.op("Gather", [g.constant(rows[:repeated].astype(stored, copy=False), name="positions"), position])
+    if stored != w.float_type:
+        found = g.op("Cast", [found], to=TensorProto.FLOAT)
+    summed = g.op("Add", [word, found])
     return _layer_norm(g, summed, "embeddings.LayerNorm")
 
 

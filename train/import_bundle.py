@@ -59,6 +59,7 @@ def import_bundle(bundle: str | Path | None, out: Path) -> M3Model:
         for name, value in weights.tensors.items()
     }
     model.load_state_dict(state)
+    model.embedding_basis = weights.basis
     model.save(out, tokenizer_json=restore_tokenizer(found.read_tokenizer().to_json()))
     return model.eval()
 

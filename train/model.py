@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
@@ -25,7 +26,7 @@ from transformers.utils import logging
 from m3_vdb.encoding import pooling
 from m3_vdb.encoding.tokenizer import CLS, TokenBatch
 from m3_vdb.types import M3Embedding, SparseVector
-from onnx_export.checkpoint import COLBERT_FILE, POSITION_OFFSET, SPARSE_FILE, read_checkpoint
+from onnx_export.checkpoint import BASIS, COLBERT_FILE, POSITION_OFFSET, SPARSE_FILE, read_checkpoint
 from onnx_export.tensors import read_tensors
 
 MODULES: Final = Path(__file__).with_name("m3_modules.py")
@@ -59,12 +60,15 @@ class M3Model(nn.Module):
 
     Attributes:
         recompute: keep no activations for the backward pass, make them again there (split-batch training).
+        embedding_basis: float16 [d + 1, d], in which an export at int4 codes the embedding table
+            (``onnx_export.weights.table_basis``); None leaves it to the export.
     """
 
     def __init__(self, encoder: XLMRobertaModel, *, colbert_dim: int | None = None) -> None:
         super().__init__()
         self.encoder = encoder
         self.recompute = False
+        self.embedding_basis: NDArray[np.float16] | None = None
         self.dim = int(encoder.config.hidden_size)
         self.colbert_dim = colbert_dim or self.dim
         self.sparse_linear = nn.Linear(self.dim, 1)
@@ -119,6 +123,7 @@ class M3Model(nn.Module):
             )
         model = cls(encoder, colbert_dim=len(heads["colbert_linear.bias"]))
         model.load_state_dict(heads, strict=False)
+        model.embedding_basis = found.basis
         return model.eval()
 
     @torch.inference_mode()
@@ -163,6 +168,8 @@ class M3Model(nn.Module):
         torch.save(parts["sparse_linear"], path / SPARSE_FILE)
         torch.save(parts["colbert_linear"], path / COLBERT_FILE)
         (path / "tokenizer.json").write_text(tokenizer_json, encoding="utf-8")
+        if self.embedding_basis is not None:
+            np.save(path / BASIS, self.embedding_basis)
         for name, content in _companion_files(self.max_length, self.dim).items():
             (path / name).parent.mkdir(parents=True, exist_ok=True)
             (path / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

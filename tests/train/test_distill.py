@@ -16,7 +16,7 @@ from onnx_export.weights import dequantize_matrix, quantize_matrix
 from tests.train._runs import TOPICS
 from train.config import Batching, Phase
 from train.distill.config import DistillConfig
-from train.distill.stage import Differences, distill
+from train.distill.stage import Differences, distill, embedding_metric
 from train.model import M3Model, M3Output
 
 WORDS = [word for topic in TOPICS for word in topic.split()]
@@ -143,3 +143,37 @@ def test_another_teacher_teaches_the_weights_themselves(tiny_checkpoint, tmp_pat
     _, reports, _ = run(settings(tiny_checkpoint, tmp_path, teacher=tmp_path / "other", export_precision="fp32"))
     losses = [report.measures["loss"] for report in reports]
     assert np.mean(losses[-4:]) < 0.6 * np.mean(losses[:4])
+
+
+def test_the_metric_of_the_embeddings_is_what_an_error_costs(tiny_checkpoint):
+    """By central differences: the mean square of what changes in dense vector and rows if one embedding is off."""
+    model = M3Model.load(tiny_checkpoint)
+    tokenizer = Tokenizer.from_file(tiny_checkpoint / "tokenizer.json")
+    rng = np.random.default_rng(0)
+    texts = [" ".join(rng.choice(WORDS, 6)) for _ in range(400)]
+    metric = embedding_metric(model, tokenizer.encode(texts, max_length=16))
+    costs, axes = np.linalg.eigh(metric)
+    for cost, axis in ((costs[32], axes[:, 32]), (costs[-1], axes[:, -1])):
+        found = []
+        for text in texts[:20]:
+            ids, mask = (torch.from_numpy(a) for a in tokenizer.encode([text], max_length=16).padded(np.array([0])))
+            for place in range(ids.shape[1]):
+                plus, minus = (changed_outputs(model, ids, mask, place, sign * 1e-2 * axis) for sign in (1, -1))
+                found.append(np.square((plus - minus) / 2e-2).sum())
+        assert np.mean(found) == pytest.approx(cost, rel=0.5)  # the metric draws one direction for a text
+    assert costs[-1] > 3 * costs[32]
+    assert costs[0] < 1e-6 * costs[-1], "the first LayerNorm removes what all numbers share"
+
+
+@torch.no_grad()
+def changed_outputs(model, ids, mask, place, error):
+    """Dense vector and rows with an error in one token's embedding."""
+
+    def add(module, inputs, output):
+        output[0, place] += torch.from_numpy(error).float()
+        return output
+
+    hook = model.encoder.get_input_embeddings().register_forward_hook(add)
+    output = model(ids, mask)
+    hook.remove()
+    return np.concatenate([output.dense.numpy().ravel(), output.multi_vector.numpy().ravel()])

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from m3_vdb.encoding.packing import pack
 from m3_vdb.encoding.tokenizer import TokenBatch
 from m3_vdb.errors import ConfigError
-from onnx_export.weights import RANK, dequantize_matrix, quantize_matrix, rounded_table
+from onnx_export.weights import RANK, dequantize_matrix, quantize_matrix, quantize_table, table_basis
 from train.config import LoRA, Phase
 from train.data.batches import BatchSampler, Numbers, RowSizes
 from train.data.store import Lengths, RowStore, token_batch
@@ -34,6 +35,11 @@ from train.engine.processes import sum_over_processes, world_size
 from train.engine.run import Outcome, Report, Run
 from train.engine.task import Hook, Measures, Sync
 from train.model import M3Model, M3Output
+
+METRIC_TEXTS: Final = 2000
+"""From which the importance of errors of an embedding is measured."""
+METRIC_TOKENS: Final = 2048
+"""Padded tokens of a pass for that."""
 
 
 def distill(config: DistillConfig, *, report: Report, warn: Callable[[str], None]) -> Outcome:
@@ -57,6 +63,11 @@ def distill(config: DistillConfig, *, report: Report, warn: Callable[[str], None
         )
     length = min(config.max_length, model.max_length, teacher.max_length)
     store = run.read_rows(config.data, Lengths(length, length), kind="texts")
+    if config.export_precision == "int4" and model.embedding_basis is None:
+        table = model.encoder.get_input_embeddings().weight.detach().numpy()
+        some = np.linspace(0, len(store) - 1, min(METRIC_TEXTS, len(store))).astype(int).tolist()
+        metric = embedding_metric(model, token_batch(record["query"] for record in store.rows(some)))
+        model.embedding_basis = table_basis(table, metric)
     return Loop(DistillTask(run, model, teacher, store), run).run()
 
 
@@ -154,6 +165,33 @@ class DistillTask(M3Task):
         return f"texts {rows.tolist()}"
 
 
+def embedding_metric(model: M3Model, tokens: TokenBatch) -> NDArray[np.float64]:
+    """What errors of an embedding do to the vectors: the mean of g·gᵀ over tokens, [d, d].
+
+    g is the gradient by a token's embedding of the dense vector and all rows of its text in a random direction, so that
+    eᵀ·H·e is the mean square of what an error e changes, but for a factor.
+
+    Args:
+        model: is not changed.
+        tokens: of some hundred texts.
+    """
+    generator = torch.Generator().manual_seed(0)
+    metric = np.zeros((model.dim, model.dim))
+    embedded: list[Tensor] = []
+    hook = model.encoder.get_input_embeddings().register_forward_hook(lambda _, ids, output: embedded.append(output))
+    for group in pack(tokens.lengths, batch_tokens=METRIC_TOKENS, call_cost=0):
+        ids, mask = (torch.from_numpy(array) for array in tokens.padded(group))
+        output = model(ids, mask)
+        rows = output.multi_vector * mask[:, 1:, None]
+        drawn = [torch.randn(one.shape, generator=generator) for one in (output.dense, rows)]
+        value = (drawn[0] * output.dense).sum() + (drawn[1] * rows).sum()
+        gradients = torch.autograd.grad(value, embedded.pop())[0][mask == 1].double().numpy()
+        metric += gradients.T @ gradients
+    hook.remove()
+    mean: NDArray[np.float64] = metric / tokens.lengths.sum()
+    return mean
+
+
 @torch.no_grad()
 def to_int4(model: M3Model) -> dict[str, tuple[Tensor, Tensor]]:
     """Give a model the weights of 4-bit blocks and codes that an export at int4 would give it.
@@ -163,7 +201,7 @@ def to_int4(model: M3Model) -> dict[str, tuple[Tensor, Tensor]]:
         of those that need one, or of all if none does.
     """
     table = model.encoder.get_input_embeddings().weight
-    table.copy_(torch.from_numpy(rounded_table(table.numpy())))
+    table.copy_(torch.from_numpy(quantize_table(table.numpy(), model.embedding_basis).rows()))
     corrections: dict[str, tuple[Tensor, Tensor]] = {}
     for name, layer in model.encoder.named_modules():
         if isinstance(layer, nn.Linear):
