@@ -121,7 +121,7 @@ class _Points(points_service_pb2_grpc.PointsServicer):
     def Get(self: GrpcStub, r: Any) -> Any:  # noqa: N802
         ids = [GrpcToRest.convert_point_id(i) for i in r.ids]
         payload = GrpcToRest.convert_with_payload_selector(r.with_payload)
-        found = self.collection(r.collection_name).retrieve(ids, payload, False)
+        found = self.collection(r.collection_name).retrieve(ids, payload, list(r.with_vectors.include.names))
         return q.GetResponse(result=[_retrieved(record) for record in found])
 
     def Scroll(self: GrpcStub, r: Any) -> Any:  # noqa: N802
@@ -129,6 +129,7 @@ class _Points(points_service_pb2_grpc.PointsServicer):
             models.ScrollRequest(
                 limit=r.limit,
                 offset=GrpcToRest.convert_point_id(r.offset) if r.HasField("offset") else None,
+                filter=GrpcToRest.convert_filter(r.filter) if r.HasField("filter") else None,
                 with_payload=True,
                 with_vector=list(r.with_vectors.include.names),
             )

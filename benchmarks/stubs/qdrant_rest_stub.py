@@ -2,7 +2,8 @@
 
 It keeps rules of a server that the engine does not: bodies up to 32 MiB, multi-vectors below 1,048,576 numbers, unique
 sparse indices, strict JSON, and strict mode if asked for. ``shards`` makes collections of several parts. Every body it
-received is kept in ``bodies``; ``refuse`` holds answers (status, headers) that the next requests get instead.
+received is kept in ``bodies``, bytes of the answers in ``sent``; ``refuse`` holds answers (status, headers) that the
+next requests get instead.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ class RestStub:
         self.version = version
         self.lock = threading.Lock()
         self.bodies: list[tuple[str, str, int, Any]] = []
+        self.sent: list[int] = []
         self.refuse: list[tuple[int, dict[str, str]]] = []
         self.keys: dict[str, bool] = {}  # key → whether it may write; empty: none is asked for
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (_Handler,), {"stub": self}))
@@ -143,6 +145,7 @@ class _Handler(BaseHTTPRequestHandler):
         data, kind = json.dumps(answer).encode(), "application/json"
         if status == UNAUTHORIZED:  # alone of all answers it is not JSON
             data, kind = answer["status"]["error"].encode(), "text/plain"
+        self.stub.sent.append(len(data))
         self.send_response(status)
         for name, value in {"Content-Type": kind, **headers}.items():
             self.send_header(name, value)

@@ -129,7 +129,7 @@ class SourceCollection:
 
     def _own_rows(self) -> Iterator[Row]:
         with self._open_ours() as store:
-            documents = (document for batch, _ in store.scroll(batch=BATCH) for document in batch)
+            documents = (document for batch in store.documents(batch=BATCH) for document in batch)
             for number, document in enumerate(documents, start=1):
                 yield Row(document, self.url, number)
 

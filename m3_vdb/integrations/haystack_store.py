@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from functools import wraps
 from typing import Any, Final, ParamSpec, TypeVar, cast
@@ -20,8 +20,7 @@ from m3_vdb.encoding.embedder import Embedder
 from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
 from m3_vdb.encoding.long_documents import LongDocuments, Plan
 from m3_vdb.errors import ConfigError, DocumentError
-from m3_vdb.filter_parser import parse_filter
-from m3_vdb.filters import field_values, matches
+from m3_vdb.filters import field_values
 from m3_vdb.imports import no_usage_data
 from m3_vdb.index import HybridIndex
 from m3_vdb.integrations.haystack_filters import EVERYTHING, to_filter
@@ -197,8 +196,6 @@ class M3DocumentStore:
     def filter_documents(self, filters: dict[str, Any] | None = None) -> list[Document]:
         """All documents that match, by id.
 
-        The whole collection is read; the database applies filters in a search only.
-
         Raises:
             FilterError: the filter cannot be used.
         """
@@ -247,8 +244,7 @@ class M3DocumentStore:
 
     def count_unique_metadata_by_filter(self, filters: dict[str, Any], metadata_fields: list[str]) -> dict[str, int]:
         """Number of different values of each field, in the documents that match."""
-        documents = self._matching(filters)
-        return {field: len(_values(documents, field)) for field in metadata_fields}
+        return {field: len(self._values(field, filters)) for field in metadata_fields}
 
     def get_metadata_fields_info(self) -> dict[str, dict[str, str]]:
         """Field of ``meta`` → ``{"type": …}``, of the first document that has it."""
@@ -260,7 +256,7 @@ class M3DocumentStore:
 
     def get_metadata_field_min_max(self, metadata_field: str) -> dict[str, Any]:
         """The smallest and the largest value of a field, None if no document has it."""
-        values = _values(self._matching(None), metadata_field)
+        values = self._values(metadata_field, None)
         return {"min": min(values, default=None), "max": max(values, default=None)}
 
     def get_metadata_field_unique_values(
@@ -280,7 +276,7 @@ class M3DocumentStore:
             size: values to return.
             filters: of documents.
         """
-        values = sorted(_values(self._matching(filters), metadata_field), key=str)
+        values = sorted(self._values(metadata_field, filters), key=str)
         found = [value for value in values if (search_term or "").lower() in str(value).lower()]
         return found[from_ : from_ + size], len(found)
 
@@ -298,17 +294,19 @@ class M3DocumentStore:
     get_metadata_field_unique_values_async = in_thread(get_metadata_field_unique_values)
 
     def _matching(self, filters: dict[str, Any] | None) -> list[types.Document]:
-        condition = to_filter(filters)
-        expression, left = parse_filter(condition), self.index.count(condition)
-        found: list[types.Document] = []
-        for documents, _ in self.index.store.scroll():
-            if len(found) >= left:
-                break
-            found += [document for document in documents if matches(document.payload, expression)]
+        found = [document for some in self.index.store.documents(filter=to_filter(filters)) for document in some]
         if any(document.passage for document in found):
             ids = [document.passage.document if document.passage else document.id for document in found]
             return self.index.get(list(dict.fromkeys(ids)))
         return found
+
+    def _values(self, field: str, filters: dict[str, Any] | None) -> list[Any]:
+        """The different values of a field, in the documents that match and have it; 1, 1.0, "1" and true differ."""
+        name = field.removeprefix("meta.")
+        condition: types.Filter = {"$and": [{name: {"$exists": True}}, to_filter(filters) or EVERYTHING]}
+        documents = (document for some in self.index.store.documents(filter=condition) for document in some)
+        found = [value for document in documents for value in field_values(document.payload, name)[:1]]
+        return list({json.dumps(value, sort_keys=True): value for value in found}.values())
 
     def _stored(self, ids: list[str]) -> list[str]:
         parts = [ids[i : i + _LOOKED_UP] for i in range(0, len(ids), _LOOKED_UP)]
@@ -326,10 +324,3 @@ class M3DocumentStore:
 def to_haystack(document: types.Document, score: float | None = None) -> Document:
     """A stored document as one of Haystack."""
     return Document(id=document.id, content=document.text, meta=dict(document.payload), score=score)
-
-
-def _values(documents: Iterable[types.Document], field: str) -> list[Any]:
-    """The different values of a field; 1, 1.0, "1" and true differ."""
-    name = field.removeprefix("meta.")
-    found = [value for document in documents for value in field_values(document.payload, name)[:1]]
-    return list({json.dumps(value, sort_keys=True): value for value in found}.values())

@@ -148,15 +148,14 @@ class M3VectorStore(BasePydanticVectorStore):
         await self._async_index.delete(filter={NODE_ID: {"$exists": True}})
 
     def get_nodes(self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None) -> list[BaseNode]:
-        """The nodes with these ids, or all, that match filters. Without ids the whole collection is read.
+        """The nodes with these ids, or all, that match filters. Without ids all that match are read.
 
         Raises:
             ConfigError: a filter cannot be used.
         """
         condition = parse_filter(to_filter(filters))
         if node_ids is None:
-            batches = self._index.store.scroll()
-            stored = [one for documents, _ in batches for one in documents if matches(one.payload, condition)]
+            stored = [one for some in self._index.store.documents(filter=to_filter(filters)) for one in some]
             node_ids = [one.id for one in stored if one.passage is None or one.passage.number == 1]
         return [_to_node(one) for one in self._index.get(node_ids) if matches(one.payload, condition)]
 

@@ -27,6 +27,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from m3_vdb.encoding.identity import ModelIdentity
 from m3_vdb.errors import CollectionNotFoundError, ConfigError
@@ -45,10 +46,13 @@ from m3_vdb.stores.options import (
 )
 from m3_vdb.stores.points import Point, make_points
 from m3_vdb.stores.process import ProcessBound
+from m3_vdb.stores.reading import READ_AT_ONCE, read_pages
 from m3_vdb.stores.vectors import check_query
 from m3_vdb.stores.waiting import OPTIMIZE_SECONDS, Waiting
 from m3_vdb.types import Document, Filter, Hit, M3Embedding, M3Embeddings, Payload
 from m3_vdb.weights import Weights, WeightsLike
+
+Batch = TypeVar("Batch")
 
 
 class VectorStore(ProcessBound):
@@ -245,7 +249,9 @@ class VectorStore(ProcessBound):
                 f"candidates={search.limit}, or a smaller limit"
             )
 
-    def scroll(self, *, batch: int = 256) -> Iterator[tuple[list[Document], M3Embeddings]]:
+    def scroll(
+        self, *, batch: int = READ_AT_ONCE, filter: Filter | None = None
+    ) -> Iterator[tuple[list[Document], M3Embeddings]]:
         """Everything that is stored, in batches: for export, and to move a collection without encoding again.
 
         Every document comes once, in no particular order. Documents that are written or deleted on the way may come
@@ -254,17 +260,35 @@ class VectorStore(ProcessBound):
         ``truncated`` is unknown and False. Of documents that were split, passages come.
 
         Args:
-            batch: documents at a time; all their vectors are held in memory.
+            batch: documents at a time, at most; fewer where their vectors would take more than a few megabytes.
+            filter: payload conditions that must hold.
 
         Yields:
             n ≥ 1 documents and their n embeddings with all three parts.
 
         Raises:
-            ConfigError: ``batch`` is below 1.
+            ConfigError: ``batch`` is below 1, or the filter cannot be used.
         """
         batch = whole_number("batch", batch, least=1)
         self._check_process()
-        return self._checked(self._scroll(batch))
+        return self._checked(self._with_vectors(self._documents(READ_AT_ONCE, self._condition(filter)), batch))
+
+    def documents(self, *, batch: int = READ_AT_ONCE, filter: Filter | None = None) -> Iterator[list[Document]]:
+        """``scroll`` without the vectors, which are not requested.
+
+        Args:
+            batch: documents at a time, at most.
+            filter: payload conditions that must hold.
+
+        Yields:
+            n ≥ 1 documents.
+
+        Raises:
+            ConfigError: ``batch`` is below 1, or the filter cannot be used.
+        """
+        batch = whole_number("batch", batch, least=1)
+        self._check_process()
+        return self._checked(self._documents(batch, self._condition(filter)))
 
     def get(self, ids: Iterable[str]) -> list[Document]:
         """The documents with these ids that exist, in the order of ``ids``.
@@ -379,7 +403,17 @@ class VectorStore(ProcessBound):
         """The hits of n ≥ 1 checked queries."""
 
     @abstractmethod
-    def _scroll(self, batch: int) -> Iterator[tuple[list[Document], M3Embeddings]]: ...
+    def _documents(self, batch: int, condition: Expression | None) -> Iterator[list[Document]]:
+        """All documents that match, each once, at most ``batch`` at a time."""
+
+    @abstractmethod
+    def _read(self, ids: Sequence[str]) -> list[tuple[Document, M3Embedding]]:
+        """The documents with these ids that exist, with their vectors; ``read_pages`` says how many at a time."""
+
+    def _with_vectors(
+        self, parts: Iterable[Sequence[Document]], batch: int
+    ) -> Iterator[tuple[list[Document], M3Embeddings]]:
+        return read_pages(parts, self._read, batch=batch, width=self.identity.multi_vector_dim)
 
     def _optimize(self, timeout: float, waiting: Waiting | None) -> None:
         """Nothing, for a store without indexes."""
@@ -388,9 +422,7 @@ class VectorStore(ProcessBound):
         """None, for a store that cannot say."""
         return None
 
-    def _checked(
-        self, batches: Iterator[tuple[list[Document], M3Embeddings]]
-    ) -> Iterator[tuple[list[Document], M3Embeddings]]:
+    def _checked(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         for batch in batches:
             yield batch
             self._check_process()

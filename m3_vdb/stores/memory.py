@@ -21,7 +21,7 @@ from m3_vdb.stores.fusion import SOURCE_VECTORS, best_first, fuse
 from m3_vdb.stores.options import DENSE, MULTI_VECTOR, SPARSE, Search
 from m3_vdb.stores.points import Point, read_point
 from m3_vdb.stores.vectors import pack
-from m3_vdb.types import Document, Hit, M3Embedding, M3Embeddings, Scores, SparseVector
+from m3_vdb.types import Document, Hit, M3Embedding, Scores, SparseVector
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +113,16 @@ class MemoryStore(VectorStore):
             hits.append([Hit(rows[row].document, total, parts[row] if search.explain else None) for row, total in best])
         return hits
 
-    def _scroll(self, batch: int) -> Iterator[tuple[list[Document], M3Embeddings]]:
+    def _documents(self, batch: int, condition: Expression | None) -> Iterator[list[Document]]:
         with self._lock:
-            rows = list(self._open_rows().values())
-        for start in range(0, len(rows), batch):
-            part = rows[start : start + batch]
-            yield [row.document for row in part], pack([row.embedding for row in part])
+            found = [row.document for row in self._open_rows().values() if matches(row.document.payload, condition)]
+        for start in range(0, len(found), batch):
+            yield found[start : start + batch]
+
+    def _read(self, ids: Sequence[str]) -> list[tuple[Document, M3Embedding]]:
+        with self._lock:
+            rows = self._open_rows()
+            return [(rows[i].document, rows[i].embedding) for i in ids if i in rows]
 
     def _open_rows(self) -> dict[str, _Row]:
         if self._rows is None:

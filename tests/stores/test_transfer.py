@@ -136,11 +136,11 @@ def test_a_failed_export_leaves_the_old_file(tmp_path):
     path.write_text("old")
     source.upsert(make_documents(3), make_embeddings(3))
 
-    def broken(batch):
-        yield from MemoryStore._scroll(source, batch)
+    def broken(batch, condition):
+        yield from MemoryStore._documents(source, batch, condition)
         raise RuntimeError("the store went away")
 
-    source._scroll = broken
+    source._documents = broken
     with pytest.raises(RuntimeError):
         export_parquet(source, path)
     assert path.read_text() == "old"

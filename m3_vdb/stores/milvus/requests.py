@@ -129,13 +129,17 @@ class Requests:
         found = self.client.query(self.collection, filter=condition, output_fields=["count(*)"])
         return int(found[0]["count(*)"])
 
-    def keys(self) -> Iterator[list[str]]:
-        """All keys, in parts. They are evenly spread hexadecimal numbers: a part is what begins with some digits."""
+    def keys(self, condition: str = "") -> Iterator[list[str]]:
+        """All keys that meet a condition, in parts.
+
+        Keys are evenly spread hexadecimal numbers: a part is what begins with some digits.
+        """
         number, digits = self.count(), 0
         while number > _KEYS * 16**digits:
             digits += 1
         for prefix in product("0123456789abcdef", repeat=digits):
-            yield list(self.matching(f'{KEY} like "{"".join(prefix)}%"', []))
+            part = f'{KEY} like "{"".join(prefix)}%"'
+            yield list(self.matching(f"{part} and ({condition})" if condition else part, []))
 
     def matching(self, condition: str, fields: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Key → fields of all rows that meet a condition."""

@@ -40,16 +40,15 @@ from m3_vdb.stores.milvus.rows import (
 from m3_vdb.stores.names import Folder, Server
 from m3_vdb.stores.options import DEFAULT_OPTIONS, DENSE, MULTI_VECTOR, SPARSE, CollectionOptions, IndexType, Search
 from m3_vdb.stores.points import Point, batches, point_id
-from m3_vdb.stores.vectors import pack
+from m3_vdb.stores.reading import READ_AT_ONCE
 from m3_vdb.stores.waiting import Waiting, not_done, wait_for
-from m3_vdb.types import Document, Hit, M3Embedding, M3Embeddings, Scores
+from m3_vdb.types import Document, Hit, M3Embedding, Scores
 
 COLLECTION_IN_FILE: Final = "m3"
 """A file holds one collection, as a folder of Qdrant's engine does."""
 MAX_REQUEST_BYTES: Final = 16 * 1024 * 1024
 """Of an upsert, well below the 64 MiB that a Milvus server takes by default (proxy.grpc.serverMaxRecvSize)."""
 _KEYS_PER_DELETE: Final = 1000
-_UPDATED_AT_ONCE: Final = 256
 
 
 class MilvusStore(VectorStore):
@@ -184,9 +183,9 @@ class MilvusStore(VectorStore):
 
     def _update(self, documents: Sequence[Document]) -> None:
         """Rows are written again, with the vectors that they have: not every Milvus changes a part of a row."""
-        new = {point_id(document.id): document for document in documents}
-        for found, embeddings in self._stored(list(new), _UPDATED_AT_ONCE):
-            self.upsert([new[point_id(document.id)] for document in found], embeddings)
+        new = {document.id: document for document in documents}
+        for found, embeddings in self._with_vectors([documents], READ_AT_ONCE):
+            self.upsert([new[document.id] for document in found], embeddings)
 
     def _count(self, condition: Expression | None) -> int:
         requests = self._requests()
@@ -229,20 +228,20 @@ class MilvusStore(VectorStore):
         self._open = None
         self._free()
 
-    def _scroll(self, batch: int) -> Iterator[tuple[list[Document], M3Embeddings]]:
+    def _documents(self, batch: int, condition: Expression | None) -> Iterator[list[Document]]:
         with mapped_errors(self._where):
-            parts = list(self._requests().keys())
-        for keys in parts:
-            yield from self._stored(keys, batch)
-
-    def _stored(self, keys: list[str], batch: int) -> Iterator[tuple[list[Document], M3Embeddings]]:
-        """The documents and embeddings of those rows that exist."""
-        fields, width = [*DOCUMENT_FIELDS, *vector_fields(struct=self._opened.struct)], self.identity.multi_vector_dim
+            keys = [key for part in self._requests().keys(to_condition(condition, self._requests())) for key in part]
         for start in range(0, len(keys), batch):
             with mapped_errors(self._where):
-                rows = list(self._requests().rows(keys[start : start + batch], fields).values())
+                rows = self._requests().rows(keys[start : start + batch], DOCUMENT_FIELDS)
             if rows:
-                yield [read_row(row) for row in rows], pack([read_embedding(row, width) for row in rows])
+                yield list(map(read_row, rows.values()))
+
+    def _read(self, ids: Sequence[str]) -> list[tuple[Document, M3Embedding]]:
+        fields, width = [*DOCUMENT_FIELDS, *vector_fields(struct=self._opened.struct)], self.identity.multi_vector_dim
+        with mapped_errors(self._where):
+            rows = self._requests().rows([point_id(i) for i in ids], fields)
+        return [(read_row(row), read_embedding(row, width)) for row in rows.values()]
 
     def _search(self, queries: Sequence[M3Embedding], search: Search) -> list[list[Hit]]:
         requests = self._requests()

@@ -25,8 +25,7 @@ from m3_vdb.stores.options import DENSE, INDEX_TYPES, MULTI_VECTOR, SPARSE, Inde
 from m3_vdb.stores.points import ID_FIELD, point_id, read_id, read_point
 from m3_vdb.stores.qdrant.requests import Request, among, candidate_requests, fused_request, prefetches, score_requests
 from m3_vdb.stores.qdrant.schema import QdrantCapabilities, helpful_indexes, index_advice
-from m3_vdb.stores.vectors import pack
-from m3_vdb.types import Document, Hit, M3Embedding, M3Embeddings, Scores, SparseVector
+from m3_vdb.types import Document, Hit, M3Embedding, Scores, SparseVector
 
 INDEX_WORTH: Final = 2000
 """Documents from which on a filter without an index is worth a word: at 3,000 it doubles the time of a query."""
@@ -75,11 +74,17 @@ class QdrantCollection(VectorStore):
         """Replace these top-level fields of points that exist."""
 
     @abstractmethod
-    def _records(self, point_ids: list[str]) -> Sequence[Any]: ...
+    def _records(self, point_ids: list[str], vectors: Sequence[str] = ()) -> Sequence[Any]:
+        """Those that exist, with their payloads and the named vectors."""
 
     @abstractmethod
-    def _scroll_page(self, offset: Any, limit: int) -> tuple[Sequence[Any], Any]:  # noqa: ANN401 - the engine's own
-        """Records with their vectors, and the offset of the next page, None after the last one."""
+    def _scroll_page(
+        self,
+        offset: Any,  # noqa: ANN401 - the engine's own
+        limit: int,
+        condition: Expression | None,
+    ) -> tuple[Sequence[Any], Any]:
+        """Records without vectors, and the offset of the next page, None after the last one."""
 
     @abstractmethod
     def _answer(self, request: Request) -> Sequence[Any]: ...
@@ -106,16 +111,20 @@ class QdrantCollection(VectorStore):
             records = self._records([point_id(i) for i in ids]) if ids else []
         return {read_id(record.payload): record.payload for record in records}
 
-    def _scroll(self, batch: int) -> Iterator[tuple[list[Document], M3Embeddings]]:
+    def _documents(self, batch: int, condition: Expression | None) -> Iterator[list[Document]]:
         offset: Any = None
         while True:
             with self._engine():
-                records, offset = self._scroll_page(offset, batch)
+                records, offset = self._scroll_page(offset, batch, condition)
             if records:
-                documents = [read_point(record.payload) for record in records]
-                yield documents, pack([_embedding(record.vector) for record in records])
+                yield [read_point(record.payload) for record in records]
             if offset is None:
                 return
+
+    def _read(self, ids: Sequence[str]) -> list[tuple[Document, M3Embedding]]:
+        with self._engine():
+            records = self._records([point_id(i) for i in ids], (DENSE, SPARSE, MULTI_VECTOR))
+        return [(read_point(record.payload), _embedding(record.vector)) for record in records]
 
     def _search(self, queries: Sequence[M3Embedding], search: Search) -> list[list[Hit]]:
         can = self._capabilities

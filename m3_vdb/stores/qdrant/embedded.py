@@ -33,7 +33,7 @@ from m3_vdb.stores.folder import (
     read_metadata,
     write_metadata,
 )
-from m3_vdb.stores.options import DEFAULT_OPTIONS, DENSE, MULTI_VECTOR, SPARSE, CollectionOptions
+from m3_vdb.stores.options import DEFAULT_OPTIONS, CollectionOptions
 from m3_vdb.stores.points import Point, batches, field_name, field_path, point_id
 from m3_vdb.stores.qdrant.collection import QdrantCollection
 from m3_vdb.stores.qdrant.edge_values import INDEXES, edge_filter, to_config, to_point, to_request
@@ -144,14 +144,19 @@ class QdrantEdgeStore(QdrantCollection):
         with self._engine() as shard:
             shard.update(edge.UpdateOperation.set_payload([*point_ids], fields))
 
-    def _records(self, point_ids: list[str]) -> Sequence[Any]:
+    def _records(self, point_ids: list[str], vectors: Sequence[str] = ()) -> Sequence[Any]:
         with self._engine() as shard:
-            return shard.retrieve([*point_ids], with_payload=True, with_vector=False)
+            return shard.retrieve([*point_ids], with_payload=True, with_vector=list(vectors) or False)
 
-    def _scroll_page(self, offset: Any, limit: int) -> tuple[Sequence[Any], Any]:  # noqa: ANN401 - a point's id
-        vectors = [DENSE, SPARSE, MULTI_VECTOR]
+    def _scroll_page(
+        self,
+        offset: Any,  # noqa: ANN401 - a point's id
+        limit: int,
+        condition: Expression | None,
+    ) -> tuple[Sequence[Any], Any]:
+        request = edge.ScrollRequest(offset=offset, limit=limit, filter=_optional_filter(condition), with_payload=True)
         with self._engine() as shard:
-            return shard.scroll(edge.ScrollRequest(offset=offset, limit=limit, with_payload=True, with_vector=vectors))
+            return shard.scroll(request)
 
     def _answer(self, request: Request) -> Sequence[Any]:
         with self._engine() as shard:
@@ -170,9 +175,8 @@ class QdrantEdgeStore(QdrantCollection):
             shard.update(edge.UpdateOperation.delete_points_by_filter(edge_filter(to_filter(condition))))
 
     def _count(self, condition: Expression | None) -> int:
-        matching = None if condition is None else edge_filter(to_filter(condition))
         with self._engine() as shard:
-            return shard.count(edge.CountRequest(exact=True, filter=matching))
+            return shard.count(edge.CountRequest(exact=True, filter=_optional_filter(condition)))
 
     def _optimize(self, timeout: float, waiting: Waiting | None) -> None:
         """Build the HNSW graph and drop what was deleted; blocks for seconds to minutes.
@@ -195,6 +199,10 @@ class QdrantEdgeStore(QdrantCollection):
             self._shard = None
             with _mapped_errors(self._where):
                 self._free()
+
+
+def _optional_filter(condition: Expression | None) -> edge.Filter | None:
+    return None if condition is None else edge_filter(to_filter(condition))
 
 
 def _require_free(folder: Path, *, where: str) -> None:

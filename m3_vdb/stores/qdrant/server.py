@@ -169,13 +169,24 @@ class QdrantStore(QdrantCollection):
     def _set_payload(self, point_ids: list[str], fields: dict[str, Any]) -> None:
         self._client.set_payload(self._collection, fields, points=[*point_ids], wait=True)
 
-    def _records(self, point_ids: list[str]) -> Sequence[Any]:
-        return self._client.retrieve(self._collection, point_ids, with_payload=True)
+    def _records(self, point_ids: list[str], vectors: Sequence[str] = ()) -> Sequence[Any]:
+        return self._client.retrieve(
+            self._collection, point_ids, with_payload=True, with_vectors=list(vectors) or False
+        )
 
-    def _scroll_page(self, offset: Any, limit: int) -> tuple[Sequence[Any], Any]:  # noqa: ANN401 - a point's id
-        vectors = [DENSE, SPARSE, MULTI_VECTOR]
+    def _scroll_page(
+        self,
+        offset: Any,  # noqa: ANN401 - a point's id
+        limit: int,
+        condition: Expression | None,
+    ) -> tuple[Sequence[Any], Any]:
         return self._client.scroll(
-            self._collection, limit=limit, offset=offset, with_payload=True, with_vectors=vectors
+            self._collection,
+            _optional_filter(condition),
+            limit=limit,
+            offset=offset,
+            with_payload=True,
+            with_vectors=False,
         )
 
     def _answer(self, request: Request) -> Sequence[Any]:
@@ -211,9 +222,8 @@ class QdrantStore(QdrantCollection):
             client.delete(self._collection, selector, wait=True)
 
     def _count(self, condition: Expression | None) -> int:
-        matching = None if condition is None else models.Filter(**to_filter(condition))
         with self._engine() as client:
-            return client.count(self._collection, count_filter=matching, exact=True).count
+            return client.count(self._collection, count_filter=_optional_filter(condition), exact=True).count
 
     def _optimize(self, timeout: float, waiting: Waiting | None) -> None:
         """Wait until the server has indexed what it was given; it decides itself what to index.
@@ -244,6 +254,10 @@ class QdrantStore(QdrantCollection):
     def _close(self) -> None:
         """Close the connection. Every upsert has been written already."""
         self._client.close()
+
+
+def _optional_filter(condition: Expression | None) -> models.Filter | None:
+    return None if condition is None else models.Filter(**to_filter(condition))
 
 
 def _datatype(options: CollectionOptions, *, version: str) -> str | None:
