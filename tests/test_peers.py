@@ -26,7 +26,7 @@ FLAG = "FlagEmbedding"
 
 
 @pytest.fixture(scope="module")
-def benchmark(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[dict[str, Any], str]]:
+def measure(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[dict[str, Any], str]]:
     """Runs it on one small checkpoint: (JSON line, everything before it)."""
     app = Typer()
     app.command()(main)
@@ -42,10 +42,10 @@ def benchmark(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[d
     return run
 
 
-def test_encoders_are_measured_and_compared_and_those_that_are_missing_named(benchmark) -> None:
+def test_encoders_are_measured_and_compared_and_those_that_are_missing_named(measure) -> None:
     ours = ["m3-vdb onnxruntime fp32", "m3-vdb openvino int8"]
     asked = ",".join([*ours, FLAG, "bge-m3-lite int8"])
-    found, text = benchmark("--peers", sys.executable, "--only", asked, "--case", "1 x 16,mixed")
+    found, text = measure("--peers", sys.executable, "--only", asked, "--case", "1 x 16,mixed")
     assert list(found["peers"]) == ours
     assert found["processor"]
     assert found["tokens"]["1 x 16"] == 16
@@ -61,8 +61,8 @@ def test_encoders_are_measured_and_compared_and_those_that_are_missing_named(ben
     assert set(found["left_out"]) == {FLAG, "bge-m3-lite int8"}
 
 
-def test_without_an_environment_for_them_the_others_are_left_out(benchmark) -> None:
-    found, text = benchmark("--only", "m3-vdb onnxruntime int8", "--case", "1 x 16")
+def test_without_an_environment_for_them_the_others_are_left_out(measure) -> None:
+    found, text = measure("--only", "m3-vdb onnxruntime int8", "--case", "1 x 16")
     assert found["left_out"].keys() == PEERS.keys()
     assert text.startswith("left out: bge-m3-lite fp32, bge-m3-lite int8, FlagEmbedding")
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import m3_vdb.stores
 from benchmarks.stubs.qdrant_rest_stub import RestStub
 from m3_vdb.errors import (
     CollectionNotFoundError,
@@ -140,6 +141,8 @@ def test_a_missing_package_names_its_install_command(url, package, extra, monkey
         monkeypatch.setitem(sys.modules, "milvus_lite.adapter.grpc.server", None)
     for ours in [name for name in sys.modules if name.startswith(f"m3_vdb.stores.{extra}")]:
         monkeypatch.delitem(sys.modules, ours)
+    if loaded := getattr(m3_vdb.stores, extra, None):  # the import below replaces it
+        monkeypatch.setattr(m3_vdb.stores, extra, loaded)
     with pytest.raises(MissingExtraError, match=rf"pip install 'm3-vdb\[{extra}\]'"):
         open_store(url, identity=IDENTITY)
 
