@@ -33,13 +33,12 @@ from m3_vdb.encoding.bundle import MODEL, ONNXRUNTIME
 from onnx_export.weights import (
     BLOCK,
     EMBEDDING,
-    CodedTable,
     Weights,
     frequent_rows,
     quantize_blocks,
+    quantize_codes,
     quantize_int8,
     quantize_matrix,
-    quantize_table,
 )
 
 OPSET: Final = 17
@@ -174,33 +173,28 @@ class GraphBuilder:
             return self._block_rows(table, ids)
         if self.weights.precision != "int4":
             return self.op("Gather", [self.vector(table, name="words"), ids])
-        coded = quantize_table(table, self.weights.basis)
-        first = self.constant(np.array(frequent_rows(table), dtype=np.int64))
+        frequent = frequent_rows(table)
+        first = self.constant(np.array(frequent, dtype=np.int64))
         rare = self.op("Not", [self.op("Less", [ids, first])])
         none = self.constant(np.array(0, dtype=np.int64))
-        own = {
-            "words": self.op("Where", [rare, none, ids]),
-            "rare": self.op("Where", [rare, self.op("Sub", [ids, first]), none]),
-        }
-        frequent, other = (self._coordinates(coded, name, ids) for name, ids in own.items())
-        coordinates = self.op("Where", [self.op("Unsqueeze", [rare, self.constant([-1])]), other, frequent])
+        rows = self._block_rows(table[:frequent], self.op("Where", [rare, none, ids]))
+        coded = self._coded_rows(table[frequent:], self.op("Where", [rare, self.op("Sub", [ids, first]), none]))
+        return self.op("Where", [self.op("Unsqueeze", [rare, self.constant([-1])]), coded, rows])
+
+    def _coded_rows(self, table: NDArray[np.float32], ids: str) -> str:
+        """Rows of a table of ``quantize_codes``."""
+        coded = quantize_codes(table, self.weights.basis)
+        parts = []
+        for i, (codes, book) in enumerate(zip(coded.codes, coded.books, strict=True)):
+            code = self.op("Gather", [self.constant(codes, name=f"rare.codes.{i}"), ids])
+            index = self.op("Cast", [code], to=TensorProto.INT32)
+            found = self.op("Gather", [self.constant(book, name=f"rare.books.{i}"), index])
+            parts.append(self.op("Reshape", [found, self.constant([0, 0, codes.shape[1] * book.shape[1]])]))
         spread, mean = (
-            self.op("Cast", [self.constant(part, name=f"words.{name}")], to=TensorProto.FLOAT)
+            self.op("Cast", [self.constant(part, name=f"rare.{name}")], to=TensorProto.FLOAT)
             for part, name in ((coded.basis[:-1], "basis"), (coded.basis[-1], "mean"))
         )
-        return self.op("Add", [self.op("MatMul", [coordinates, spread]), mean])
-
-    def _coordinates(self, table: CodedTable, name: str, ids: str) -> str:
-        """Coordinates of the rows of frequent or of rare pieces, [B, L, d]."""
-        parts = []
-        for i, (codes, book) in enumerate(zip(table.codes[name], table.books[name], strict=True)):
-            code = self.op("Gather", [self.constant(codes, name=f"{name}.codes.{i}"), ids])
-            found = self.op(
-                "Gather",
-                [self.constant(book, name=f"{name}.books.{i}"), self.op("Cast", [code], to=TensorProto.INT32)],
-            )
-            parts.append(self.op("Reshape", [found, self.constant([0, 0, codes.shape[1] * book.shape[1]])]))
-        return self.op("Concat", parts, axis=-1)
+        return self.op("Add", [self.op("MatMul", [self.op("Concat", parts, axis=-1), spread]), mean])
 
     def _block_rows(self, table: NDArray[np.float32], ids: str) -> str:
         """Rows of a table in 4-bit blocks."""

@@ -16,7 +16,7 @@ from onnx import helper, numpy_helper
 
 from m3_vdb.errors import BundleError
 from onnx_export.graph import PADDING_ID
-from onnx_export.weights import CODED, EMBEDDING, CodedTable, Weights, dequantize_blocks, dequantize_matrix
+from onnx_export.weights import CODED, EMBEDDING, CodedRows, Weights, dequantize_blocks, dequantize_matrix
 
 LINEAR: Final = ("attention.output", "intermediate", "output")
 """Matrices of a layer; a checkpoint puts ".dense" after these names. Query, key and value are one."""
@@ -70,7 +70,7 @@ def _restore(graph: onnx.GraphProto, stored: Mapping[str, NDArray[Any]], max_len
         tensors[f"{head}_linear.bias"] = _float32(stored[f"{head}.bias"])
     norm = next(node for node in graph.node if node.op_type == "LayerNormalization")
     epsilon = next(helper.get_attribute_value(one) for one in norm.attribute if one.name == "epsilon")
-    basis = _basis(stored) if "words.basis" in stored else None
+    basis = _basis(stored) if "rare.basis" in stored else None
     return Weights(tensors, layers, heads, float(epsilon), basis=basis)
 
 
@@ -84,17 +84,15 @@ def _heads(graph: onnx.GraphProto, stored: Mapping[str, NDArray[Any]]) -> tuple[
 def _words(stored: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
     if "words" in stored:
         return _float32(stored["words"])
-    if "words.basis" not in stored:
-        return dequantize_blocks(stored["words.packed"], stored["words.codes"], stored["words.scales"])
-    codes, books = (
-        {name: [stored[f"{name}.{kind}.{i}"] for i in range(len(CODED[name]))] for name in CODED}
-        for kind in ("codes", "books")
-    )
-    return CodedTable(_basis(stored), codes, books).rows()
+    frequent = dequantize_blocks(stored["words.packed"], stored["words.codes"], stored["words.scales"])
+    if "rare.basis" not in stored:
+        return frequent
+    codes, books = ([stored[f"rare.{kind}.{i}"] for i in range(len(CODED))] for kind in ("codes", "books"))
+    return np.concatenate([frequent, CodedRows(_basis(stored), codes, books).rows()])
 
 
 def _basis(stored: Mapping[str, NDArray[Any]]) -> NDArray[np.float16]:
-    return np.vstack([stored["words.basis"], stored["words.mean"]])
+    return np.vstack([stored["rare.basis"], stored["rare.mean"]])
 
 
 def _matrix(stored: Mapping[str, NDArray[Any]], name: str) -> NDArray[np.float32]:

@@ -26,15 +26,12 @@ RANK: Final = 32
 """Of the correction that is added to a matrix of 4-bit blocks."""
 EXACT: Final = 0.001
 """Share of a matrix that blocks may miss without a correction: float16 rounds scales by .0003."""
-FREQUENT: Final = 8
-"""At int4 the first eighth of the pieces has more codes: XLM-R's are in the order of their frequency, and these are
-three of four tokens in most languages."""
-CODED: Final[Mapping[str, Sequence[tuple[int, int]]]] = {
-    "words": ((1, 1), (2, 3), (4, 4)),
-    "rare": ((2, 2), (4, 2), (8, 4)),
-}
-"""Of frequent and of rare pieces: how many coordinates share a code of one byte, and for how many eighths of the width,
-from the most important coordinates on: 3.5 and 2 bits a number."""
+FREQUENT: Final = 5
+"""At int4 the first fifth of the pieces has 4-bit blocks: XLM-R's are in the order of their frequency, and these are
+four of five tokens in most languages."""
+CODED: Final = ((2, 1), (4, 3), (8, 4))
+"""Of the other pieces: how many coordinates share a code of one byte, and for how many eighths of the width, from the
+most important coordinates on: 1.75 bits a number."""
 SAMPLE: Final = 2**18
 """Parts from which a codebook is made."""
 LEAST_METRIC: Final = 0.03
@@ -66,7 +63,7 @@ class Weights:
             rows.
         precision: how the graph stores them. "fp16" also computes in float16, but normalises the outputs in float32;
             "int8" has matrices with one scale per output and embeddings in 4-bit blocks; "int4" has matrices in 4-bit
-            blocks with a correction of low rank, and embeddings in codes. Both compute in float32.
+            blocks with a correction of low rank, and codes for the embeddings of rare pieces. Both compute in float32.
     """
 
     tensors: Mapping[str, NDArray[np.float32]]
@@ -245,49 +242,44 @@ def low_rank(error: NDArray[np.float32], rank: int) -> tuple[NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
-class CodedTable:
-    """An embedding table at int4: transform coding, with codebooks for groups of coordinates.
+class CodedRows:
+    """Rows of an embedding table in codes: transform coding, with codebooks for groups of coordinates.
 
     Attributes:
-        basis: float16 [d + 1, d]; a row of the table is its coordinates times the first d rows, plus the last one.
-        codes: by the names of ``CODED``, one array uint8 [rows, n] for each of its parts.
+        basis: float16 [d + 1, d]; a row is its coordinates times the first d rows, plus the last one.
+        codes: uint8 [rows, n] for each part of ``CODED``.
         books: likewise, float32 [256, coordinates of a code].
     """
 
     basis: NDArray[np.float16]
-    codes: Mapping[str, Sequence[NDArray[np.uint8]]]
-    books: Mapping[str, Sequence[NDArray[np.float32]]]
+    codes: Sequence[NDArray[np.uint8]]
+    books: Sequence[NDArray[np.float32]]
 
     def rows(self) -> NDArray[np.float32]:
-        """The table: float32 [V, d]."""
+        """The rows: float32 [n, d]."""
         spread, mean = np.split(self.basis.astype(np.float32), [-1])
-        parts = {
-            name: [book[codes].reshape(len(codes), -1) for codes, book in zip(codes, self.books[name], strict=True)]
-            for name, codes in self.codes.items()
-        }
-        coordinates = np.concatenate([np.concatenate(one, axis=1) for one in parts.values()])
-        table: NDArray[np.float32] = coordinates @ spread + mean
-        return table
+        parts = [book[codes].reshape(len(codes), -1) for codes, book in zip(self.codes, self.books, strict=True)]
+        rows: NDArray[np.float32] = np.concatenate(parts, axis=1) @ spread + mean
+        return rows
 
 
-def table_basis(table: NDArray[np.float32], metric: NDArray[np.floating] | None = None) -> NDArray[np.float16]:
-    """Coordinates in which the rows of a table are coded with the least harm.
+def table_basis(rows: NDArray[np.float32], metric: NDArray[np.floating] | None = None) -> NDArray[np.float16]:
+    """Coordinates in which rows of an embedding table are coded with the least harm.
 
     An error e of a row costs eᵀ·H·e, with H the mean of g·gᵀ over the gradients g of the model's output by the row of a
     token. In the coordinates of H^½ all errors cost the same, and there the principal axes of the rows (Karhunen-Loève)
-    show where many bits pay. On m3-small this saves 59 % of the cost at the same size, and 22 % with H = 1
-    (docs/log.md, 2026-11-29).
+    show where many bits pay: 1.75 bits a number do what 2 did without (docs/log.md, 2026-11-29).
 
     Args:
-        table: float32 [V, d].
+        rows: float32 [n, d], those that are to be coded.
         metric: H, [d, d]; None is 1, so that the rows' own errors are smallest.
 
     Returns:
-        float16 [d + 1, d], see ``CodedTable``; coordinates have the variance 1 and fall in importance.
+        float16 [d + 1, d], see ``CodedRows``; coordinates have the variance 1 and fall in importance.
     """
-    mean = table.mean(axis=0, dtype=np.float64)
-    covariance = sum((part - mean).T @ (part - mean) for part in _slices(table)) / len(table)
-    importance = np.eye(table.shape[1])
+    mean = rows.mean(axis=0, dtype=np.float64)
+    covariance = sum((part - mean).T @ (part - mean) for part in _slices(rows)) / len(rows)
+    importance = np.eye(rows.shape[1])
     if metric is not None:
         importance = metric / np.trace(metric) * len(metric) + LEAST_METRIC * importance
     costs, axes = np.linalg.eigh(importance)
@@ -298,33 +290,34 @@ def table_basis(table: NDArray[np.float32], metric: NDArray[np.floating] | None 
     return np.vstack([spread.T, mean]).astype(np.float16)
 
 
-def quantize_table(table: NDArray[np.float32], basis: NDArray[np.float16] | None = None) -> CodedTable:
-    """Code the rows of an embedding table; rows that had codes in the same basis get them again.
+def quantize_codes(rows: NDArray[np.float32], basis: NDArray[np.float16] | None = None) -> CodedRows:
+    """Code rows; those that had codes in the same basis get them again.
 
     Args:
-        table: float32 [V, d], d a multiple of 32.
+        rows: float32 [n, d], d a multiple of 32.
         basis: of the codes; None takes ``table_basis``.
     """
     if basis is None:
-        basis = table_basis(table)
+        basis = table_basis(rows)
     spread, mean = np.split(basis.astype(np.float64), [-1])
     inverse = np.linalg.pinv(spread)
-    coordinates = np.concatenate([((part - mean) @ inverse).astype(np.float32) for part in _slices(table)])
-    codes: dict[str, list[NDArray[np.uint8]]] = {}
-    books: dict[str, list[NDArray[np.float32]]] = {}
-    for (name, layout), rows in zip(CODED.items(), np.split(coordinates, [frequent_rows(table)]), strict=True):
-        ends = np.cumsum([eighths * table.shape[1] // 8 for _, eighths in layout])
-        columns = np.split(rows, ends[:-1], axis=1)
-        books[name] = [_codebook(part.reshape(-1, size)) for part, (size, _) in zip(columns, layout, strict=True)]
-        codes[name] = [
-            _nearest(part.reshape(-1, book.shape[1]), book).reshape(len(rows), -1)
-            for part, book in zip(columns, books[name], strict=True)
-        ]
-    return CodedTable(basis, codes, books)
+    coordinates = np.concatenate([((part - mean) @ inverse).astype(np.float32) for part in _slices(rows)])
+    ends = np.cumsum([eighths * rows.shape[1] // 8 for _, eighths in CODED])
+    columns = np.split(coordinates, ends[:-1], axis=1)
+    parts = [part.reshape(-1, size) for part, (size, _) in zip(columns, CODED, strict=True)]
+    books = [_codebook(part) for part in parts]
+    codes = [_nearest(part, book).reshape(len(rows), -1) for part, book in zip(parts, books, strict=True)]
+    return CodedRows(basis, codes, books)
+
+
+def rounded_table(table: NDArray[np.float32], basis: NDArray[np.float16] | None = None) -> NDArray[np.float32]:
+    """The embedding table as it is after an export at int4: float32 [V, d]."""
+    frequent, rare = np.split(table, [frequent_rows(table)])
+    return np.concatenate([dequantize_blocks(*quantize_blocks(frequent)), quantize_codes(rare, basis).rows()])
 
 
 def frequent_rows(table: NDArray[np.float32]) -> int:
-    """How many of the first rows have more codes at int4."""
+    """How many of the first rows are in 4-bit blocks at int4."""
     return -(-len(table) // FREQUENT)
 
 

@@ -18,7 +18,7 @@ from onnx_export.weights import (
     dequantize_blocks,
     quantize_blocks,
     quantize_int8,
-    quantize_table,
+    rounded_table,
 )
 
 FEW = settings(max_examples=40, deadline=None, derandomize=True)
@@ -124,8 +124,9 @@ def test_the_graph_unpacks_rows_as_numpy_does(precision):
     )
     model = helper.make_model(graph, ir_version=IR_VERSION, opset_imports=[helper.make_opsetid("", OPSET)])
     onnx.checker.check_model(model, full_check=True)
-    ids = np.array([[0, 1, 19], [7, 4, 3]])  # at int4 row 3 is the first that is rare
+    ids = np.array([[0, 1, 19], [7, 4, 3]])  # at int4 row 4 is the first that is rare
     (rows,) = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"input_ids": ids})
     assert rows.shape == (2, 3, 64)
-    expected = dequantize_blocks(*quantize_blocks(table)) if precision == "int8" else quantize_table(table).rows()
-    np.testing.assert_array_equal(rows, expected[ids])
+    expected = dequantize_blocks(*quantize_blocks(table)) if precision == "int8" else rounded_table(table)
+    # A coded row is a product of 64 numbers of up to 20, added in another order.
+    np.testing.assert_allclose(rows, expected[ids], rtol=0, atol=0 if precision == "int8" else 2e-5)

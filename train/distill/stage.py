@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from m3_vdb.encoding.packing import pack
 from m3_vdb.encoding.tokenizer import TokenBatch
 from m3_vdb.errors import ConfigError
-from onnx_export.weights import RANK, dequantize_matrix, quantize_matrix, quantize_table, table_basis
+from onnx_export.weights import RANK, dequantize_matrix, frequent_rows, quantize_matrix, rounded_table, table_basis
 from train.config import LoRA, Phase
 from train.data.batches import BatchSampler, Numbers, RowSizes
 from train.data.store import Lengths, RowStore, token_batch
@@ -66,8 +66,9 @@ def distill(config: DistillConfig, *, report: Report, warn: Callable[[str], None
     if config.export_precision == "int4" and model.embedding_basis is None:
         table = model.encoder.get_input_embeddings().weight.detach().numpy()
         some = np.linspace(0, len(store) - 1, min(METRIC_TEXTS, len(store))).astype(int).tolist()
-        metric = embedding_metric(model, token_batch(record["query"] for record in store.rows(some)))
-        model.embedding_basis = table_basis(table, metric)
+        tokens = token_batch(record["query"] for record in store.rows(some))
+        rare = frequent_rows(table)
+        model.embedding_basis = table_basis(table[rare:], embedding_metric(model, tokens, first=rare))
     return Loop(DistillTask(run, model, teacher, store), run).run()
 
 
@@ -165,7 +166,7 @@ class DistillTask(M3Task):
         return f"texts {rows.tolist()}"
 
 
-def embedding_metric(model: M3Model, tokens: TokenBatch) -> NDArray[np.float64]:
+def embedding_metric(model: M3Model, tokens: TokenBatch, *, first: int) -> NDArray[np.float64]:
     """What errors of an embedding do to the vectors: the mean of g·gᵀ over tokens, [d, d].
 
     g is the gradient by a token's embedding of the dense vector and all rows of its text in a random direction, so that
@@ -174,9 +175,16 @@ def embedding_metric(model: M3Model, tokens: TokenBatch) -> NDArray[np.float64]:
     Args:
         model: is not changed.
         tokens: of some hundred texts.
+        first: the smallest id that counts.
+
+    Returns:
+        [d, d]; the unit matrix if no such id occurs.
     """
     generator = torch.Generator().manual_seed(0)
     metric = np.zeros((model.dim, model.dim))
+    count = int((tokens.ids >= first).sum())
+    if not count:
+        return np.eye(model.dim)
     embedded: list[Tensor] = []
     hook = model.encoder.get_input_embeddings().register_forward_hook(lambda _, ids, output: embedded.append(output))
     for group in pack(tokens.lengths, batch_tokens=METRIC_TOKENS, call_cost=0):
@@ -185,10 +193,10 @@ def embedding_metric(model: M3Model, tokens: TokenBatch) -> NDArray[np.float64]:
         rows = output.multi_vector * mask[:, 1:, None]
         drawn = [torch.randn(one.shape, generator=generator) for one in (output.dense, rows)]
         value = (drawn[0] * output.dense).sum() + (drawn[1] * rows).sum()
-        gradients = torch.autograd.grad(value, embedded.pop())[0][mask == 1].double().numpy()
+        gradients = torch.autograd.grad(value, embedded.pop())[0][(mask == 1) & (ids >= first)].double().numpy()
         metric += gradients.T @ gradients
     hook.remove()
-    mean: NDArray[np.float64] = metric / tokens.lengths.sum()
+    mean: NDArray[np.float64] = metric / count
     return mean
 
 
@@ -201,7 +209,7 @@ def to_int4(model: M3Model) -> dict[str, tuple[Tensor, Tensor]]:
         of those that need one, or of all if none does.
     """
     table = model.encoder.get_input_embeddings().weight
-    table.copy_(torch.from_numpy(quantize_table(table.numpy(), model.embedding_basis).rows()))
+    table.copy_(torch.from_numpy(rounded_table(table.numpy(), model.embedding_basis)))
     corrections: dict[str, tuple[Tensor, Tensor]] = {}
     for name, layer in model.encoder.named_modules():
         if isinstance(layer, nn.Linear):
