@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
+import weakref
 
+import httpx
 import numpy as np
 import pytest
 
@@ -57,6 +60,29 @@ def test_an_answer_of_a_server_has_no_more_bytes_than_a_page(characters, small_p
         assert sum(len(page) for page, _ in store.scroll()) == 60
     largest_row = 25 * WIDTH  # bytes of JSON
     assert max(stub.sent) < 1.3 * ROWS * largest_row + 60 * 250  # 60 documents without vectors are one answer
+    stub.close()
+
+
+def test_an_answer_is_freed_without_a_garbage_collection(monkeypatch):
+    """Answers have megabytes, and a full collection comes seldom."""
+    stub, answers = RestStub(), []
+    with open_store(f"qdrant://{stub.address}/notes", identity=IDENTITY) as store:
+        store.upsert(make_documents(3), make_embeddings(3))
+        send = httpx.Client.send
+
+        def watched(self, request, **options):
+            response = send(self, request, **options)
+            answers.append(weakref.ref(response))
+            return response
+
+        monkeypatch.setattr(httpx.Client, "send", watched)
+        gc.disable()
+        try:
+            list(store.scroll())
+            assert answers
+            assert not any(answer() for answer in answers)
+        finally:
+            gc.enable()
     stub.close()
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 from urllib.parse import quote, urlsplit
 
 import grpc  # type: ignore[import-untyped]  # its stubs are a package that would serve this file alone
-from httpx import RemoteProtocolError
+from httpx import ByteStream, RemoteProtocolError, Request, Response
 from pydantic import ValidationError
 from qdrant_client import QdrantClient
 from qdrant_client.common.client_exceptions import QdrantException, ResourceExhaustedResponse
@@ -56,7 +56,7 @@ def connect(
             f"{scheme}://HOST:PORT/{place.collection}, or give it as grpc_port="
         )
     try:
-        return QdrantClient(
+        client = QdrantClient(
             place.url,
             headers={"api-key": key} if key else None,  # as api_key= it would warn, on loopback too
             prefer_grpc=prefer_grpc or place.grpc,
@@ -64,6 +64,8 @@ def connect(
             timeout=timeout,
             check_compatibility=False,  # it would warn on a terminal; what matters is checked when a collection opens
         )
+        client.http.client.add_middleware(_send)
+        return client
     except (ImportError, ValueError) as error:
         proxies = sorted(name for name in os.environ if name.lower() in _PROXIES)
         if not proxies:
@@ -74,6 +76,16 @@ def connect(
             f"{place.url}: the proxy that {' or '.join(proxies)} names cannot be used{lacks}; unset the variable, or "
             f"name the server's host in NO_PROXY"
         ) from None
+
+
+def _send(request: Request, send: Callable[[Request], Response]) -> Response:
+    """Send a request, and free an answer of megabytes when it has been read.
+
+    httpx lets an answer's stream refer to the answer, so it would stay until a full garbage collection.
+    """
+    response = send(request)
+    response.stream = ByteStream(b"")
+    return response
 
 
 @contextmanager
