@@ -10,7 +10,8 @@ COMPOSE := docker compose --project-name m3-vdb-test
 CORPUS := tests/fixtures/multilingual.jsonl
 LOCK := requirements.lock
 DOCUMENTED := m3_vdb $(addprefix m3_vdb.,errors types weights filters scoring encoding.embedding_function encoding.bundle \
-  encoding.long_documents stores stores.base stores.options stores.transfer ingest evaluation)
+  encoding.long_documents encoding.coalesce stores stores.base stores.options stores.transfer ingest evaluation explain \
+  $(addprefix integrations.,encoder langchain llama_index haystack mteb mcp))
 NO_DEPRECATIONS := -W error::DeprecationWarning -W error::PendingDeprecationWarning -W error::FutureWarning \
   -o asyncio_default_fixture_loop_scope=function
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
