@@ -101,7 +101,7 @@ async def ask(port: int, requests: Iterator[bytes], until: float, times: list[fl
 
 
 def load(port: int, texts: list[str], clients: int, seconds: float) -> list[float]:
-    """Latencies of all requests of so many clients, one text per request."""
+    """Latencies of all requests, one text each."""
     requests, times = cycle([request([text]) for text in texts]), list[float]()
 
     async def everybody() -> None:

@@ -19,6 +19,7 @@ Legend: B texts, L padded length, d width, h heads, k = d/h, f feed-forward widt
 from __future__ import annotations
 
 import math
+import mmap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -257,13 +258,14 @@ def write_graph(weights: Weights, path: Path, *, progress: Callable[[float], Non
 
 def _borrow_weights(graph: onnx.ModelProto, written: onnx.ModelProto, path: Path) -> None:
     """Let the weights of a graph lie in the file of another one that has them, too."""
-    content, end = path.read_bytes(), 0
     places: dict[str, tuple[int, int]] = {}
-    for tensor in written.graph.initializer:  # in this order they are in the file
-        if len(tensor.raw_data) >= EXTERNAL_LEAST:
-            start = content.index(tensor.raw_data, end)
-            end = start + len(tensor.raw_data)
-            places[tensor.name] = start, len(tensor.raw_data)
+    end = 0
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        for tensor in written.graph.initializer:  # in this order they are in the file
+            if len(tensor.raw_data) >= EXTERNAL_LEAST:
+                start = content.find(tensor.raw_data, end)
+                end = start + len(tensor.raw_data)
+                places[tensor.name] = start, len(tensor.raw_data)
     for tensor in graph.graph.initializer:
         if tensor.name in places:
             for field in ("raw_data", "external_data"):

@@ -37,7 +37,7 @@ MAX_WAITING: Final = 1024
 MAX_WAITING_TOKENS: Final = 131_072
 """Tokens: half a minute of work on a CPU, for m3-small."""
 SHORT_TOKENS: Final = 128
-"""A request of at most so many tokens is short: one query, or a few."""
+"""Most tokens of a short request: one query, or a few."""
 TURN_TOKENS: Final = 1024
 """Tokens of long requests per turn: a quarter of a second on a CPU, for m3-small."""
 
@@ -67,7 +67,7 @@ class _Request:
     answered: threading.Lock = field(default_factory=threading.Lock)
 
     def take(self, room: int, *, least: int) -> list[int]:
-        """The next texts, up to so many tokens; at least ``least`` texts."""
+        """The next texts, up to ``room`` tokens; at least ``least`` texts."""
         taken: list[int] = []
         while self.left and (len(taken) < least or self.lengths[self.left[-1]] <= room):
             taken.append(self.left.pop())
@@ -136,7 +136,7 @@ class Coalescer:
         embed: encodes; it stays open when this is closed.
         max_waiting: texts that may wait; a request beyond them is refused, so that no caller waits without bound.
         max_waiting_tokens: tokens that may wait, likewise.
-        short_tokens: a request of at most so many tokens goes into the short queue.
+        short_tokens: the most tokens of a request in the short queue.
         turn_tokens: tokens of long requests that are encoded before the short queue has its turn. (A longer text has a
             turn of its own.)
 
@@ -355,7 +355,7 @@ class Coalescer:
 
 
 def _take(queue: deque[_Request], room: int) -> list[_Share]:
-    """Texts of requests, the oldest first, up to so many tokens; a request that has more goes to the end."""
+    """Texts of requests, the oldest first, up to ``room`` tokens; a request that has more goes to the end."""
     shares: list[_Share] = []
     unfinished: list[_Request] = []
     while queue:

@@ -123,7 +123,7 @@ def run_collection(collection: Collection, settings: EvalSettings) -> Collection
             untuned = {mode: searcher.rank(f"{mode}.untuned", settings.untuned.request(mode)) for mode in weighted}
         documents, cost = searcher.documents, searcher.cost()
         if settings.approximate:
-            # Shown as so many seconds of the limit.
+            # Shown as seconds of the limit.
             store.optimize(
                 waiting=lambda what, seconds: settings.progress(
                     collection.name, f"the store is {what}", round(seconds), round(OPTIMIZE_SECONDS)

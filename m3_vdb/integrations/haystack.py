@@ -16,9 +16,9 @@ from typing import Any, Final, cast
 from m3_vdb.encoding.embedder import Embedder
 from m3_vdb.errors import ConfigError
 from m3_vdb.imports import no_usage_data
+from m3_vdb.integrations.encoder import m3_scores
 from m3_vdb.integrations.haystack_filters import to_filter
 from m3_vdb.integrations.haystack_store import M3DocumentStore, in_thread, open_model, to_haystack, written
-from m3_vdb.scoring import hybrid_score, score
 from m3_vdb.stores.options import DEFAULT_CANDIDATES, DEFAULT_SOURCE, Source
 from m3_vdb.types import M3Embedding
 from m3_vdb.weights import Weights
@@ -277,13 +277,9 @@ class M3Ranker(_Encoding):
         Returns:
             "documents": best first, with the M3 score as ``score``.
         """
-        asked = self.embed.encode_queries([query])[0]
-        weights = Weights.parse(self._weights)
-        embeddings = self.embed.encode_documents([document.content or "" for document in documents])
-        scored = [
-            replace(document, score=hybrid_score(score(asked, one), weights))
-            for document, one in zip(documents, embeddings, strict=True)
-        ]
+        texts = [document.content or "" for document in documents]
+        scores = m3_scores(self.embed, query, texts, weights=self._weights)
+        scored = [replace(document, score=score) for document, score in zip(documents, scores, strict=True)]
         scored.sort(key=lambda document: (-(document.score or 0.0), document.id))
         return {"documents": scored[: self._top_k if top_k is None else top_k]}
 

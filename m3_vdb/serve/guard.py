@@ -22,7 +22,7 @@ _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "O
 _LEFT: Final = 499
 """The status of a request whose caller left, as nginx has it."""
 _DISCARDED: Final = 16
-"""Bodies of up to so many times the limit are read to their end: some clients see no answer that comes before."""
+"""A larger body is read to its end, up to this multiple of the limit: some clients see no answer that comes before."""
 
 
 class Guard:

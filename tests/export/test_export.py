@@ -132,25 +132,14 @@ def test_a_graph_that_takes_the_first_start_alone_is_refused(checkpoint, tmp_pat
     assert nothing_but(tmp_path)
 
 
-def test_a_wrong_graph_for_onnxruntime_is_refused(checkpoint, tmp_path, monkeypatch):
-    def without_bias(g):
+@pytest.mark.parametrize("part", ["bias", "last"], ids=["standard", "onnxruntime"])
+def test_either_graph_is_refused_if_it_attends_to_padding(checkpoint, tmp_path, monkeypatch, part):
+    def without(g):
         mask = right(g)
-        return mask._replace(last=mask.ones)  # padding counts like any token
+        return mask._replace(**{part: {"bias": g.constant(0.0), "last": mask.ones}[part]})
 
     right = graph._mask
-    monkeypatch.setattr(graph, "_mask", without_bias)
-    with pytest.raises(VerificationError, match=r"the fp32 graph differs from the checkpoint: .*nothing written"):
-        convert(checkpoint, tmp_path / "out")
-    assert nothing_but(tmp_path)
-
-
-def test_a_wrong_standard_graph_is_refused_too(checkpoint, tmp_path, monkeypatch):
-    def without_bias(g):
-        mask = right(g)
-        return mask._replace(bias=g.constant(0.0))
-
-    right = graph._mask
-    monkeypatch.setattr(graph, "_mask", without_bias)
+    monkeypatch.setattr(graph, "_mask", without)
     with pytest.raises(VerificationError, match=r"the fp32 graph differs from the checkpoint: .*nothing written"):
         convert(checkpoint, tmp_path / "out")
     assert nothing_but(tmp_path)

@@ -62,6 +62,16 @@ def cost(error, metric):
     return np.einsum("ni,ij,nj->", error, metric, error)
 
 
+def test_a_basis_by_hand():
+    # Mean (5, 1), variances 4 and 1; an error of the second number costs 9 times as much.
+    rows = np.array([[7, 2], [7, 0], [3, 2], [3, 0]], np.float32)
+    *axes, mean = table_basis(rows).astype(np.float64)
+    assert mean.tolist() == [5, 1]
+    np.testing.assert_allclose(np.abs(axes), [[2, 0], [0, 1]], atol=1e-3)  # a coordinate of 1 is a standard deviation
+    *axes, _ = table_basis(rows, np.diag([1.0, 9.0])).astype(np.float64)
+    np.testing.assert_allclose(np.abs(axes), [[0, 1], [2, 0]], atol=1e-3)  # 9 · 1 before 1 · 4
+
+
 def test_few_different_rows_are_kept():
     rows = np.repeat(np.random.default_rng(0).normal(size=(24, 32)), 8, axis=0).astype(np.float32)
     coded = quantize_codes(rows)

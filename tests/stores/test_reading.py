@@ -30,7 +30,7 @@ def small_pages(monkeypatch):
 
 
 def corpus(n, *, characters):
-    """Documents and embeddings; a text has so many characters for each row."""
+    """Documents and embeddings; the number of characters for each row is given."""
     embeddings = make_embeddings(n)
     rows = np.diff(embeddings.multi_vector_offsets)
     return [Document(f"d{i}", "x" * int(characters * rows[i]) or "x") for i in range(n)], embeddings
