@@ -82,27 +82,19 @@ def convert(
         config = _config(checkpoint, weights, name=name or out.name)
         _write_config(partial_out, config)
         progress(0.5, "verifying")
-        # onnxruntime, so that the error is the graph's and not that of a runtime's bfloat16
-        function = M3EmbeddingFunction(
-            partial_out,
-            runtime="onnxruntime",
-            device="cpu",
-            max_length=min(LONGEST, checkpoint.shape.max_length),
-            on_truncate="ignore",
-        )
-        require_same_ids(function.tokenizer, tokenizer)
+        written = Bundle.open(partial_out)
+        served = written.read_tokenizer()
+        require_same_ids(served, tokenizer)
         forward = _computed_once(partial(embed, read_weights(checkpoint)))
         passes = [forward, *([_computed_once(also)] if also else [])]
-        found = [_measure(function, one) for one in passes]
-        if (partial_out / ONNXRUNTIME).is_file():  # so far this one was measured: now the graph of other runtimes
-            del function.session  # two would be much memory
-            function.session = OnnxRuntimeSession(partial_out / MODEL)
-            found += [_measure(function, one) for one in passes]
+        files = [file for file in (MODEL, ONNXRUNTIME) if (partial_out / file).is_file()]
+        # One after the other, because each takes as much memory as serving the bundle.
+        found = [errors for file in files for errors in _measured(_serving(written, served, file), passes)]
         for errors in (one for pair in found for one in pair):
             require_close(errors, precision=precision)
         config |= {"errors": found[0][0].as_dict(), "mcls_errors": found[0][1].as_dict()}
         if noted := checkpoint.config.get("imported_from"):
-            config["change"] = measure_change(function, forward, noted).as_dict()
+            config["change"] = measure_change(_serving(written, served, MODEL), forward, noted).as_dict()
         progress(0.9, "checksums")
         _write_config(partial_out, config)
         partial_out.rename(out)
@@ -112,9 +104,21 @@ def convert(
     return Bundle.open(out)
 
 
-def _measure(function: M3EmbeddingFunction, forward: Forward) -> tuple[Errors, Errors]:
-    """Differences without and with MCLS."""
-    return measure(function, forward, verification_texts(function)), measure_mcls(function, forward)
+def _serving(bundle: Bundle, tokenizer: Tokenizer, file: str) -> M3EmbeddingFunction:
+    """What serves one of the bundle's graphs: onnxruntime in float32, so that an error is the graph's."""
+    return M3EmbeddingFunction.from_parts(
+        tokenizer,
+        OnnxRuntimeSession(bundle.path / file),
+        identity=bundle.identity,
+        model_max_length=bundle.max_length,
+        max_length=min(LONGEST, bundle.max_length),
+        on_truncate="ignore",
+    )
+
+
+def _measured(function: M3EmbeddingFunction, passes: Sequence[Forward]) -> list[tuple[Errors, Errors]]:
+    """For each forward pass the differences without and with MCLS."""
+    return [(measure(function, one, verification_texts(function)), measure_mcls(function, one)) for one in passes]
 
 
 def _computed_once(forward: Forward) -> Forward:
