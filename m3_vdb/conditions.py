@@ -41,7 +41,11 @@ def parse_conditions(texts: Sequence[str], *, name: str = "--filter") -> Filter 
         parts = _CONDITION.fullmatch(text.strip())
         if parts is None or not parts["field"].strip():
             raise ConfigError(f"{name} {text!r}: expected FIELD=VALUE, FIELD!=VALUE, FIELD>=NUMBER or a JSON object")
-        field, sign, value = parts["field"].strip(), parts["sign"], _value(f"{name} {text!r}", parts["value"].strip())
+        field, sign, value = (
+            parts["field"].strip(),
+            parts["sign"],
+            parse_value(f"{name} {text!r}", parts["value"].strip()),
+        )
         operator = LIST_OPERATORS.get(SIGNS[sign], SIGNS[sign])
         if isinstance(value, dict) and operator == "$in":
             filters.append({field: value})
@@ -57,7 +61,16 @@ def parse_conditions(texts: Sequence[str], *, name: str = "--filter") -> Filter 
     return filters[0] if len(filters) == 1 else {"$and": filters} if filters else None
 
 
-def _value(condition: str, text: str) -> Any:  # noqa: ANN401 - a JSON value
+def parse_value(condition: str, text: str) -> Any:  # noqa: ANN401 - a JSON value
+    """A value as people type it: JSON, true, null, or text.
+
+    Args:
+        condition: where it was given, for messages.
+        text: the value.
+
+    Raises:
+        ConfigError: it begins like JSON and is not.
+    """
     if text.lower() in _WORDS:
         return _WORDS[text.lower()]
     if len(text) > 1 and text[0] == text[-1] == "'":

@@ -1,9 +1,9 @@
-"""Notes that m3-vdb keeps with a stored document: which passage of a document it is, and how it was encoded.
+"""Notes that m3-vdb keeps with a stored document: which passage of a document it is, how it was encoded, its source.
 
-A ``Document`` has them in ``passage`` and ``encoding``. Stores and exported files keep them as one JSON object
-(``to_json``) beside the payload, so they cannot clash with the user's fields, and filters do not see them. Version
-0.1.0 kept them in the payload, as ``m3_passage`` and ``m3_encoding``. Those fields are still read, but only where their
-values have the form that 0.1.0 wrote; otherwise they are the user's own.
+A ``Document`` has them in ``passage``, ``encoding`` and ``source``. Stores and exported files keep them as one JSON
+object (``to_json``) beside the payload, so they cannot clash with the user's fields, and filters do not see them.
+Version 0.1.0 kept them in the payload, as ``m3_passage`` and ``m3_encoding``. Those fields are still read, but only
+where their values have the form that 0.1.0 wrote; otherwise they are the user's own.
 """
 
 from __future__ import annotations
@@ -57,6 +57,8 @@ def to_json(document: Document) -> dict[str, Any]:
         marks["passage"] = [passage.number, passage.count, passage.start, passage.stop]
     if document.encoding:
         marks["encoding"] = document.encoding
+    if document.source:
+        marks["source"] = document.source
     return marks
 
 
@@ -70,9 +72,9 @@ def read_document(id: str, *, text: str, title: str, payload: Payload, marks: ob
         payload: as stored.
         marks: the object that ``to_json`` made; None in rows written by version 0.1.0.
     """
-    passage, encoding = None, ""
+    passage, encoding, source = None, "", ""
     if isinstance(marks, Mapping):
-        encoding = marks.get("encoding", "")
+        encoding, source = marks.get("encoding", ""), marks.get("source", "")
         if "passage" in marks:
             number, count, start, stop = marks["passage"]
             passage = Passage(_without_number(id, number), number, count, start, stop)
@@ -81,7 +83,7 @@ def read_document(id: str, *, text: str, title: str, payload: Payload, marks: ob
     if passage is None and _RESERVED.search(id):
         # Stored before such ids were refused. Marked as the only passage, so that it can be copied.
         passage = Passage(id, 1, 1, 0, len(text))
-    return Document(id, text, title, payload, passage=passage, encoding=encoding)
+    return Document(id, text, title, payload, passage=passage, encoding=encoding, source=source)
 
 
 def _read_old(id: str, text: str, payload: Payload) -> tuple[Payload, Passage | None, str]:

@@ -304,6 +304,8 @@ class Document:
             document. Ignored by ``==``.
         encoding: set by m3-vdb: options with which the text was encoded, such as ``max_length=128``; "" for the
             model's defaults. Ignored by ``==``.
+        source: set by m3-vdb: the corpus that ``sync`` keeps this document in step with; "" for none. Ignored by
+            ``==``.
     """
 
     id: str
@@ -312,6 +314,7 @@ class Document:
     payload: Payload = field(default_factory=dict, hash=False)
     passage: Passage | None = field(default=None, kw_only=True, compare=False)
     encoding: str = field(default="", kw_only=True, compare=False)
+    source: str = field(default="", kw_only=True, compare=False)
 
     @property
     def content(self) -> str:

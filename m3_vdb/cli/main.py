@@ -14,6 +14,7 @@ from rich.text import Text
 
 import m3_vdb
 from m3_vdb.cli.backfill import backfill_command
+from m3_vdb.cli.documents import count_command, delete_command, get_command, update_command
 from m3_vdb.cli.eval import eval_command, report_command
 from m3_vdb.cli.explanation import explained
 from m3_vdb.cli.export import export_command
@@ -167,6 +168,10 @@ def info_command(
 
 app.command("ingest")(ingest_command)
 app.command("backfill")(backfill_command)
+app.command("get")(get_command)
+app.command("count")(count_command)
+app.command("update")(update_command)
+app.command("delete")(delete_command)
 app.command("eval")(eval_command)
 app.command("export")(export_command)
 app.command("report")(report_command)

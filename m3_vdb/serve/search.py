@@ -1,4 +1,4 @@
-"""``/search``, ``/explain`` and ``/documents``: the collection."""
+"""``/search``, ``/count``, ``/explain`` and ``/documents``: the collection."""
 
 from __future__ import annotations
 
@@ -108,6 +108,18 @@ class Hits(BaseModel):
     hits: list[Found]
 
 
+class CountRequest(_Strict):
+    """What to count."""
+
+    filter: FilterField = None
+
+
+class Count(BaseModel):
+    """How many match."""
+
+    count: int = Field(description="Documents; of those that were split, passages.")
+
+
 class NewDocument(_Strict):
     """A document to add."""
 
@@ -188,6 +200,12 @@ async def search(body: SearchRequest, request: Request) -> Response:
         explain=body.explain,
     )
     return json_answer({"hits": [_found(hit) for hit in hits]})
+
+
+@router.post("/count", response_model=Count, responses=refusals(*_FAILURES), summary="Count")
+async def count(body: CountRequest, request: Request) -> Response:
+    """How many documents match a filter, or there are."""
+    return json_answer({"count": await _index(request).count(_filter(body.filter))})
 
 
 @router.post(

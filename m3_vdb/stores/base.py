@@ -348,6 +348,26 @@ class VectorStore(ProcessBound):
         if documents:
             self._update(documents)
 
+    def update_payloads(self, documents: Iterable[Document]) -> None:
+        """Store each document's own payload, and what m3-vdb notes about it; title, text and vectors stay as stored.
+
+        Args:
+            documents: of any payloads; of unknown ids they are ignored, and so are their texts.
+
+        Raises:
+            DocumentError: a payload cannot be stored; nothing was changed.
+            ConfigError: ``documents`` holds no documents; nothing was changed.
+        """
+        self._check_process()
+        new = {one.id: one for one in check_documents(documents)}
+        check_types(list(new.values()), self.field_types)
+        changed = [
+            replace(old, payload=new[old.id].payload, passage=new[old.id].passage, source=new[old.id].source)
+            for old in self._get(list(new))
+        ]
+        if changed:
+            self._update(changed)
+
     def count(self, filter: Filter | None = None) -> int:
         """Documents in the collection, or those that match a filter; exact.
 

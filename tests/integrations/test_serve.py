@@ -179,7 +179,8 @@ def test_documents_are_added_read_changed_and_deleted(server, session):
     assert http.get("/documents/new").json() == {"id": "new", "title": "", "text": "hello world", "payload": {"n": 1}}
     assert http.patch("/documents/new", json={"payload": {"m": 2}}).json()["payload"] == {"m": 2}
     assert http.get("/documents/a%2F2").json()["title"] == "Suche"
-    assert http.get("/info").json()["documents"] == 4
+    assert http.get("/info").json()["documents"] == post(server, "/count").json()["count"] == 4
+    assert post(server, "/count", filter="lang=de").json() == {"count": 1}
     assert http.delete("/documents/new").status_code == http.delete("/documents/new").status_code == 204
     assert (
         http.get("/documents/new").status_code == http.patch("/documents/new", json={"payload": {}}).status_code == 404

@@ -189,6 +189,24 @@ def test_update_keeps_what_is_noted_about_a_document(store):
     assert [(one.passage, one.encoding) for one in found] == [(one.passage, one.encoding) for one in parts]
 
 
+def test_each_document_gets_its_own_payload_and_keeps_text_and_vectors(changing):
+    store, oracle = changing
+    query = make_queries(1)[0]
+    before = {hit.document.id: hit.parts for hit in store.query(query, limit=150, explain=True)}
+    new = [Document(f"d{i}", "another text", payload={"n": i}, source=f"s{i % 2}") for i in range(4)]
+    store.update_payloads([*new, Document("never seen", "")])
+    found = store.get([one.id for one in new])
+    kept = oracle.get([one.id for one in new])
+    assert found == [dataclasses.replace(old, payload=one.payload) for old, one in zip(kept, new, strict=True)]
+    assert [one.source for one in found] == ["s0", "s1", "s0", "s1"]
+    after = {hit.document.id: hit.parts for hit in store.query(query, limit=150, explain=True)}
+    assert after.keys() == before.keys()
+    for one in new:
+        assert dataclasses.astuple(after[one.id]) == pytest.approx(dataclasses.astuple(before[one.id]), rel=1e-6)
+    with pytest.raises(DocumentError, match="payload"):
+        store.update_payloads([Document("d0", "", payload={"x": object()})])
+
+
 def test_many_queries_are_answered_like_one_by_one(filled):
     store, _ = filled
     queries = make_queries(5)

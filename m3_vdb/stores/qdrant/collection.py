@@ -93,13 +93,13 @@ class QdrantCollection(VectorStore):
     def _answers(self, requests: Sequence[Request]) -> Sequence[Sequence[Any]]: ...
 
     def _update(self, documents: Sequence[Document]) -> None:
-        ids: dict[str, list[str]] = {}  # the payload is that of all of them; what m3-vdb notes about each may differ
+        ids: dict[str, list[str]] = {}  # those with the same fields are one request
         for document in documents:
-            ids.setdefault(json.dumps(to_json(document)), []).append(point_id(document.id))
+            fields = json.dumps({"payload": dict(document.payload), MARKS_FIELD: to_json(document)})
+            ids.setdefault(fields, []).append(point_id(document.id))
         with self._engine():
-            for marks, points in ids.items():
-                fields = {"payload": dict(documents[0].payload), MARKS_FIELD: json.loads(marks)}
-                self._set_payload(points, fields)
+            for fields, points in ids.items():
+                self._set_payload(points, json.loads(fields))
 
     def _get(self, ids: Sequence[str]) -> list[Document]:
         found = self._payloads(ids)
