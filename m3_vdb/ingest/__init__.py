@@ -3,10 +3,12 @@
 from m3_vdb.ingest.collections import SourceCollection, SourceFields
 from m3_vdb.ingest.corpus import FORMATS, Corpus
 from m3_vdb.ingest.pipeline import async_ingest, ingest
+from m3_vdb.ingest.plan import SyncPlan
 from m3_vdb.ingest.ray_engine import RayEngine
 from m3_vdb.ingest.readers import read_jsonl
 from m3_vdb.ingest.report import EncoderTime, IngestReport, Progress
 from m3_vdb.ingest.rows import Fields, Rejected, Row
+from m3_vdb.ingest.syncing import SyncReport, async_sync, sync
 from m3_vdb.retry import Retry
 
 __all__ = [
@@ -22,7 +24,11 @@ __all__ = [
     "Row",
     "SourceCollection",
     "SourceFields",
+    "SyncPlan",
+    "SyncReport",
     "async_ingest",
+    "async_sync",
     "ingest",
     "read_jsonl",
+    "sync",
 ]

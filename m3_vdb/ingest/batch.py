@@ -213,6 +213,11 @@ def content_hash(document: Document) -> bytes:
     return _hash(document.title, document.text, *payload)
 
 
+def text_hash(document: Document) -> bytes:
+    """16 bytes of title, text and encoding: equal hashes mean equal vectors, of the same model."""
+    return _hash(document.title, document.text, document.encoding)
+
+
 def row_hash(item: Item) -> bytes:
     """16 bytes of a row of a corpus, whatever became of it."""
     if isinstance(item, Rejected):

@@ -199,7 +199,8 @@ class Corpus:
                 yield item
         except streams.damage() as error:
             where = place(file.path, line + 1)
-            yield Rejected(where, _about(error), UNREADABLE, file=file.path, line=line + 1)
+            id = file.id if file.format == "text" else None
+            yield Rejected(where, _about(error), UNREADABLE, file=file.path, line=line + 1, id=id)
         except ConfigError as error:
             if not file.found:
                 raise

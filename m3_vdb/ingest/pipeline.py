@@ -14,7 +14,7 @@ import threading
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import TimeoutError as WaitedEnough
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 from m3_vdb.encoding.embedder import Embedder
 from m3_vdb.encoding.long_documents import DEFAULT_POLICY, LongDocuments, text_encoding
@@ -33,6 +33,7 @@ from m3_vdb.retry import Retry
 from m3_vdb.stores.base import VectorStore
 from m3_vdb.writer import Writer, check_parts
 
+T = TypeVar("T")
 BATCH_DOCUMENTS: Final = 256
 """Documents encoded together: enough for the packing to find neighbours of like length."""
 SERVER_UPLOADS: Final = 2
@@ -239,6 +240,11 @@ async def async_ingest(
         long_documents=long_documents,
         stop=stop,
     )
+    return await awaited(run, stop)
+
+
+async def awaited(run: Callable[[], T], stop: threading.Event) -> T:
+    """A run in a thread; cancelling the task sets ``stop``, and the task is cancelled when the run has ended."""
     task = asyncio.ensure_future(asyncio.to_thread(run))
     try:
         return await asyncio.shield(task)

@@ -112,7 +112,7 @@ def text_document(file: BinaryIO, name: str, fields: Fields, *, id: str, markdow
     """
     data = file.read(streams.MAX_ROW_BYTES + 1)
     if len(data) > streams.MAX_ROW_BYTES:
-        return too_large(name, 1, data)
+        return replace(too_large(name, 1, data), id=id)
 
     def document() -> Document:
         text = decode(data)

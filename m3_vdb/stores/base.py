@@ -300,6 +300,16 @@ class VectorStore(ProcessBound):
         self._check_process()
         return self._get(read_ids(ids))
 
+    def get_with_vectors(self, ids: Iterable[str]) -> Iterator[tuple[list[Document], M3Embeddings]]:
+        """``get`` with the vectors as they are kept, in batches like those of ``scroll``.
+
+        Raises:
+            ConfigError: ``ids`` is one string, or nothing that holds ids.
+            DocumentError: an id is not a string.
+        """
+        self._check_process()
+        return self._checked(self._with_vectors([self._get(read_ids(ids))], READ_AT_ONCE))
+
     def delete(self, ids: Iterable[str] | None = None, *, filter: Filter | None = None) -> None:
         """Remove documents by their ids, or all that match a filter.
 

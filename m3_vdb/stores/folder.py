@@ -80,6 +80,25 @@ class FolderLock:
             self._file.close()
 
 
+@contextmanager
+def locked_file(path: Path, busy: Callable[[int | None], Exception]) -> Iterator[None]:
+    """Hold a lock on a file, which stays and means nothing.
+
+    Args:
+        path: the file; made if there is none.
+        busy: makes the error for when it is locked, with the process that has it, if the system tells.
+    """
+    try:
+        file = _locked(path)
+    except _Busy:
+        raise busy(_locker(path)) from None
+    try:
+        yield
+    finally:
+        _unlock(file)
+        file.close()
+
+
 class _Busy(Exception):  # noqa: N818 - seen by hold() alone
     pass
 
