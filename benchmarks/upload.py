@@ -79,15 +79,17 @@ def _serve(wire: str, pipe: Connection) -> None:
 
         from benchmarks.stubs.qdrant_rest_stub import RestStub
 
-        class Rest(RestStub):
-            def _in_collection(self, route: str, found: Any, body: Any) -> Any:  # noqa: ANN401 - as the stub's
-                if route != "PUT points":
-                    return super()._in_collection(route, found, body)
-                assert models.PointsList.model_validate(body).points
-                counted.append(self.bodies[-1][2])
-                return {"operation_id": 0, "status": "completed"}
+        answer_others = RestStub._in_collection
 
-        rest = Rest()
+        def answer(self: Any, route: str, found: Any, body: Any) -> Any:  # noqa: ANN401 - as the stub's
+            if route != "PUT points":
+                return answer_others(self, route, found, body)
+            assert models.PointsList.model_validate(body).points
+            counted.append(self.bodies[-1][2])
+            return {"operation_id": 0, "status": "completed"}
+
+        RestStub._in_collection = answer
+        rest = RestStub()
         rest.bodies = deque(maxlen=1)
         pipe.send(rest.address)
     elif wire == "gRPC":
@@ -130,6 +132,7 @@ def served(wire: str) -> Iterator[tuple[str, Callable[[], int]]]:
     ours, its = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(target=_serve, args=(wire, its), daemon=True)
     process.start()
+    its.close()
 
     def asked() -> int:
         ours.send("bytes")

@@ -17,7 +17,7 @@ from m3_vdb.encoding.identity import ModelIdentity
 from m3_vdb.inputs import DocumentLike
 from m3_vdb.marks import MARKS_FIELD, read_document, to_json
 from m3_vdb.stores.checks import check_documents, check_types
-from m3_vdb.stores.options import IndexType
+from m3_vdb.stores.options import DENSE, MULTI_VECTOR, SPARSE, IndexType
 from m3_vdb.stores.vectors import check_embeddings
 from m3_vdb.types import Document, FloatArray, M3Embedding, M3Embeddings, SparseVector
 
@@ -26,10 +26,12 @@ _NAMESPACE: Final = uuid.UUID("a4a0f3c1-94a1-5a57-8f1c-6d3f5c0e7d10")
 """Fixed for ever: another namespace would give every stored document another point id."""
 ID_FIELD: Final = "id"
 """Where a point's payload keeps the user's id."""
-_JSON_BYTES_PER_FLOAT: Final = 24
-"""A float32 printed as a double, "-0.012345678901234567, ", and a little."""
-_LOG_BYTES_PER_FLOAT: Final = 5
-"""A float32 and its tag."""
+_JSON_BYTES_PER_FLOAT: Final = 16
+"""A float32 with the nine digits that it may need, "-1.23456789e-10,"."""
+_PACKED_BYTES_PER_FLOAT: Final = 5
+"""A float32 and a little."""
+_NAMES_BYTES: Final = 256
+"""Of the id and the names of vectors and fields."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,11 @@ class Point:
         return M3Embedding(self.dense, self.sparse, self.multi_vector)
 
     @property
+    def vectors(self) -> dict[str, Any]:
+        """Its named vectors (``named_vectors``)."""
+        return named_vectors(self.embedding)
+
+    @property
     def floats(self) -> int:
         """Numbers that its vectors hold, token ids included."""
         return self.dense.size + 2 * self.sparse.ids.size + self.multi_vector.size
@@ -70,9 +77,24 @@ class Point:
         return self.floats * _JSON_BYTES_PER_FLOAT + self.payload_bytes
 
     @property
-    def log_bytes(self) -> int:
-        """Size in the write-ahead log of the embedded engine, a little more than the vectors themselves."""
-        return self.floats * _LOG_BYTES_PER_FLOAT + self.payload_bytes
+    def packed_bytes(self) -> int:
+        """Upper bound of its size where numbers are binary: over gRPC, in the embedded engine's write-ahead log."""
+        return self.floats * _PACKED_BYTES_PER_FLOAT + self.payload_bytes + _NAMES_BYTES
+
+
+def named_vectors(embedding: M3Embedding) -> dict[str, Any]:
+    """The vectors of a point or a query in the form of Qdrant's REST API, with arrays for lists.
+
+    Name → array [d] or [rows, m], or ``{"indices": …, "values": …}`` of a sparse vector.
+    """
+    assert embedding.dense is not None  # check_embeddings and check_query refuse what lacks a part
+    assert embedding.sparse is not None
+    assert embedding.multi_vector is not None
+    return {
+        DENSE: embedding.dense,
+        SPARSE: {"indices": embedding.sparse.ids, "values": embedding.sparse.weights},
+        MULTI_VECTOR: embedding.multi_vector,
+    }
 
 
 def point_id(document_id: str) -> str:

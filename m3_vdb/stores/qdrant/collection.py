@@ -244,7 +244,7 @@ def _document(payload: Mapping[str, Any]) -> Document:
 
 
 def _embedding(vectors: Mapping[str, Any]) -> M3Embedding:
-    """The three named vectors of a point, as an engine returns them."""
+    """The three named vectors of a point, as an engine returns them: lists or arrays, the sparse one as its class."""
     sparse = vectors[SPARSE]
     ids, weights = np.asarray(sparse.indices, np.int32), np.asarray(sparse.values, np.float32)
     order = np.argsort(ids)

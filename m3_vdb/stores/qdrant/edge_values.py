@@ -45,8 +45,8 @@ def to_config(identity: ModelIdentity, options: CollectionOptions) -> edge.EdgeC
 
 
 def to_point(point: Point) -> edge.Point:
-    """A document with its three named vectors."""
-    vectors = {name: _vector(value) for name, value in point.embedding.to_qdrant().items()}
+    """A document with its named vectors."""
+    vectors = {name: _vector(value) for name, value in point.vectors.items()}
     return edge.Point(id=point.id, payload=point.payload, vector=vectors)
 
 
@@ -98,8 +98,10 @@ def _query(request: Request) -> Any:  # noqa: ANN401 - the three share no base c
     return edge.Formula(edge.Expression.Sum(products), query["defaults"])
 
 
-def _vector(value: Any) -> Any:  # noqa: ANN401 - lists as they are, and the sparse one as the engine's class
-    return edge.SparseVector(value["indices"], value["values"]) if isinstance(value, dict) else value
+def _vector(value: Any) -> Any:  # noqa: ANN401 - a vector of ``named_vectors`` as lists, or as the engine's class
+    if isinstance(value, dict):
+        return edge.SparseVector(value["indices"].tolist(), value["values"].tolist())
+    return value.tolist()
 
 
 def _optional_filter(request: Request) -> edge.Filter | None:

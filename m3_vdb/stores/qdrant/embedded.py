@@ -135,7 +135,7 @@ class QdrantEdgeStore(QdrantCollection):
         with self._engine() as shard:
             for batch in batches(points, lambda point: point.json_bytes, max_bytes=MAX_UPDATE_BYTES):
                 shard.update(edge.UpdateOperation.upsert_points([to_point(point) for point in batch]))
-                self._unflushed += sum(point.log_bytes for point in batch)
+                self._unflushed += sum(point.packed_bytes for point in batch)
                 if self._unflushed > FLUSH_BYTES:
                     shard.flush()
                     self._unflushed = 0

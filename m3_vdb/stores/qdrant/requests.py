@@ -1,7 +1,7 @@
 """What Qdrant is asked, for its server and its embedded engine alike: the fused query, its batch, filters.
 
-A request is a plain dict in the form of Qdrant's REST API. qdrant-client reads it as it is, and ``edge_values.py``
-translates it for the embedded engine. Everything here is a pure function of checked values.
+A request is a plain dict in the form of Qdrant's REST API, with arrays for the lists of vectors. ``calls.py`` sends it,
+and ``edge_values.py`` translates it for the embedded engine. Everything here is a pure function of checked values.
 
 A search takes one of three forms, chosen by what the server is (``QdrantCapabilities``):
 
@@ -21,16 +21,16 @@ from typing import Any, TypeAlias
 from m3_vdb.filters import And, AnyOf, Condition, Exists, Expression, Not, Or, field_steps
 from m3_vdb.stores.fusion import Plan
 from m3_vdb.stores.options import DENSE, SPARSE, Search
-from m3_vdb.stores.points import ID_FIELD, field_path
+from m3_vdb.stores.points import ID_FIELD, field_path, named_vectors
 from m3_vdb.types import M3Embedding
 
 Request: TypeAlias = dict[str, Any]
-"""A request, a prefetch or a filter of Qdrant's REST API; dates in filters are ``datetime``."""
+"""A request, a prefetch or a filter of Qdrant's REST API; vectors are arrays, dates in filters ``datetime``."""
 
 
 def prefetches(query: M3Embedding, plan: Plan, search: Search, *, exact: bool) -> list[Request]:
     """The searches that find the candidates; ``exact`` is a full scan, not HNSW."""
-    vectors = query.to_qdrant()
+    vectors = named_vectors(query)
     # The filter is part of the prefetch, so it restricts the candidates of every rescore.
     return [
         {
@@ -60,7 +60,7 @@ def among(plan: Plan, ids: Sequence[str]) -> tuple[Plan, list[Request]]:
 
 def fused_request(plan: Plan, found: list[Request], query: M3Embedding, search: Search) -> Request:
     """The request that returns the best documents by their fused score; limit and offset are the caller's."""
-    vectors = query.to_qdrant()
+    vectors = named_vectors(query)
     rescores = [
         found[0]
         if one.is_prefetch
@@ -94,7 +94,7 @@ def score_requests(
     plan: Plan, found: list[Request], query: M3Embedding, names: Sequence[str], *, may_be_exact: bool
 ) -> list[Request]:
     """One request per vector: the raw scores of all candidates by it."""
-    vectors, requests = query.to_qdrant(), []
+    vectors, requests = named_vectors(query), []
     for name in names:
         is_prefetch = plan.prefetches == (name,)
         request = {"query": vectors[name], "using": name, "limit": plan.rescore_limit, "with_payload": [ID_FIELD]}

@@ -1,4 +1,7 @@
-"""A collection on a Qdrant server (1.16 or newer), through qdrant-client. Its embedded twin is ``embedded.py``."""
+"""A collection on a Qdrant server (1.16 or newer), through qdrant-client; ``calls.py`` sends what carries vectors.
+
+Its embedded twin is ``embedded.py``.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from m3_vdb.filters import Expression
 from m3_vdb.stores.base import new_identity
 from m3_vdb.stores.options import DEFAULT_OPTIONS, DENSE, MULTI_VECTOR, SPARSE, CollectionOptions
 from m3_vdb.stores.points import Point, batches, field_path, point_id
+from m3_vdb.stores.qdrant.calls import LocalCalls, make_calls
 from m3_vdb.stores.qdrant.client import mapped_errors, store_url, where
 from m3_vdb.stores.qdrant.collection import QdrantCollection
 from m3_vdb.stores.qdrant.requests import Request, to_filter
@@ -67,6 +71,7 @@ class QdrantStore(QdrantCollection):
         super().__init__()
         self._client = client
         self._collection = collection
+        self._calls = make_calls(client, collection)
         self._exact = exact
         version = self._version()
         with self._engine():
@@ -140,8 +145,7 @@ class QdrantStore(QdrantCollection):
     @property
     def is_server(self) -> bool:
         """Whether a server keeps it, not qdrant-client's local mode."""
-        options = self._client.init_options
-        return options.get("path") is None and options.get("location") != ":memory:"
+        return not isinstance(self._calls, LocalCalls)
 
     @property
     def _url(self) -> str:
@@ -158,21 +162,16 @@ class QdrantStore(QdrantCollection):
 
     def _write(self, points: Sequence[Point]) -> None:
         most = self._capabilities.max_upsert
-        with self._engine() as client:
-            for batch in batches(points, lambda one: one.json_bytes, max_bytes=MAX_REQUEST_BYTES, max_items=most):
-                structs = [
-                    models.PointStruct(id=one.id, payload=one.payload, vector=one.embedding.to_qdrant())
-                    for one in batch
-                ]
-                client.upsert(self._collection, structs, wait=True)
+        calls = self._calls
+        with self._engine():
+            for batch in batches(points, calls.request_bytes, max_bytes=MAX_REQUEST_BYTES, max_items=most):
+                calls.upsert(batch)
 
     def _set_payload(self, point_ids: list[str], fields: dict[str, Any]) -> None:
         self._client.set_payload(self._collection, fields, points=[*point_ids], wait=True)
 
     def _records(self, point_ids: list[str], vectors: Sequence[str] = ()) -> Sequence[Any]:
-        return self._client.retrieve(
-            self._collection, point_ids, with_payload=True, with_vectors=list(vectors) or False
-        )
+        return self._calls.retrieve(point_ids, vectors)
 
     def _scroll_page(
         self,
@@ -190,24 +189,13 @@ class QdrantStore(QdrantCollection):
         )
 
     def _answer(self, request: Request) -> Sequence[Any]:
-        one = models.QueryRequest(**request)
-        return self._client.query_points(
-            self._collection,
-            prefetch=one.prefetch,
-            query=one.query,
-            limit=request["limit"],
-            offset=one.offset or None,
-            search_params=one.params,
-            score_threshold=one.score_threshold,
-            with_payload=request["with_payload"],
-        ).points
+        return self._calls.query(request)
 
     def _answers(self, requests: Sequence[Request]) -> Sequence[Sequence[Any]]:
         """Answers to requests, in as few calls as the server allows."""
-        asked = [models.QueryRequest(**request) for request in requests]
-        size = self._capabilities.max_batch or len(asked)
-        calls = [asked[i : i + size] for i in range(0, len(asked), size)]
-        return [answer.points for call in calls for answer in self._client.query_batch_points(self._collection, call)]
+        size = self._capabilities.max_batch or len(requests)
+        calls = [requests[i : i + size] for i in range(0, len(requests), size)]
+        return [answer for call in calls for answer in self._calls.query_batch(call)]
 
     def _delete(self, ids: Sequence[str]) -> None:
         if not ids:
