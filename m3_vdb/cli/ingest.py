@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
 from typing import Annotated, cast
 
 import typer
-from rich.text import Text
 
 from m3_vdb.cli.options import (
     AttemptsOption,
+    AutoIdOption,
     BatchOption,
     CheckpointOption,
+    ColumnsOption,
+    CorpusArgument,
+    DelimiterOption,
     DropFieldOption,
+    ExcludeOption,
+    FormatOption,
     GrpcOption,
+    IdFieldOption,
+    IncludeOption,
     JsonSummaryOption,
     KeepFieldOption,
     LongDocumentsOption,
@@ -32,45 +38,37 @@ from m3_vdb.cli.options import (
     StrictOption,
     TextFieldOption,
     TitleFieldOption,
+    UploadWorkersOption,
 )
 from m3_vdb.cli.output import err
 from m3_vdb.cli.ray import ENGINES, driver_embed, make_engine
-from m3_vdb.cli.run import kept_place, run_files, run_on
+from m3_vdb.cli.run import kept_place, read_fields, run_files, run_on, say_notices
 from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
 from m3_vdb.encoding.long_documents import LongDocuments, Plan
 from m3_vdb.errors import ConfigError
-from m3_vdb.ingest import FORMATS, Corpus, Fields, Retry, ingest
+from m3_vdb.ingest import Corpus, Retry, ingest
 from m3_vdb.stores.names import Server
 
 
 def ingest_command(
-    corpus: Annotated[
-        list[str],
-        typer.Argument(help='Files, folders, pipes, or "-": JSONL, CSV, TSV, Parquet (also .gz, .zst), texts, BEIR.'),
-    ],
+    corpus: CorpusArgument,
     store: StoreOption,
     grpc: GrpcOption = False,
     model: ModelOption = None,
     mcls_every: MclsOption = None,
     max_length: MaxLengthOption = None,
     runtime: RuntimeOption = "auto",
-    format: Annotated[str, typer.Option("--format", help=f"{', '.join(FORMATS)}.")] = "auto",
-    include: Annotated[
-        list[str] | None, typer.Option(help='In folders, read only files that match: "*.html", "guide/*".')
-    ] = None,
-    exclude: Annotated[list[str] | None, typer.Option(help="In folders, skip files that match.")] = None,
-    id_field: Annotated[
-        str | None, typer.Option(help="Field of the id. Default: id or _id; in tables without, a content hash.")
-    ] = None,
-    auto_id: Annotated[bool, typer.Option("--auto-id", help="Give rows without an id a content hash.")] = False,
+    format: FormatOption = "auto",
+    include: IncludeOption = None,
+    exclude: ExcludeOption = None,
+    id_field: IdFieldOption = None,
+    auto_id: AutoIdOption = False,
     text_field: TextFieldOption = None,
     title_field: TitleFieldOption = "title",
     keep_field: KeepFieldOption = None,
     drop_field: DropFieldOption = None,
-    columns: Annotated[str | None, typer.Option(help="Column names for CSV or TSV without a header.")] = None,
-    delimiter: Annotated[
-        str | None, typer.Option(help='CSV delimiter: ";", "|", tab, … Default: found in the first line.')
-    ] = None,
+    columns: ColumnsOption = None,
+    delimiter: DelimiterOption = None,
     resume: ResumeOption = False,
     checkpoint: CheckpointOption = None,
     rejected: RejectedOption = None,
@@ -82,9 +80,7 @@ def ingest_command(
     overlap: OverlapOption = 0,
     batch_documents: BatchOption = 256,
     attempts: AttemptsOption = 10,
-    upload_workers: Annotated[
-        int | None, typer.Option(help="Batches stored in parallel. Default: 2 for a server, else 1.")
-    ] = None,
+    upload_workers: UploadWorkersOption = None,
     engine: Annotated[
         str, typer.Option("--engine", help="threads (this machine) or ray (a cluster; needs the extra ray).")
     ] = "threads",
@@ -99,19 +95,12 @@ def ingest_command(
     as_json: JsonSummaryOption = False,
 ) -> None:
     """Encode a corpus and store it; unchanged documents are skipped. Bad rows are set aside (exit code 3)."""
-    fields = Fields(
-        id=(id_field,) if id_field else Fields().id,
-        text=tuple(text_field or Fields().text),
-        title=title_field,
-        columns=tuple(name.strip() for name in columns.split(",")) if columns else None,
-        keep=tuple(keep_field) if keep_field else None,
-        drop=tuple(drop_field or ()),
-        auto_id=auto_id,
-        delimiter={"tab": "\t", "\\t": "\t"}.get(delimiter, delimiter) if delimiter else None,
+    fields = read_fields(
+        id_field, text_field, title_field, columns, keep_field, drop_field, auto_id=auto_id, delimiter=delimiter
     )
     plan = LongDocuments(plan=cast(Plan, long_documents), max_rows=max_rows, pool_factor=pool_factor, overlap=overlap)
     rows = Corpus(corpus, format=format, fields=fields, include=include or (), exclude=exclude or ())
-    said = _say(rows.notices, 0)
+    said = say_notices(rows.notices, 0)
     files = run_files(store, "ingest", checkpoint=checkpoint, rejected=rejected)
     rows.leave_out(files.checkpoint, files.rejected)
     if engine not in ENGINES:
@@ -152,17 +141,10 @@ def ingest_command(
             _print_writers(cluster.encoders, server=isinstance(kept_place(store), Server))
             run = partial(run, engine=cluster)
         result = run_on(run, embed, store, files, grpc=grpc)
-    _say(rows.notices, said)
+    say_notices(rows.notices, said)
     result.finish(files, embed, plan.plan, about={"store": store}, as_json=as_json)
 
 
 def _print_writers(encoders: int, *, server: bool) -> None:
     who = "workers write to the server" if server else "a folder has one writer: the vectors come here to be stored"
     err.print(f"Ray: {encoders} encoders; {who}", markup=False, soft_wrap=True)
-
-
-def _say(notices: Mapping[str, str], said: int) -> int:
-    """Print the notices of a corpus after the first ``said``; returns the number of all."""
-    for notice in list(notices.values())[said:]:
-        err.print(Text(notice, style="yellow"), soft_wrap=True)
-    return len(notices)

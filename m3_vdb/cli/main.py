@@ -24,6 +24,7 @@ from m3_vdb.cli.options import GrpcOption, MclsOption, ModelOption, RuntimeOptio
 from m3_vdb.cli.output import EXIT_CODES, Commands, exit_codes, out, printable, say, write_json
 from m3_vdb.cli.run import kept_place
 from m3_vdb.cli.serve import serve_command
+from m3_vdb.cli.sync import sync_command, watch_command
 from m3_vdb.conditions import parse_conditions
 from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
 from m3_vdb.errors import CollectionNotFoundError, ConfigError
@@ -167,6 +168,10 @@ def info_command(
 
 
 app.command("ingest")(ingest_command)
+app.command("sync", help="Make a collection follow a corpus: add, replace, move and remove what has changed.")(
+    sync_command
+)
+app.command("watch", help="Sync whenever files change, until Ctrl-C (needs the extra watch).")(watch_command)
 app.command("backfill")(backfill_command)
 app.command("get")(get_command)
 app.command("count")(count_command)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from m3_vdb.encoding.long_documents import PLANS
+from m3_vdb.ingest import FORMATS
 
 StoreOption = Annotated[
     str,
@@ -41,6 +42,26 @@ MaxRowsOption = Annotated[int | None, typer.Option(help="Multi-vector rows per d
 PoolFactorOption = Annotated[float, typer.Option(help="Keep 1 in N token vectors of every document (pooled).")]
 OverlapOption = Annotated[int, typer.Option(help="Passage overlap in tokens (split).")]
 
+CorpusArgument = Annotated[
+    list[str],
+    typer.Argument(help='Files, folders, pipes, or "-": JSONL, CSV, TSV, Parquet (also .gz, .zst), texts, BEIR.'),
+]
+FormatOption = Annotated[str, typer.Option("--format", help=f"{', '.join(FORMATS)}.")]
+IncludeOption = Annotated[
+    list[str] | None, typer.Option(help='In folders, read only files that match: "*.html", "guide/*".')
+]
+ExcludeOption = Annotated[list[str] | None, typer.Option(help="In folders, skip files that match.")]
+IdFieldOption = Annotated[
+    str | None, typer.Option(help="Field of the id. Default: id or _id; in tables without, a content hash.")
+]
+AutoIdOption = Annotated[bool, typer.Option("--auto-id", help="Give rows without an id a content hash.")]
+ColumnsOption = Annotated[str | None, typer.Option(help="Column names for CSV or TSV without a header.")]
+DelimiterOption = Annotated[
+    str | None, typer.Option(help='CSV delimiter: ";", "|", tab, … Default: found in the first line.')
+]
+UploadWorkersOption = Annotated[
+    int | None, typer.Option(help="Batches stored in parallel. Default: 2 for a server, else 1.")
+]
 TextFieldOption = Annotated[
     list[str] | None, typer.Option(help="Field of the text. Can be repeated; the texts are joined.")
 ]

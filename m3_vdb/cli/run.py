@@ -24,7 +24,7 @@ from m3_vdb.cli.output import EXIT_INTERRUPTED, EXIT_REJECTED, err, write_json
 from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
 from m3_vdb.encoding.long_documents import Plan
 from m3_vdb.errors import ConfigError, EngineError, StoreError
-from m3_vdb.ingest import IngestReport, Progress
+from m3_vdb.ingest import Fields, IngestReport, Progress
 from m3_vdb.retry import status
 from m3_vdb.stores import ModelIdentity, VectorStore, open_store
 from m3_vdb.stores.names import Folder, Memory, Server, read_name
@@ -83,6 +83,37 @@ def run_files(store: str, command: str, *, checkpoint: Path | None, rejected: Pa
     return RunFiles(state, letters)
 
 
+def read_fields(
+    id_field: str | None,
+    text_fields: list[str] | None,
+    title_field: str,
+    columns: str | None,
+    keep: list[str] | None,
+    drop: list[str] | None,
+    *,
+    auto_id: bool,
+    delimiter: str | None,
+) -> Fields:
+    """Which fields of a row make the document, from the options of a command."""
+    return Fields(
+        id=(id_field,) if id_field else Fields().id,
+        text=tuple(text_fields or Fields().text),
+        title=title_field,
+        columns=tuple(name.strip() for name in columns.split(",")) if columns else None,
+        keep=tuple(keep) if keep else None,
+        drop=tuple(drop or ()),
+        auto_id=auto_id,
+        delimiter={"tab": "\t", "\\t": "\t"}.get(delimiter, delimiter) if delimiter else None,
+    )
+
+
+def say_notices(notices: Mapping[str, str], said: int) -> int:
+    """Print the notices of a corpus after the first ``said``; returns the number of all."""
+    for notice in list(notices.values())[said:]:
+        err.print(Text(notice, style="yellow"), soft_wrap=True)
+    return len(notices)
+
+
 @dataclass(frozen=True, slots=True)
 class RunResult:
     """Report of a run, and the number of documents in the store afterwards."""
@@ -131,7 +162,7 @@ def run_on(
     """
     with (
         open_target(store, embed.identity, prefer_grpc=grpc) as opened,
-        stopping(files.checkpoint) as stop,
+        stopping(how_to_resume(files.checkpoint)) as stop,
         shown() as tell,
     ):
         report = run(opened, checkpoint=files.checkpoint, rejected=files.rejected, progress=tell, stop=stop)
@@ -177,8 +208,8 @@ def open_target(store: str, identity: ModelIdentity, *, prefer_grpc: bool = Fals
 
 
 @contextmanager
-def stopping(state: Path) -> Iterator[threading.Event]:
-    """The first Ctrl-C (or SIGTERM) sets the event, the second ends the program; prints how to resume."""
+def stopping(hint: str) -> Iterator[threading.Event]:
+    """The first Ctrl-C (or SIGTERM) sets the event, the second ends the program; prints ``hint``, how to resume."""
     stop = threading.Event()
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -196,10 +227,10 @@ def stopping(state: Path) -> Iterator[threading.Event]:
         if not (
             isinstance(error, StoreError) and status(error) == FORBIDDEN
         ):  # the same key may not write later either
-            err.print(how_to_resume(state), markup=False, soft_wrap=True)
+            err.print(hint, markup=False, soft_wrap=True)
         raise
     except KeyboardInterrupt:
-        err.print(f"stopped at once; {how_to_resume(state)}", markup=False, soft_wrap=True)
+        err.print(f"stopped at once; {hint}", markup=False, soft_wrap=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None
     finally:
         for one, handler in before.items():
