@@ -154,13 +154,18 @@ def plain_client(wire: str, address: str, width: int) -> Iterator[Write]:
         from pymilvus import MilvusClient
 
         from m3_vdb.stores.milvus.filters import numbers, terms
-        from m3_vdb.stores.milvus.rows import to_row
+        from m3_vdb.stores.milvus.rows import ROW, to_row
+        from m3_vdb.stores.options import DENSE, MULTI_VECTOR
 
         milvus = MilvusClient(uri=f"http://{address}", dedicated=True)
 
         def write_rows(documents: list[Document], embeddings: M3Embeddings) -> None:
             rows = [
-                to_row(one, terms(payload), numbers(payload), struct=True, half=False)
+                {
+                    **to_row(one, terms(payload), numbers(payload), struct=True, half=False),
+                    DENSE: one.dense,
+                    MULTI_VECTOR: [{ROW: row} for row in one.multi_vector],
+                }
                 for one in points_of(documents, embeddings, model)
                 for payload in [one.payload["payload"]]
             ]

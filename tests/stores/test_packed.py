@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from qdrant_client import grpc as q
 
+from benchmarks.stubs.milvus_stub import MilvusStub
+from benchmarks.stubs.milvus_stub_wire import matrix
 from benchmarks.stubs.qdrant_grpc_stub import GrpcStub
 from benchmarks.stubs.qdrant_rest_stub import RestStub
 from m3_vdb.stores import open_store
@@ -121,4 +123,22 @@ def test_a_server_stores_and_returns_the_arrays_bit_by_bit(wire):
             back = named_vectors(found[document.id])[name]
             parts = zip(vector.values(), back.values(), strict=True) if name == "sparse" else [(vector, back)]
             assert all(np.array_equal(one, other) for one, other in parts), name
+    stub.close()
+
+
+def test_milvus_gets_the_arrays_bit_by_bit():
+    stub = MilvusStub()
+    embeddings = make_embeddings(5)
+    with open_store(f"{stub.url}/x", identity=IDENTITY) as store:
+        store.upsert(make_documents(5), embeddings)
+        request = next(one for one in stub.requests("Upsert") if one.collection_name == "x")
+    columns = {column.field_name: column for column in request.fields_data}
+    assert request.num_rows == 5
+    dense = np.array(columns["dense"].vectors.float_vector.data, np.float32)
+    assert np.array_equal(dense.reshape(5, -1), embeddings.dense)
+    (rows,) = columns["multi_vector"].struct_arrays.fields
+    assert rows.vectors.vector_array.dim == IDENTITY.multi_vector_dim
+    for cell, embedding in zip(rows.vectors.vector_array.data, embeddings, strict=True):
+        assert cell.dim == IDENTITY.multi_vector_dim
+        assert np.array_equal(matrix(cell), embedding.multi_vector)
     stub.close()

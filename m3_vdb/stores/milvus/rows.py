@@ -16,12 +16,14 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 from pymilvus import CollectionSchema, DataType, MilvusClient
+from pymilvus.grpc_gen import schema_pb2
 
 from m3_vdb.encoding.identity import ModelIdentity
 from m3_vdb.marks import MARKS_FIELD, read_document
 from m3_vdb.stores.milvus.client import Calls
 from m3_vdb.stores.options import DENSE, MULTI_VECTOR, SPARSE, CollectionOptions, IndexType
 from m3_vdb.stores.points import Point
+from m3_vdb.stores.protobuf import field, floats
 from m3_vdb.types import Document, FloatArray, IntArray, M3Embedding, SparseVector
 
 KEY: Final = "key"
@@ -66,10 +68,20 @@ def to_row(
         PAYLOAD: point.payload["payload"],
         TERMS: list(terms),
         NUMBERS: {**numbers, MARKS_FIELD: point.payload[MARKS_FIELD]},
-        DENSE: point.dense,
+        DENSE: _numbers(point.dense),
         SPARSE: point.sparse.as_dict() or SENTINEL,
-        **({MULTI_VECTOR: [{ROW: row} for row in rows]} if struct else {TOKENS: _pack(rows)}),
+        # pymilvus writes the vectors of an array of structs one after the other; here they lie so already.
+        **({MULTI_VECTOR: [{ROW: _numbers(rows.reshape(-1))}]} if struct else {TOKENS: _pack(rows)}),
     }
+
+
+def _numbers(vector: NDArray[np.floating[Any]]) -> Sequence[float]:
+    """Numbers as pymilvus copies them without making a Python float of each: protobuf's own list, or float16."""
+    if vector.dtype == np.float16:
+        return vector  # type: ignore[return-value]  # pymilvus writes its bytes
+    content = field(schema_pb2.FloatArray, "data", floats(vector).tobytes())
+    numbers: Sequence[float] = schema_pb2.FloatArray.FromString(content).data
+    return numbers
 
 
 def _pack(rows: NDArray[np.floating[Any]]) -> list[str]:
@@ -120,7 +132,7 @@ def _vector(value: object, width: int) -> FloatArray:
 def row_bytes(row: Mapping[str, Any]) -> int:
     """Upper bound of a row's bytes in a request, where vectors are binary."""
     vectors = 8 * len(row[SPARSE]) + 4 * len(row[DENSE])
-    rows = sum(element[ROW].nbytes + 8 for element in row.get(MULTI_VECTOR, ()))
+    rows = sum(getattr(one[ROW], "nbytes", 4 * len(one[ROW])) + 8 for one in row.get(MULTI_VECTOR, ()))
     texts = sum(len(text.encode()) + 8 for text in (row["title"], row["text"], row[ID], *row.get(TOKENS, ())))
     objects = len(json.dumps(row[PAYLOAD])) + len(json.dumps(row[NUMBERS])) + 20 * len(row[TERMS])
     return int(vectors + rows + texts + objects + 256)

@@ -1,8 +1,7 @@
 """Vectors in Qdrant's protobuf messages, straight from and to arrays.
 
-A ``repeated float`` travels packed: the tag of the field, its length in bytes, then the numbers as little-endian
-float32, which is what an array holds already. So the messages of vectors are put together here byte by byte, and read
-back without a Python number in between; all others are made and read by the classes of ``qdrant_client.grpc``.
+The messages of vectors are put together here byte by byte, and read back without a Python number in between; all
+others are made and read by the classes of ``qdrant_client.grpc``.
 
 A vector is an array [d] or [rows, m], or ``{"indices": …, "values": …}`` for a sparse one.
 """
@@ -11,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,23 +18,21 @@ from qdrant_client import grpc as q
 from qdrant_client.conversions.conversion import RestToGrpc
 
 from m3_vdb.stores.points import Point
-
-_LENGTH_DELIMITED: Final = 2
-"""Protobuf's wire type of messages, strings and packed numbers: a length, then so many bytes."""
+from m3_vdb.stores.protobuf import entry, field, floats, head
 
 
 def upsert_request(collection: str, points: Sequence[Point]) -> q.UpsertPoints:
     """The request that stores points and waits until they are."""
-    head = q.UpsertPoints(collection_name=collection, wait=True).SerializeToString()
-    fields = [_field(q.UpsertPoints, "points", _point(point)) for point in points]
-    request: q.UpsertPoints = q.UpsertPoints.FromString(b"".join([head, *fields]))
+    known = q.UpsertPoints(collection_name=collection, wait=True).SerializeToString()
+    fields = [field(q.UpsertPoints, "points", _point(point)) for point in points]
+    request: q.UpsertPoints = q.UpsertPoints.FromString(b"".join([known, *fields]))
     return request
 
 
 def to_input(vector: Any) -> q.VectorInput:  # noqa: ANN401 - an array, or a mapping of two
     """A vector to search by."""
     kind, content = _message(vector)
-    vector_input: q.VectorInput = q.VectorInput.FromString(_field(q.VectorInput, kind, content))
+    vector_input: q.VectorInput = q.VectorInput.FromString(field(q.VectorInput, kind, content))
     return vector_input
 
 
@@ -46,39 +43,32 @@ def read_vectors(output: q.VectorsOutput) -> dict[str, Any]:
 
 def _point(point: Point) -> bytes:
     known = q.PointStruct(id=q.PointId(uuid=point.id), payload=RestToGrpc.convert_payload(point.payload))
-    entries = b"".join(_entry(name, vector) for name, vector in point.vectors.items())
-    named = _field(q.Vectors, "vectors", entries)
+    entries = b"".join(
+        field(q.NamedVectors, "vectors", entry(name, field(q.Vector, *_message(vector))))
+        for name, vector in point.vectors.items()
+    )
+    named = field(q.Vectors, "vectors", entries)
     content: bytes = known.SerializeToString()
-    return content + _field(q.PointStruct, "vectors", named)
-
-
-def _entry(name: str, vector: Any) -> bytes:  # noqa: ANN401 - as to_input
-    """An entry of the map of named vectors; an entry of a map is a message of its key (1) and its value (2)."""
-    value = _field(q.Vector, *_message(vector))
-    return _field(q.NamedVectors, "vectors", _delimited(1, name.encode()) + _delimited(2, value))
+    return content + field(q.PointStruct, "vectors", named)
 
 
 def _message(vector: Any) -> tuple[str, bytes]:  # noqa: ANN401 - as to_input
     """The field that holds a vector in ``Vector`` and ``VectorInput``, and its message."""
     if isinstance(vector, Mapping):
         indices = q.SparseVector(indices=np.asarray(vector["indices"]).tolist()).SerializeToString()
-        return "sparse", _field(q.SparseVector, "values", _floats(vector["values"]).tobytes()) + indices
-    numbers = _floats(vector)
+        return "sparse", field(q.SparseVector, "values", floats(vector["values"]).tobytes()) + indices
+    numbers = floats(vector)
     if numbers.ndim == 1:
-        return "dense", _field(q.DenseVector, "data", numbers.tobytes())
+        return "dense", field(q.DenseVector, "data", numbers.tobytes())
     # Each row is a message of its own. They are equally long, so one array holds them all, with equal heads.
     rows, width = numbers.shape
     size = 4 * width
-    inner = _head(q.DenseVector, "data", size)
-    head = _head(q.MultiDenseVector, "vectors", len(inner) + size) + inner
-    message = np.empty((rows, len(head) + size), np.uint8)
-    message[:, : len(head)] = np.frombuffer(head, np.uint8)
-    message[:, len(head) :] = numbers.view(np.uint8)
+    inner = head(q.DenseVector, "data", size)
+    start = head(q.MultiDenseVector, "vectors", len(inner) + size) + inner
+    message = np.empty((rows, len(start) + size), np.uint8)
+    message[:, : len(start)] = np.frombuffer(start, np.uint8)
+    message[:, len(start) :] = numbers.view(np.uint8)
     return "multi_dense", message.tobytes()
-
-
-def _floats(numbers: Any) -> NDArray[np.float32]:  # noqa: ANN401 - an array, or a list
-    return np.ascontiguousarray(numbers, "<f4")
 
 
 def _read(vector: q.VectorOutput) -> Any:  # noqa: ANN401 - as to_input
@@ -105,29 +95,3 @@ def _tails(content: bytes, rows: int, width: int) -> NDArray[np.float32]:
     """The last ``width`` numbers of each of equally long messages: float32 [rows, width]."""
     messages = np.frombuffer(content, np.uint8).reshape(rows, -1)
     return np.ascontiguousarray(messages[:, messages.shape[1] - 4 * width :]).view("<f4")
-
-
-def _field(message: Any, name: str, content: bytes) -> bytes:  # noqa: ANN401 - a class of messages
-    return _head(message, name, len(content)) + content
-
-
-def _head(message: Any, name: str, size: int) -> bytes:  # noqa: ANN401 - a class of messages
-    return _tag(message.DESCRIPTOR.fields_by_name[name].number) + _varint(size)
-
-
-def _delimited(number: int, content: bytes) -> bytes:
-    return _tag(number) + _varint(len(content)) + content
-
-
-def _tag(number: int) -> bytes:
-    return _varint(number << 3 | _LENGTH_DELIMITED)
-
-
-def _varint(number: int) -> bytes:
-    """Seven bits per byte, the lowest first; all bytes but the last have the highest bit."""
-    digits = bytearray()
-    while number > 127:
-        digits.append(number & 127 | 128)
-        number >>= 7
-    digits.append(number)
-    return bytes(digits)
