@@ -18,7 +18,6 @@ from typing import Final, Literal, TypeAlias
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from m3_vdb.encoding.packing import pack
 from m3_vdb.encoding.tokenizer import Tokenizer
@@ -28,13 +27,11 @@ from m3_vdb.evaluation.protocol import DEPTH
 from m3_vdb.evaluation.results import Cost
 from m3_vdb.evaluation.runs import CollectionRuns
 from m3_vdb.types import FloatArray
+from train.contrastive.anchor import PASSAGE, QUERY, mean_pool
 from train.model import M3Model
 from train.retrieval.config import Dtype
 from train.session import load
 
-QUERY: Final = "query: "
-PASSAGE: Final = "passage: "
-"""The prefixes that e5 was trained with (arXiv 2402.05672)."""
 NATIVE_BFLOAT16: Final = ("amx_bf16", "avx512_bf16", "bf16")
 """Capabilities of a CPU, as torch names them, that multiply bfloat16 faster than float32; the last one is ARM's."""
 NAME: Final = "zero-shot"
@@ -115,20 +112,6 @@ class MeanPooled:
         with torch.inference_mode(), torch.autocast(input_ids.device.type, dtype=torch.bfloat16, enabled=is_half):
             hidden = self.model.encoder(input_ids=input_ids, attention_mask=mask).last_hidden_state
         return mean_pool(hidden, mask)
-
-
-def mean_pool(hidden: Tensor, mask: Tensor) -> Tensor:
-    """The mean state of every text's tokens as a unit row, in float32.
-
-    Args:
-        hidden: [B, L, d].
-        mask: int64 [B, L], 1 for tokens and 0 for padding, which does not count.
-
-    Returns:
-        float32 [B, d].
-    """
-    weights = mask.unsqueeze(-1).float()
-    return functional.normalize((hidden.float() * weights).sum(dim=1) / weights.sum(dim=1), dim=-1)
 
 
 def _native_bfloat16(device: str) -> bool:

@@ -120,6 +120,10 @@ class Objective:
         mask_duplicates: a passage that is known to answer a query never counts against it.
         reranker_weight: weight of the distillation of ``pos_scores`` and ``neg_scores``; 0 ignores them.
         reranker_temperature: divides those scores before their softmax.
+        anchor: checkpoint of a plain encoder with the same tokenizer, such as ``import-base`` makes; its mean-pooled
+            vectors are a second teacher of the dense score, so that the model keeps what that encoder knows.
+        anchor_weight: weight of that term; 0 is without.
+        anchor_temperature: divides the anchor's scores before their softmax (e5's own is 0.01).
     """
 
     temperature: float = 0.02
@@ -129,10 +133,15 @@ class Objective:
     mask_duplicates: bool = True
     reranker_weight: float = 0.0
     reranker_temperature: float = 1.0
+    anchor: Path | None = None
+    anchor_weight: float = 0.0
+    anchor_temperature: float = 0.01
 
     def __post_init__(self) -> None:
-        _positive(self, "temperature", "reranker_temperature")
-        _not_negative(self, "reranker_weight")
+        _positive(self, "temperature", "reranker_temperature", "anchor_temperature")
+        _not_negative(self, "reranker_weight", "anchor_weight")
+        if (self.anchor is None) != (not self.anchor_weight):
+            raise ConfigError(f"anchor={self.anchor}, anchor_weight={self.anchor_weight}: give both or neither")
 
 
 @dataclass(frozen=True)

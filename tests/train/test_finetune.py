@@ -16,6 +16,7 @@ from m3_vdb.encoding.tokenizer import Tokenizer
 from m3_vdb.errors import BundleError, ConfigError, DocumentError, ModelOutputError
 from tests.train._runs import UNIFIED, config, run, tensors
 from train.config import Batching, LoRA, Objective, Phase, Schedule, Watch
+from train.contrastive.anchor import with_prefix
 
 TERMS = {"loss", "loss/dense", "loss/sparse", "loss/multi_vector", "loss/inter", "loss/distill"}
 
@@ -72,6 +73,25 @@ def test_the_checkpoint_carries_the_tokenizer_unchanged(trained, tiny_checkpoint
     name = "tokenizer.json"
     assert (trained[0] / "out" / "step-000008" / name).read_bytes() == (tiny_checkpoint / name).read_bytes()
     assert Tokenizer.from_file(trained[0] / "out" / "step-000008" / name).vocab_size > 100
+
+
+def test_an_anchor_teaches_the_dense_score(tiny_checkpoint, tmp_path):
+    phase = replace(UNIFIED, steps=8)
+    objective = Objective(anchor=tiny_checkpoint, anchor_weight=5.0, anchor_temperature=0.02)
+    settings = config(tiny_checkpoint, tmp_path, phases=Schedule(unified=phase), objective=objective)
+    _, reports, _ = run(settings)
+    terms = [report.measures["loss/anchor"] for report in reports]
+    assert sum(terms[-2:]) < 0.98 * sum(terms[:2])
+
+
+def test_a_prefix_of_the_anchor_is_as_if_it_were_in_the_text(tiny_checkpoint):
+    tokenizer = Tokenizer.from_file(tiny_checkpoint / "tokenizer.json")
+    texts = ["read the file", "a", "write " * 40]
+    prefix = tokenizer.encode(["query: "], max_length=16).ids[1:-1]
+    found = with_prefix(tokenizer.encode(texts, max_length=64), prefix, longest=20)
+    expected = tokenizer.encode([f"query: {text}" for text in texts], max_length=20)
+    assert found.ids.tolist() == expected.ids.tolist()
+    assert found.offsets.tolist() == expected.offsets.tolist()
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tiny_checkpoint, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from math import exp, log
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -105,6 +106,11 @@ def written_formula(
         found = {head: cross_entropy(shares, rows(scores, only_own, head)) for head in scores}
         terms["reranker"] = weighted(found) / len(scores)
         total += constants.reranker_weight * terms["reranker"]
+    if targets.anchor is not None and "dense" in scores:
+        near = {"dense": targets.anchor.numpy() * tau / constants.anchor_temperature}
+        shares = [np.exp(line) for line in rows(near, targets, "dense")]
+        terms["anchor"] = cross_entropy(shares, rows(scores, targets, "dense"))
+        total += constants.anchor_weight * terms["anchor"]
     entropy = -np.mean([(p[p > 0] * np.log(p[p > 0])).sum() for p in own_teacher])
     return {**terms, "total": total, "entropy": entropy}
 
@@ -242,6 +248,32 @@ def test_the_reranker_term_is_the_written_formula(heads, excluded):
     assert actual == pytest.approx(expected, rel=1e-9)
     plain = as_numbers(unified_loss(scores, Targets(POSITIVE, excluded), constants, self_distill=False))
     assert actual["total"] == pytest.approx(plain["total"] + 0.4 * actual["reranker"], rel=1e-9)
+
+
+ANCHORED = replace(CONSTANTS[1], anchor=Path("base"), anchor_weight=0.6, anchor_temperature=0.4)
+
+
+@pytest.mark.parametrize("heads", [HEADS, ("dense",), ("sparse", "multi_vector")], ids="+".join)
+@pytest.mark.parametrize("excluded", [NONE, SOME], ids=["all", "some excluded"])
+def test_the_anchor_term_is_the_written_formula(heads, excluded):
+    anchor = torch.randn(3, 5, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+    scores, targets = random_scores(heads=heads), Targets(POSITIVE, excluded, anchor=anchor)
+    actual = as_numbers(unified_loss(scores, targets, ANCHORED, self_distill=False))
+    assert actual == pytest.approx(written_formula(arrays(scores), targets, ANCHORED, self_distill=False), rel=1e-9)
+    plain = as_numbers(unified_loss(scores, Targets(POSITIVE, excluded), ANCHORED, self_distill=False))
+    assert actual["total"] == pytest.approx(plain["total"] + 0.6 * actual.get("anchor", 0.0), rel=1e-9)
+
+
+def test_the_anchor_term_by_hand():
+    scores = {"dense": torch.tensor([[log(2.0), 0.0, 0.0]])}
+    targets = Targets(
+        torch.tensor([0]), torch.zeros(1, 3, dtype=torch.bool), anchor=torch.tensor([[0.0, log(3) / 2, 0]])
+    )
+    objective = Objective(temperature=1.0, anchor=Path("base"), anchor_weight=1.0, anchor_temperature=0.5)
+    # the anchor's shares are 1/5, 3/5, 1/5, the student's 1/2, 1/4, 1/4
+    expected = 0.2 * log(2) + 0.8 * log(4)
+    losses = unified_loss(scores, targets, objective, self_distill=False)
+    assert losses.terms["anchor"].item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_the_reranker_term_without_an_excluded_candidate():
@@ -421,6 +453,20 @@ def test_sub_batches_in_any_order_give_the_same_losses():
         )
 
 
+def test_an_anchor_compares_the_texts_of_the_batch_in_any_order():
+    generator = torch.Generator().manual_seed(3)
+    anchor = torch.randn(4, 6, generator=generator), torch.randn(11, 6, generator=generator)
+    expected, _ = losses_of_batch(ANCHORED, anchor=anchor)
+    targets = Targets(
+        torch.tensor([0, 3, 5, 7]), torch.tensor(EXCLUDED).bool(), anchor=(anchor[0] @ anchor[1].T).double()
+    )
+    scores = {head: matrix.double() for head, matrix in score_matrices(*batch_parts(), HEADS).items()}
+    written = written_formula(arrays(scores), targets, ANCHORED, self_distill=True)
+    assert as_numbers(expected) == pytest.approx(written, rel=1e-5)
+    order = Order(torch.randperm(4, generator=generator), torch.randperm(11, generator=generator))
+    assert as_numbers(losses_of_batch(ANCHORED, order=order, anchor=anchor)[0]) == pytest.approx(written, rel=1e-5)
+
+
 def test_the_accuracy_counts_queries_whose_positive_is_first():
     texts = random_representations(0, 5)
     q = texts.take(torch.arange(4))
@@ -479,14 +525,17 @@ OTHER: dict[str, Any] = {
     "mask_duplicates": False,
     "reranker_weight": 0.75,
     "reranker_temperature": 2.0,
+    "anchor_weight": 1.5,
+    "anchor_temperature": 0.5,
 }
 
 
-@pytest.mark.parametrize("field", [field.name for field in fields(Objective)])
+@pytest.mark.parametrize("field", [field.name for field in fields(Objective) if field.name != "anchor"])
 def test_every_constant_changes_the_total(field):
-    default = Objective(reranker_weight=0.5)
+    default = Objective(reranker_weight=0.5, anchor=Path("base"), anchor_weight=0.5)
     changed = replace(default, **{field: OTHER[field]})
-    totals = [losses_of_batch(objective)[0].total.item() for objective in (default, changed)]
+    vectors = torch.eye(11)[:4], torch.eye(11)
+    totals = [losses_of_batch(objective, anchor=vectors)[0].total.item() for objective in (default, changed)]
     assert abs(totals[0] - totals[1]) > 1e-3
     assert max(totals) < 1000
 

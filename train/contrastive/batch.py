@@ -63,6 +63,7 @@ def batch_losses(
     heads: tuple[Head, ...],
     objective: Objective,
     self_distill: bool,
+    anchor: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Losses, dict[str, Tensor]]:
     """Losses of this process's queries against the passages of all processes, and measures to watch.
 
@@ -76,6 +77,7 @@ def batch_losses(
         heads: heads whose scores are trained.
         objective: constants.
         self_distill: add the distillation term.
+        anchor: another encoder's vectors of the queries [B, k] and passages [P, k], in the order of their numbers.
     """
     columns = _Columns.of(batch, order, q.dense.device)
     scores = score_matrices(q, gather(p), heads)
@@ -83,6 +85,7 @@ def batch_losses(
         columns.positive,
         columns.excluded(objective.mask_duplicates),
         columns.reranker(objective.reranker_temperature) if objective.reranker_weight else None,
+        anchor[0][order.queries] @ gather_rows(anchor[1][order.passages]).T if anchor else None,
     )
     reverse = _reverse(q, p, columns, heads, objective.mask_duplicates) if objective.symmetric else None
     losses = unified_loss(scores, targets, objective, self_distill=self_distill, reverse=reverse)

@@ -29,7 +29,7 @@ class Losses:
     Attributes:
         total: what is minimised.
         terms: InfoNCE by head; with several heads also "inter", of their weighted sum, and the sums "distill" (L') and
-            "reranker" where they are switched on.
+            "reranker" and "anchor" where they are switched on.
         entropy: of the teacher softmax(s_inter/τ) in nats, mean over queries; a teacher near 0 teaches nothing new.
     """
 
@@ -47,11 +47,13 @@ class Targets:
         excluded: bool [B, P], candidates that take no part: other answers to the query.
         reranker: float32 [B, P], probabilities from a reranker, 0 outside a query's own passages; rows without scores
             are 0 altogether; None without reranker.
+        anchor: float32 [B, P], another encoder's inner products; None without anchor.
     """
 
     positive: Tensor
     excluded: Tensor
     reranker: Tensor | None = None
+    anchor: Tensor | None = None
 
 
 def info_nce(scores: Tensor, positive: Tensor, temperature: float) -> Tensor:
@@ -95,7 +97,8 @@ def unified_loss(
     With all three heads L = (λ1·L_dense + λ2·L_lex + λ3·L_mul + L_inter)/4, L' = (λ1·L'_dense + λ2·L'_lex +
     λ3·L'_mul)/3, total = (L + L')/2, or L without self-distillation. With fewer heads the sums run over those in use
     and are divided by their number of terms; a single head has no L_inter. A reranker adds its weight times the
-    λ-weighted mean of the heads' cross entropies over each query's own passages.
+    λ-weighted mean of the heads' cross entropies over each query's own passages, an anchor its weight times the cross
+    entropy of the dense score.
 
     Args:
         scores: of queries (rows) and candidates (columns).
@@ -122,6 +125,12 @@ def unified_loss(
         own = own / own.sum(-1, keepdim=True).clamp_min(torch.finfo(own.dtype).tiny)  # rows without scores stay 0
         terms["reranker"] = _over_heads(students, objective, lambda s: _within_group(s, own, tau))
         total = total + objective.reranker_weight * terms["reranker"]
+    if targets.anchor is not None and "dense" in scores:
+        shares = functional.softmax(
+            targets.anchor.masked_fill(targets.excluded, EXCLUDED) / objective.anchor_temperature, dim=-1
+        )
+        terms["anchor"] = distillation(matrices["dense"], shares, tau)
+        total = total + objective.anchor_weight * terms["anchor"]
     return Losses(total, terms, torch.special.entr(teacher).sum(-1).mean())
 
 

@@ -1,0 +1,83 @@
+"""A plain encoder as a second teacher of the dense score: a model that learns one kind of text keeps the others.
+
+Fine-tuning on rows of one domain makes the dense vector forget what the base knew of all others. The base's own vectors
+say how near two texts of a batch are; ``Objective.anchor_weight`` distils these shares into the dense score.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from m3_vdb.encoding.packing import pack
+from m3_vdb.encoding.tokenizer import SEP, TokenBatch, Tokenizer
+from train.data.store import token_batch
+from train.engine.run import Run
+
+QUERY: Final = "query: "
+PASSAGE: Final = "passage: "
+"""The prefixes that e5 was trained with (arXiv 2402.05672)."""
+
+
+class Anchor:
+    """A frozen encoder whose vectors are the means over a text's tokens, as multilingual-e5's are.
+
+    Args:
+        run: settings and processes of a run with ``objective.anchor``.
+
+    Raises:
+        BundleError: the checkpoint is incomplete.
+    """
+
+    def __init__(self, run: Run[Any]) -> None:
+        config = run.config
+        self._model = run.load_model(config.objective.anchor, longest=512).to(run.processes.device)
+        self._model.requires_grad_(requires_grad=False)
+        self._run = run
+        tokenizer = Tokenizer(run.tokenizer_json)
+        self._prefixes = {prefix: tokenizer.encode([prefix], max_length=16).ids[1:-1] for prefix in (QUERY, PASSAGE)}
+
+    @torch.no_grad()
+    def vectors(self, texts: TokenBatch, prefix: str, *, batch_tokens: int) -> Tensor:
+        """Unit rows, float32 [n, d], of texts with a prefix before each.
+
+        Args:
+            texts: n texts, cut to what the anchor can read.
+            prefix: ``QUERY`` or ``PASSAGE``.
+            batch_tokens: padded tokens of one forward pass.
+        """
+        tokens = with_prefix(texts, self._prefixes[prefix], longest=self._model.max_length)
+        found = torch.empty(len(tokens), self._model.dim, device=self._run.processes.device)
+        for group in pack(tokens.lengths, batch_tokens=batch_tokens, call_cost=0):
+            ids, mask = (torch.from_numpy(array).to(found.device) for array in tokens.padded(group))
+            with self._run.processes.autocast():
+                hidden = self._model.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+            found[torch.from_numpy(group).to(found.device)] = mean_pool(hidden, mask)
+        return found
+
+
+def with_prefix(texts: TokenBatch, prefix: np.ndarray[Any, np.dtype[np.int32]], *, longest: int) -> TokenBatch:
+    """The texts with these tokens after their ``<s>``, none longer than ``longest`` tokens."""
+    rows = []
+    for first, last in zip(texts.offsets[:-1], texts.offsets[1:], strict=True):
+        inner = texts.ids[first + 1 : last - 1][: longest - 2 - len(prefix)]
+        rows.append(np.concatenate([texts.ids[first : first + 1], prefix, inner, [SEP]]))
+    return token_batch(rows)
+
+
+def mean_pool(hidden: Tensor, mask: Tensor) -> Tensor:
+    """The mean state of every text's tokens as a unit row, in float32.
+
+    Args:
+        hidden: [B, L, d].
+        mask: int64 [B, L], 1 for tokens and 0 for padding, which does not count.
+
+    Returns:
+        float32 [B, d].
+    """
+    weights = mask.unsqueeze(-1).float()
+    return functional.normalize((hidden.float() * weights).sum(dim=1) / weights.sum(dim=1), dim=-1)
