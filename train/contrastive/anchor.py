@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from m3_vdb.encoding.packing import pack
 from m3_vdb.encoding.tokenizer import SEP, TokenBatch, Tokenizer
+from m3_vdb.types import IntArray
 from train.data.store import token_batch
 from train.engine.run import Run
 
@@ -60,12 +61,12 @@ class Anchor:
         return found
 
 
-def with_prefix(texts: TokenBatch, prefix: np.ndarray[Any, np.dtype[np.int32]], *, longest: int) -> TokenBatch:
+def with_prefix(texts: TokenBatch, prefix: IntArray, *, longest: int) -> TokenBatch:
     """The texts with these tokens after their ``<s>``, none longer than ``longest`` tokens."""
     rows = []
     for first, last in zip(texts.offsets[:-1], texts.offsets[1:], strict=True):
         inner = texts.ids[first + 1 : last - 1][: longest - 2 - len(prefix)]
-        rows.append(np.concatenate([texts.ids[first : first + 1], prefix, inner, [SEP]]))
+        rows.append(np.concatenate([texts.ids[first : first + 1], prefix, inner, [SEP]]).tolist())
     return token_batch(rows)
 
 

@@ -144,10 +144,10 @@ class ContrastiveTask(M3Task):
         """Forward passes over sub-batches, the loss over all of them, and the gradients."""
         heads = tuple(phase.losses)
         work = self.forwards(model, batch, heads)
-        anchor = self._anchor and (
-            self._anchor.vectors(batch.queries, QUERY, batch_tokens=self.micro_tokens),
-            self._anchor.vectors(batch.passages, PASSAGE, batch_tokens=self.micro_tokens),
-        )
+        anchor = None
+        if self._anchor:
+            vectors = partial(self._anchor.vectors, batch_tokens=self.micro_tokens)
+            anchor = vectors(batch.queries, QUERY), vectors(batch.passages, PASSAGE)
         losses_of = partial(
             batch_losses,
             batch=batch,
