@@ -28,7 +28,7 @@ class GrpcStub:
         self.engine = engine or EdgeEngine()  # that of a REST stub makes both the ports of one server
         self.calls: list[tuple[str, dict[str, str], float | None]] = []
         self.refuse: list[tuple[grpc.StatusCode, str, dict[str, str]]] = []
-        self.server = grpc.server(ThreadPoolExecutor(1))
+        self.server = grpc.server(ThreadPoolExecutor(1), options=[("grpc.max_receive_message_length", -1)])
         points_service_pb2_grpc.add_PointsServicer_to_server(_guarded(self, _Points), self.server)
         collections_service_pb2_grpc.add_CollectionsServicer_to_server(_guarded(self, _Collections), self.server)
         qdrant_pb2_grpc.add_QdrantServicer_to_server(_guarded(self, _Root), self.server)

@@ -23,8 +23,8 @@ from m3_vdb.errors import (
 from m3_vdb.filter_parser import parse_filter
 from m3_vdb.retry import is_transient
 from m3_vdb.stores import CollectionOptions, MemoryStore, open_store
+from m3_vdb.stores.qdrant.calls import MAX_REST_BYTES
 from m3_vdb.stores.qdrant.schema import helpful_indexes
-from m3_vdb.stores.qdrant.server import MAX_REQUEST_BYTES
 from m3_vdb.types import Document
 from m3_vdb.weights import Weights
 from tests.stores._corpus import IDENTITY, make_documents, make_embeddings, make_queries
@@ -179,9 +179,9 @@ def test_upserts_are_cut_by_bytes(stub):
         assert store.count() == 20
     sizes = [size for method, path, size, _ in stub.bodies if (method, path) == ("PUT", "/collections/wide/points")]
     assert len(sizes) > 1
-    assert max(sizes) <= MAX_REQUEST_BYTES
-    assert sum(sizes) > MAX_REQUEST_BYTES
-    assert min(sizes[:-1]) > MAX_REQUEST_BYTES / 2  # cut by size and not too early
+    assert max(sizes) <= MAX_REST_BYTES
+    assert sum(sizes) > MAX_REST_BYTES
+    assert min(sizes[:-1]) > MAX_REST_BYTES / 2  # cut by size and not too early
 
 
 def test_the_largest_multi_vector_is_below_the_limit(stub):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import grpc
 import pytest
 
-from benchmarks.stubs.qdrant_grpc_stub import GrpcStub
+from benchmarks.stubs.qdrant_grpc_stub import GrpcStub, _Points
 from benchmarks.stubs.qdrant_rest_stub import RestStub
 from m3_vdb.errors import ConfigError, StoreConnectionError, StoreRequestError, StoreUrlError
 from m3_vdb.retry import about_content, is_transient
 from m3_vdb.stores import CollectionOptions, open_store
+from m3_vdb.stores.qdrant.calls import MAX_GRPC_BYTES
 from tests.stores._corpus import IDENTITY, make_documents, make_embeddings
 
 
@@ -79,6 +82,25 @@ def test_the_url_names_the_port(stub):
         store.upsert(make_documents(2), make_embeddings(2))
         assert store.count() == 2
     assert stub.engine.collections["notes"].count() == 2
+
+
+def test_upserts_are_cut_below_the_usual_limit_of_grpc(stub, monkeypatch):
+    identity = dataclasses.replace(IDENTITY, multi_vector_dim=1024)
+    embeddings, sizes, upsert = make_embeddings(150, identity=identity), [], _Points.Upsert
+
+    def counted(self, request):
+        sizes.append(request.ByteSize())
+        return upsert(self, request)
+
+    monkeypatch.setattr(_Points, "Upsert", counted)
+    server = GrpcStub()
+    with open_store(f"qdrant+grpc://127.0.0.1:{server.port}/wide", identity=identity) as store:
+        store.upsert(make_documents(150), embeddings)
+        assert store.count() == 150
+    server.close()
+    assert len(sizes) > 1
+    assert max(sizes) < MAX_GRPC_BYTES
+    assert min(sizes[:-1]) > MAX_GRPC_BYTES / 2  # cut by size and not too early
 
 
 def test_the_port_of_grpc_is_never_guessed_from_another_rest_port(stub):

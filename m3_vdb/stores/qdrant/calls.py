@@ -24,6 +24,10 @@ from m3_vdb.stores.qdrant.packed import read_vectors, to_input, upsert_request
 from m3_vdb.stores.qdrant.requests import Request
 
 Answer = TypeVar("Answer", bound=BaseModel)
+MAX_REST_BYTES: Final = 8 * 1024 * 1024
+"""Of an upsert, well below the 32 MiB that a Qdrant server takes by default (service.max_request_size_mb)."""
+MAX_GRPC_BYTES: Final = 4 * 1024 * 1024 - 4096
+"""Of an upsert. A Qdrant server takes any size; 4 MiB is gRPC's own default, and that of proxies that use it."""
 _GRPC_SECONDS: Final = 5
 """qdrant-client's own limit of a call over gRPC, for a client that was made without one."""
 
@@ -35,6 +39,9 @@ class QdrantCalls(ABC):
         client: the connection.
         collection: its name.
     """
+
+    max_bytes: int
+    """Of an upsert."""
 
     def __init__(self, client: QdrantClient, collection: str) -> None:
         self._client = client
@@ -89,6 +96,8 @@ class _Records(BaseModel):
 class RestCalls(QdrantCalls):
     """Over REST: JSON by orjson."""
 
+    max_bytes = MAX_REST_BYTES
+
     @staticmethod
     def request_bytes(point: Point) -> int:
         """See ``QdrantCalls``."""
@@ -138,6 +147,8 @@ def _given(value: Any) -> Any:  # noqa: ANN401 - JSON with arrays in it
 
 class GrpcCalls(QdrantCalls):
     """Over gRPC: packed bytes."""
+
+    max_bytes = MAX_GRPC_BYTES
 
     def __init__(self, client: QdrantClient, collection: str) -> None:
         super().__init__(client, collection)
@@ -206,6 +217,8 @@ def _search(request: Request) -> Request:
 
 class LocalCalls(QdrantCalls):
     """qdrant-client's local mode, in this process: its own models."""
+
+    max_bytes = MAX_GRPC_BYTES
 
     @staticmethod
     def request_bytes(point: Point) -> int:

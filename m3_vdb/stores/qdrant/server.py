@@ -33,8 +33,6 @@ from m3_vdb.stores.qdrant.schema import (
 )
 from m3_vdb.stores.waiting import Waiting, wait_for
 
-MAX_REQUEST_BYTES: Final = 8 * 1024 * 1024
-"""Of an upsert, well below the 32 MiB that a Qdrant server takes by default (service.max_request_size_mb)."""
 TURBO_VERSION: Final = (1, 20)
 """First version whose vectors may be stored as turbo16 and turbo8."""
 METADATA_KEY: Final = "m3"
@@ -164,7 +162,7 @@ class QdrantStore(QdrantCollection):
         most = self._capabilities.max_upsert
         calls = self._calls
         with self._engine():
-            for batch in batches(points, calls.request_bytes, max_bytes=MAX_REQUEST_BYTES, max_items=most):
+            for batch in batches(points, calls.request_bytes, max_bytes=calls.max_bytes, max_items=most):
                 calls.upsert(batch)
 
     def _set_payload(self, point_ids: list[str], fields: dict[str, Any]) -> None:
