@@ -120,8 +120,9 @@ class Objective:
         mask_duplicates: a passage that is known to answer a query never counts against it.
         reranker_weight: weight of the distillation of ``pos_scores`` and ``neg_scores``; 0 ignores them.
         reranker_temperature: divides those scores before their softmax.
-        anchor: checkpoint of a plain encoder with the same tokenizer, such as ``import-base`` makes; its mean-pooled
-            vectors are a second teacher of the dense score, so that the model keeps what that encoder knows.
+        anchor: checkpoint of a plain encoder with the same tokenizer, such as ``import-base`` makes. How near its
+            mean-pooled vectors say that two queries, or two passages, of a batch are, the dense vectors should say too:
+            so the model keeps what that encoder knows.
         anchor_weight: weight of that term; 0 is without.
         anchor_temperature: divides the anchor's scores before their softmax (e5's own is 0.01).
     """

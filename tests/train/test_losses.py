@@ -16,7 +16,7 @@ from torch import Tensor
 from tests.train._toy import random_model, random_representations, random_token_batch
 from train.config import HEADS, Objective
 from train.contrastive.batch import Batch, Order, batch_losses
-from train.contrastive.losses import Losses, Targets, distillation, info_nce, inter_scores, unified_loss
+from train.contrastive.losses import Losses, Targets, anchor_loss, distillation, info_nce, inter_scores, unified_loss
 from train.contrastive.representations import pack_output
 from train.contrastive.scores import score_matrices
 from train.data.store import token_batch
@@ -106,11 +106,6 @@ def written_formula(
         found = {head: cross_entropy(shares, rows(scores, only_own, head)) for head in scores}
         terms["reranker"] = weighted(found) / len(scores)
         total += constants.reranker_weight * terms["reranker"]
-    if targets.anchor is not None and "dense" in scores:
-        near = {"dense": targets.anchor.numpy() * tau / constants.anchor_temperature}
-        shares = [np.exp(line) for line in rows(near, targets, "dense")]
-        terms["anchor"] = cross_entropy(shares, rows(scores, targets, "dense"))
-        total += constants.anchor_weight * terms["anchor"]
     entropy = -np.mean([(p[p > 0] * np.log(p[p > 0])).sum() for p in own_teacher])
     return {**terms, "total": total, "entropy": entropy}
 
@@ -250,30 +245,13 @@ def test_the_reranker_term_is_the_written_formula(heads, excluded):
     assert actual["total"] == pytest.approx(plain["total"] + 0.4 * actual["reranker"], rel=1e-9)
 
 
-ANCHORED = replace(CONSTANTS[1], anchor=Path("base"), anchor_weight=0.6, anchor_temperature=0.4)
-
-
-@pytest.mark.parametrize("heads", [HEADS, ("dense",), ("sparse", "multi_vector")], ids="+".join)
-@pytest.mark.parametrize("excluded", [NONE, SOME], ids=["all", "some excluded"])
-def test_the_anchor_term_is_the_written_formula(heads, excluded):
-    anchor = torch.randn(3, 5, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
-    scores, targets = random_scores(heads=heads), Targets(POSITIVE, excluded, anchor=anchor)
-    actual = as_numbers(unified_loss(scores, targets, ANCHORED, self_distill=False))
-    assert actual == pytest.approx(written_formula(arrays(scores), targets, ANCHORED, self_distill=False), rel=1e-9)
-    plain = as_numbers(unified_loss(scores, Targets(POSITIVE, excluded), ANCHORED, self_distill=False))
-    assert actual["total"] == pytest.approx(plain["total"] + 0.6 * actual.get("anchor", 0.0), rel=1e-9)
-
-
 def test_the_anchor_term_by_hand():
-    scores = {"dense": torch.tensor([[log(2.0), 0.0, 0.0]])}
-    targets = Targets(
-        torch.tensor([0]), torch.zeros(1, 3, dtype=torch.bool), anchor=torch.tensor([[0.0, log(3) / 2, 0]])
-    )
+    # the second of three texts: itself is left out; the anchor's shares are 3/4, 1/4, the student's 1/3, 2/3
+    dense = torch.tensor([[0.0, 9.0, log(2.0)]])
+    anchor = torch.tensor([[log(3) / 2, 5.0, 0.0]])
     objective = Objective(temperature=1.0, anchor=Path("base"), anchor_weight=1.0, anchor_temperature=0.5)
-    # the anchor's shares are 1/5, 3/5, 1/5, the student's 1/2, 1/4, 1/4
-    expected = 0.2 * log(2) + 0.8 * log(4)
-    losses = unified_loss(scores, targets, objective, self_distill=False)
-    assert losses.terms["anchor"].item() == pytest.approx(expected, rel=1e-6)
+    expected = 0.75 * log(3) + 0.25 * log(1.5)
+    assert anchor_loss(dense, anchor, torch.tensor([1]), objective).item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_the_reranker_term_without_an_excluded_candidate():
@@ -453,18 +431,26 @@ def test_sub_batches_in_any_order_give_the_same_losses():
         )
 
 
-def test_an_anchor_compares_the_texts_of_the_batch_in_any_order():
+def test_an_anchor_compares_queries_and_passages_among_themselves_in_any_order():
+    objective = replace(CONSTANTS[1], anchor=Path("base"), anchor_weight=0.6, anchor_temperature=0.4)
     generator = torch.Generator().manual_seed(3)
     anchor = torch.randn(4, 6, generator=generator), torch.randn(11, 6, generator=generator)
-    expected, _ = losses_of_batch(ANCHORED, anchor=anchor)
-    targets = Targets(
-        torch.tensor([0, 3, 5, 7]), torch.tensor(EXCLUDED).bool(), anchor=(anchor[0] @ anchor[1].T).double()
-    )
-    scores = {head: matrix.double() for head, matrix in score_matrices(*batch_parts(), HEADS).items()}
-    written = written_formula(arrays(scores), targets, ANCHORED, self_distill=True)
-    assert as_numbers(expected) == pytest.approx(written, rel=1e-5)
-    order = Order(torch.randperm(4, generator=generator), torch.randperm(11, generator=generator))
-    assert as_numbers(losses_of_batch(ANCHORED, order=order, anchor=anchor)[0]) == pytest.approx(written, rel=1e-5)
+
+    def of_side(dense: np.ndarray, similar: np.ndarray) -> float:
+        terms = []
+        for i in range(len(dense)):
+            others = np.arange(len(dense)) != i
+            logs = log_softmax((dense[i] @ dense.T)[others] / objective.temperature)
+            terms.append(-(np.exp(log_softmax((similar[i] @ similar.T)[others] / 0.4)) * logs).sum())
+        return float(np.mean(terms))
+
+    sides = zip(batch_parts(), anchor, strict=True)
+    expected = np.mean([of_side(part.dense.double().numpy(), one.double().numpy()) for part, one in sides])
+    plain = losses_of_batch(objective)[0].total.item()
+    for order in (IN_ORDER, Order(torch.randperm(4, generator=generator), torch.randperm(11, generator=generator))):
+        losses, _ = losses_of_batch(objective, order=order, anchor=anchor)
+        assert losses.terms["anchor"].item() == pytest.approx(expected, rel=1e-5)
+        assert losses.total.item() == pytest.approx(plain + 0.6 * expected, rel=1e-5)
 
 
 def test_the_accuracy_counts_queries_whose_positive_is_first():

@@ -1,7 +1,8 @@
 """A plain encoder as a second teacher of the dense score: a model that learns one kind of text keeps the others.
 
 Fine-tuning on rows of one domain makes the dense vector forget what the base knew of all others. The base's own vectors
-say how near two texts of a batch are; ``Objective.anchor_weight`` distils these shares into the dense score.
+say how near two texts of a batch are, queries among queries and passages among passages, which in most batches are of
+one language each, so that a base that is weak across languages does no harm. ``Objective.anchor_weight`` distils that.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ Legend: B queries and P passages of this process, C passages of all processes (t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from m3_vdb.encoding.tokenizer import TokenBatch
 from train.config import Head, Objective
-from train.contrastive.losses import Losses, Scores, Targets, unified_loss
+from train.contrastive.losses import Losses, Scores, Targets, anchor_loss, unified_loss
 from train.contrastive.representations import Representations, owners
 from train.contrastive.scores import score_matrices
 from train.engine.processes import gather_rows, most, rank
@@ -85,10 +85,15 @@ def batch_losses(
         columns.positive,
         columns.excluded(objective.mask_duplicates),
         columns.reranker(objective.reranker_temperature) if objective.reranker_weight else None,
-        anchor[0][order.queries] @ gather_rows(anchor[1][order.passages]).T if anchor else None,
     )
     reverse = _reverse(q, p, columns, heads, objective.mask_duplicates) if objective.symmetric else None
     losses = unified_loss(scores, targets, objective, self_distill=self_distill, reverse=reverse)
+    if anchor and "dense" in heads:
+        sides = (q.dense, anchor[0][order.queries]), (p.dense, anchor[1][order.passages])
+        term = torch.stack([_anchor_loss(*side, objective) for side in sides]).mean()
+        losses = replace(
+            losses, total=losses.total + objective.anchor_weight * term, terms=losses.terms | {"anchor": term}
+        )
     accuracy = {
         f"accuracy/{head}": (matrix.detach().masked_fill(targets.excluded, -torch.inf).argmax(1) == targets.positive)
         .float()
@@ -100,11 +105,22 @@ def batch_losses(
     return losses, accuracy | {"candidates": candidates, "excluded_share": out / len(columns.keys)}
 
 
+def _anchor_loss(dense: Tensor, anchor: Tensor, objective: Objective) -> Tensor:
+    """Of this process's queries, or of its passages, among those of all processes: rows [n, d] and [n, k]."""
+    own = torch.arange(len(dense), device=dense.device) + _first(len(dense), dense.device)
+    return anchor_loss(dense @ gather_rows(dense).T, anchor @ gather_rows(anchor).T, own, objective)
+
+
 def gather(mine: Representations) -> Representations:
     """The representations of all processes, one process after another."""
     return Representations(
         *(gather_rows(t) for t in (mine.dense, mine.ids, mine.weights, mine.id_counts, mine.rows, mine.row_counts))
     )
+
+
+def _first(count: int, device: torch.device) -> int:
+    """Column of this process's first item among those of all processes, of which it has ``count``."""
+    return int(gather_rows(torch.tensor([count], device=device))[: rank()].sum())
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +147,7 @@ class _Columns:
         owner = owners(sizes)
         starts = sizes.cumsum(0) - sizes
         place = torch.argsort(order.passages)  # passage number → its place among the representations
-        counts = gather_rows(torch.tensor([len(p_keys)], device=device))
-        first = int(counts[: rank()].sum())
+        first = _first(len(p_keys), device)
         is_positive = torch.zeros(len(p_keys), dtype=torch.int64, device=device)
         is_positive[starts] = 1
         local_positive = place[starts[order.queries]]

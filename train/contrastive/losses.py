@@ -29,7 +29,7 @@ class Losses:
     Attributes:
         total: what is minimised.
         terms: InfoNCE by head; with several heads also "inter", of their weighted sum, and the sums "distill" (L') and
-            "reranker" and "anchor" where they are switched on.
+            "reranker" where they are switched on; "anchor" is of the dense score too.
         entropy: of the teacher softmax(s_inter/τ) in nats, mean over queries; a teacher near 0 teaches nothing new.
     """
 
@@ -47,13 +47,11 @@ class Targets:
         excluded: bool [B, P], candidates that take no part: other answers to the query.
         reranker: float32 [B, P], probabilities from a reranker, 0 outside a query's own passages; rows without scores
             are 0 altogether; None without reranker.
-        anchor: float32 [B, P], another encoder's inner products; None without anchor.
     """
 
     positive: Tensor
     excluded: Tensor
     reranker: Tensor | None = None
-    anchor: Tensor | None = None
 
 
 def info_nce(scores: Tensor, positive: Tensor, temperature: float) -> Tensor:
@@ -78,6 +76,20 @@ def distillation(scores: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     return functional.cross_entropy(scores / temperature, teacher.detach())
 
 
+def anchor_loss(dense: Tensor, anchor: Tensor, own: Tensor, objective: Objective) -> Tensor:
+    """−Σ softmax(a/τ_a) · log softmax(s/τ) over all texts but the same one, mean over texts.
+
+    Args:
+        dense: float32 [n, N], the student's inner products of n texts with N, which contain them.
+        anchor: float32 [n, N], another encoder's, a constant.
+        own: int64 [n], column of each text.
+        objective: constants.
+    """
+    same = functional.one_hot(own, dense.shape[1]).bool()
+    shares = functional.softmax(anchor.masked_fill(same, EXCLUDED) / objective.anchor_temperature, dim=-1)
+    return distillation(dense.masked_fill(same, EXCLUDED), shares, objective.temperature)
+
+
 def inter_scores(scores: Scores, weights: tuple[float, float, float]) -> Tensor:
     """s_inter = w1·s_dense + w2·s_lex + w3·s_mul over the heads in use: [B, P]."""
     by_head = dict(zip(HEADS, weights, strict=True))
@@ -97,8 +109,7 @@ def unified_loss(
     With all three heads L = (λ1·L_dense + λ2·L_lex + λ3·L_mul + L_inter)/4, L' = (λ1·L'_dense + λ2·L'_lex +
     λ3·L'_mul)/3, total = (L + L')/2, or L without self-distillation. With fewer heads the sums run over those in use
     and are divided by their number of terms; a single head has no L_inter. A reranker adds its weight times the
-    λ-weighted mean of the heads' cross entropies over each query's own passages, an anchor its weight times the cross
-    entropy of the dense score.
+    λ-weighted mean of the heads' cross entropies over each query's own passages.
 
     Args:
         scores: of queries (rows) and candidates (columns).
@@ -125,12 +136,6 @@ def unified_loss(
         own = own / own.sum(-1, keepdim=True).clamp_min(torch.finfo(own.dtype).tiny)  # rows without scores stay 0
         terms["reranker"] = _over_heads(students, objective, lambda s: _within_group(s, own, tau))
         total = total + objective.reranker_weight * terms["reranker"]
-    if targets.anchor is not None and "dense" in scores:
-        shares = functional.softmax(
-            targets.anchor.masked_fill(targets.excluded, EXCLUDED) / objective.anchor_temperature, dim=-1
-        )
-        terms["anchor"] = distillation(matrices["dense"], shares, tau)
-        total = total + objective.anchor_weight * terms["anchor"]
     return Losses(total, terms, torch.special.entr(teacher).sum(-1).mean())
 
 
