@@ -119,8 +119,9 @@ def open_stream(
             pointer.
         MissingExtraError: Zstandard without its package.
     """
-    raw = _stdin() if str(path) == STDIN else Path(path).open("rb", buffering=0)  # noqa: SIM115 - closed by the reader
-    file = _unpacked(io.BufferedReader(Counter(raw, on_bytes_read), _BUFFER), Path(path).suffix.lower())
+    place = Path(path)
+    raw = _stdin() if str(path) == STDIN else place.open("rb", buffering=0)  # closed by the reader
+    file = _unpacked(io.BufferedReader(Counter(raw, on_bytes_read), _BUFFER), place.suffix.lower())
     try:
         head = peek(file)
     except damage() as error:  # nothing of it can be unpacked, and a second attempt would find an empty file

@@ -77,6 +77,7 @@ class Corpus:
             raise ConfigError(f"format {format!r}: expected one of {', '.join(FORMATS)}")
         self._fields = fields
         self._outputs: set[str] = set()
+        self._output_names: set[str] = set()
         self.notices: dict[str, str] = {}
         self.field_types: Mapping[str, str] = {}
         self.bytes_read = 0
@@ -111,11 +112,12 @@ class Corpus:
         theirs = [path for path in there if not is_output(path)]
         for source in self._sources:
             mine = there if isinstance(source, File) else theirs
-            for file in (Path(file.path) for file in self._listed(source) if mine):
+            for file in (Path(file.path) for file in self._listed(source)) if mine else ():
                 same = next((path for path in mine if file.exists() and file.samefile(path)), None)
                 if same is not None:
                     raise ConfigError(f"{same} is the corpus, or a file of it: name another file to write to")
         self._outputs |= {os.path.realpath(path) for path in outputs}
+        self._output_names |= {path.name for path in outputs} | {os.path.basename(path) for path in self._outputs}
 
     def _on_bytes_read(self, count: int) -> None:
         self.bytes_read += count
@@ -132,6 +134,8 @@ class Corpus:
         return source.files(leave=self._is_output, left=left, unreadable=broken.append)
 
     def _is_output(self, path: Path) -> bool:
+        if path.name not in self._output_names and not path.is_symlink():
+            return False
         return os.path.realpath(path) in self._outputs
 
     def _check(self) -> None:

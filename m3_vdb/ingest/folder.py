@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -30,6 +30,8 @@ SUFFIXES: Final = {
 }
 PACKED: Final = ("", ".gz", ".zst")
 _SQLITE: Final = b"SQLite format 3\x00"
+_LETTER: Final = b'{"file": '
+"""How a row of a dead-letter file begins."""
 _APPLICATION_AT: Final = 68
 """Where a SQLite file says whose it is."""
 _JOURNALS: Final = ("-wal", "-shm", "-journal")
@@ -90,10 +92,12 @@ class Folder:
                 else:
                     left[kind] += 1
             folders[:] = kept
+            inside = Path(root).relative_to(self.path).as_posix()
+            before = "" if inside == "." else f"{inside}/"
             for path in (Path(root, name) for name in sorted(names) if not name.startswith(".")):
                 if leave(path) or is_output(path):
                     continue
-                name = path.relative_to(self.path).as_posix()
+                name = f"{before}{path.name}"
                 format = self._format(path, name)
                 if format is None:
                     left[suffix(path) or "without a suffix"] += 1
@@ -116,7 +120,8 @@ class Folder:
 
 def suffix(path: Path) -> str:
     """The suffix that says a file's format: without that of its packing, in small letters."""
-    return Path(path.stem if path.suffix.lower() in PACKED[1:] else path.name).suffix.lower()
+    found = path.suffix.lower()
+    return Path(path.stem).suffix.lower() if found in PACKED[1:] else found
 
 
 def counted(counts: Counter[str]) -> str:
@@ -124,8 +129,10 @@ def counted(counts: Counter[str]) -> str:
     return ", ".join(f"{count:,} {name}" for name, count in counts.most_common())
 
 
-def _matches(name: str, patterns: Iterable[str]) -> bool:
+def _matches(name: str, patterns: Sequence[str]) -> bool:
     """Whether a pattern fits a relative path, its name, or a folder above it."""
+    if not patterns:
+        return False
     path = Path(name)
     names = (name, path.name, *(folder.as_posix() for folder in path.parents if folder.name))
     return any(fnmatch(one, pattern.rstrip("/")) for one in names for pattern in patterns)
@@ -159,7 +166,10 @@ def is_output(path: Path) -> bool:
         if not path.is_file():
             return False
         with path.open("rb") as file:
-            head = file.read(_HEAD)
+            head = file.read(len(_SQLITE))
+            if not head.startswith((_SQLITE, _LETTER)):
+                return False
+            head += file.read(_HEAD)
     except OSError:
         return False
     if head.startswith(_SQLITE):
@@ -169,7 +179,7 @@ def is_output(path: Path) -> bool:
 
 def is_letter(head: bytes) -> bool:
     """Whether a file that begins so holds dead letters."""
-    if not head.startswith(b'{"file": '):
+    if not head.startswith(_LETTER):
         return False
     line, ended, _ = head.partition(b"\n")
     try:

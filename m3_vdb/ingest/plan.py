@@ -129,7 +129,7 @@ class Comparison:
             check: a document as it is stored.
         """
         for item in items:
-            split = [_owned(one, self._source) for one in parts(item)]
+            split = parts(item)
             if isinstance(split[0], Rejected):
                 self._reject(split[0])
                 continue
@@ -190,7 +190,8 @@ class Comparison:
 
     def _put(self, way: str, item: Item, text: bytes | None = None, donor: str | None = None) -> None:
         self._db.execute(
-            "INSERT INTO work (way, text, donor, item) VALUES (?, ?, ?, ?)", (way, text, donor, pickle.dumps(item))
+            "INSERT INTO work (way, text, donor, item) VALUES (?, ?, ?, ?)",
+            (way, text, donor, pickle.dumps(_owned(item, self._source))),
         )
 
     def _count(self, change: Change, id: str) -> None:

@@ -21,6 +21,8 @@ from m3_vdb.types import Document
 Reader = Callable[[BinaryIO, str, Fields, Note], Iterator[Row | Rejected]]
 MARKDOWN: Final = (".md", ".markdown", ".mdx")
 _DEFAULT: Final = Fields()
+_AT_FIRST: Final = 1 << 16
+"""Bytes of a text that are read first."""
 _FRONT_MATTER: Final = re.compile(
     r"\s*(?P<mark>---|\+\+\+)[ \t]*\r?\n(?P<fields>.*?)^(?P=mark)[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE
 )
@@ -110,7 +112,9 @@ def text_document(file: BinaryIO, name: str, fields: Fields, *, id: str, markdow
         id: the document's id.
         markdown: front matter is left out, and a heading is the title.
     """
-    data = file.read(streams.MAX_ROW_BYTES + 1)
+    data = file.read(_AT_FIRST)  # so that a short file does not cost a buffer for the longest one
+    if len(data) == _AT_FIRST:
+        data += file.read(streams.MAX_ROW_BYTES + 1 - _AT_FIRST)
     if len(data) > streams.MAX_ROW_BYTES:
         return replace(too_large(name, 1, data), id=id)
 

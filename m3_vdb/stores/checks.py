@@ -176,6 +176,8 @@ def _plain_payload(payload: Payload) -> dict[str, Any]:
     given: object = payload
     if not isinstance(given, Mapping):
         raise ValueError(f"must be a mapping of field names to JSON values, got {type(given).__name__}")
+    if not given:
+        return {}
     return dict(json.loads(json.dumps(_plain_object(given, depth=1))))  # of subclasses the plain values
 
 
