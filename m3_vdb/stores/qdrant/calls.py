@@ -166,14 +166,14 @@ class GrpcCalls(QdrantCalls):
     def query(self, request: Request) -> Sequence[Any]:
         """See ``QdrantCalls``."""
         answer = self._client.grpc_points.Query(self._query_points(request), timeout=self._seconds)
-        return [GrpcToRest.convert_scored_point(point) for point in answer.result]
+        return [_hit(point) for point in answer.result]
 
     def query_batch(self, requests: Sequence[Request]) -> Sequence[Sequence[Any]]:
         """See ``QdrantCalls``."""
         asked = [self._query_points(request) for request in requests]
         batch = q.QueryBatchPoints(collection_name=self._collection, query_points=asked)
         answers = self._client.grpc_points.QueryBatch(batch, timeout=self._seconds).result
-        return [[GrpcToRest.convert_scored_point(point) for point in answer.result] for answer in answers]
+        return [[_hit(point) for point in answer.result] for answer in answers]
 
     def retrieve(self, ids: Sequence[str], vectors: Sequence[str]) -> Sequence[Any]:
         """See ``QdrantCalls``."""
@@ -196,6 +196,10 @@ class GrpcCalls(QdrantCalls):
             with_payload=RestToGrpc.convert_with_payload_interface(request["with_payload"]),
             **_search(request),
         )
+
+
+def _hit(point: q.ScoredPoint) -> SimpleNamespace:
+    return SimpleNamespace(id=point.id.uuid, payload=GrpcToRest.convert_payload(point.payload), score=point.score)
 
 
 def _search(request: Request) -> Request:
