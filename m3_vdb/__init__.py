@@ -10,6 +10,7 @@ Runtimes and database clients are imported on first use.
 """
 
 from m3_vdb.async_index import AsyncHybridIndex
+from m3_vdb.bm25 import bm25_query
 from m3_vdb.encoding.bundle import Bundle
 from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
 from m3_vdb.encoding.hub import find_bundle
@@ -43,6 +44,7 @@ __all__ = [
     "SparseVector",
     "VectorStore",
     "Weights",
+    "bm25_query",
     "find_bundle",
     "open_store",
 ]

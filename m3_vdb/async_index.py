@@ -14,7 +14,7 @@ from m3_vdb.encoding.coalesce import Coalescer
 from m3_vdb.encoding.embedder import Embedder
 from m3_vdb.encoding.long_documents import DEFAULT_POLICY, LongDocuments
 from m3_vdb.errors import StoreError
-from m3_vdb.index import HybridIndex
+from m3_vdb.index import HybridIndex, with_words
 from m3_vdb.inputs import DocumentLike, many_documents, read_documents, read_query, whole_number
 from m3_vdb.passages import DocumentPage
 from m3_vdb.stores.options import (
@@ -176,7 +176,8 @@ class AsyncHybridIndex:
             explain=explain,
         )
         page = DocumentPage.read(limit, offset, candidates)
-        search = partial(search, await self._encode_query(read_query(text)))
+        (query,) = with_words(self._index.store, [text], [await self._encode_query(read_query(text))])
+        search = partial(search, query)
         return await self._run(self._requests, lambda: page.documents(search(limit=page.first), search))
 
     async def query_many(

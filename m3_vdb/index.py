@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from types import TracebackType
 
+from m3_vdb.bm25 import bm25_query
 from m3_vdb.encoding.embedder import Embedder
 from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
 from m3_vdb.encoding.long_documents import DEFAULT_POLICY, LongDocuments
@@ -26,7 +28,7 @@ from m3_vdb.stores.options import (
     Fusion,
     Source,
 )
-from m3_vdb.types import Document, Explanation, Filter, Hit, Payload
+from m3_vdb.types import Document, Explanation, Filter, Hit, M3Embedding, Payload
 from m3_vdb.weights import WeightsLike
 from m3_vdb.writer import AddReport, BatchWriter, check_parts, placed
 
@@ -196,7 +198,8 @@ class HybridIndex:
             explain=explain,
         )
         page = DocumentPage.read(limit, offset, candidates)
-        search = partial(search, self._embed.encode_queries([read_query(text)])[0])
+        (query,) = with_words(self._store, [text], self._embed.encode_queries([read_query(text)]))
+        search = partial(search, query)
         return page.documents(search(limit=page.first), search)
 
     def query_many(
@@ -248,7 +251,8 @@ class HybridIndex:
             explain=explain,
         )
         page = DocumentPage.read(limit, offset, candidates)
-        queries = list(self._embed.encode_queries(read_texts(texts)))
+        read = read_texts(texts)
+        queries = with_words(self._store, read, self._embed.encode_queries(read))
         found = search(queries, limit=page.first)
         more = [lambda query=query, **part: search([query], **part)[0] for query in queries]
         return [page.documents(hits, ask) for hits, ask in zip(found, more, strict=True)]
@@ -329,3 +333,10 @@ class HybridIndex:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def with_words(store: VectorStore, texts: Sequence[str], queries: Iterable[M3Embedding]) -> list[M3Embedding]:
+    """Queries with the exact words of their texts, if the store has use for them."""
+    if not store.has_bm25:
+        return list(queries)
+    return [replace(query, bm25=bm25_query(text)) for text, query in zip(texts, queries, strict=True)]

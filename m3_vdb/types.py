@@ -94,11 +94,13 @@ class M3Embedding(_Values):
         dense: float32 [d], length 1.
         sparse: lexical weights.
         multi_vector: float32 [tokens - 1, m], every row of length 1; ``<s>`` dropped, ``</s>`` kept.
+        bm25: exact words of the text (``m3_vdb.bm25``), which are no model's; None unless asked for.
     """
 
     dense: FloatArray | None
     sparse: SparseVector | None
     multi_vector: FloatArray | None
+    bm25: SparseVector | None = None
 
     def __repr__(self) -> str:
         sparse = None if self.sparse is None else f"{len(self.sparse.ids)} tokens"
@@ -113,6 +115,8 @@ class M3Embedding(_Values):
             vectors["sparse"] = {"indices": self.sparse.ids.tolist(), "values": self.sparse.weights.tolist()}
         if self.multi_vector is not None:
             vectors["multi_vector"] = self.multi_vector.tolist()
+        if self.bm25 is not None:
+            vectors["bm25"] = {"indices": self.bm25.ids.tolist(), "values": self.bm25.weights.tolist()}
         return vectors
 
 
@@ -324,17 +328,23 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """The three raw scores of a query and a document (``m3_vdb.scoring`` defines them).
+    """The raw scores of a query and a document (``m3_vdb.scoring`` defines them).
 
     Attributes:
         dense: inner product of the dense vectors, in [-1, 1].
         sparse: lexical score, ≥ 0.
         multi_vector: multi-vector score, in [-1, 1].
+        bm25: score of the exact words, in [0, 1); None for a collection without this part.
     """
 
     dense: float
     sparse: float
     multi_vector: float
+    bm25: float | None = None
+
+    def as_dict(self) -> dict[str, float]:
+        """Name → score; without ``bm25`` where there is none."""
+        return {one.name: value for one in fields(self) if (value := getattr(self, one.name)) is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,7 +373,7 @@ class Hit:
     Attributes:
         document: the stored document.
         score: the fused M3 score, computed by the store.
-        parts: its three raw scores; None unless the query had ``explain=True``.
+        parts: its raw scores; None unless the query had ``explain=True``.
         passage: the best passage of a document that was split, whose text is ``document.text``; None for a whole
             document.
     """

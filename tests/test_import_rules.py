@@ -11,7 +11,19 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("m3_vdb", "onnx_export", "train", "benchmarks", "examples")
 FLOORS = [
     {"errors", "notices", "imports"},
-    {"types", "inputs", "streams", "jsonl", "marks", "weights", "scoring", "filters", "filter_parser", "conditions"},
+    {
+        "types",
+        "inputs",
+        "streams",
+        "jsonl",
+        "marks",
+        "weights",
+        "bm25",
+        "scoring",
+        "filters",
+        "filter_parser",
+        "conditions",
+    },
     {"encoding"},
     {"stores"},
     {"passages", "retry", "writer", "explain"},

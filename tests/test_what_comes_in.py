@@ -375,10 +375,10 @@ def test_weights_in_any_form_are_the_same_everywhere(index, weights):
     hits = index.query("text 3", weights=weights)
     assert [hit.document.id for hit in hits] == [hit.document.id for hit in wanted]
     assert [hit.score for hit in hits] == pytest.approx([hit.score for hit in wanted], rel=1e-6)
-    assert dataclasses.astuple(Weights.parse(weights)) == pytest.approx((1, 0.3, 0))
+    assert dataclasses.astuple(Weights.parse(weights)) == pytest.approx((1, 0.3, 0, 0))
 
 
-NO_WEIGHTS = [None, 1.0, "hybrid", "1,2", (1, 2), [1, 2, 3, 4], {"dense": 1}, {1, 2, 3}, object(), b"1,2,3"]
+NO_WEIGHTS = [None, 1.0, "hybrid", "1,2", (1, 2), [1, 2, 3, 4, 5], {"dense": 1}, {1, 2, 3}, object(), b"1,2,3"]
 
 
 @pytest.mark.parametrize("weights", NO_WEIGHTS, ids=lambda one: type(one).__name__)

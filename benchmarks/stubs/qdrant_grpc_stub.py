@@ -111,6 +111,16 @@ class _Points(points_service_pb2_grpc.PointsServicer):
         self.collection(r.collection_name).upsert([GrpcToRest.convert_point_struct(point) for point in r.points])
         return q.PointsOperationResponse(result=_DONE)
 
+    def CreateVectorName(self: GrpcStub, r: Any) -> Any:  # noqa: N802
+        modifier = GrpcToRest.convert_modifier(r.sparse_config.modifier)
+        self.collection(r.collection_name).create_vector(r.vector_name, models.SparseVectorConfig(modifier=modifier))
+        return q.PointsOperationResponse(result=_DONE)
+
+    def UpdateVectors(self: GrpcStub, r: Any) -> Any:  # noqa: N802
+        points = [GrpcToRest.convert_point_vectors(point) for point in r.points]
+        self.collection(r.collection_name).update_vectors(points)
+        return q.PointsOperationResponse(result=_DONE)
+
     def Query(self: GrpcStub, r: Any) -> Any:  # noqa: N802
         return q.QueryResponse(result=_scored(self.collection(r.collection_name).query(_request(r))))
 

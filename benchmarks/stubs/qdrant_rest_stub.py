@@ -88,6 +88,13 @@ class RestStub:
             wanted = models.CreateFieldIndex.model_validate(body)
             found.index(wanted.field_name, wanted.field_schema)
             return done
+        if route.startswith("PUT vectors/"):
+            wanted = models.SparseVectorNameConfig.model_validate(body)
+            found.create_vector(unquote(route.removeprefix("PUT vectors/")), wanted.sparse)
+            return done
+        if route == "PUT points/vectors":
+            found.update_vectors(models.UpdateVectors.model_validate(body).points)
+            return done
         if route == "PUT points":
             found.upsert(models.PointsList.model_validate(body).points)
             return done

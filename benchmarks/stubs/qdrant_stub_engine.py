@@ -58,7 +58,10 @@ class Collection:
         self.folder = tempfile.mkdtemp()
         config = edge.EdgeConfig(
             vectors={name: _vector_params(v) for name, v in (created.vectors or {}).items()},
-            sparse_vectors={name: edge.EdgeSparseVectorParams() for name in created.sparse_vectors or {}},
+            sparse_vectors={
+                name: edge.EdgeSparseVectorParams(modifier=_modifier(v))
+                for name, v in (created.sparse_vectors or {}).items()
+            },
         )
         self.shards = [
             edge.EdgeShard.create(f"{self.folder}/{i}", config) for i in range(created.shard_number or shards)
@@ -132,6 +135,20 @@ class Collection:
     def set_payload(self, ids: list[Any], fields: dict[str, Any]) -> None:
         for i in ids:
             self._shard(i).update(edge.UpdateOperation.set_payload([_point_id(i)], fields))
+
+    def create_vector(self, name: str, config: models.SparseVectorConfig) -> None:
+        for shard in self.shards:
+            shard.update(edge.UpdateOperation.create_sparse_vector(name, modifier=_modifier(config)))
+        self.created.sparse_vectors = {
+            **(self.created.sparse_vectors or {}),
+            name: models.SparseVectorParams(modifier=config.modifier),
+        }
+
+    def update_vectors(self, points: list[models.PointVectors]) -> None:
+        for point in points:
+            vectors = {name: _vector(v) for name, v in point.vector.items()}
+            one = edge.PointVectors(id=_point_id(point.id), vector=vectors)
+            self._shard(point.id).update(edge.UpdateOperation.update_vectors([one]))
 
     def count(self, condition: models.Filter | None = None) -> int:
         asked = edge.CountRequest(exact=True, filter=to_filter(condition))
@@ -282,6 +299,10 @@ def _vector_params(v: models.VectorParams) -> edge.EdgeVectorParams:
     )
 
 
+def _modifier(params: models.SparseVectorParams | models.SparseVectorConfig) -> Any:
+    return edge.Modifier.Idf if params.modifier == models.Modifier.IDF else None
+
+
 def _vector(value: Any) -> Any:
     """A vector in the engine's form, checked as a server checks it; the engine checks nothing of this."""
     if isinstance(value, models.SparseVector):
@@ -315,6 +336,8 @@ def _expression(e: Any) -> Any:
         return edge.Expression.Sum([_expression(part) for part in e.sum])
     if isinstance(e, models.MultExpression):
         return edge.Expression.Mult([_expression(part) for part in e.mult])
+    if isinstance(e, models.DivExpression):
+        return edge.Expression.Div(_expression(e.div.left), _expression(e.div.right), e.div.by_zero_default)
     return edge.Expression.Variable(e) if isinstance(e, str) else edge.Expression.Constant(float(e))
 
 
@@ -334,6 +357,8 @@ def _condition(c: Any) -> Any:  # noqa: PLR0911 - one return for each kind
         return to_filter(c)
     if isinstance(c, models.HasIdCondition):
         return edge.HasIdCondition({_point_id(i) for i in c.has_id})
+    if isinstance(c, models.HasVectorCondition):
+        return edge.HasVectorCondition(c.has_vector)
     if isinstance(c, models.IsEmptyCondition):
         return edge.IsEmptyCondition(c.is_empty.key)
     if isinstance(c, models.IsNullCondition):

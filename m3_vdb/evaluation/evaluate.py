@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext, suppress
 from copy import copy
-from dataclasses import astuple, replace
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from statistics import fmean
@@ -49,7 +49,7 @@ from m3_vdb.evaluation.runs import (
     run_collection,
 )
 from m3_vdb.evaluation.significance import Measured, summarise
-from m3_vdb.evaluation.tuning import Candidates, curves, fusion_error, gather, mean_ndcg, tune
+from m3_vdb.evaluation.tuning import Candidates, curves, fusion_error, gather, mean_ndcg, three, tune
 from m3_vdb.stores import VectorStore, open_store
 from m3_vdb.stores.names import SUFFIXES
 
@@ -235,7 +235,7 @@ def _tune_weights(dev: Sequence[Collection], settings: EvalSettings) -> tuple[Pr
         before = protocol.weights_of(mode)
         after, value = tune(pool, before, mode)
         queries = sum(len(one.queries) for one in pool)
-        weights = astuple(before), astuple(after)
+        weights = three(before), three(after)
         tuned.append(Tuning(mode, *weights, queries, mean_ndcg(pool, before), value, math.nan, math.nan))
         protocol = protocol.with_weights(mode, after)
     return replace(protocol, name=f"{protocol.name}, weights tuned on dev"), tuned

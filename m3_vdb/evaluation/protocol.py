@@ -66,6 +66,8 @@ class Protocol:
     def __post_init__(self) -> None:
         for name in ("weights", "dense_sparse_weights"):
             object.__setattr__(self, name, Weights.parse(getattr(self, name)))
+        if self.weights.bm25 or self.dense_sparse_weights.bm25:
+            raise ConfigError("weights: exact words (bm25) are not evaluated; give three weights")
         if self.dense_sparse_weights.multi_vector:
             raise ConfigError(f"dense_sparse_weights={self.dense_sparse_weights}: the third weight must be 0")
         if self.candidates < DEPTH or self.rerank < DEPTH:

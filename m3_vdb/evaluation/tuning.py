@@ -7,7 +7,7 @@ sort. Weights are chosen on dev queries and reported on others. Shapes: Q querie
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Final
 
@@ -60,7 +60,7 @@ class Candidates:
         The best passage of a document stands in the place of its first one, the others are −∞.
         """
         missing = np.isneginf(self.scores[0])
-        total = np.einsum("p,pqk->qk", np.array(astuple(weights), np.float32), np.where(missing, 0, self.scores))
+        total = np.einsum("p,pqk->qk", np.array(three(weights), np.float32), np.where(missing, 0, self.scores))
         fused = np.where(missing, -np.inf, total).astype(np.float32)
         if self.firsts is None:
             return fused
@@ -151,7 +151,7 @@ def tune(pool: Sequence[Candidates], start: Weights, mode: Mode) -> tuple[Weight
     best, value = start, mean_ndcg(pool, start)
 
     def distance(weights: Weights) -> float:
-        one, origin = (np.array(astuple(each)) / max(astuple(each)) for each in (weights, start))
+        one, origin = (np.array(three(each)) / max(three(each)) for each in (weights, start))
         return float(np.abs(one - origin).sum())
 
     for weights in sorted(grid(mode), key=distance):
@@ -159,6 +159,11 @@ def tune(pool: Sequence[Candidates], start: Weights, mode: Mode) -> tuple[Weight
         if found > value + 1e-9:
             best, value = weights, found
     return best, value
+
+
+def three(weights: Weights) -> tuple[float, float, float]:
+    """The weights of the three scores that are evaluated."""
+    return weights.dense, weights.sparse, weights.multi_vector
 
 
 def grid(mode: Mode) -> Iterator[Weights]:

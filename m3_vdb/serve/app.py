@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any, Final
 
@@ -124,7 +123,7 @@ async def info(request: Request) -> Response:
         "documents": await service.index.count() if service.index else None,
         "allow_writing": service.index is not None and service.allow_writing,
         "sources": sorted(SOURCES, key=lambda source: source != DEFAULT_SOURCE),
-        "weights": {name: asdict(weights) for name, weights in PRESETS.items()},
+        "weights": {name: weights.as_dict() for name, weights in PRESETS.items()},
         "version": VERSION,
     }
     return json_answer(shown)

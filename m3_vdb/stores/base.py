@@ -82,6 +82,11 @@ class VectorStore(ProcessBound):
         """Payload fields that were declared with an index → what they hold; documents may hold nothing else there."""
         return {}
 
+    @property
+    def has_bm25(self) -> bool:
+        """Whether the collection keeps exact words (``CollectionOptions.bm25``), so that they may have a weight."""
+        return False
+
     def upsert(self, documents: Iterable[DocumentLike], embeddings: M3Embeddings) -> None:
         """Store documents with their vectors, replacing documents of the same id.
 
@@ -95,7 +100,12 @@ class VectorStore(ProcessBound):
         """
         self._check_process()
         points = make_points(
-            documents, embeddings, identity=self.identity, max_rows=self.max_rows, types=self.field_types
+            documents,
+            embeddings,
+            identity=self.identity,
+            max_rows=self.max_rows,
+            types=self.field_types,
+            bm25=self.has_bm25,
         )
         self._write(points)
 
@@ -117,8 +127,8 @@ class VectorStore(ProcessBound):
         """The best documents by exact M3 score among the candidates, best first.
 
         Args:
-            query: all three parts of the query.
-            weights: weights, a preset's name, or three numbers (``Weights.parse``).
+            query: all three parts of the query; of a collection with exact words, ``bm25_query(text)`` as its ``bm25``.
+            weights: weights, a preset's name, or three or four numbers (``Weights.parse``).
             limit: hits to return, of which fewer come where fewer documents match; see ``Search``, like all that follow
                 but the last.
             offset: hits to skip before them.
@@ -221,10 +231,31 @@ class VectorStore(ProcessBound):
         self._check_process()
         for query in queries:
             check_query(query, self.identity)
+        queries = self._with_words(queries, search)
         found = self._search(queries, search) if queries else []
         for query, hits in zip(queries, found, strict=True):
             self._check_candidates(query, search, len(hits))
         return found
+
+    def _with_words(self, queries: list[M3Embedding], search: Search) -> list[M3Embedding]:
+        """The queries with their exact words where these are scored, without elsewhere.
+
+        Raises:
+            ConfigError: they have a weight, and the collection or a query does not have them.
+        """
+        if search.weights.bm25 and not self.has_bm25:
+            raise ConfigError(
+                f"weights give bm25 {search.weights.bm25:g}, and the {self._where} has no exact words: make it with "
+                f"CollectionOptions(bm25=True), which also adds them to a collection of Qdrant"
+            )
+        if search.weights.bm25 and any(query.bm25 is None for query in queries):
+            raise ConfigError(
+                f"weights give bm25 {search.weights.bm25:g}, and the query has no exact words: "
+                f"dataclasses.replace(query, bm25=m3_vdb.bm25_query(text)), or search through HybridIndex"
+            )
+        if self.has_bm25 and (search.weights.bm25 or search.explain):
+            return queries
+        return [query if query.bm25 is None else replace(query, bm25=None) for query in queries]
 
     def _check_candidates(self, query: M3Embedding, search: Search, found: int) -> None:
         """Check that a limit above ``candidates`` got fewer hits only because there are no more documents.

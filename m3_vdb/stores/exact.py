@@ -210,7 +210,7 @@ class ExactIndex:
             for i, every in enumerate(block.all_scores(part, queries)):
                 if allowed is not None:
                     every[~allowed[block.first : block.first + block.count]] = -np.inf
-                top = _top(every, k, floor)
+                top = best_rows(every, k, floor)
                 rows[i, : len(top)], scores[i, : len(top)] = top + block.first, every[top]
             best = Ranking.of(np.hstack([best.rows, rows]), np.hstack([best.scores, scores]), k)
         return best
@@ -236,7 +236,7 @@ class ExactIndex:
         return scores
 
 
-def _top(scores: FloatArray, k: int, floor: float) -> NDArray[np.intp]:
+def best_rows(scores: FloatArray, k: int, floor: float) -> NDArray[np.intp]:
     """The k best of the scores above ``floor``, in no order; of equal ones the first."""
     found = np.flatnonzero(scores > floor)
     if len(found) <= k:

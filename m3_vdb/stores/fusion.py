@@ -18,8 +18,8 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 
-from m3_vdb.scoring import hybrid_score
-from m3_vdb.stores.options import DENSE, MULTI_VECTOR, RRF_K, SPARSE, Search, Source
+from m3_vdb.scoring import hybrid_score, saturated
+from m3_vdb.stores.options import BM25, DENSE, MULTI_VECTOR, RRF_K, SPARSE, Search, Source
 from m3_vdb.types import M3Embedding, Scores
 
 SOURCE_VECTORS: Final[dict[Source, tuple[str, ...]]] = {
@@ -27,6 +27,8 @@ SOURCE_VECTORS: Final[dict[Source, tuple[str, ...]]] = {
     "sparse": (SPARSE,),
     "union": (DENSE, SPARSE),
 }
+MAY_LACK: Final = frozenset({SPARSE, BM25})
+"""What finds only documents with a common token; the score of others is 0."""
 Name = TypeVar("Name", str, int)
 
 
@@ -37,7 +39,7 @@ class Rescore:
     Attributes:
         vector: its name.
         weight: factor of the engine's score in the sum. MAX_SIM is a *sum* over the N rows of the query and M3 defines
-            a mean, so multi_vector has w3 / N (``m3_vdb.scoring``).
+            a mean, so multi_vector has w3 / N (``m3_vdb.scoring``). Of bm25 it is that of the saturated score.
         is_prefetch: the prefetch itself gives this score; otherwise the candidates are scored again.
     """
 
@@ -69,13 +71,17 @@ def make_plan(query: M3Embedding, search: Search) -> Plan:
     assert query.sparse is not None
     assert query.multi_vector is not None
     lexical = len(query.sparse.ids) > 0
+    words = weights.bm25 if query.bm25 is not None and len(query.bm25.ids) else 0.0
     prefetches = tuple(vector for vector in SOURCE_VECTORS[source] if vector != SPARSE or lexical)
+    if source == "union" and words:
+        prefetches += (BM25,)
     # Only this one knows every candidate: the sparse list of a dense search would lose those without a common token.
     primary = SPARSE if source == "sparse" else DENSE
     factors = {
         DENSE: weights.dense,
         SPARSE: weights.sparse if lexical else 0.0,
         MULTI_VECTOR: weights.multi_vector / len(query.multi_vector),
+        BM25: words,
     }
     rescores = tuple(
         Rescore(vector, factors[vector], is_prefetch=prefetches == (vector,))
@@ -94,14 +100,24 @@ def read_parts(query: M3Embedding, answers: Mapping[str, Mapping[str, float]]) -
 
     Args:
         query: all three parts.
-        answers: vector → candidate → the engine's score; of multi_vector a sum over the query's rows, not yet a mean.
+        answers: vector → candidate → the engine's score; of multi_vector a sum over the query's rows, not yet a mean,
+            of bm25 not yet saturated.
     """
     assert query.multi_vector is not None
     rows = len(query.multi_vector)
-    # Only the lexical answer may lack a candidate. Another gap is a document that came or went between two searches.
-    known = set.intersection(*(set(scored) for name, scored in answers.items() if name != SPARSE or len(answers) == 1))
-    dense, sparse, multi = (answers.get(name, {}) for name in (DENSE, SPARSE, MULTI_VECTOR))
-    return {i: Scores(dense.get(i, 0.0), sparse.get(i, 0.0), multi.get(i, 0.0) / rows) for i in known}
+    # Only lists of common tokens may lack a candidate. Another gap is a document that came or went meanwhile.
+    complete = [set(scored) for name, scored in answers.items() if name not in MAY_LACK]
+    known = set.intersection(*complete) if complete else set[str]().union(*answers.values())
+    dense, sparse, multi, words = (answers.get(name, {}) for name in (DENSE, SPARSE, MULTI_VECTOR, BM25))
+    return {
+        i: Scores(
+            dense.get(i, 0.0),
+            sparse.get(i, 0.0),
+            multi.get(i, 0.0) / rows,
+            None if query.bm25 is None else saturated(words.get(i, 0.0)),
+        )
+        for i in known
+    }
 
 
 def fuse(parts: Mapping[Name, Scores], search: Search) -> dict[Name, float]:
@@ -113,9 +129,10 @@ def fuse(parts: Mapping[Name, Scores], search: Search) -> dict[Name, float]:
 
     Returns:
         Candidate → score. "weighted_sum" is the M3 score. Otherwise every score with a weight is a list of the
-        candidates, best first, the lexical one of those that share a token: "rrf" adds 1/(60 + rank), ranks from 1;
-        "dbsf" adds (score − (μ − 3σ)) / 6σ with mean and sample deviation of the list, or 0.5 where σ is 0. Of equal
-        scores the smaller candidate has the better rank. A candidate that is in no list has no score.
+        candidates, best first, those of tokens (sparse, bm25) only of candidates that share one: "rrf" adds
+        1/(60 + rank), ranks from 1; "dbsf" adds (score − (μ − 3σ)) / 6σ with mean and sample deviation of the list, or
+        0.5 where σ is 0. Of equal scores the smaller candidate has the better rank. A candidate that is in no list has
+        no score.
     """
     weights = search.weights
     if search.fusion == "weighted_sum":
@@ -124,6 +141,7 @@ def fuse(parts: Mapping[Name, Scores], search: Search) -> dict[Name, float]:
         {candidate: scores.dense for candidate, scores in parts.items() if weights.dense},
         {candidate: scores.sparse for candidate, scores in parts.items() if weights.sparse and scores.sparse > 0},
         {candidate: scores.multi_vector for candidate, scores in parts.items() if weights.multi_vector},
+        {candidate: scores.bm25 for candidate, scores in parts.items() if weights.bm25 and scores.bm25},
     ]
     total: dict[Name, float] = {}
     for scored in lists:

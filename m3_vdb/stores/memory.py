@@ -15,13 +15,14 @@ import numpy as np
 from m3_vdb.encoding.identity import ModelIdentity
 from m3_vdb.errors import StoreError
 from m3_vdb.filters import Expression, matches
+from m3_vdb.scoring import inverse_document_frequency, saturated
 from m3_vdb.stores.base import VectorStore
-from m3_vdb.stores.exact import Block, ExactIndex
+from m3_vdb.stores.exact import Block, ExactIndex, best_rows
 from m3_vdb.stores.fusion import SOURCE_VECTORS, best_first, fuse
 from m3_vdb.stores.options import DENSE, MULTI_VECTOR, SPARSE, Search
 from m3_vdb.stores.points import Point, read_point
 from m3_vdb.stores.vectors import pack
-from m3_vdb.types import Document, Hit, M3Embedding, Scores, SparseVector
+from m3_vdb.types import Document, FloatArray, Hit, M3Embedding, M3Embeddings, Scores, SparseVector
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,24 +31,53 @@ class _Row:
     embedding: M3Embedding
 
 
+@dataclass(frozen=True, slots=True)
+class _Searchable:
+    """The rows in the order of their ids, and the indexes of their vectors."""
+
+    rows: list[_Row]
+    index: ExactIndex
+    words: Block | None
+
+    def words_of(self, query: M3Embedding) -> FloatArray | None:
+        """s_bm25 of every row: float32 [n]; None if it is not asked for."""
+        block, given = self.words, query.bm25
+        if block is None or given is None:
+            return None
+        assert block.terms is not None
+        assert block.term_offsets is not None
+        holders = dict(zip(block.terms.tolist(), np.diff(block.term_offsets).tolist(), strict=True))
+        documents = sum(row.embedding.bm25 is not None and len(row.embedding.bm25.ids) > 0 for row in self.rows)
+        rarity = [inverse_document_frequency(documents, holders.get(i, 0)) for i in given.ids.tolist()]
+        weighted = SparseVector(given.ids, (given.weights * np.array(rarity)).astype(np.float32))
+        return saturated(block.lexical_scores(weighted))
+
+
 class MemoryStore(VectorStore):
     """Documents and vectors in a dict; gone when the store is closed.
 
     Args:
         identity: the model whose vectors will be stored.
+        bm25: also keep the exact words of documents.
     """
 
-    def __init__(self, identity: ModelIdentity) -> None:
+    def __init__(self, identity: ModelIdentity, *, bm25: bool = False) -> None:
         super().__init__()
         self._identity = identity
+        self._has_bm25 = bm25
         self._rows: dict[str, _Row] | None = {}
-        self._index: tuple[list[_Row], ExactIndex] | None = None  # made by the first query after a change
+        self._index: _Searchable | None = None  # made by the first query after a change
         self._lock = threading.RLock()
 
     @property
     def identity(self) -> ModelIdentity:
         """The model whose vectors the store holds."""
         return self._identity
+
+    @property
+    def has_bm25(self) -> bool:
+        """Whether it was made with exact words."""
+        return self._has_bm25
 
     @property
     def _where(self) -> str:
@@ -93,10 +123,11 @@ class MemoryStore(VectorStore):
 
     def _search(self, queries: Sequence[M3Embedding], search: Search) -> list[list[Hit]]:
         with self._lock:
-            rows, index = self._search_index()
+            held = self._search_index()
+        rows, index = held.rows, held.index
         if not rows:
             return [[] for _ in queries]
-        allowed = None
+        allowed = np.ones(len(rows), np.bool_)
         if search.filter is not None:
             allowed = np.array([matches(row.document.payload, search.filter) for row in rows], dtype=np.bool_)
         packed = pack(queries)
@@ -105,10 +136,15 @@ class MemoryStore(VectorStore):
         ]
         hits = []
         for i, candidates in enumerate(np.hstack(lists)):
+            words = held.words_of(queries[i])
+            if words is not None and search.weights.bm25 and search.source == "union":
+                exact = np.where(allowed, words, 0)
+                candidates = np.append(candidates, best_rows(exact, search.candidates, 0.0))  # noqa: PLW2901
             found = np.unique(candidates[candidates >= 0])[None]
             scores = index.scores(packed[i : i + 1], found, (DENSE, SPARSE, MULTI_VECTOR))
-            raw = zip(*(scores[part][0].tolist() for part in (DENSE, SPARSE, MULTI_VECTOR)), strict=True)
-            parts = {row: Scores(*one) for row, one in zip(found[0].tolist(), raw, strict=True)}
+            raw = [scores[part][0].tolist() for part in (DENSE, SPARSE, MULTI_VECTOR)]
+            raw.append([None] * len(found[0]) if words is None else words[found[0]].tolist())
+            parts = {row: Scores(*one) for row, *one in zip(found[0].tolist(), *raw, strict=True)}
             best = best_first(fuse(parts, search), search)
             hits.append([Hit(rows[row].document, total, parts[row] if search.explain else None) for row, total in best])
         return hits
@@ -129,23 +165,42 @@ class MemoryStore(VectorStore):
             raise StoreError("this memory store is closed; open a new one")
         return self._rows
 
-    def _search_index(self) -> tuple[list[_Row], ExactIndex]:
-        """The rows in the order of their ids, and the index of their embeddings."""
+    def _search_index(self) -> _Searchable:
         if self._index is None:
             held = self._open_rows()
             ids = sorted(held)
+            words = [held[i].embedding.bm25 for i in ids]
             blocks = []
             if ids:
                 packed = pack([held[i].embedding for i in ids])
+                # Vectors once in memory.
                 held.update(
-                    (i, _Row(held[i].document, packed[at])) for at, i in enumerate(ids)
-                )  # vectors once in memory
+                    (i, _Row(held[i].document, replace(packed[at], bm25=words[at]))) for at, i in enumerate(ids)
+                )
                 blocks = [Block.of(packed)]
-            self._index = [held[i] for i in ids], ExactIndex(blocks)
+            vectors = [one for one in words if one is not None]
+            self._index = _Searchable(
+                [held[i] for i in ids], ExactIndex(blocks), _words_block(vectors) if vectors else None
+            )
         return self._index
+
+
+def _words_block(vectors: Sequence[SparseVector]) -> Block:
+    """The inverted lists of n exact words."""
+    return Block.of(
+        M3Embeddings(
+            token_counts=np.zeros(len(vectors), np.int32),
+            truncated=np.zeros(len(vectors), np.bool_),
+            sparse_ids=np.concatenate([one.ids for one in vectors]),
+            sparse_weights=np.concatenate([one.weights for one in vectors]),
+            sparse_offsets=np.cumsum([0, *(len(one.ids) for one in vectors)], dtype=np.int64),
+        )
+    )
 
 
 def _row(point: Point) -> _Row:
     # Copies: the caller's packed arrays are views that a later batch may overwrite.
     sparse = SparseVector(point.sparse.ids.copy(), point.sparse.weights.copy())
-    return _Row(read_point(point.payload), M3Embedding(point.dense.copy(), sparse, point.multi_vector.copy()))
+    return _Row(
+        read_point(point.payload), M3Embedding(point.dense.copy(), sparse, point.multi_vector.copy(), point.bm25)
+    )

@@ -34,6 +34,8 @@ class CollectionOptions:
         replication_factor: copies that a cluster keeps; None takes the server's own.
         on_disk: True reads all vectors from disk, through the page cache; False keeps all in memory; None is the
             store's own way: a server keeps multi-vectors on disk and the rest in memory.
+        bm25: also keep the exact words of documents, which a fourth weight scores (``Weights.bm25``). A Qdrant
+            collection that exists gets what is missing of them.
 
     Raises:
         ConfigError: a value is out of range, or a field cannot be indexed.
@@ -45,6 +47,7 @@ class CollectionOptions:
     shard_number: int | None = None
     replication_factor: int | None = None
     on_disk: bool | None = None
+    bm25: bool = False
 
     def __post_init__(self) -> None:
         if self.storage not in STORAGES:
@@ -94,7 +97,8 @@ DEFAULT_CANDIDATES: Final = 200
 DEFAULT_WEIGHTS: Final = Weights()
 Source: TypeAlias = Literal["dense", "sparse", "union"]
 """Where candidates come from. "dense": the nearest by s_dense. "sparse": the best by s_lex, among documents that share
-a token with the query. "union": both lists, so up to twice as many."""
+a token with the query. "union": both lists, so up to twice as many; and where exact words have a weight, the best by
+s_bm25, too."""
 DEFAULT_SOURCE: Final[Source] = "union"
 """What only one list finds is found; "dense" is faster and loses some exact matches (docs/stores.md)."""
 SOURCES: Final[tuple[Source, ...]] = get_args(Source)
@@ -106,6 +110,7 @@ RRF_K: Final = 60
 DENSE: Final = "dense"
 SPARSE: Final = "sparse"
 MULTI_VECTOR: Final = "multi_vector"
+BM25: Final = "bm25"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
+from m3_vdb.bm25 import bm25_document
 from m3_vdb.encoding.identity import ModelIdentity
 from m3_vdb.inputs import DocumentLike
 from m3_vdb.marks import MARKS_FIELD, read_document, to_json
 from m3_vdb.stores.checks import check_documents, check_types
-from m3_vdb.stores.options import DENSE, MULTI_VECTOR, SPARSE, IndexType
+from m3_vdb.stores.options import BM25, DENSE, MULTI_VECTOR, SPARSE, IndexType
 from m3_vdb.stores.vectors import check_embeddings
 from m3_vdb.types import Document, FloatArray, M3Embedding, M3Embeddings, SparseVector
 
@@ -46,6 +47,7 @@ class Point:
         sparse: lexical weights.
         multi_vector: float32 [rows, m].
         payload_bytes: of the payload as JSON.
+        bm25: exact words; None in a collection without them.
     """
 
     index: int
@@ -55,11 +57,12 @@ class Point:
     sparse: SparseVector
     multi_vector: FloatArray
     payload_bytes: int
+    bm25: SparseVector | None = None
 
     @property
     def embedding(self) -> M3Embedding:
-        """Its three vectors."""
-        return M3Embedding(self.dense, self.sparse, self.multi_vector)
+        """Its vectors."""
+        return M3Embedding(self.dense, self.sparse, self.multi_vector, self.bm25)
 
     @property
     def vectors(self) -> dict[str, Any]:
@@ -69,7 +72,8 @@ class Point:
     @property
     def floats(self) -> int:
         """Numbers that its vectors hold, token ids included."""
-        return self.dense.size + 2 * self.sparse.ids.size + self.multi_vector.size
+        words = 0 if self.bm25 is None else self.bm25.ids.size
+        return self.dense.size + 2 * (self.sparse.ids.size + words) + self.multi_vector.size
 
     @property
     def json_bytes(self) -> int:
@@ -90,11 +94,14 @@ def named_vectors(embedding: M3Embedding) -> dict[str, Any]:
     assert embedding.dense is not None  # check_embeddings and check_query refuse what lacks a part
     assert embedding.sparse is not None
     assert embedding.multi_vector is not None
-    return {
+    vectors = {
         DENSE: embedding.dense,
         SPARSE: {"indices": embedding.sparse.ids, "values": embedding.sparse.weights},
         MULTI_VECTOR: embedding.multi_vector,
     }
+    if embedding.bm25 is not None:
+        vectors[BM25] = {"indices": embedding.bm25.ids, "values": embedding.bm25.weights}
+    return vectors
 
 
 def point_id(document_id: str) -> str:
@@ -125,6 +132,7 @@ def make_points(
     identity: ModelIdentity,
     max_rows: int | None,
     types: Mapping[str, IndexType],
+    bm25: bool = False,
 ) -> list[Point]:
     """Check a whole batch and pair documents with their vectors; of an id that occurs twice, the last one stays.
 
@@ -134,6 +142,7 @@ def make_points(
         identity: the model of the collection.
         max_rows: rows that a multi-vector may have; None for any number.
         types: payload fields with an index → what they hold.
+        bm25: points have the exact words of their documents.
 
     Raises:
         ConfigError: documents and embeddings do not belong together.
@@ -143,10 +152,10 @@ def make_points(
     check_types(checked, types)
     check_embeddings(embeddings, n=len(checked), identity=identity, max_rows=max_rows)
     last = {document.id: i for i, document in enumerate(checked)}
-    return [_make_point(i, checked[i], embeddings[i]) for i in last.values()]
+    return [_make_point(i, checked[i], embeddings[i], bm25=bm25) for i in last.values()]
 
 
-def _make_point(index: int, document: Document, embedding: M3Embedding) -> Point:
+def _make_point(index: int, document: Document, embedding: M3Embedding, *, bm25: bool) -> Point:
     # check_embeddings has refused a batch that lacks a part.
     assert embedding.dense is not None
     assert embedding.sparse is not None
@@ -159,7 +168,16 @@ def _make_point(index: int, document: Document, embedding: M3Embedding) -> Point
         MARKS_FIELD: to_json(document),
     }
     size = len(json.dumps(payload))
-    return Point(index, point_id(document.id), payload, embedding.dense, embedding.sparse, embedding.multi_vector, size)
+    return Point(
+        index,
+        point_id(document.id),
+        payload,
+        embedding.dense,
+        embedding.sparse,
+        embedding.multi_vector,
+        size,
+        bm25_document(document.content) if bm25 else None,
+    )
 
 
 def batches(

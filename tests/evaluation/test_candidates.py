@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import astuple
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ import pytest
 from m3_vdb.evaluation import Collection, Query, tuning
 from m3_vdb.evaluation.metrics import per_query
 from m3_vdb.evaluation.protocol import PARTS
-from m3_vdb.evaluation.tuning import Candidates, curves, fusion_error, grid, mean_ndcg, tune
+from m3_vdb.evaluation.tuning import Candidates, curves, fusion_error, grid, mean_ndcg, three, tune
 from m3_vdb.weights import Weights
 
 COMPONENTS = {
@@ -97,7 +96,7 @@ def random_task(seed: int = 0, queries: int = 40, documents: int = 30) -> tuple[
 @pytest.mark.parametrize("weights", [Weights(), Weights(0, 1, 0), Weights(0.2, 0.8, 0), Weights(1, 0, 3)])
 def test_the_quick_road_is_the_slow_one(weights):
     collection, components = random_task()
-    factors = dict(zip(PARTS, astuple(weights), strict=True))
+    factors = dict(zip(PARTS, three(weights), strict=True))
     run = {
         query: {
             name: sum(factors[part] * components[part][query][name] for part in PARTS)
@@ -146,10 +145,10 @@ def test_only_ratios_of_weights_matter():
 def test_every_ratio_is_tried_once():
     for mode, count in (("all", 241), ("dense_sparse", 17)):
         tried = list(grid(mode))
-        ratios = {tuple(round(value / max(astuple(one)), 9) for value in astuple(one)) for one in tried}
+        ratios = {tuple(round(value / max(three(one)), 9) for value in three(one)) for one in tried}
         assert len(tried) == len(ratios) == count
-        assert all(1.0 in astuple(one) for one in tried)
-        assert any(astuple(one) == (0, 1, 0) for one in tried)
+        assert all(1.0 in three(one) for one in tried)
+        assert any(three(one) == (0, 1, 0) for one in tried)
     assert not any(one.multi_vector for one in grid("dense_sparse"))
 
 
@@ -217,7 +216,7 @@ def test_every_wrong_fusion_of_three_parts_is_seen():
     """Parts that are swapped, left out or ranked before they are added."""
     weights = Weights(1, 0.3, 0.5)
     for permutation in itertools.permutations((1, 0.3, 0.5)):
-        if permutation != astuple(weights):
+        if permutation != three(weights):
             assert fusion_error(fused(Weights(*permutation)), COMPONENTS, weights) > 0.01
 
 

@@ -159,8 +159,8 @@ def test_weights_parse_three_numbers():
     assert Weights.parse("1, .25,0") == Weights(1, 0.25, 0)
 
 
-@pytest.mark.parametrize("text", ["", "1", "1,2", "1,2,3,4", "a,b,c", "Default"])
-def test_weights_refuse_what_is_neither_preset_nor_three_numbers(text):
+@pytest.mark.parametrize("text", ["", "1", "1,2", "1,2,3,4,5", "a,b,c", "Default"])
+def test_weights_refuse_what_is_neither_preset_nor_three_or_four_numbers(text):
     with pytest.raises(ConfigError, match=r"expected three numbers .* or one of default, dense_sparse"):
         Weights.parse(text)
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from m3_vdb.stores import MemoryStore, VectorStore, open_store
+from m3_vdb.stores import VectorStore, open_store
 from tests._soak import soak
 from tests.stores._corpus import IDENTITY, SHARED, make_documents, make_embeddings
 
@@ -74,7 +74,9 @@ def _backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend
     if request.param.startswith("milvus"):
         yield from _milvus(request.param, request, tmp_path)
     elif request.param == "memory":
-        yield Backend("memory", lambda identity: MemoryStore(identity or IDENTITY), keeps=False)
+        yield Backend(
+            "memory", lambda identity, **options: open_store("memory://", identity or IDENTITY, **options), keeps=False
+        )
     elif request.param == "edge":
         yield Backend("edge", functools.partial(open_store, str(tmp_path / "c.qdrant")))
     elif request.param == "qdrant":

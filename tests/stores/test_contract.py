@@ -87,7 +87,7 @@ def test_explain_gives_the_parts_that_add_up(filled):
         w = Weights()
         total = w.dense * hit.parts.dense + w.sparse * hit.parts.sparse + w.multi_vector * hit.parts.multi_vector
         assert hit.score == pytest.approx(total, rel=1e-5)
-        assert dataclasses.astuple(hit.parts) == pytest.approx(dataclasses.astuple(parts[hit.document.id]), rel=1e-5)
+        assert hit.parts.as_dict() == pytest.approx(parts[hit.document.id].as_dict(), rel=1e-5)
 
 
 def test_limit_beyond_count_and_candidates_below_limit(filled):
@@ -169,7 +169,7 @@ def test_update_replaces_the_payload_and_leaves_the_vectors(changing):
     after = {hit.document.id: hit.parts for hit in store.query(query, limit=150, explain=True)}
     assert after.keys() == before.keys()
     for name in ids:
-        assert dataclasses.astuple(after[name]) == pytest.approx(dataclasses.astuple(before[name]), rel=1e-6)
+        assert after[name].as_dict() == pytest.approx(before[name].as_dict(), rel=1e-6)
     for bad in ({"x": object()}, {"x": math.nan}, [1]):
         with pytest.raises(DocumentError, match="payload"):
             store.update(ids, bad)

@@ -112,6 +112,11 @@ def open_collection(
     where: str,
 ) -> Opened:
     """Open a collection, or make it; see ``MilvusStore`` for the arguments and errors."""
+    if options.bm25:
+        raise ConfigError(
+            "bm25=True: Milvus adds weighted scores only, so it cannot add b / (b + c), and milvus-lite counts "
+            "documents by segment: keep exact words in a folder or on a Qdrant server"
+        )
     server = str(client.get_server_version())
     _check_version(server, where=where)
     if not client.has_collection(collection):

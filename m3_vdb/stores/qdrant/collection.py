@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from m3_vdb.bm25 import bm25_document
 from m3_vdb.encoding.identity import ModelIdentity
 from m3_vdb.errors import ConfigError
 from m3_vdb.filters import Expression
@@ -21,10 +22,19 @@ from m3_vdb.marks import MARKS_FIELD, to_json
 from m3_vdb.notices import say_once
 from m3_vdb.stores.base import VectorStore
 from m3_vdb.stores.fusion import Found, Plan, best_first, fuse, make_plan, page_window, read_parts, take_page
-from m3_vdb.stores.options import DENSE, INDEX_TYPES, MULTI_VECTOR, SPARSE, IndexType, Search
+from m3_vdb.stores.options import BM25, DENSE, INDEX_TYPES, MULTI_VECTOR, SPARSE, IndexType, Search
 from m3_vdb.stores.points import ID_FIELD, point_id, read_id, read_point
-from m3_vdb.stores.qdrant.requests import Request, among, candidate_requests, fused_request, prefetches, score_requests
+from m3_vdb.stores.qdrant.requests import (
+    Request,
+    among,
+    candidate_requests,
+    fused_request,
+    prefetches,
+    score_requests,
+    to_filter,
+)
 from m3_vdb.stores.qdrant.schema import QdrantCapabilities, helpful_indexes, index_advice
+from m3_vdb.stores.reading import READ_AT_ONCE
 from m3_vdb.types import Document, Hit, M3Embedding, Scores, SparseVector
 
 INDEX_WORTH: Final = 2000
@@ -61,6 +71,11 @@ class QdrantCollection(VectorStore):
         return {name: kind for name, kind in self._capabilities.indexes.items() if kind in INDEX_TYPES}
 
     @property
+    def has_bm25(self) -> bool:
+        """Whether the collection has the sparse vector ``bm25``."""
+        return self._capabilities.bm25
+
+    @property
     @abstractmethod
     def _url(self) -> str:
         """What opens this collection; "" if nothing does."""
@@ -82,9 +97,13 @@ class QdrantCollection(VectorStore):
         self,
         offset: Any,  # noqa: ANN401 - the engine's own
         limit: int,
-        condition: Expression | None,
+        condition: Request | None,
     ) -> tuple[Sequence[Any], Any]:
-        """Records without vectors, and the offset of the next page, None after the last one."""
+        """Records without vectors that meet a filter, and the offset of the next page, None after the last one."""
+
+    @abstractmethod
+    def _put_words(self, words: Mapping[Any, SparseVector]) -> None:
+        """Store the vector ``bm25`` of points that exist, by their ids; their other vectors stay."""
 
     @abstractmethod
     def _answer(self, request: Request) -> Sequence[Any]: ...
@@ -112,14 +131,28 @@ class QdrantCollection(VectorStore):
         return {read_id(record.payload): record.payload for record in records}
 
     def _documents(self, batch: int, condition: Expression | None) -> Iterator[list[Document]]:
+        for records in self._scroll(batch, None if condition is None else to_filter(condition)):
+            yield [read_point(record.payload) for record in records]
+
+    def _scroll(self, batch: int, condition: Request | None) -> Iterator[Sequence[Any]]:
         offset: Any = None
         while True:
             with self._engine():
                 records, offset = self._scroll_page(offset, batch, condition)
             if records:
-                yield [read_point(record.payload) for record in records]
+                yield records
             if offset is None:
                 return
+
+    def _fill_words(self) -> None:
+        """Give exact words to the points without: a collection that got them later, or other writers' points.
+
+        A process that is killed has filled some of them, and the next one fills the rest.
+        """
+        for records in self._scroll(READ_AT_ONCE, {"must_not": [{"has_vector": BM25}]}):
+            words = {record.id: bm25_document(read_point(record.payload).content) for record in records}
+            with self._engine():
+                self._put_words(words)
 
     def _read(self, ids: Sequence[str]) -> list[tuple[Document, M3Embedding]]:
         with self._engine():
@@ -143,7 +176,9 @@ class QdrantCollection(VectorStore):
                 if ids == []:
                     continue
                 # Ranks are added here, or equal scores would have any rank; over several shards all but the formula.
-                is_fused_there = search.fusion == "weighted_sum" or (search.fusion == "dbsf" and ids is None)
+                # The engine would normalise b where b / (b + c) is meant.
+                dbsf_there = search.fusion == "dbsf" and ids is None and not search.weights.bm25
+                is_fused_there = search.fusion == "weighted_sum" or dbsf_there
                 if can.may_be_exact and is_fused_there:
                     plan, found = (plan, found) if ids is None else among(plan, ids)
                     offset, limit = page_window(search, plan.rescore_limit)
@@ -223,13 +258,14 @@ class QdrantCollection(VectorStore):
     def _parts(self, query: M3Embedding, search: Search, rounds: list[tuple[Plan, list[Request]]]) -> dict[str, Scores]:
         """Id → raw scores, by a request for each vector and round; only those with a weight, unless explained.
 
-        The lexical one is skipped where nothing can be found by it: every score is 0 then.
+        Those of tokens are skipped where nothing can be found by them: every score is 0 then.
         """
         assert query.sparse is not None
         names = [rescore.vector for rescore in rounds[0][0].rescores]
         if search.explain:
-            names += [name for name in (DENSE, SPARSE, MULTI_VECTOR) if name not in names]
-        names = [name for name in names if name != SPARSE or len(query.sparse.ids)]
+            names += [name for name in (DENSE, SPARSE, MULTI_VECTOR, BM25) if name not in names]
+        tokens = {SPARSE: query.sparse, BM25: query.bm25}
+        names = [name for name in names if name not in tokens or ((part := tokens[name]) and len(part.ids))]
         exact = self._capabilities.may_be_exact
         parts = [score_requests(plan, found, query, names, may_be_exact=exact) for plan, found in rounds]
         requests = [request for part in parts for request in part]

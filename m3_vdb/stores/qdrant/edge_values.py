@@ -8,7 +8,7 @@ from typing import Any, Final
 import qdrant_edge as edge
 
 from m3_vdb.encoding.identity import ModelIdentity
-from m3_vdb.stores.options import DENSE, MULTI_VECTOR, SPARSE, CollectionOptions, IndexType
+from m3_vdb.stores.options import BM25, DENSE, MULTI_VECTOR, SPARSE, CollectionOptions, IndexType
 from m3_vdb.stores.points import Point
 from m3_vdb.stores.qdrant.requests import Request
 from m3_vdb.stores.qdrant.schema import DATATYPES, vector_schema
@@ -40,7 +40,10 @@ def to_config(identity: ModelIdentity, options: CollectionOptions) -> edge.EdgeC
                 memory=memory,
             ),
         },
-        sparse_vectors={SPARSE: edge.EdgeSparseVectorParams(memory=memory)},
+        sparse_vectors={
+            SPARSE: edge.EdgeSparseVectorParams(memory=memory),
+            **({BM25: edge.EdgeSparseVectorParams(memory=memory, modifier=edge.Modifier.Idf)} if options.bm25 else {}),
+        },
     )
 
 
@@ -91,11 +94,20 @@ def _query(request: Request) -> Any:  # noqa: ANN401 - the three share no base c
         return edge.Query.Nearest(_vector(query), using=request["using"])
     if "fusion" in query:
         return edge.Fusion.Dbsf()
-    products = [
-        edge.Expression.Mult([edge.Expression.Constant(weight), edge.Expression.Variable(score)])
-        for weight, score in (product["mult"] for product in query["formula"]["sum"])
-    ]
-    return edge.Formula(edge.Expression.Sum(products), query["defaults"])
+    return edge.Formula(_expression(query["formula"]), query["defaults"])
+
+
+def _expression(given: Any) -> Any:  # noqa: ANN401 - numbers, names of scores, and expressions of them
+    if isinstance(given, str):
+        return edge.Expression.Variable(given)
+    if isinstance(given, dict):
+        ((name, parts),) = given.items()
+        if name == "div":
+            return edge.Expression.Div(
+                _expression(parts["left"]), _expression(parts["right"]), parts["by_zero_default"]
+            )
+        return {"sum": edge.Expression.Sum, "mult": edge.Expression.Mult}[name]([_expression(part) for part in parts])
+    return edge.Expression.Constant(given)
 
 
 def _vector(value: Any) -> Any:  # noqa: ANN401 - a vector of ``named_vectors`` as lists, or as the engine's class
@@ -118,6 +130,8 @@ def edge_filter(given: Request) -> edge.Filter:
 def _condition(part: Request) -> Any:  # noqa: ANN401 - conditions share no base class
     if "has_id" in part:
         return edge.HasIdCondition(set(part["has_id"]))
+    if "has_vector" in part:
+        return edge.HasVectorCondition(part["has_vector"])
     if "is_empty" in part:
         return edge.IsEmptyCondition(part["is_empty"]["key"])
     if "range" in part:

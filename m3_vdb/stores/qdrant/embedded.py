@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -33,15 +33,16 @@ from m3_vdb.stores.folder import (
     read_metadata,
     write_metadata,
 )
-from m3_vdb.stores.options import DEFAULT_OPTIONS, CollectionOptions
+from m3_vdb.stores.options import BM25, DEFAULT_OPTIONS, CollectionOptions
 from m3_vdb.stores.points import Point, batches, field_name, field_path, point_id
 from m3_vdb.stores.qdrant.collection import QdrantCollection
 from m3_vdb.stores.qdrant.edge_values import INDEXES, edge_filter, to_config, to_point, to_request
 from m3_vdb.stores.qdrant.requests import Request, to_filter
 from m3_vdb.stores.qdrant.schema import QdrantCapabilities, check_schema, missing_indexes
 from m3_vdb.stores.waiting import Waiting
+from m3_vdb.types import SparseVector
 
-_OPTIONS: Final = ("storage", "indexes", "tenant", "on_disk")
+_OPTIONS: Final = ("storage", "indexes", "tenant", "on_disk", "bm25")
 """What the embedded engine has of ``CollectionOptions``."""
 _SHARD: Final = "shard"
 _CONFIG: Final = "edge_config.json"
@@ -64,7 +65,7 @@ class QdrantEdgeStore(QdrantCollection):
         create: make the collection if it does not exist.
         exact: pick the candidates by a full scan; False lets the engine use the HNSW graph that ``optimize`` builds.
             Scores are exact either way.
-        options: how a *new* collection is made: storage, indexes, tenant and on_disk.
+        options: how a *new* collection is made: storage, indexes, tenant, on_disk and bm25.
 
     Raises:
         ConfigError: an option that this store does not have.
@@ -111,8 +112,14 @@ class QdrantEdgeStore(QdrantCollection):
             opened.callback(shard.flush)
             indexes = _make_indexes(shard, options, create=create)
             self._size = shard.info().points_count
-            self._capabilities = QdrantCapabilities(max_floats=None, indexes=indexes)
+            has_bm25 = _has_bm25(self._folder)
+            if options.bm25 and create and not has_bm25:
+                shard.update(edge.UpdateOperation.create_sparse_vector(BM25, modifier=edge.Modifier.Idf))
+                has_bm25 = True
+            self._capabilities = QdrantCapabilities(max_floats=None, indexes=indexes, bm25=has_bm25)
             self._shard: edge.EdgeShard | None = shard
+            if options.bm25 and create:
+                self._fill_words()
             self._own(opened.pop_all().close, folder=self._folder)
 
     @property
@@ -144,6 +151,14 @@ class QdrantEdgeStore(QdrantCollection):
         with self._engine() as shard:
             shard.update(edge.UpdateOperation.set_payload([*point_ids], fields))
 
+    def _put_words(self, words: Mapping[Any, SparseVector]) -> None:
+        points = [
+            edge.PointVectors(id=i, vector={BM25: edge.SparseVector(one.ids.tolist(), one.weights.tolist())})
+            for i, one in words.items()
+        ]
+        with self._engine() as shard:
+            shard.update(edge.UpdateOperation.update_vectors(points))
+
     def _records(self, point_ids: list[str], vectors: Sequence[str] = ()) -> Sequence[Any]:
         with self._engine() as shard:
             return shard.retrieve([*point_ids], with_payload=True, with_vector=list(vectors) or False)
@@ -152,9 +167,10 @@ class QdrantEdgeStore(QdrantCollection):
         self,
         offset: Any,  # noqa: ANN401 - a point's id
         limit: int,
-        condition: Expression | None,
+        condition: Request | None,
     ) -> tuple[Sequence[Any], Any]:
-        request = edge.ScrollRequest(offset=offset, limit=limit, filter=_optional_filter(condition), with_payload=True)
+        given = None if condition is None else edge_filter(condition)
+        request = edge.ScrollRequest(offset=offset, limit=limit, filter=given, with_payload=True)
         with self._engine() as shard:
             return shard.scroll(request)
 
@@ -238,25 +254,27 @@ def _load(folder: Path, identity: ModelIdentity, options: CollectionOptions, *, 
         fresh.rename(shard)
     if not shard.exists():
         raise StoreError(f"{shard} is missing: {RESTORE}")
-    _check_config(shard, identity)
+    check_schema(_config(shard), identity, where=str(folder))
     try:
         return edge.EdgeShard.load(str(shard))
     except Exception as error:  # the engine raises plain Exception
         raise StoreError(f"{shard} cannot be opened ({brief(error)}){advice(str(error)) or f': {RESTORE}'}") from error
 
 
-def _check_config(shard: Path, identity: ModelIdentity) -> None:
-    """Refuse files that others made (from a server's snapshot, say) in another way than ours.
+def _config(shard: Path) -> dict[str, Any]:
+    """The engine's description of its files, which others may have made (from a server's snapshot, say).
 
     Raises:
-        StoreError: the engine's description of them is damaged.
-        CollectionMismatchError: they would give other scores than M3's.
+        StoreError: it is damaged.
     """
     try:
-        config = dict(json.loads((shard / _CONFIG).read_text(encoding="utf-8")))
+        return dict(json.loads((shard / _CONFIG).read_text(encoding="utf-8")))
     except (ValueError, TypeError, FileNotFoundError) as error:
         raise StoreError(f"{shard / _CONFIG} is damaged ({brief(error)}): {RESTORE}") from None
-    check_schema(config, identity, where=str(shard.parent))
+
+
+def _has_bm25(folder: Path) -> bool:
+    return BM25 in (_config(folder / _SHARD).get("sparse_vectors") or {})
 
 
 def _make_indexes(shard: edge.EdgeShard, options: CollectionOptions, *, create: bool) -> dict[str, str]:

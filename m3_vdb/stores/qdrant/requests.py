@@ -19,8 +19,9 @@ from dataclasses import replace
 from typing import Any, TypeAlias
 
 from m3_vdb.filters import And, AnyOf, Condition, Exists, Expression, Not, Or, field_steps
-from m3_vdb.stores.fusion import Plan
-from m3_vdb.stores.options import DENSE, SPARSE, Search
+from m3_vdb.scoring import BM25_HALF
+from m3_vdb.stores.fusion import MAY_LACK, Plan, Rescore
+from m3_vdb.stores.options import BM25, DENSE, Search
 from m3_vdb.stores.points import ID_FIELD, field_path, named_vectors
 from m3_vdb.types import M3Embedding
 
@@ -86,8 +87,15 @@ def _fusion(plan: Plan, search: Search) -> Request:
     """What makes one score of the rescores; ranks are never left to the engine."""
     if search.fusion == "dbsf":
         return {"fusion": "dbsf"}
-    products = [{"mult": [one.weight, f"$score[{i}]"]} for i, one in enumerate(plan.rescores)]
+    products = [{"mult": [one.weight, _score(one, f"$score[{i}]")]} for i, one in enumerate(plan.rescores)]
     return {"formula": {"sum": products}, "defaults": {f"$score[{i}]": 0.0 for i in range(1, len(products))}}
+
+
+def _score(rescore: Rescore, score: str) -> str | Request:
+    """The engine's score as an expression; that of exact words is b / (b + c)."""
+    if rescore.vector != BM25:
+        return score
+    return {"div": {"left": score, "right": {"sum": [score, BM25_HALF]}, "by_zero_default": 0.0}}
 
 
 def score_requests(
@@ -108,7 +116,7 @@ def score_requests(
 
 def _scoring(name: str, *, may_be_exact: bool) -> Request | None:
     """exact: never by the HNSW graph, which sparse vectors and our multi-vectors do not have."""
-    return {"exact": True} if name != SPARSE and may_be_exact else None
+    return {"exact": True} if name not in MAY_LACK and may_be_exact else None
 
 
 def to_filter(expression: Expression) -> Request:

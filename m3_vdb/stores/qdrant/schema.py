@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from m3_vdb.encoding.identity import ModelIdentity
 from m3_vdb.errors import CollectionMismatchError
 from m3_vdb.filters import And, AnyOf, Expression, Not, Or, Range
-from m3_vdb.stores.options import DENSE, MULTI_VECTOR, SPARSE, CollectionOptions, IndexType, Storage
+from m3_vdb.stores.options import BM25, DENSE, MULTI_VECTOR, SPARSE, CollectionOptions, IndexType, Storage
 from m3_vdb.stores.points import field_name
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ class QdrantCapabilities:
         max_batch: strict mode's largest number of requests in a batch; None for no limit.
         multi_vector_datatype: how multi-vectors are stored: float32, float16, turbo16, turbo8, …
         indexes: payload field → type of its index.
+        bm25: it has the sparse vector of exact words.
     """
 
     version: str = ""
@@ -52,6 +53,7 @@ class QdrantCapabilities:
     max_batch: int | None = None
     multi_vector_datatype: str = "float32"
     indexes: Mapping[str, str] = field(default_factory=dict)
+    bm25: bool = False
 
 
 def read_capabilities(info: models.CollectionInfo, *, version: str, width: int) -> QdrantCapabilities:
@@ -78,11 +80,12 @@ def read_capabilities(info: models.CollectionInfo, *, version: str, width: int) 
         max_batch=strict.get("search_max_batchsize"),
         multi_vector_datatype=config["params"]["vectors"][MULTI_VECTOR].get("datatype") or "float32",
         indexes={name: kind for name, kind in names.items() if name is not None},
+        bm25=BM25 in (config["params"].get("sparse_vectors") or {}),
     )
 
 
 def vector_schema(identity: ModelIdentity, datatype: str | None) -> dict[str, dict[str, Any]]:
-    """The dense and the multi-vector field of a new collection; sparse vectors take no settings (IDF would re-weight).
+    """The dense and the multi-vector field of a new collection; ``sparse`` takes no settings (IDF would re-weight).
 
     Args:
         identity: the model.
@@ -173,6 +176,11 @@ def check_schema(config: Mapping[str, Any], identity: ModelIdentity, *, where: s
             fault = "is quantised, and M3 scores need the vectors themselves: disable the quantisation"
         if fault is not None:
             raise CollectionMismatchError(f"{where}: its vector {name} {fault}")
+    words = config["sparse_vectors"].get(BM25)
+    if words is not None and words.get("modifier") != "idf":
+        raise CollectionMismatchError(
+            f"{where}: its vector {BM25} lacks the modifier idf, without which it scores nothing"
+        )
 
 
 def _sparse_fault(vector: Mapping[str, Any]) -> str | None:

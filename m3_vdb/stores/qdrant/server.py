@@ -6,7 +6,7 @@ Its embedded twin is ``embedded.py``.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Final
@@ -17,7 +17,7 @@ from m3_vdb.encoding.identity import ModelIdentity, open_identity
 from m3_vdb.errors import ConfigError, StoreRequestError
 from m3_vdb.filters import Expression
 from m3_vdb.stores.base import new_identity
-from m3_vdb.stores.options import DEFAULT_OPTIONS, DENSE, MULTI_VECTOR, SPARSE, CollectionOptions
+from m3_vdb.stores.options import BM25, DEFAULT_OPTIONS, DENSE, MULTI_VECTOR, SPARSE, CollectionOptions
 from m3_vdb.stores.points import Point, batches, field_path, point_id
 from m3_vdb.stores.qdrant.calls import LocalCalls, make_calls
 from m3_vdb.stores.qdrant.client import mapped_errors, store_url, where
@@ -32,10 +32,14 @@ from m3_vdb.stores.qdrant.schema import (
     vector_schema,
 )
 from m3_vdb.stores.waiting import Waiting, wait_for
+from m3_vdb.types import SparseVector
 
 TURBO_VERSION: Final = (1, 20)
 """First version whose vectors may be stored as turbo16 and turbo8."""
+NAMES_VERSION: Final = (1, 18)
+"""First version that adds a vector to a collection that exists."""
 METADATA_KEY: Final = "m3"
+_IDF: Final = models.Modifier.IDF
 
 
 class QdrantStore(QdrantCollection):
@@ -90,7 +94,12 @@ class QdrantStore(QdrantCollection):
                 if name == options.tenant:
                     schema = models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=True)
                 client.create_payload_index(collection, field_path(name), field_schema=schema, wait=True)
+        if options.bm25 and create and not able.bm25:
+            self._add_words(version)
+            able = replace(able, bm25=True)
         self._capabilities = replace(able, indexes={**able.indexes, **missing})
+        if options.bm25 and create:
+            self._fill_words()
         if exact and not self._capabilities.may_be_exact:
             raise ConfigError(f"{self._where} forbids exact search (strict mode): open it with exact=False")
 
@@ -120,7 +129,10 @@ class QdrantStore(QdrantCollection):
                     vectors_config={
                         name: models.VectorParams(**vector, on_disk=on_disk[name]) for name, vector in vectors.items()
                     },
-                    sparse_vectors_config={SPARSE: models.SparseVectorParams(index=index)},
+                    sparse_vectors_config={
+                        SPARSE: models.SparseVectorParams(index=index),
+                        **({BM25: models.SparseVectorParams(index=index, modifier=_IDF)} if options.bm25 else {}),
+                    },
                     shard_number=options.shard_number,
                     replication_factor=options.replication_factor,
                     metadata={METADATA_KEY: identity.as_metadata()},
@@ -134,6 +146,23 @@ class QdrantStore(QdrantCollection):
                 f"{self._where} keeps no metadata, so it cannot say which model made it: m3-vdb needs "
                 f"a Qdrant server of version 1.16 or newer; upgrade it, then delete this empty collection"
             )
+
+    def _add_words(self, version: str) -> None:
+        """Add the vector of exact words to a collection that exists.
+
+        Raises:
+            ConfigError: the server is too old for that.
+        """
+        numbers = _numbers(version)
+        if numbers is not None and numbers < NAMES_VERSION:
+            needed = ".".join(map(str, NAMES_VERSION))
+            raise ConfigError(
+                f"bm25=True: a Qdrant server adds exact words to a collection that exists from version {needed} on "
+                f"(this one: {version}): upgrade it, or ingest into a new collection"
+            )
+        config = models.SparseVectorNameConfig(sparse=models.SparseVectorConfig(modifier=_IDF))
+        with self._engine() as client:
+            client.create_vector_name(self._collection, BM25, config)
 
     @property
     def capabilities(self) -> QdrantCapabilities:
@@ -168,6 +197,15 @@ class QdrantStore(QdrantCollection):
     def _set_payload(self, point_ids: list[str], fields: dict[str, Any]) -> None:
         self._client.set_payload(self._collection, fields, points=[*point_ids], wait=True)
 
+    def _put_words(self, words: Mapping[Any, SparseVector]) -> None:
+        points = [
+            models.PointVectors(
+                id=i, vector={BM25: models.SparseVector(indices=one.ids.tolist(), values=one.weights.tolist())}
+            )
+            for i, one in words.items()
+        ]
+        self._client.update_vectors(self._collection, points, wait=True)
+
     def _records(self, point_ids: list[str], vectors: Sequence[str] = ()) -> Sequence[Any]:
         return self._calls.retrieve(point_ids, vectors)
 
@@ -175,11 +213,11 @@ class QdrantStore(QdrantCollection):
         self,
         offset: Any,  # noqa: ANN401 - a point's id
         limit: int,
-        condition: Expression | None,
+        condition: Request | None,
     ) -> tuple[Sequence[Any], Any]:
         return self._client.scroll(
             self._collection,
-            _optional_filter(condition),
+            None if condition is None else models.Filter(**condition),
             limit=limit,
             offset=offset,
             with_payload=True,
@@ -249,10 +287,15 @@ def _optional_filter(condition: Expression | None) -> models.Filter | None:
 def _datatype(options: CollectionOptions, *, version: str) -> str | None:
     if options.storage == "float32":
         return None
-    numbers = re.match(r"v?(\d+)\.(\d+)", version)
-    if numbers is not None and (int(numbers[1]), int(numbers[2])) >= TURBO_VERSION:
+    numbers = _numbers(version)
+    if numbers is not None and numbers >= TURBO_VERSION:
         return DATATYPES[options.storage]
     if options.storage == "half":
         return "float16"
     needed = ".".join(map(str, TURBO_VERSION))
     raise ConfigError(f"storage='quarter' needs a Qdrant server of version {needed} (this one: {version or 'unknown'})")
+
+
+def _numbers(version: str) -> tuple[int, int] | None:
+    numbers = re.match(r"v?(\d+)\.(\d+)", version)
+    return None if numbers is None else (int(numbers[1]), int(numbers[2]))
