@@ -54,12 +54,20 @@ test-oldest: $(UV)
 	  --group make --output-file build/oldest.lock pyproject.toml
 	$(MAKE) test VENV=build/oldest EXTRA=integrations LOCK=build/oldest.lock PYTEST_OPTIONS='-m "not soak"'
 
-# The tests of stores on the Qdrant and Milvus servers of compose.yaml; needs Docker. Removes the data afterwards.
-test-servers: $(VENV)/.test
+# The tests of stores, then exactness, on the servers that M3VDB_TEST_QDRANT_URL and M3VDB_TEST_MILVUS_URI name; or, if neither
+# is set, on those of compose.yaml: needs Docker, takes QDRANT_VERSION and MILVUS_VERSION, removes the data afterwards.
+ifeq ($(M3VDB_TEST_QDRANT_URL)$(M3VDB_TEST_MILVUS_URI),)
+test-servers:
 	$(COMPOSE) up --detach --wait qdrant milvus && \
-	  M3VDB_TEST_QDRANT_URL=qdrant://localhost:6333 M3VDB_TEST_MILVUS_URI=milvus://localhost:19530 \
-	  $(BIN)/python -m pytest tests/stores; \
+	  $(MAKE) test-servers M3VDB_TEST_QDRANT_URL=qdrant://localhost:6333 M3VDB_TEST_MILVUS_URI=milvus://localhost:19530 && \
+	  $(MAKE) test-servers M3VDB_TEST_QDRANT_URL=qdrant+grpc://localhost:6334; \
 	  status=$$?; $(COMPOSE) down --volumes; exit $$status
+else
+test-servers: $(VENV)/.test
+	$(BIN)/python -m pytest tests/stores
+	$(BIN)/python -m benchmarks.exactness --documents 1000 --queries 20 --slow-queries 20 \
+	  $(if $(M3VDB_TEST_QDRANT_URL),--store 'qdrant server') $(if $(M3VDB_TEST_MILVUS_URI),--store 'milvus server')
+endif
 
 check: $(VENV)/.check
 	$(BIN)/ruff check
