@@ -120,11 +120,6 @@ class Objective:
         mask_duplicates: a passage that is known to answer a query never counts against it.
         reranker_weight: weight of the distillation of ``pos_scores`` and ``neg_scores``; 0 ignores them.
         reranker_temperature: divides those scores before their softmax.
-        anchor: checkpoint of a plain encoder with the same tokenizer, such as ``import-base`` makes. How near its
-            mean-pooled vectors say that two queries, or two passages, of a batch are, the dense vectors should say too:
-            so the model keeps what that encoder knows.
-        anchor_weight: weight of that term; 0 is without.
-        anchor_temperature: divides the anchor's scores before their softmax (e5's own is 0.01).
     """
 
     temperature: float = 0.02
@@ -134,15 +129,30 @@ class Objective:
     mask_duplicates: bool = True
     reranker_weight: float = 0.0
     reranker_temperature: float = 1.0
-    anchor: Path | None = None
-    anchor_weight: float = 0.0
-    anchor_temperature: float = 0.01
 
     def __post_init__(self) -> None:
-        _positive(self, "temperature", "reranker_temperature", "anchor_temperature")
-        _not_negative(self, "reranker_weight", "anchor_weight")
-        if (self.anchor is None) != (not self.anchor_weight):
-            raise ConfigError(f"anchor={self.anchor}, anchor_weight={self.anchor_weight}: give both or neither")
+        _positive(self, "temperature", "reranker_temperature")
+        _not_negative(self, "reranker_weight")
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """A plain encoder that the dense vectors should not move far from, so that the model keeps what that encoder knows.
+
+    How near its mean-pooled vectors say that two queries, or two passages, of a batch are, the dense vectors learn to say.
+
+    Attributes:
+        model: checkpoint with the same tokenizer, such as ``import-base`` makes; its heads are not used.
+        weight: of this term in the loss.
+        temperature: divides its inner products before their softmax (e5's own is 0.01).
+    """
+
+    model: Path
+    weight: float = 1.0
+    temperature: float = 0.01
+
+    def __post_init__(self) -> None:
+        _positive(self, "weight", "temperature")
 
 
 @dataclass(frozen=True)
@@ -343,11 +353,13 @@ class ContrastiveConfig(RunConfig):
 
     Attributes:
         objective: constants of the loss.
+        anchor: a second teacher of the dense score; null is without.
         lora: adapters on the encoder.
         watch: evaluation during training.
     """
 
     objective: Objective = field(default_factory=Objective)
+    anchor: Anchor | None = None
     lora: LoRA = field(default_factory=LoRA)
     watch: Watch = field(default_factory=Watch)
 

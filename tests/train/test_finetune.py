@@ -15,7 +15,7 @@ import torch
 from m3_vdb.encoding.tokenizer import Tokenizer
 from m3_vdb.errors import BundleError, ConfigError, DocumentError, ModelOutputError
 from tests.train._runs import UNIFIED, config, run, tensors
-from train.config import Batching, LoRA, Objective, Phase, Schedule, Watch
+from train.config import Anchor, Batching, LoRA, Objective, Phase, Schedule, Watch
 from train.contrastive.anchor import with_prefix
 
 TERMS = {"loss", "loss/dense", "loss/sparse", "loss/multi_vector", "loss/inter", "loss/distill"}
@@ -77,8 +77,8 @@ def test_the_checkpoint_carries_the_tokenizer_unchanged(trained, tiny_checkpoint
 
 def test_an_anchor_teaches_the_dense_score(tiny_checkpoint, tmp_path):
     phase = replace(UNIFIED, steps=8)
-    objective = Objective(anchor=tiny_checkpoint, anchor_weight=5.0, anchor_temperature=0.02)
-    settings = config(tiny_checkpoint, tmp_path, phases=Schedule(unified=phase), objective=objective)
+    anchor = Anchor(tiny_checkpoint, weight=5.0, temperature=0.02)
+    settings = config(tiny_checkpoint, tmp_path, phases=Schedule(unified=phase), anchor=anchor)
     _, reports, _ = run(settings)
     terms = [report.measures["loss/anchor"] for report in reports]
     assert sum(terms[-2:]) < 0.98 * sum(terms[:2])

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from tests.train._toy import random_model, random_representations, random_token_batch
-from train.config import HEADS, Objective
-from train.contrastive.batch import Batch, Order, batch_losses
+from train.config import HEADS, Anchor, Objective
+from train.contrastive.batch import Anchored, Batch, Order, batch_losses
 from train.contrastive.losses import Losses, Targets, anchor_loss, distillation, info_nce, inter_scores, unified_loss
 from train.contrastive.representations import pack_output
 from train.contrastive.scores import score_matrices
@@ -249,9 +249,9 @@ def test_the_anchor_term_by_hand():
     # the second of three texts: itself is left out; the anchor's shares are 3/4, 1/4, the student's 1/3, 2/3
     dense = torch.tensor([[0.0, 9.0, log(2.0)]])
     anchor = torch.tensor([[log(3) / 2, 5.0, 0.0]])
-    objective = Objective(temperature=1.0, anchor=Path("base"), anchor_weight=1.0, anchor_temperature=0.5)
     expected = 0.75 * log(3) + 0.25 * log(1.5)
-    assert anchor_loss(dense, anchor, torch.tensor([1]), objective).item() == pytest.approx(expected, rel=1e-6)
+    found = anchor_loss(dense, anchor, torch.tensor([1]), temperature=1.0, of_anchor=0.5)
+    assert found.item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_the_reranker_term_without_an_excluded_candidate():
@@ -432,9 +432,10 @@ def test_sub_batches_in_any_order_give_the_same_losses():
 
 
 def test_an_anchor_compares_queries_and_passages_among_themselves_in_any_order():
-    objective = replace(CONSTANTS[1], anchor=Path("base"), anchor_weight=0.6, anchor_temperature=0.4)
+    objective = CONSTANTS[1]
     generator = torch.Generator().manual_seed(3)
     anchor = torch.randn(4, 6, generator=generator), torch.randn(11, 6, generator=generator)
+    anchored = Anchored(*anchor, Anchor(Path("base"), weight=0.6, temperature=0.4))
 
     def of_side(dense: np.ndarray, similar: np.ndarray) -> float:
         terms = []
@@ -448,7 +449,7 @@ def test_an_anchor_compares_queries_and_passages_among_themselves_in_any_order()
     expected = np.mean([of_side(part.dense.double().numpy(), one.double().numpy()) for part, one in sides])
     plain = losses_of_batch(objective)[0].total.item()
     for order in (IN_ORDER, Order(torch.randperm(4, generator=generator), torch.randperm(11, generator=generator))):
-        losses, _ = losses_of_batch(objective, order=order, anchor=anchor)
+        losses, _ = losses_of_batch(objective, order=order, anchored=anchored)
         assert losses.terms["anchor"].item() == pytest.approx(expected, rel=1e-5)
         assert losses.total.item() == pytest.approx(plain + 0.6 * expected, rel=1e-5)
 
@@ -511,17 +512,14 @@ OTHER: dict[str, Any] = {
     "mask_duplicates": False,
     "reranker_weight": 0.75,
     "reranker_temperature": 2.0,
-    "anchor_weight": 1.5,
-    "anchor_temperature": 0.5,
 }
 
 
-@pytest.mark.parametrize("field", [field.name for field in fields(Objective) if field.name != "anchor"])
+@pytest.mark.parametrize("field", [field.name for field in fields(Objective)])
 def test_every_constant_changes_the_total(field):
-    default = Objective(reranker_weight=0.5, anchor=Path("base"), anchor_weight=0.5)
+    default = Objective(reranker_weight=0.5)
     changed = replace(default, **{field: OTHER[field]})
-    vectors = torch.randn(15, 6, generator=torch.Generator().manual_seed(1)).split([4, 11])
-    totals = [losses_of_batch(objective, anchor=vectors)[0].total.item() for objective in (default, changed)]
+    totals = [losses_of_batch(objective)[0].total.item() for objective in (default, changed)]
     assert abs(totals[0] - totals[1]) > 1e-3
     assert max(totals) < 1000
 

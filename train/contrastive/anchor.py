@@ -2,7 +2,7 @@
 
 Fine-tuning on rows of one domain makes the dense vector forget what the base knew of all others. The base's own vectors
 say how near two texts of a batch are, queries among queries and passages among passages, which in most batches are of
-one language each, so that a base that is weak across languages does no harm. ``Objective.anchor_weight`` distils that.
+one language each, so that a base that is weak across languages does no harm. That is distilled into the dense score.
 """
 
 from __future__ import annotations
@@ -17,41 +17,41 @@ from torch.nn import functional
 from m3_vdb.encoding.packing import pack
 from m3_vdb.encoding.tokenizer import SEP, TokenBatch, Tokenizer
 from m3_vdb.types import IntArray
+from train.config import Anchor
+from train.contrastive.batch import Anchored
 from train.data.store import token_batch
-from train.engine.run import Run
+from train.engine.run import SHORT, Run
 
 QUERY: Final = "query: "
 PASSAGE: Final = "passage: "
 """The prefixes that e5 was trained with (arXiv 2402.05672)."""
 
 
-class Anchor:
+class AnchorEncoder:
     """A frozen encoder whose vectors are the means over a text's tokens, as multilingual-e5's are.
 
     Args:
-        run: settings and processes of a run with ``objective.anchor``.
+        run: processes and tokenizer of the run.
+        settings: names the checkpoint.
 
     Raises:
         BundleError: the checkpoint is incomplete.
     """
 
-    def __init__(self, run: Run[Any]) -> None:
-        config = run.config
-        self._model = run.load_model(config.objective.anchor, longest=512).to(run.processes.device)
+    def __init__(self, run: Run[Any], settings: Anchor) -> None:
+        self._model = run.load_model(settings.model, longest=SHORT).to(run.processes.device)
         self._model.requires_grad_(requires_grad=False)
-        self._run = run
+        self._run, self._settings = run, settings
         tokenizer = Tokenizer(run.tokenizer_json)
         self._prefixes = {prefix: tokenizer.encode([prefix], max_length=16).ids[1:-1] for prefix in (QUERY, PASSAGE)}
 
-    @torch.no_grad()
-    def vectors(self, texts: TokenBatch, prefix: str, *, batch_tokens: int) -> Tensor:
-        """Unit rows, float32 [n, d], of texts with a prefix before each.
+    def says(self, queries: TokenBatch, passages: TokenBatch, *, batch_tokens: int) -> Anchored:
+        """Its vectors of the texts of a batch, in forward passes of at most so many padded tokens."""
+        texts = (queries, QUERY), (passages, PASSAGE)
+        return Anchored(*(self._vectors(*side, batch_tokens) for side in texts), settings=self._settings)
 
-        Args:
-            texts: n texts, cut to what the anchor can read.
-            prefix: ``QUERY`` or ``PASSAGE``.
-            batch_tokens: padded tokens of one forward pass.
-        """
+    @torch.no_grad()
+    def _vectors(self, texts: TokenBatch, prefix: str, batch_tokens: int) -> Tensor:
         tokens = with_prefix(texts, self._prefixes[prefix], longest=self._model.max_length)
         found = torch.empty(len(tokens), self._model.dim, device=self._run.processes.device)
         for group in pack(tokens.lengths, batch_tokens=batch_tokens, call_cost=0):

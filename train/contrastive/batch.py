@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from m3_vdb.encoding.tokenizer import TokenBatch
-from train.config import Head, Objective
+from train.config import Anchor, Head, Objective
 from train.contrastive.losses import Losses, Scores, Targets, anchor_loss, unified_loss
 from train.contrastive.representations import Representations, owners
 from train.contrastive.scores import score_matrices
@@ -54,6 +54,21 @@ class Order:
     passages: Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class Anchored:
+    """What another encoder says of a batch.
+
+    Attributes:
+        queries: float32 [B, k], unit rows in the order of the queries' numbers.
+        passages: float32 [P, k].
+        settings: how much it counts.
+    """
+
+    queries: Tensor
+    passages: Tensor
+    settings: Anchor
+
+
 def batch_losses(
     q: Representations,
     p: Representations,
@@ -63,7 +78,7 @@ def batch_losses(
     heads: tuple[Head, ...],
     objective: Objective,
     self_distill: bool,
-    anchor: tuple[Tensor, Tensor] | None = None,
+    anchored: Anchored | None = None,
 ) -> tuple[Losses, dict[str, Tensor]]:
     """Losses of this process's queries against the passages of all processes, and measures to watch.
 
@@ -77,7 +92,7 @@ def batch_losses(
         heads: heads whose scores are trained.
         objective: constants.
         self_distill: add the distillation term.
-        anchor: another encoder's vectors of the queries [B, k] and passages [P, k], in the order of their numbers.
+        anchored: what another encoder says of the texts; None without anchor.
     """
     columns = _Columns.of(batch, order, q.dense.device)
     scores = score_matrices(q, gather(p), heads)
@@ -88,12 +103,11 @@ def batch_losses(
     )
     reverse = _reverse(q, p, columns, heads, objective.mask_duplicates) if objective.symmetric else None
     losses = unified_loss(scores, targets, objective, self_distill=self_distill, reverse=reverse)
-    if anchor and "dense" in heads:
-        sides = (q.dense, anchor[0][order.queries]), (p.dense, anchor[1][order.passages])
-        term = torch.stack([_anchor_loss(*side, objective) for side in sides]).mean()
-        losses = replace(
-            losses, total=losses.total + objective.anchor_weight * term, terms=losses.terms | {"anchor": term}
-        )
+    if anchored and "dense" in heads:
+        sides = (q.dense, anchored.queries[order.queries]), (p.dense, anchored.passages[order.passages])
+        term = torch.stack([_anchor_loss(*side, objective.temperature, anchored.settings) for side in sides]).mean()
+        total = losses.total + anchored.settings.weight * term
+        losses = replace(losses, total=total, terms=losses.terms | {"anchor": term})
     accuracy = {
         f"accuracy/{head}": (matrix.detach().masked_fill(targets.excluded, -torch.inf).argmax(1) == targets.positive)
         .float()
@@ -105,10 +119,13 @@ def batch_losses(
     return losses, accuracy | {"candidates": candidates, "excluded_share": out / len(columns.keys)}
 
 
-def _anchor_loss(dense: Tensor, anchor: Tensor, objective: Objective) -> Tensor:
+def _anchor_loss(dense: Tensor, vectors: Tensor, temperature: float, settings: Anchor) -> Tensor:
     """Of this process's queries, or of its passages, among those of all processes: rows [n, d] and [n, k]."""
     own = torch.arange(len(dense), device=dense.device) + _first(len(dense), dense.device)
-    return anchor_loss(dense @ gather_rows(dense).T, anchor @ gather_rows(anchor).T, own, objective)
+    similar = vectors @ gather_rows(vectors).T
+    return anchor_loss(
+        dense @ gather_rows(dense).T, similar, own, temperature=temperature, of_anchor=settings.temperature
+    )
 
 
 def gather(mine: Representations) -> Representations:

@@ -76,18 +76,19 @@ def distillation(scores: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     return functional.cross_entropy(scores / temperature, teacher.detach())
 
 
-def anchor_loss(dense: Tensor, anchor: Tensor, own: Tensor, objective: Objective) -> Tensor:
+def anchor_loss(dense: Tensor, anchor: Tensor, own: Tensor, *, temperature: float, of_anchor: float) -> Tensor:
     """−Σ softmax(a/τ_a) · log softmax(s/τ) over all texts but the same one, mean over texts.
 
     Args:
         dense: float32 [n, N], the student's inner products of n texts with N, which contain them.
         anchor: float32 [n, N], another encoder's, a constant.
         own: int64 [n], column of each text.
-        objective: constants.
+        temperature: τ.
+        of_anchor: τ_a.
     """
     same = functional.one_hot(own, dense.shape[1]).bool()
-    shares = functional.softmax(anchor.masked_fill(same, EXCLUDED) / objective.anchor_temperature, dim=-1)
-    return distillation(dense.masked_fill(same, EXCLUDED), shares, objective.temperature)
+    shares = functional.softmax(anchor.masked_fill(same, EXCLUDED) / of_anchor, dim=-1)
+    return distillation(dense.masked_fill(same, EXCLUDED), shares, temperature)
 
 
 def inter_scores(scores: Scores, weights: tuple[float, float, float]) -> Tensor:

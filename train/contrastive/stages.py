@@ -23,7 +23,7 @@ from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
 from m3_vdb.encoding.packing import pack
 from m3_vdb.encoding.tokenizer import TokenBatch, Tokenizer
 from train.config import FinetuneConfig, Head, Phase, PretrainConfig, Watch
-from train.contrastive.anchor import PASSAGE, QUERY, Anchor
+from train.contrastive.anchor import AnchorEncoder
 from train.contrastive.backward import Forward, gradcache, through_the_graph
 from train.contrastive.batch import Batch, Order, batch_losses
 from train.contrastive.draw import Draw, draw_batch
@@ -121,7 +121,7 @@ class ContrastiveTask(M3Task):
         self.phases, self.hooks = phases, list[Hook]()
         self.micro_tokens = config.micro_tokens
         self._config, self._draw = config, draw
-        self._anchor = Anchor(run) if config.objective.anchor else None
+        self._anchor = AnchorEncoder(run, config.anchor) if config.anchor else None
         self.use_rows(store)
 
     def use_rows(self, store: RowStore, *, epoch: int = 0) -> None:
@@ -144,10 +144,7 @@ class ContrastiveTask(M3Task):
         """Forward passes over sub-batches, the loss over all of them, and the gradients."""
         heads = tuple(phase.losses)
         work = self.forwards(model, batch, heads)
-        anchor = None
-        if self._anchor:
-            vectors = partial(self._anchor.vectors, batch_tokens=self.micro_tokens)
-            anchor = vectors(batch.queries, QUERY), vectors(batch.passages, PASSAGE)
+        anchored = self._anchor and self._anchor.says(batch.queries, batch.passages, batch_tokens=self.micro_tokens)
         losses_of = partial(
             batch_losses,
             batch=batch,
@@ -155,7 +152,7 @@ class ContrastiveTask(M3Task):
             heads=heads,
             objective=self._config.objective,
             self_distill=phase.self_distill,
-            anchor=anchor,
+            anchored=anchored,
         )
 
         def loss_of(parts: list[Representations]) -> tuple[Tensor, tuple[Losses, dict[str, Tensor], dict[str, float]]]:
