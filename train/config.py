@@ -139,7 +139,8 @@ class Objective:
 class Anchor:
     """A plain encoder that the dense vectors should not move far from, so that the model keeps what that encoder knows.
 
-    How near its mean-pooled vectors say that two queries, or two passages, of a batch are, the dense vectors learn to say.
+    As near as its mean-pooled vectors say that two queries, or two passages, of a batch are, so near the dense vectors
+    learn to say they are.
 
     Attributes:
         model: checkpoint with the same tokenizer, such as ``import-base`` makes; its heads are not used.
