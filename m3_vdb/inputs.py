@@ -18,6 +18,7 @@ import numbers
 import operator
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -30,6 +31,8 @@ DocumentLike: TypeAlias = Document | Mapping[str, Any]
 """A document, or a dict with its fields (``read_document``)."""
 _SHOWN: Final = 60
 """Characters of a value that a message repeats."""
+_MARKS: Final = frozenset(field.name for field in fields(Document)) - {"id", "text", "title", "payload"}
+"""Fields that m3-vdb sets when it reads a store."""
 _DOCUMENT: Final = "Document, or a dict with id and text (title and payload may be missing)"
 
 
@@ -148,7 +151,7 @@ def read_document(item: DocumentLike, index: int = 0) -> Document:
     rest = dict(item)
     name, text, title, payload = (rest.pop(field, None) for field in ("id", "text", "title", "payload"))
     if payload is not None:  # a document's own form, asdict(document), has marks too
-        rest = {field: value for field, value in rest.items() if field not in ("passage", "encoding") or value}
+        rest = {field: value for field, value in rest.items() if field not in _MARKS or value}
     if name is None or (text is None and not title):
         given = f"got one with {', '.join(map(repr, item)) or 'nothing in it'}"
         raise DocumentError(f"document {index}: expected a {_DOCUMENT}, {given}", index=index)

@@ -47,8 +47,8 @@ class AnchorEncoder:
 
     def says(self, queries: TokenBatch, passages: TokenBatch, *, batch_tokens: int) -> Anchored:
         """Its vectors of the texts of a batch, in forward passes of at most so many padded tokens."""
-        texts = (queries, QUERY), (passages, PASSAGE)
-        return Anchored(*(self._vectors(*side, batch_tokens) for side in texts), settings=self._settings)
+        of_queries = self._vectors(queries, QUERY, batch_tokens)
+        return Anchored(of_queries, self._vectors(passages, PASSAGE, batch_tokens), self._settings)
 
     @torch.no_grad()
     def _vectors(self, texts: TokenBatch, prefix: str, batch_tokens: int) -> Tensor:

@@ -144,7 +144,9 @@ class ContrastiveTask(M3Task):
         """Forward passes over sub-batches, the loss over all of them, and the gradients."""
         heads = tuple(phase.losses)
         work = self.forwards(model, batch, heads)
-        anchored = self._anchor and self._anchor.says(batch.queries, batch.passages, batch_tokens=self.micro_tokens)
+        anchored = None
+        if self._anchor:
+            anchored = self._anchor.says(batch.queries, batch.passages, batch_tokens=self.micro_tokens)
         losses_of = partial(
             batch_losses,
             batch=batch,
