@@ -29,7 +29,7 @@ __all__ = [
     "open_store",
 ]
 
-_PACKAGES: Final = ("qdrant_client", "qdrant_edge", "grpc", "pymilvus", "milvus_lite")
+_PACKAGES: Final = ("qdrant_client", "orjson", "qdrant_edge", "grpc", "pymilvus", "milvus_lite")
 
 
 def open_store(

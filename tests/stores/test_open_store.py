@@ -129,6 +129,7 @@ def test_urls_that_name_no_store(url):
     [
         ("notes.qdrant", "qdrant_edge", "qdrant"),
         ("qdrant://localhost/notes", "qdrant_client", "qdrant"),
+        ("qdrant://localhost/notes", "orjson", "qdrant"),
         ("notes.milvus.db", "milvus_lite", "milvus"),
         ("notes.milvus.db", "pymilvus", "milvus"),
         ("milvus://localhost/notes", "pymilvus", "milvus"),
