@@ -15,7 +15,7 @@ from train.__main__ import STAGES, make_parser, with_brackets
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted((ROOT / "runs").glob("*.sh"))
-TRAININGS = ("retromae", "pretrain", "finetune")
+TRAININGS = ("retromae", "pretrain", "finetune", "distill")
 PYTHON = f"""#!{sys.executable}
 import json, os, sys
 from pathlib import Path
@@ -84,7 +84,18 @@ def test_an_interrupted_script_resumes_at_its_step(commands):
     assert code == 130
     assert begun[-1][2] == "mine"
     _, rest = commands(script)
-    stages = ["pretrain", "finetune", "mine", "finetune", "topics", "finetune", "finetune", "average", "project"]
+    stages = [
+        "pretrain",
+        "finetune",
+        "mine",
+        "finetune",
+        "topics",
+        "finetune",
+        "finetune",
+        "average",
+        "project",
+        "distill",
+    ]
     assert [command[2] for command in rest[:-1]] == stages
 
 

@@ -252,6 +252,12 @@ def test_texts_are_kept_as_queries(tmp_path, tiny_tokenizer_json, open_store, on
     assert [about.split(": ")[0] for about in opened.rejected] == [f"{file}, line {n}" for n in range(2, 7)]
 
 
+def test_a_training_row_among_texts_is_its_query_and_its_positives(tmp_path, open_store):
+    row = {"query": "the", "pos": ["search", "score"], "neg": ["no"]}
+    store = open_store(write(tmp_path / "texts.jsonl", row, {"text": "hello"}), kind="texts")
+    assert [one["query_key"] for one in store.rows([0, 1, 2, 3])] == list(map(key, ["the", "search", "score", "hello"]))
+
+
 def test_equal_texts_have_equal_keys_up_to_outer_white_space():
     assert key(" \n\u3000Straße und Wort\t") == key("Straße und Wort")
     texts = ["", "a", "A", "a b", "a  b", "ab", "é", "e\u0301", "b a", *map(str, range(1000))]

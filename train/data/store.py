@@ -85,7 +85,7 @@ class RowStore:
         on_bad_row: "stop" or "skip".
         need_negatives: a row without hard negatives is a bad row.
         workers: processes, one file each at most.
-        kind: "rows", or "texts" for {"text": …} lines, which are kept as queries.
+        kind: "rows", or "texts" for {"text": …} lines, which are kept as queries; a row is its query and its positives.
 
     Attributes:
         rejected: message of every skipped line.
@@ -183,32 +183,36 @@ def _records(file: str, options: Options) -> Iterator[dict[str, Any]]:
     tokenizer, path = Tokenizer(tokenizer_json), Path(file)
     lines = read_lines(path)
     while chunk := list(islice(lines, CHUNK)):
-        parsed = [_parse(line, path, index, need_negatives, kind) for index, line in chunk]
+        parsed = [row for index, line in chunk for row in _parse(line, path, index, need_negatives, kind)]
         rows = [row for row in parsed if isinstance(row, Row)]
         tokens = _tokenize(tokenizer, rows, Lengths(query_length, passage_length))
         for row in parsed:
             yield BLANK | {"problem": row} if isinstance(row, str) else _record(row, tokens)
 
 
-def _parse(line: bytes, file: Path, index: int, need_negatives: bool, kind: str) -> Row | str:
-    """The row, or what is wrong with it."""
+def _parse(line: bytes, file: Path, index: int, need_negatives: bool, kind: str) -> list[Row] | list[str]:
+    """What a line holds, or what is wrong with it."""
     try:
-        row = parse_row(line, file, index) if kind == "rows" else _text(line, file, index)
+        rows = [parse_row(line, file, index)] if kind == "rows" else _texts(line, file, index)
     except DocumentError as error:
-        return str(error)
-    if need_negatives and not row.negatives:
-        return (
-            f"{file}, line {index + 1}: 'neg' is empty: mine negatives (python -m train mine), or set group_size to 1"
-        )
-    return row
+        return [str(error)]
+    if need_negatives and not rows[0].negatives:
+        where = f"{file}, line {index + 1}"
+        return [f"{where}: 'neg' is empty: mine negatives (python -m train mine), or set group_size to 1"]
+    return rows
 
 
-def _text(line: bytes, file: Path, index: int) -> Row:
-    text, where = parse_object(line, file, index).get("text"), f"{file}, line {index + 1}"
+def _texts(line: bytes, file: Path, index: int) -> list[Row]:
+    """The text of a line, or the query and the positives of a training row."""
+    fields, where = parse_object(line, file, index), f"{file}, line {index + 1}"
+    if "query" in fields and "text" not in fields:
+        row = parse_row(line, file, index)
+        return [Row(text, (), ()) for text in (row.query, *row.positives)]
+    text = fields.get("text")
     if not isinstance(text, str) or not text.strip():
-        raise DocumentError(f'{where}: expected {{"text": "…"}} with some text', index=index)
+        raise DocumentError(f'{where}: expected {{"text": "…"}} with some text, or a training row', index=index)
     check_strings([text], where, index)
-    return Row(text, (), ())
+    return [Row(text, (), ())]
 
 
 def _tokenize(tokenizer: Tokenizer, rows: Sequence[Row], lengths: Lengths) -> Iterator[list[int]]:

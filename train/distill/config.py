@@ -15,7 +15,9 @@ from train.config import SHORTEST, Phase, RunConfig
 
 @dataclass(frozen=True)
 class DistillConfig(RunConfig):
-    """A model learns a teacher's vectors on plain text {"text": …}, with 4-bit weights if it is to be exported so.
+    """A model learns a teacher's vectors on plain text, with 4-bit weights if it is to be exported so.
+
+    Lines are {"text": …}, or training rows, whose queries and positives are texts.
 
     Attributes:
         teacher: checkpoint with the same tokenizer and widths; null takes ``model`` itself.
