@@ -21,8 +21,8 @@ from m3_vdb.imports import import_openvino, no_usage_data
 RUNTIMES: Final = ("auto", "onnxruntime", "openvino")
 DEVICES: Final = ("auto", "cpu", "cuda")
 BF16, INT8, F32 = "bf16", "f32 with int8 products", "f32"
-"""Arithmetic of OpenVINO. INT8 multiplies int8 weights with activations rounded in groups of 32, and is F32 for other
-weights."""
+"""Arithmetic of OpenVINO. INT8 multiplies int8 weights, and those of 4-bit blocks, with activations rounded in groups of 32;
+it is F32 for other weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ def choose_runtime(runtime: str = "auto", device: str = "auto") -> Runtime:
     | the processor has | arithmetic | lowest cosine (m3-small) |
     |---|---|---|
     | AMX or AVX512-BF16 | bfloat16 | .9999 |
-    | AVX512-VNNI or AVX-VNNI | float32; int8 products for int8 weights | .9993 |
+    | AVX512-VNNI or AVX-VNNI | float32; int8 products for weights of 8 and 4 bits | .9992 |
     | neither | float32, slower than in onnxruntime | 1 |
 
     Args:

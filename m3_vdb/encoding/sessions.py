@@ -29,6 +29,8 @@ from m3_vdb.types import FloatArray
 _GROUP: Final = {BF16: 0, INT8: 32, F32: 0}
 """Activations that are rounded to int8 together; 0 rounds none. Groups of 64 gain 5 %, and rows fall to a cosine of
 .9986 (docs/log.md, 2026-11-29)."""
+_WEIGHT_GROUP: Final = 32
+"""Weights that have a scale together where they are rounded to int8, as the blocks of a file have."""
 _SMALL: Final = 2048
 """Tokens of a batch for which OpenVINO takes a fifth of its time to generate code for a new shape."""
 _WARM_UP: Final = np.zeros((1, 8), np.int64)
@@ -147,8 +149,10 @@ class OpenVinoSession:
         if threads:
             config["INFERENCE_NUM_THREADS"] = threads
         try:
-            # One call reads and compiles, so it waits for the interpreter's lock once.
-            self._compiled = core.compile_model(str(model), "CPU", config)
+            if arithmetic == INT8:
+                self._compiled = core.compile_model(_int8_products(core.read_model(str(model))), "CPU", config)
+            else:  # one call reads and compiles, so it waits for the interpreter's lock once
+                self._compiled = core.compile_model(str(model), "CPU", config)
         except RuntimeError as error:
             raise BundleError(f"OpenVINO cannot load {model}: {error}") from error
         # The first forward pass generates code and rearranges the weights.
@@ -171,6 +175,49 @@ class OpenVinoSession:
             return {name: np.array(result[name][:, kept[name]], dtype=np.float32) for name in outputs}
         except (RuntimeError, KeyError) as error:
             raise M3Error(f"OpenVINO failed on a batch of {input_ids.shape}: {error}") from error
+
+
+def _int8_products(model: Any) -> Any:  # noqa: ANN401 - openvino.Model, optional import
+    """Round the weights of a file with 4-bit blocks to int8 in groups of 32 inputs, so that products can be int8.
+
+    OpenVINO would expand them to float32. Products with more inputs than outputs stay float32: the second of the
+    feed-forward part takes GELU's outputs, of which groups of both signs waste half the levels, and rows would fall to a cosine
+    of .9988 (.9992 so, m3-small; docs/log.md). Other files are left alone: int8 weights are int8, and float ones are exact.
+    """
+    from openvino import opset13 as ops  # noqa: PLC0415 - optional
+    from openvino.passes import ConstantFolding, Manager  # noqa: PLC0415 - optional
+
+    products = [op for op in model.get_ordered_ops() if op.get_type_name() == "MatMul" and _has_blocks(op)]
+    if not products:
+        return model
+    folding = Manager()
+    folding.register_pass(ConstantFolding())
+    folding.run_passes(model)
+    for op in products:
+        weight = np.asarray(op.input_value(1).get_node().data).T
+        outputs, inputs = weight.shape
+        if inputs > outputs or inputs % _WEIGHT_GROUP:
+            continue
+        groups = weight.reshape(outputs, -1, _WEIGHT_GROUP)
+        scales = np.maximum(np.abs(groups).max(axis=-1, keepdims=True), np.finfo(np.float32).tiny) / 127
+        levels = ops.convert(ops.constant(np.rint(groups / scales).astype(np.int8)), "f32")
+        rounded = ops.reshape(ops.multiply(levels, ops.constant(scales)), ops.constant([outputs, inputs]), False)
+        product = ops.matmul(op.input_value(0), rounded, False, True)
+        for target in op.output(0).get_target_inputs():
+            target.replace_source_output(product.output(0))
+    return model
+
+
+def _has_blocks(op: Any) -> bool:  # noqa: ANN401 - openvino.Node
+    """Whether the right side of a product is made of bytes, two 4-bit weights in each."""
+    found, nodes = False, [op.input_value(1).get_node()]
+    while nodes:
+        node = nodes.pop()
+        if node.get_type_name() == "Parameter":
+            return False
+        found |= node.get_type_name() == "Constant" and node.get_element_type().to_string() == "u8"
+        nodes += [value.get_node() for value in node.input_values()]
+    return found
 
 
 def _compiled_length(input_ids: NDArray[np.int64]) -> int:
