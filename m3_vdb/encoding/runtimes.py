@@ -21,8 +21,8 @@ from m3_vdb.imports import import_openvino, no_usage_data
 RUNTIMES: Final = ("auto", "onnxruntime", "openvino")
 DEVICES: Final = ("auto", "cpu", "cuda")
 BF16, INT8, F32 = "bf16", "f32 with int8 products", "f32"
-"""Arithmetic of OpenVINO. INT8 multiplies int8 weights, and those of 4-bit blocks, with activations rounded in groups of
-32; it is F32 for other weights."""
+"""Arithmetic of OpenVINO. INT8 multiplies int8 weights, and those of 4-bit blocks, with activations that are rounded in
+groups of 32; it is F32 for other weights."""
 
 
 @dataclass(frozen=True, slots=True)

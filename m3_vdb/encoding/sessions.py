@@ -181,9 +181,9 @@ def _int8_products(model: Any) -> Any:  # noqa: ANN401 - openvino.Model, optiona
     """Round the weights of a file with 4-bit blocks to int8 in groups of 32 inputs, so that products can be int8.
 
     OpenVINO would expand them to float32. Products with more inputs than outputs stay float32: the second of the
-    feed-forward part takes GELU's outputs, hardly any of them negative, so half the levels would be wasted, and m3-small's
-    rows would fall to a cosine of .9988 (.9992 so; docs/log.md). Other files are left alone: int8 weights are int8
-    already, and float ones are meant to be exact.
+    feed-forward part takes GELU's outputs, hardly any of them negative, so half the levels would be wasted, and the
+    rows of m3-small would fall to a cosine of .9988 (.9992 so; docs/log.md). Other files are left alone: int8 weights
+    are int8 already, and float ones are meant to be exact.
     """
     from openvino import opset13 as ops  # noqa: PLC0415 - optional
     from openvino.passes import ConstantFolding, Manager  # noqa: PLC0415 - optional
