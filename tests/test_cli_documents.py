@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -80,11 +81,22 @@ def test_update_changes_payloads_and_nothing_else(store: Path) -> None:
     assert [one["text"] for one in found(store, "a", "long")] == ["one", "three four"]
 
 
+def test_a_source_is_counted_and_deleted_as_a_whole(store: Path) -> None:
+    with open_store(store) as opened:
+        opened.update_payloads([replace(one, source="old") for one in opened.get(["a", "long", "long¶2"])])
+    options = ("--source", "old")
+    assert m3_vdb("count", store, *options).stdout == "3\n"
+    assert m3_vdb("count", store, *options, "--filter", "lang=de").stdout == "1\n"
+    assert "would delete 2 of 4" in str(m3_vdb("delete", store, *options).exception)
+    assert m3_vdb("delete", store, *options, "--yes").exit_code == 0
+    assert [one["id"] for one in found(store, "a", "b", "long")] == ["b"]
+
+
 @pytest.mark.parametrize(
     ("command", "arguments", "message"),
     [
-        ("delete", [], "expected IDS or --filter, got neither"),
-        ("delete", ["a", "--filter", "lang=de"], "expected IDS or --filter, got both"),
+        ("delete", [], "expected IDS, --filter or --source, got nothing"),
+        ("delete", ["a", "--filter", "lang=de"], "expected IDS, --filter or --source, got IDS and --filter"),
         ("update", ["a"], "expected --set FIELD=VALUE"),
         ("update", ["a", "--set", "lang"], "expected FIELD=VALUE"),
         ("update", ["a", "--payload", "[1]"], "expected a JSON object"),

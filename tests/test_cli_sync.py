@@ -62,13 +62,15 @@ def test_what_cannot_be_meant_is_one_line(corpus: Path, tmp_path: Path, tiny_bun
     options = (corpus, "--store", tmp_path / "notes.qdrant", "--model", tiny_bundle)
     for wrong, message in (
         (("sync", *options, "--max-removed", "some"), "expected a share such as 20%"),
+        (("ingest", *options, "--prune", "--resume"), "a sync has no --resume"),
         (("watch", *options, "--dry-run"), "--dry-run is for m3-vdb sync"),
         (("sync", "-", *options[1:]), "standard input has no name: --source NAME"),
     ):
         done = m3_vdb(*wrong)
         assert isinstance(done.exception, ConfigError)
         assert message in str(done.exception)
-    assert m3_vdb("sync", *options).exit_code == 0
+    assert "3 added" in m3_vdb("ingest", *options, "--prune").stderr
+    assert "3 unchanged" in m3_vdb("sync", *options).stderr
     with open_store(tmp_path / "notes.qdrant"):
         busy = m3_vdb("sync", *options)
     assert isinstance(busy.exception, StoreError)

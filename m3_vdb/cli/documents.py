@@ -29,7 +29,8 @@ FilterOption = Annotated[
     list[str] | None,
     typer.Option("--filter", help="As of m3-vdb search: FIELD=VALUE, FIELD>=NUMBER, JSON, … All must hold."),
 ]
-YesOption = Annotated[bool, typer.Option("--yes", "-y", help="With --filter: do not ask.")]
+SourceOption = Annotated[str | None, typer.Option("--source", help="All documents of a source (m3-vdb sync).")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="With --filter or --source: do not ask.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Only say how many documents it would be.")]
 
 
@@ -43,22 +44,29 @@ def get_command(ids: Ids, store: StoreOption, grpc: GrpcOption = False) -> None:
         raise typer.Exit(EXIT_ERROR)
 
 
-def count_command(store: StoreOption, where: FilterOption = None, grpc: GrpcOption = False) -> None:
+def count_command(
+    store: StoreOption, where: FilterOption = None, source: SourceOption = None, grpc: GrpcOption = False
+) -> None:
     """Print how many documents match a filter, or there are; of documents that were split, passages count."""
     condition = parse_conditions(where or [])
     with _opened(store, grpc) as opened:
-        say(str(opened.count(condition)), console=out)
+        if source is None:
+            number = opened.count(condition)
+        else:
+            number = sum(one.source == source for some in opened.documents(filter=condition) for one in some)
+        say(str(number), console=out)
 
 
 def delete_command(
     store: StoreOption,
     ids: SomeIds = None,
     where: FilterOption = None,
+    source: SourceOption = None,
     yes: YesOption = False,
     dry_run: DryRunOption = False,
     grpc: GrpcOption = False,
 ) -> None:
-    """Delete documents with all their passages, by ids or by a filter (asks first; --yes does not)."""
+    """Delete documents with all their passages, by ids, a filter or a source (these ask first)."""
 
     def work(opened: VectorStore, names: list[str], condition: Filter | None) -> None:
         if condition is not None:
@@ -66,13 +74,14 @@ def delete_command(
         for some in _pieces(names):
             opened.delete(stored_ids(opened, some))
 
-    _change("delete", store, grpc, ids, where, yes=yes, dry_run=dry_run, work=work)
+    _change("delete", store, grpc, ids, where, source, yes=yes, dry_run=dry_run, work=work)
 
 
 def update_command(
     store: StoreOption,
     ids: SomeIds = None,
     where: FilterOption = None,
+    source: SourceOption = None,
     fields: Annotated[
         list[str] | None,
         typer.Option("--set", help="FIELD=VALUE to set, JSON or text; other fields stay. Can be repeated."),
@@ -83,7 +92,7 @@ def update_command(
     dry_run: DryRunOption = False,
     grpc: GrpcOption = False,
 ) -> None:
-    """Change the payload of documents, by ids or by a filter (asks first); texts and vectors stay."""
+    """Change the payload of documents, by ids, a filter or a source (these ask first); texts and vectors stay."""
     if (payload is None) == (not fields and not unset):
         raise ConfigError("update: expected --set FIELD=VALUE and --unset FIELD, or --payload JSON instead")
     given = dict(_field(text) for text in fields or ())
@@ -101,7 +110,7 @@ def update_command(
         for some in _pieces(stored):
             opened.update_payloads([changed(one) for one in opened.get(some)])
 
-    _change("update", store, grpc, ids, where, yes=yes, dry_run=dry_run, work=work)
+    _change("update", store, grpc, ids, where, source, yes=yes, dry_run=dry_run, work=work)
 
 
 def _change(
@@ -110,6 +119,7 @@ def _change(
     grpc: bool,
     ids: list[str] | None,
     where: list[str] | None,
+    source: str | None,
     *,
     yes: bool,
     dry_run: bool,
@@ -117,11 +127,15 @@ def _change(
 ) -> None:
     """Find what is meant, ask, change it, and say how much it was."""
     condition = parse_conditions(where or [])
-    if (not ids) == (condition is None):
-        raise ConfigError(f"{verb}: expected IDS or --filter, got {'both' if ids else 'neither'}")
+    given = [name for name, value in (("IDS", ids), ("--filter", condition), ("--source", source)) if value]
+    if len(given) != 1:
+        raise ConfigError(f"{verb}: expected IDS, --filter or --source, got {' and '.join(given) or 'nothing'}")
     with _opened(store, grpc) as opened:
         names = list(dict.fromkeys(ids or ()))
-        if condition is None:
+        if source:
+            names = [one.id for some in opened.documents() for one in some if one.source == source and _is_first(one)]
+            number = len(names)
+        elif condition is None:
             found = {one.id for some in _pieces(names) for one in whole_documents(opened, some)}
             _say_missing(store, [name for name in names if name not in found])
             names, number = [name for name in names if name in found], len(found)
@@ -131,7 +145,7 @@ def _change(
         if dry_run:
             say(f"would {verb} {counted}")
             return
-        if condition is not None and number and not yes:
+        if not ids and number and not yes:
             if not sys.stdin.isatty():
                 raise ConfigError(f"would {verb} {counted}: add --yes to do it")
             typer.confirm(f"{verb} {counted}?", abort=True, err=True)
@@ -151,6 +165,10 @@ def _say_missing(store: str, missing: Sequence[str]) -> bool:
     for name in missing:
         say(f"no document {name!r} in {store}", style="yellow")
     return bool(missing)
+
+
+def _is_first(stored: Document) -> bool:
+    return stored.passage is None or stored.passage.number == 1
 
 
 def _pieces(names: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -43,6 +43,7 @@ from m3_vdb.cli.options import (
 from m3_vdb.cli.output import err
 from m3_vdb.cli.ray import ENGINES, driver_embed, make_engine
 from m3_vdb.cli.run import kept_place, read_fields, run_files, run_on, say_notices
+from m3_vdb.cli.sync import sync_command
 from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
 from m3_vdb.encoding.long_documents import LongDocuments, Plan
 from m3_vdb.errors import ConfigError
@@ -74,6 +75,9 @@ def ingest_command(
     rejected: RejectedOption = None,
     strict: StrictOption = False,
     again: Annotated[bool, typer.Option("--again", help="Also encode unchanged documents.")] = False,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Also remove what this corpus no longer has: m3-vdb sync.")
+    ] = False,
     long_documents: LongDocumentsOption = "error",
     max_rows: MaxRowsOption = None,
     pool_factor: PoolFactorOption = 1.0,
@@ -95,6 +99,40 @@ def ingest_command(
     as_json: JsonSummaryOption = False,
 ) -> None:
     """Encode a corpus and store it; unchanged documents are skipped. Bad rows are set aside (exit code 3)."""
+    if prune:
+        if resume or again or checkpoint or engine != "threads":
+            raise ConfigError("--prune: a sync has no --resume, --again, --checkpoint or --engine: leave them out")
+        sync_command(
+            corpus,
+            store,
+            grpc=grpc,
+            model=model,
+            mcls_every=mcls_every,
+            max_length=max_length,
+            runtime=runtime,
+            format=format,
+            include=include,
+            exclude=exclude,
+            id_field=id_field,
+            auto_id=auto_id,
+            text_field=text_field,
+            title_field=title_field,
+            keep_field=keep_field,
+            drop_field=drop_field,
+            columns=columns,
+            delimiter=delimiter,
+            rejected=rejected,
+            strict=strict,
+            long_documents=long_documents,
+            max_rows=max_rows,
+            pool_factor=pool_factor,
+            overlap=overlap,
+            batch_documents=batch_documents,
+            attempts=attempts,
+            upload_workers=upload_workers,
+            as_json=as_json,
+        )
+        return
     fields = read_fields(
         id_field, text_field, title_field, columns, keep_field, drop_field, auto_id=auto_id, delimiter=delimiter
     )

@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import subprocess
+import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from benchmarks.stubs.qdrant_rest_stub import RestStub
 from m3_vdb import LongDocuments
 from m3_vdb.errors import ConfigError, DocumentError
 from m3_vdb.ingest import Corpus, async_sync, sync
 from m3_vdb.passages import whole_documents
-from m3_vdb.stores import MemoryStore
+from m3_vdb.stores import MemoryStore, open_store
 from m3_vdb.types import Document
 from tests.ingest._fakes import IDENTITY, HashEmbed
 from tests.serving._fakes import FakeSession, embed_with
@@ -182,6 +186,36 @@ def test_a_second_sync_of_a_source_is_told_who_is_at_it(memory, tmp_path):
 
     assert memory.sync(planned=meanwhile)[0] == {"added": 1}
     assert memory.held() == {"a.txt": "one", "b.txt": "two"}
+
+
+HOLDER = """
+import sys
+from m3_vdb.ingest import sync
+from m3_vdb.stores import open_store
+from m3_vdb.types import Document
+from tests.ingest._fakes import IDENTITY, HashEmbed
+
+def wait(plan):
+    print("planned", flush=True)
+    sys.stdin.readline()
+
+with open_store(sys.argv[1], identity=IDENTITY) as store:
+    sync([Document("a", "one")], HashEmbed(), store, source="notes", planned=wait)
+"""
+
+
+def test_of_two_processes_that_sync_a_source_of_a_server_the_second_is_refused():
+    with closing(RestStub()) as server, open_store(f"qdrant://{server.address}/notes", identity=IDENTITY) as store:
+        command = [sys.executable, "-c", HOLDER, f"qdrant://{server.address}/notes"]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:
+            assert first.stdout.readline() == "planned\n"
+            with pytest.raises(ConfigError, match=rf"'notes' of .* is being synced by process {first.pid}: wait"):
+                sync([Document("b", "two")], HashEmbed(), store, source="notes")
+            sync([Document("c", "three")], HashEmbed(), store, source="other")
+            first.communicate("go on\n", timeout=60)
+        assert first.returncode == 0
+        assert sync([Document("b", "two")], HashEmbed(), store, source="notes").plan.removed == 1
+        assert sorted(one.id for one in store.get(["a", "b", "c"])) == ["b", "c"]
 
 
 def test_it_runs_beside_an_event_loop(memory):
