@@ -40,30 +40,33 @@ def main() -> None:
             path(i).parent.mkdir(parents=True, exist_ok=True)
             path(i).write_text(f"{' '.join(texts[i % len(texts)])} {mark} {i}", encoding="utf-8")
 
-        def timed() -> tuple[SyncReport, float]:
-            begun = time.perf_counter()
+        def timed() -> tuple[SyncReport, float, float]:
+            begun, worked = time.perf_counter(), time.process_time()
             with open_store(url, embed) as store:
                 report = sync(Corpus([files]), embed, store, source="files")
-            return report, time.perf_counter() - begun
+            return report, time.perf_counter() - begun, time.process_time() - worked
 
         for i in range(args.files):
             write(i, "first")
-        first, whole = timed()
-        rows = [("sync", "encoded", "seconds", "of the first"), _row("first", first, whole, whole)]
-        rows.append(_row("nothing new", *timed(), whole))
+        first = timed()
+        rows = [("sync", "encoded", "seconds", "of the first", "CPU", "of the first"), _row("first", first, first)]
+        rows.append(_row("nothing new", timed(), first))
         some = range(0, args.files, 100)
         for i in some:
             write(i, "second")
-        rows.append(_row("1 % changed", *timed(), whole))
+        rows.append(_row("1 % changed", timed(), first))
         for i in some:
             path(i).rename(path(i).with_suffix(".text"))
-        rows.append(_row("1 % moved", *timed(), whole))
-        print(f"{args.files:,} files, {first.ingest.tokens / args.files:.0f} tokens each, {embed.session.description}")
+        rows.append(_row("1 % moved", timed(), first))
+        print(
+            f"{args.files:,} files, {first[0].ingest.tokens / args.files:.0f} tokens each, {embed.session.description}"
+        )
         print(text_table(rows))
 
 
-def _row(name: str, report: SyncReport, seconds: float, whole: float) -> tuple[str, ...]:
-    return name, f"{report.plan.to_encode:,}", f"{seconds:.1f}", f"{seconds / whole:.1%}"
+def _row(name: str, run: tuple[SyncReport, float, float], first: tuple[SyncReport, float, float]) -> tuple[str, ...]:
+    times = [part for now, then in zip(run[1:], first[1:], strict=True) for part in (f"{now:.1f}", f"{now / then:.1%}")]
+    return name, f"{run[0].plan.to_encode:,}", *times
 
 
 if __name__ == "__main__":
