@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +11,10 @@ import pytest
 from babel.messages.catalog import Catalog
 from babel.messages.mofile import write_mo
 
-from benchmarks.debian import ddtp, docbook, help_pages, manpages, udhr
+from benchmarks.debian import catalogues, ddtp, docbook, faq, help_pages, manpages, udhr
 from benchmarks.debian.fixture import cut
 from benchmarks.debian.pages import Page, PageSource, by_chapter, by_volume, edition, is_heading, number_blocks
+from benchmarks.debian.pool import HeldOut
 from benchmarks.debian.records import LANGUAGES, LongText, Record, Translation, estimate_tokens, is_query, language_tag
 
 
@@ -538,3 +540,62 @@ def test_the_query_is_one_of_the_candidates_and_stays_the_same() -> None:
     assert record.candidates == ("Titel", "Stichwort")
     assert record.query in record.candidates
     assert record.query == Record("lo/a", "other", "de", "Titel", ("Stichwort",), "other text").query
+
+
+HANDBOOK = """<?xml version="1.0"?><!DOCTYPE book PUBLIC "-//KDE//DTD" "dtd" [<!ENTITY kappname "&kmines;">]>
+<book><chapter id="faq"><qandaset>
+<qandaentry><question><para>{0}</para></question>
+<answer><para>{1} <menuchoice><guimenu>Game</guimenu><guimenuitem>&kmines;</guimenuitem></menuchoice>.</para>
+<screenshot><mediaobject>picture</mediaobject></screenshot></answer></qandaentry>
+<qandaentry><question><para>{2}</para></question><answer><para>{3}</para></answer></qandaentry>
+</qandaset></chapter></book>"""
+
+
+def test_entries_of_a_handbook_are_the_same_in_every_language_and_untranslated_ones_are_left_out() -> None:
+    texts = {
+        "en": HANDBOOK.format("Can I save?", "Yes, choose", "Is there sound?", "No."),
+        "de": HANDBOOK.format("Kann ich  speichern?", "Ja, mit", "Is there sound?", "No."),
+        "pt_BR": HANDBOOK.format("Posso salvar?", "Sim,", "Há som?", "Não."),
+    }
+    names = [f"usr/share/doc/kde/HTML/{lang}/kmines/index.docbook" for lang in texts]
+    files = [(faq.PATTERN.search(name), text.encode()) for name, text in zip(names, texts.values(), strict=True)]
+    assert faq.entries([(match, text) for match, text in files if match]) == {
+        "en": {
+            "kmines/index/0": ("Can I save?", "Yes, choose Game kmines."),
+            "kmines/index/1": ("Is there sound?", "No."),
+        },
+        "de": {"kmines/index/0": ("Kann ich speichern?", "Ja, mit Game kmines.")},
+        "pt-br": {
+            "kmines/index/0": ("Posso salvar?", "Sim, Game kmines."),
+            "kmines/index/1": ("Há som?", "Não."),
+        },
+    }
+
+
+def test_strings_of_a_catalogue_are_rows_half_of_them_from_stories() -> None:
+    def catalogue(strings: dict[str, str]) -> bytes:
+        catalog = Catalog(locale="de")
+        for english, text in strings.items():
+            catalog.add(english, text)
+        file = io.BytesIO()
+        write_mo(file, catalog)
+        return file.getvalue()
+
+    def files(strings: dict[str, str]) -> list[tuple[re.Match[str], bytes]]:
+        match = catalogues.PATTERN.search("usr/share/locale/de/LC_MESSAGES/x.mo")
+        assert match
+        return [(match, catalogue(strings))]
+
+    program = {f"Please open the file number {n}": f"Bitte öffnen Sie die Datei {n}" for n in range(900)}
+    same = "This one is not translated"
+    left_out = {"Open": "Öffnen", same: same, "Open %s in a new window": "Öffne %s im Fenster"}
+    story = {f"The knight rides to village {n}": f"Der Ritter reitet ins Dorf {n}" for n in range(500)}
+    found = [*catalogues.strings(files(program | left_out), False), *catalogues.strings(files(story), True)]
+    assert len(found) == 1_400
+    held = HeldOut(queries={"bitte öffnen sie die datei 7"})
+    rows = catalogues.choose(found, held)
+    assert len(rows) == catalogues.MAX_ROWS
+    assert sum("Ritter" in row["query"] for row in rows) == catalogues.MAX_ROWS // 2
+    assert not any(row["query"] == "Bitte öffnen Sie die Datei 7" for row in rows)
+    assert {(row["lang"], row["doc_lang"], row["source"]) for row in rows} == {("de", "en", "catalogues")}
+    assert catalogues.choose(found[: catalogues.MIN_ROWS - 1], held) == []

@@ -11,11 +11,14 @@ does not know which source a text came from. The sources:
 * long texts: installation guide, Debian reference (:mod:`.docbook`), manual pages (:mod:`.manpages`)
 * translated terms: the strings of the user interface of LibreOffice (:mod:`.help_pages`)
 
+Two more things are read apart: questions and answers of KDE's handbooks (:mod:`.faq`), which nothing is trained on, and
+the strings of sixty programs and games in a hundred languages (:mod:`.catalogues`).
+
 Other documentation that Debian ships is left alone on purpose: it can still serve as text that nobody has seen.
 
-What is written: ``same_language/<lang>/``, ``cross_lingual/``, ``long_documents/`` and ``udhr/`` (collections with
-queries for tests and for choosing weights, :mod:`.tasks`), seven files of training rows that touch neither
-(:mod:`.training`, :mod:`.training_long`), and ``manifest.json``.
+What is written: ``same_language/<lang>/``, ``cross_lingual/``, ``long_documents/``, ``udhr/`` and ``faq/`` (collections
+with queries for tests and for choosing weights, :mod:`.tasks`), eight files of training rows that touch neither
+(:mod:`.training`, :mod:`.training_long`, :mod:`.catalogues`), and ``manifest.json``.
 
 Deterministic: the same packages give the same bytes, whatever the machine and however often it runs. A task that was
 completed from the same inputs is not built again.
@@ -28,7 +31,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import fetch, training, training_long, udhr
+from . import catalogues, faq, fetch, training, training_long, udhr
 from .pool import HeldOut, Pool, hold_out, make_pool
 from .records import Edition
 from .sources import SOURCES, Source, file_sha256
@@ -73,14 +76,14 @@ Task = Callable[[Gathered, Path], object]
 
 
 def _rows(make: Callable[[Sequence[Pool], HeldOut], list[Row]]) -> Task:
-    def write(gathered: Gathered, out: Path) -> dict[str, int]:
-        """Write training rows; return how many there are by source and languages."""
-        rows = make(gathered.pools, gathered.held)
-        write_jsonl(out, rows)
-        kinds = Counter(f"{row['source']} {row['lang']}>{row['doc_lang']}" for row in rows)
-        return {"total": len(rows), **dict(sorted(kinds.items()))}
+    return lambda gathered, out: _write_rows(make(gathered.pools, gathered.held), out)
 
-    return write
+
+def _write_rows(rows: list[Row], out: Path) -> dict[str, int]:
+    """Write training rows; return how many there are by source and languages."""
+    write_jsonl(out, rows)
+    kinds = Counter(f"{row['source']} {row['lang']}>{row['doc_lang']}" for row in rows)
+    return {"total": len(rows), **dict(sorted(kinds.items()))}
 
 
 TASKS: dict[str, Task] = {
@@ -88,6 +91,7 @@ TASKS: dict[str, Task] = {
     "cross_lingual": lambda gathered, out: write_cross_lingual(gathered.pools, out),
     "long_documents": lambda gathered, out: write_long_documents(gathered.pools, out),
     "udhr": lambda gathered, out: udhr.write(udhr.complete_editions(udhr.read_package(gathered.cache)), out),
+    "faq": lambda gathered, out: faq.write(gathered.cache, out),
     "train.jsonl": _rows(training.mined_rows),
     "train_long.jsonl": _rows(training_long.whole_rows),
     "train_windows.jsonl": _rows(training_long.window_rows),
@@ -95,6 +99,7 @@ TASKS: dict[str, Task] = {
     "pairs.jsonl": _rows(training.pair_rows),
     "parallel.jsonl": _rows(training.paragraph_rows),
     "messages.jsonl": _rows(training.message_rows),
+    "catalogues.jsonl": lambda gathered, out: _write_rows(catalogues.rows(gathered.cache, gathered.held), out),
 }
 """Name of a file or folder under the results to what writes it."""
 

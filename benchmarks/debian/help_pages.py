@@ -95,9 +95,14 @@ def libreoffice_strings(files: Files) -> Iterator[tuple[str, Translation]]:
             if not message.id or _LONG_TOOLTIP in context or not isinstance(message.id, str):
                 continue  # the header, the help's, or one that has a plural
             text, english = as_shown(str(message.string)), as_shown(message.id)
-            usable = is_query(text) and is_query(english) and not _PLACEHOLDER.search(text + english)
+            usable = is_query(text) and is_query(english) and not has_placeholder(text + english)
             if usable and key(text) != key(english):
                 yield language_tag(match["lang"]), Translation(f"{STRINGS}/{key(english)}", text, english)
+
+
+def has_placeholder(message: str) -> bool:
+    """Whether a program puts something into ``message``, or it has markup."""
+    return _PLACEHOLDER.search(message) is not None
 
 
 def as_shown(message: str) -> str:
