@@ -202,7 +202,7 @@ def test_each_document_gets_its_own_payload_and_keeps_text_and_vectors(changing)
     after = {hit.document.id: hit.parts for hit in store.query(query, limit=150, explain=True)}
     assert after.keys() == before.keys()
     for one in new:
-        assert dataclasses.astuple(after[one.id]) == pytest.approx(dataclasses.astuple(before[one.id]), rel=1e-6)
+        assert after[one.id].as_dict() == pytest.approx(before[one.id].as_dict(), rel=1e-6)
     with pytest.raises(DocumentError, match="payload"):
         store.update_payloads([Document("d0", "", payload={"x": object()})])
 
