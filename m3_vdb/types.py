@@ -444,7 +444,7 @@ class Explanation:
     Attributes:
         query: the query; positions of its tokens are in this text.
         document: the text that was encoded (title, line break, text, of a passage if the document was split).
-        parts: the three raw scores of the vectors as they were made now, at full precision.
+        parts: the raw scores of the vectors as they were made now, at full precision; ``bm25`` as in ``Hit.parts``.
         lexical: the terms whose sum is ``parts.sparse``, the largest first.
         alignment: the terms whose mean is ``parts.multi_vector``, in the order of the query; ``</s>`` comes last.
         notes: why ``Hit.parts`` may differ from ``parts``, in words; ``storage`` is not among them.

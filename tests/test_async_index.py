@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from m3_vdb import AsyncHybridIndex, Document, HybridIndex, LongDocuments
+from m3_vdb import AsyncHybridIndex, CollectionOptions, Document, HybridIndex, LongDocuments
 from m3_vdb.errors import (
     BundleError,
     CollectionMismatchError,
@@ -185,3 +185,16 @@ def test_what_cannot_be_opened_leaves_nothing_open(tiny_bundle, tmp_path):
     with pytest.raises(M3Error):  # FakeEmbedder has no tokenizer to split with
         HybridIndex.open(tmp_path / "notes.qdrant", model=FakeEmbedder(), long_documents=LongDocuments(plan="split"))
     HybridIndex.open(tmp_path / "notes.qdrant", model=FakeEmbedder()).close()
+
+
+def test_exact_words_of_the_question_are_searched():
+    async def run() -> None:
+        options = CollectionOptions(bm25=True)
+        async with await AsyncHybridIndex.open("memory://", model=FakeEmbedder(), options=options) as index:
+            await index.add([Document(f"d{i}", f"error E10{i}") for i in range(20)])
+            (hit,) = await index.query("e1017", weights=(0, 0, 0, 1), limit=1, explain=True)
+            (many,) = await index.query_many(["e1017"], weights=(0, 0, 0, 1), limit=1, explain=True)
+            assert [hit] == many
+            assert (hit.document.id, hit.score) == ("d17", pytest.approx(hit.parts.bm25))
+
+    asyncio.run(run())

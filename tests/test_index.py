@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from m3_vdb import AddReport
+from m3_vdb import AddReport, CollectionOptions
 from m3_vdb.errors import CollectionMismatchError, ConfigError, DocumentError, StoreError, TextError
 from m3_vdb.index import HybridIndex
 from m3_vdb.stores import MemoryStore
@@ -120,3 +120,14 @@ def test_documents_are_counted_and_deleted_by_filter(index):
         with pytest.raises(ConfigError):
             index.delete(**wrong)
     assert index.count() == 2
+
+
+def test_exact_words_of_the_question_are_searched_and_explained():
+    with HybridIndex.open("memory://", model=FakeEmbedder(), options=CollectionOptions(bm25=True)) as index:
+        index.add([Document(f"d{i}", f"Error E10{i:02}: see m3_vdb.part{i}") for i in range(40)])
+        (hit,) = index.query("what is e1017", weights=(0, 0, 0, 1), limit=1, explain=True)
+        assert hit.document.id == "d17"
+        assert hit.score == pytest.approx(hit.parts.bm25)
+        (many,) = index.query_many(["what is e1017"], weights=(0, 0, 0, 1), limit=1)
+        assert many[0].document.id == "d17"
+        assert index.query("what is e1017", limit=1, explain=True)[0].parts.bm25 is not None

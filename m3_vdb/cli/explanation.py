@@ -9,6 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from m3_vdb.bm25 import bm25_tokens
 from m3_vdb.cli.output import printable
 from m3_vdb.types import Explanation, Hit, Token
 
@@ -38,6 +39,10 @@ def explained(rank: int, hit: Hit, explanation: Explanation) -> RenderableType:
         there = _in_context(explanation.document, pair.document)
         alignment.add_row(_shown(pair.query), f"{pair.similarity:.3f}", there)
     blocks.append(_indented(alignment))
+    if parts.bm25 is not None:
+        held = set(bm25_tokens(explanation.document))
+        words = ", ".join(dict.fromkeys(token for token in bm25_tokens(explanation.query) if token in held))
+        blocks.append(Text(f"bm25 {parts.bm25:.3f}, exact words: {printable(words) or 'none'}"))
     blocks += [Text(f"note: {note}") for note in explanation.notes]
     return Group(*blocks)
 

@@ -12,6 +12,7 @@ from m3_vdb.cli.options import (
     AttemptsOption,
     AutoIdOption,
     BatchOption,
+    Bm25Option,
     CheckpointOption,
     ColumnsOption,
     CorpusArgument,
@@ -48,12 +49,14 @@ from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
 from m3_vdb.encoding.long_documents import LongDocuments, Plan
 from m3_vdb.errors import ConfigError
 from m3_vdb.ingest import Corpus, Retry, ingest
+from m3_vdb.stores import CollectionOptions
 from m3_vdb.stores.names import Server
 
 
 def ingest_command(
     corpus: CorpusArgument,
     store: StoreOption,
+    bm25: Bm25Option = False,
     grpc: GrpcOption = False,
     model: ModelOption = None,
     mcls_every: MclsOption = None,
@@ -178,7 +181,7 @@ def ingest_command(
             cluster = open_here.enter_context(made)
             _print_writers(cluster.encoders, server=isinstance(kept_place(store), Server))
             run = partial(run, engine=cluster)
-        result = run_on(run, embed, store, files, grpc=grpc)
+        result = run_on(run, embed, store, files, grpc=grpc, options=CollectionOptions(bm25=bm25))
     say_notices(rows.notices, said)
     result.finish(files, embed, plan.plan, about={"store": store}, as_json=as_json)
 

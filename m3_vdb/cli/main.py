@@ -20,7 +20,7 @@ from m3_vdb.cli.explanation import explained
 from m3_vdb.cli.export import export_command
 from m3_vdb.cli.ingest import ingest_command
 from m3_vdb.cli.mcp import mcp_command
-from m3_vdb.cli.options import GrpcOption, MclsOption, ModelOption, RuntimeOption, StoreOption
+from m3_vdb.cli.options import Bm25Option, GrpcOption, MclsOption, ModelOption, RuntimeOption, StoreOption
 from m3_vdb.cli.output import EXIT_CODES, Commands, exit_codes, out, printable, say, write_json
 from m3_vdb.cli.run import kept_place
 from m3_vdb.cli.serve import serve_command
@@ -69,7 +69,7 @@ def search_command(
     runtime: RuntimeOption = "auto",
     limit: Annotated[int, typer.Option(help="Number of hits.")] = 5,
     weights: Annotated[
-        str, typer.Option(help=f"Three numbers DENSE,SPARSE,MULTI_VECTOR, or a preset: {', '.join(PRESETS)}.")
+        str, typer.Option(help=f"DENSE,SPARSE,MULTI_VECTOR or also ,BM25, or a preset: {', '.join(PRESETS)}.")
     ] = "default",
     where: Annotated[
         list[str] | None,
@@ -85,7 +85,7 @@ def search_command(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per hit.")] = False,
 ) -> None:
-    """Search a collection: show rank, fused score, its three parts, and the text of each hit."""
+    """Search a collection: show rank, fused score, its parts, and the text of each hit."""
     fusion = Weights.parse(weights)
     embed = M3EmbeddingFunction(model, runtime=runtime, mcls_every=mcls_every)
     condition = parse_conditions(where or [])
@@ -117,8 +117,9 @@ def create_command(
     shards: Annotated[int | None, typer.Option(help="Number of shards on a server.")] = None,
     replicas: Annotated[int | None, typer.Option(help="Number of replicas in a cluster.")] = None,
     on_disk: Annotated[bool | None, typer.Option(help="Keep all vectors on disk, or all in memory.")] = None,
+    bm25: Bm25Option = False,
 ) -> None:
-    """Create an empty collection with options. If it exists, only missing indexes are added, whatever its model."""
+    """Create an empty collection with options. If it exists, only missing indexes and exact words are added."""
     options = CollectionOptions(
         storage=cast(Storage, storage),
         indexes=dict(_index(text) for text in index or []),
@@ -126,11 +127,13 @@ def create_command(
         shard_number=shards,
         replication_factor=replicas,
         on_disk=on_disk,
+        bm25=bm25,
     )
     kept_place(store)
     with _created(store, model, options) as opened:
         indexes = "".join(f", index {name}={kind}" for name, kind in opened.field_types.items())
-        say(f"{store}: {opened.count():,} documents, model {opened.identity.name}{indexes}")
+        words = ", exact words" if opened.has_bm25 else ""
+        say(f"{store}: {opened.count():,} documents, model {opened.identity.name}{words}{indexes}")
 
 
 def _created(store: str, model: str | None, options: CollectionOptions) -> VectorStore:
@@ -162,7 +165,9 @@ def info_command(
         with open_store(store, identity=None, create=False) as opened:
             made_by = opened.identity
             match = "this model" if made_by.fingerprint == embed.identity.fingerprint else "another model"
-            rows["collection"] = f"{opened.count():,} documents, made by {match}: {made_by.name}"
+            rows["collection"] = f"{opened.count():,} documents, made by {match}: {made_by.name}" + (
+                ", exact words" if opened.has_bm25 else ""
+            )
     for name, value in rows.items():
         say(f"{name:16}{value}", console=out)  # paths are never wrapped
 
@@ -216,16 +221,18 @@ def _table(hits: list[Hit], weights: Weights) -> Table:
     table = Table(show_lines=True)
     table.add_column("#", justify="right", no_wrap=True)
     table.add_column("score", justify="right", style="bold", no_wrap=True)
-    for name, weight in (("dense", weights.dense), ("sparse", weights.sparse), ("multi", weights.multi_vector)):
+    shown = [("dense", weights.dense), ("sparse", weights.sparse), ("multi", weights.multi_vector)]
+    if any(hit.parts and hit.parts.bm25 is not None for hit in hits):
+        shown.append(("bm25", weights.bm25))
+    for name, weight in shown:
         table.add_column(f"{name}\n×{weight:g}", justify="right", no_wrap=True)
     # fold: text without spaces (Chinese, Thai) is one word, which would be cut after the first line.
     table.add_column("document", ratio=1, overflow="fold")
     for rank, hit in enumerate(hits, start=1):
-        parts = hit.parts
-        numbers = (parts.dense, parts.sparse, parts.multi_vector) if parts else (0.0, 0.0, 0.0)
+        numbers = hit.parts.as_dict().values() if hit.parts else [0.0] * len(shown)
         title, text, name = (_one_line(part) for part in (hit.document.title, hit.document.text, hit.document.id))
-        shown = text if len(text) <= TEXT_SHOWN else text[:TEXT_SHOWN].rstrip() + "…"
-        cell = Text.assemble((title, "bold"), "\n" * bool(title), shown)
+        start = text if len(text) <= TEXT_SHOWN else text[:TEXT_SHOWN].rstrip() + "…"
+        cell = Text.assemble((title, "bold"), "\n" * bool(title), start)
         part = f", passage {hit.passage.number} of {hit.passage.count}" if hit.passage else ""
         cell.append(f"\n{name}{part}", style="dim")
         table.add_row(str(rank), f"{hit.score:.3f}", *(f"{number:.3f}" for number in numbers), cell)
@@ -246,6 +253,7 @@ def _as_dict(hit: Hit) -> dict[str, object]:
         "dense": parts and parts.dense,
         "sparse": parts and parts.sparse,
         "multi_vector": parts and parts.multi_vector,
+        **({"bm25": parts.bm25} if parts and parts.bm25 is not None else {}),
         "title": document.title,
         "text": document.text,
         "payload": dict(document.payload),

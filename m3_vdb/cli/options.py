@@ -18,6 +18,13 @@ StoreOption = Annotated[
         "milvus://localhost:19530/notes; +https for TLS; keys: QDRANT_API_KEY, MILVUS_TOKEN).",
     ),
 ]
+Bm25Option = Annotated[
+    bool,
+    typer.Option(
+        "--bm25",
+        help="Also keep exact words, for a fourth weight (bm25). Adds them to a Qdrant collection that exists.",
+    ),
+]
 GrpcOption = Annotated[
     bool,
     typer.Option(

@@ -26,8 +26,9 @@ from m3_vdb.encoding.long_documents import Plan
 from m3_vdb.errors import ConfigError, EngineError, StoreError
 from m3_vdb.ingest import Fields, IngestReport, Progress
 from m3_vdb.retry import status
-from m3_vdb.stores import ModelIdentity, VectorStore, open_store
+from m3_vdb.stores import CollectionOptions, ModelIdentity, VectorStore, open_store
 from m3_vdb.stores.names import Folder, Memory, Server, read_name
+from m3_vdb.stores.options import DEFAULT_OPTIONS
 
 REJECTED_SHOWN: Final = 10
 LINE_SECONDS: Final = 10.0
@@ -149,7 +150,13 @@ class RunResult:
 
 
 def run_on(
-    run: Callable[..., IngestReport], embed: M3EmbeddingFunction, store: str, files: RunFiles, *, grpc: bool = False
+    run: Callable[..., IngestReport],
+    embed: M3EmbeddingFunction,
+    store: str,
+    files: RunFiles,
+    *,
+    grpc: bool = False,
+    options: CollectionOptions = DEFAULT_OPTIONS,
 ) -> RunResult:
     """Open the store, handle signals, show progress, and run.
 
@@ -159,9 +166,10 @@ def run_on(
         store: URL.
         files: files of the run.
         grpc: use gRPC for a Qdrant server.
+        options: of a new collection.
     """
     with (
-        open_target(store, embed.identity, prefer_grpc=grpc) as opened,
+        open_target(store, embed.identity, prefer_grpc=grpc, options=options) as opened,
         stopping(how_to_resume(files.checkpoint)) as stop,
         shown() as tell,
     ):
@@ -188,14 +196,16 @@ def kept_place(store: str) -> Folder | Server:
 
 
 @contextmanager
-def open_target(store: str, identity: ModelIdentity, *, prefer_grpc: bool = False) -> Iterator[VectorStore]:
+def open_target(
+    store: str, identity: ModelIdentity, *, prefer_grpc: bool = False, options: CollectionOptions = DEFAULT_OPTIONS
+) -> Iterator[VectorStore]:
     """Open the store to write to; a folder created here is removed if the run fails before anything is stored."""
     place = kept_place(store)
     folder = place.path if isinstance(place, Folder) else None
     is_new = folder is not None and not folder.exists()
     is_empty = False
     try:
-        with open_store(store, identity=identity, prefer_grpc=prefer_grpc) as opened:
+        with open_store(store, identity=identity, prefer_grpc=prefer_grpc, options=options) as opened:
             try:
                 yield opened
             except BaseException:

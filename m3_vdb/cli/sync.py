@@ -18,6 +18,7 @@ from m3_vdb.cli.options import (
     AttemptsOption,
     AutoIdOption,
     BatchOption,
+    Bm25Option,
     ColumnsOption,
     CorpusArgument,
     DelimiterOption,
@@ -53,7 +54,7 @@ from m3_vdb.ingest import Corpus, Retry, SyncPlan, SyncReport, sync
 from m3_vdb.ingest.folder import is_output
 from m3_vdb.ingest.syncing import MAX_REMOVED, read_max_removed
 from m3_vdb.ingest.watching import QUIET, changes
-from m3_vdb.stores import MemoryStore, VectorStore, open_store
+from m3_vdb.stores import CollectionOptions, MemoryStore, VectorStore, open_store
 from m3_vdb.stores.names import Folder
 
 AGAIN: Final = 30.0
@@ -70,6 +71,7 @@ class Follower:
         embed: the embedding function.
         store: URL.
         grpc: use gRPC for a Qdrant server.
+        bm25: also keep exact words.
         rejected: file for rejected rows.
         run: ``sync``, still without corpus, store, progress and stop.
         plan: for long documents.
@@ -80,6 +82,7 @@ class Follower:
     embed: M3EmbeddingFunction
     store: str
     grpc: bool
+    bm25: bool
     rejected: Path
     run: Callable[..., SyncReport]
     plan: Plan
@@ -89,7 +92,13 @@ class Follower:
         """One sync, with its plan and summary."""
         corpus = self.corpus()
         said = say_notices(corpus.notices, 0)
-        opening = self._readable() if dry_run else open_target(self.store, self.embed.identity, prefer_grpc=self.grpc)
+        opening = (
+            self._readable()
+            if dry_run
+            else open_target(
+                self.store, self.embed.identity, prefer_grpc=self.grpc, options=CollectionOptions(bm25=self.bm25)
+            )
+        )
         with opening as opened, shown() as tell:
             report = self.run(
                 corpus,
@@ -141,6 +150,7 @@ def _make_command(*, watching: bool) -> Callable[..., None]:
             str, typer.Option(help="Change nothing if more documents vanished: 20% of this source, or a number.")
         ] = MAX_REMOVED,
         quiet: Annotated[float, typer.Option(help="watch: seconds without a change before a sync.")] = QUIET,
+        bm25: Bm25Option = False,
         grpc: GrpcOption = False,
         model: ModelOption = None,
         mcls_every: MclsOption = None,
@@ -192,6 +202,7 @@ def _make_command(*, watching: bool) -> Callable[..., None]:
             ),
             store=store,
             grpc=grpc,
+            bm25=bm25,
             rejected=run_files(store, "sync", checkpoint=None, rejected=rejected).rejected,
             run=partial(
                 sync,

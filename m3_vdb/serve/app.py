@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any, Final
 
@@ -123,10 +124,17 @@ async def info(request: Request) -> Response:
         "documents": await service.index.count() if service.index else None,
         "allow_writing": service.index is not None and service.allow_writing,
         "sources": sorted(SOURCES, key=lambda source: source != DEFAULT_SOURCE),
-        "weights": {name: weights.as_dict() for name, weights in PRESETS.items()},
+        "weights": _presets(bm25=service.has_bm25),
         "version": VERSION,
     }
     return json_answer(shown)
+
+
+def _presets(*, bm25: bool) -> dict[str, dict[str, float]]:
+    """The presets that the collection can use; their weights of exact words only if it has them."""
+    if bm25:
+        return {name: asdict(weights) for name, weights in PRESETS.items()}
+    return {name: weights.as_dict() for name, weights in PRESETS.items() if not weights.bm25}
 
 
 @router.get("/metrics", response_class=PlainTextResponse, responses=refusals(), summary="Metrics for Prometheus")

@@ -61,7 +61,7 @@ class SearchRequest(_Strict):
     weights: WeightsField = "default"
     filter: FilterField = None
     score_threshold: float | None = None
-    explain: bool = Field(False, description="Also return the three parts of each score.")
+    explain: bool = Field(False, description="Also return the parts of each score.")
 
 
 class Passage(BaseModel):
@@ -88,6 +88,7 @@ class Parts(BaseModel):
     dense: float
     sparse: float
     multi_vector: float
+    bm25: float | None = Field(None, description="Exact words; absent in a collection without them.")
 
 
 class Found(BaseModel):
@@ -294,5 +295,5 @@ def _found(hit: Hit) -> dict[str, Any]:
         "text": document.text,
         "payload": dict(document.payload),
         "passage": hit.passage and asdict(hit.passage),
-        "parts": hit.parts and asdict(hit.parts),
+        "parts": hit.parts and hit.parts.as_dict(),
     }

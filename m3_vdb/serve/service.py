@@ -81,6 +81,7 @@ class Service:
             turn_tokens=limits.turn_tokens,
         )
         self.index: AsyncHybridIndex | None = None
+        self.has_bm25 = store is not None and store.has_bm25
         if store is not None:
             self.index = AsyncHybridIndex(HybridIndex(self.coalescer, store, long_documents=long_documents))
 

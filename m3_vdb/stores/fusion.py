@@ -27,6 +27,8 @@ SOURCE_VECTORS: Final[dict[Source, tuple[str, ...]]] = {
     "sparse": (SPARSE,),
     "union": (DENSE, SPARSE),
 }
+WORDS_SHARE: Final = 4
+"""The list of exact words has a quarter of the candidates: each more is scored by all parts (docs/log.md)."""
 MAY_LACK: Final = frozenset({SPARSE, BM25})
 """What finds only documents with a common token; the score of others is 0."""
 Name = TypeVar("Name", str, int)
@@ -55,7 +57,7 @@ class Plan:
     Attributes:
         prefetches: vectors by which candidates are searched; empty if nothing can be found.
         rescores: what is summed; the first has weight 0 if it is only there to know the candidates.
-        prefetch_limit: candidates of one prefetch.
+        prefetch_limit: candidates of one prefetch; of that by exact words a share (``words_limit``).
         rescore_limit: a rescore must return *all* candidates; a missing one would count as 0.
     """
 
@@ -92,7 +94,13 @@ def make_plan(query: M3Embedding, search: Search) -> Plan:
         # Ranks of lists: a list without a weight takes no part, and none has to be complete.
         rescores = tuple(rescore for rescore in rescores if rescore.weight)
     limit = search.candidates
-    return Plan(prefetches, rescores if prefetches else (), limit, limit * len(prefetches))
+    every = sum(words_limit(limit) if vector == BM25 else limit for vector in prefetches)
+    return Plan(prefetches, rescores if prefetches else (), limit, every)
+
+
+def words_limit(candidates: int) -> int:
+    """Candidates of the list of exact words."""
+    return -(-candidates // WORDS_SHARE)
 
 
 def read_parts(query: M3Embedding, answers: Mapping[str, Mapping[str, float]]) -> dict[str, Scores]:

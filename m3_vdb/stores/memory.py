@@ -18,7 +18,7 @@ from m3_vdb.filters import Expression, matches
 from m3_vdb.scoring import inverse_document_frequency, saturated
 from m3_vdb.stores.base import VectorStore
 from m3_vdb.stores.exact import Block, ExactIndex, best_rows
-from m3_vdb.stores.fusion import SOURCE_VECTORS, best_first, fuse
+from m3_vdb.stores.fusion import SOURCE_VECTORS, best_first, fuse, words_limit
 from m3_vdb.stores.options import DENSE, MULTI_VECTOR, SPARSE, Search
 from m3_vdb.stores.points import Point, read_point
 from m3_vdb.stores.vectors import pack
@@ -139,7 +139,7 @@ class MemoryStore(VectorStore):
             words = held.words_of(queries[i])
             if words is not None and search.weights.bm25 and search.source == "union":
                 exact = np.where(allowed, words, 0)
-                candidates = np.append(candidates, best_rows(exact, search.candidates, 0.0))  # noqa: PLW2901
+                candidates = np.append(candidates, best_rows(exact, words_limit(search.candidates), 0.0))  # noqa: PLW2901
             found = np.unique(candidates[candidates >= 0])[None]
             scores = index.scores(packed[i : i + 1], found, (DENSE, SPARSE, MULTI_VECTOR))
             raw = [scores[part][0].tolist() for part in (DENSE, SPARSE, MULTI_VECTOR)]

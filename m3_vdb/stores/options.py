@@ -97,8 +97,8 @@ DEFAULT_CANDIDATES: Final = 200
 DEFAULT_WEIGHTS: Final = Weights()
 Source: TypeAlias = Literal["dense", "sparse", "union"]
 """Where candidates come from. "dense": the nearest by s_dense. "sparse": the best by s_lex, among documents that share
-a token with the query. "union": both lists, so up to twice as many; and where exact words have a weight, the best by
-s_bm25, too."""
+a token with the query. "union": both lists, so up to twice as many; and where exact words have a weight, a quarter
+as many by s_bm25, too."""
 DEFAULT_SOURCE: Final[Source] = "union"
 """What only one list finds is found; "dense" is faster and loses some exact matches (docs/stores.md)."""
 SOURCES: Final[tuple[Source, ...]] = get_args(Source)

@@ -39,6 +39,27 @@ def test_create_then_ingest_then_search_by_a_range(tmp_path, tiny_bundle):
     assert {json.loads(line)["id"] for line in found.stdout.splitlines()} == {"2002", "2004"}
 
 
+def test_exact_words_from_ingest_to_search(tmp_path, tiny_bundle):
+    """Added to a collection that exists, then with the documents of an ingest, found and explained."""
+    store, corpus, more = tmp_path / "parts.qdrant", tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    for path, numbers in ((corpus, range(1000, 1040)), (more, range(1040, 1050))):
+        path.write_text("".join(json.dumps({"id": str(i), "text": f"Pump AB-{i}/X"}) + "\n" for i in numbers))
+    assert m3_vdb("ingest", corpus, "--store", store, "--model", tiny_bundle).exit_code == 0
+    refused = m3_vdb("search", "AB-1007/X", "--store", store, "--model", tiny_bundle, "--weights", "1,0.3,1,1")
+    assert "has no exact words: make it with CollectionOptions(bm25=True)" in str(refused.exception)
+    assert m3_vdb("ingest", more, "--bm25", "--store", store, "--model", tiny_bundle).exit_code == 0
+    asked = ["--store", store, "--model", tiny_bundle, "--weights", "0,0,0,1", "--limit", "1"]
+    for number in (1007, 1044):
+        (line,) = m3_vdb("search", f"where is ab-{number}/x?", *asked, "--json").stdout.splitlines()
+        hit = json.loads(line)
+        assert hit["id"] == str(number)
+        assert hit["score"] == pytest.approx(hit["bm25"], rel=1e-5)
+    shown = m3_vdb("search", "where is ab-1044/x?", *asked, "--explain").stdout
+    assert "exact words: ab-1044/x, ab-1044, ab, 1044, x" in shown
+    assert "bm25" in shown.splitlines()[1] + shown.splitlines()[2]
+    assert "exact words" in m3_vdb("create", "--store", store, "--bm25").stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -16,7 +16,7 @@ from m3_vdb.bm25 import bm25_document, bm25_query
 from m3_vdb.errors import CollectionMismatchError, ConfigError
 from m3_vdb.scoring import bm25_score, hybrid_score, score
 from m3_vdb.stores import CollectionOptions, open_store
-from m3_vdb.stores.fusion import SOURCE_VECTORS
+from m3_vdb.stores.fusion import SOURCE_VECTORS, words_limit
 from m3_vdb.weights import Weights
 from tests.stores._corpus import IDENTITY, make_documents, make_embeddings, make_queries
 
@@ -53,7 +53,8 @@ def expected(query, weights, source="union", candidates=DOCUMENTS, among=lambda 
     chosen = set()
     for name in (*SOURCE_VECTORS[source], *(["bm25"] if source == "union" and weights.bm25 else [])):
         by_score = sorted(parts, key=lambda i: -getattr(parts[i], name))
-        chosen |= {i for i in by_score[:candidates] if name == "dense" or getattr(parts[i], name) > 0}
+        most = words_limit(candidates) if name == "bm25" else candidates
+        chosen |= {i for i in by_score[:most] if name == "dense" or getattr(parts[i], name) > 0}
     return {i: (hybrid_score(parts[i], weights), parts[i]) for i in chosen}
 
 

@@ -244,7 +244,7 @@ class QdrantCollection(VectorStore):
     def _check_limit(self, plan: Plan) -> None:
         largest = self._capabilities.max_limit
         if largest is not None and max(plan.prefetch_limit, plan.rescore_limit) > largest:
-            lists = plan.rescore_limit // plan.prefetch_limit
+            lists = -(-plan.rescore_limit // plan.prefetch_limit)
             raise ConfigError(
                 f"the {self._where} allows {largest} hits per request (strict mode), and this query needs "
                 f"{plan.rescore_limit}: ask for at most {largest // lists} candidates"

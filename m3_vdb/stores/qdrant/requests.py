@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 
 from m3_vdb.filters import And, AnyOf, Condition, Exists, Expression, Not, Or, field_steps
 from m3_vdb.scoring import BM25_HALF
-from m3_vdb.stores.fusion import MAY_LACK, Plan, Rescore
+from m3_vdb.stores.fusion import MAY_LACK, Plan, Rescore, words_limit
 from m3_vdb.stores.options import BM25, DENSE, Search
 from m3_vdb.stores.points import ID_FIELD, field_path, named_vectors
 from m3_vdb.types import M3Embedding
@@ -37,7 +37,7 @@ def prefetches(query: M3Embedding, plan: Plan, search: Search, *, exact: bool) -
         {
             "query": vectors[name],
             "using": name,
-            "limit": plan.prefetch_limit,
+            "limit": words_limit(plan.prefetch_limit) if name == BM25 else plan.prefetch_limit,
             "filter": None if search.filter is None else to_filter(search.filter),
             "params": {"exact": exact, "hnsw_ef": search.ef} if name == DENSE else None,
         }
