@@ -55,7 +55,7 @@ class Asked:
 def _top(scores: FloatArray) -> NDArray[np.bool_]:
     """Those of the list: the best of all candidates are the best of the whole collection."""
     edge = np.sort(scores)[::-1][: CANDIDATES + 1]
-    return scores >= edge[min(len(edge), CANDIDATES) - 1]
+    return np.greater_equal(scores, edge[min(len(edge), CANDIDATES) - 1])
 
 
 def asked(hits: Sequence[Hit], gains: Mapping[str, float]) -> Asked:
@@ -102,9 +102,9 @@ def read(store: VectorStore, collection: Path, split: str, embed: M3EmbeddingFun
     encoded = embed.encode_queries([texts[name] for name in names])
     found = []
     for i, name in enumerate(names):
-        query = replace(encoded[i], bm25=bm25_query(texts[name]))
+        question = replace(encoded[i], bm25=bm25_query(texts[name]))
         pages = (
-            store.query(query, weights=ALL_LISTS, limit=CANDIDATES, offset=offset, candidates=CANDIDATES, explain=True)
+            store.query(question, weights=ALL_LISTS, limit=CANDIDATES, offset=offset, candidates=CANDIDATES, explain=True)
             for offset in range(0, 3 * CANDIDATES, CANDIDATES)
         )
         found.append(asked([hit for page in pages for hit in page], kept[name]))
