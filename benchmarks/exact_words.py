@@ -104,7 +104,9 @@ def read(store: VectorStore, collection: Path, split: str, embed: M3EmbeddingFun
     for i, name in enumerate(names):
         question = replace(encoded[i], bm25=bm25_query(texts[name]))
         pages = (
-            store.query(question, weights=ALL_LISTS, limit=CANDIDATES, offset=offset, candidates=CANDIDATES, explain=True)
+            store.query(
+                question, weights=ALL_LISTS, limit=CANDIDATES, offset=offset, candidates=CANDIDATES, explain=True
+            )
             for offset in range(0, 3 * CANDIDATES, CANDIDATES)
         )
         found.append(asked([hit for page in pages for hit in page], kept[name]))
