@@ -55,7 +55,8 @@ class Asked:
 def _top(scores: FloatArray) -> NDArray[np.bool_]:
     """Those of the list: the best of all candidates are the best of the whole collection."""
     edge = np.sort(scores)[::-1][: CANDIDATES + 1]
-    return np.greater_equal(scores, edge[min(len(edge), CANDIDATES) - 1])
+    found: NDArray[np.bool_] = scores >= edge[min(len(edge), CANDIDATES) - 1]
+    return found
 
 
 def asked(hits: Sequence[Hit], gains: Mapping[str, float]) -> Asked:
