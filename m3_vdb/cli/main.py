@@ -1,4 +1,4 @@
-"""``m3-vdb``, the command line: ``search``, ``create`` and ``info``; each other command has its own file."""
+"""``m3-vdb``, the command line: ``search`` and ``create``; each other command has its own file."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from m3_vdb.cli.documents import count_command, delete_command, get_command, upd
 from m3_vdb.cli.eval import eval_command, report_command
 from m3_vdb.cli.explanation import explained
 from m3_vdb.cli.export import export_command
+from m3_vdb.cli.info import info_command
 from m3_vdb.cli.ingest import ingest_command
 from m3_vdb.cli.mcp import mcp_command
 from m3_vdb.cli.options import Bm25Option, GrpcOption, MclsOption, ModelOption, RuntimeOption, StoreOption
@@ -144,34 +145,7 @@ def _created(store: str, model: str | None, options: CollectionOptions) -> Vecto
     return open_store(store, identity=M3EmbeddingFunction(model).identity, options=options)
 
 
-@app.command("info")
-def info_command(
-    store: Annotated[str | None, typer.Option("--store", help="A collection to show, too.")] = None,
-    model: ModelOption = None,
-    mcls_every: MclsOption = None,
-    runtime: RuntimeOption = "auto",
-) -> None:
-    """Show the model, the runtime that serves it, and a collection."""
-    embed = M3EmbeddingFunction(model, runtime=runtime, mcls_every=mcls_every)
-    bundle = embed.bundle
-    rows = {
-        "model": f"{bundle.name} ({bundle.precision}), fingerprint {bundle.fingerprint}",
-        "vectors": ", ".join(f"{name} {width:,}" for name, width in embed.dim.items()),
-        "maximum length": f"{embed.max_length:,} tokens",
-        "runtime": embed.session.description,
-        "path": str(bundle.path),
-    }
-    if store is not None:
-        with open_store(store, identity=None, create=False) as opened:
-            made_by = opened.identity
-            match = "this model" if made_by.fingerprint == embed.identity.fingerprint else "another model"
-            rows["collection"] = f"{opened.count():,} documents, made by {match}: {made_by.name}" + (
-                ", exact words" if opened.has_bm25 else ""
-            )
-    for name, value in rows.items():
-        say(f"{name:16}{value}", console=out)  # paths are never wrapped
-
-
+app.command("info")(info_command)
 app.command("ingest")(ingest_command)
 app.command("sync", help="Make a collection follow a corpus: add, replace, move and remove what has changed.")(
     sync_command

@@ -14,6 +14,7 @@ from m3_vdb.errors import CollectionNotFoundError, ConfigError, MissingExtraErro
 from m3_vdb.imports import log_handlers_kept, no_usage_data
 from m3_vdb.stores.base import VectorStore
 from m3_vdb.stores.checks import check_documents
+from m3_vdb.stores.description import CollectionDescription, describe
 from m3_vdb.stores.memory import MemoryStore
 from m3_vdb.stores.names import Folder, Memory, Server, read_name
 from m3_vdb.stores.options import DEFAULT_CANDIDATES, DEFAULT_OPTIONS, DEFAULT_WEIGHTS, CollectionOptions
@@ -21,11 +22,13 @@ from m3_vdb.stores.options import DEFAULT_CANDIDATES, DEFAULT_OPTIONS, DEFAULT_W
 __all__ = [
     "DEFAULT_CANDIDATES",
     "DEFAULT_WEIGHTS",
+    "CollectionDescription",
     "CollectionOptions",
     "MemoryStore",
     "ModelIdentity",
     "VectorStore",
     "check_documents",
+    "describe",
     "open_store",
 ]
 

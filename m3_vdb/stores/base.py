@@ -39,6 +39,7 @@ from m3_vdb.stores.options import (
     DEFAULT_CANDIDATES,
     DEFAULT_SOURCE,
     DEFAULT_WEIGHTS,
+    Facts,
     Fusion,
     IndexType,
     Search,
@@ -434,6 +435,16 @@ class VectorStore(ProcessBound):
         self._check_process()
         self._optimize(timeout, waiting)
 
+    def facts(self) -> Facts:
+        """What the engine says about the collection; ``m3_vdb.stores.describe`` has it with counts and sizes."""
+        self._check_process()
+        return self._facts()
+
+    def sample(self, number: int) -> list[Document]:
+        """Some documents, at most ``number``; the same as long as nothing changes."""
+        self._check_process()
+        return self._sample(whole_number("number", number, least=1))
+
     def disk_bytes(self) -> int | None:
         """Bytes that the collection takes on disk; None if the store cannot say."""
         self._check_process()
@@ -478,6 +489,12 @@ class VectorStore(ProcessBound):
 
     def _optimize(self, timeout: float, waiting: Waiting | None) -> None:
         """Nothing, for a store without indexes."""
+
+    @abstractmethod
+    def _facts(self) -> Facts: ...
+
+    def _sample(self, number: int) -> list[Document]:
+        return next(self._documents(number, None), [])
 
     def _disk_bytes(self) -> int | None:
         """None, for a store that cannot say."""

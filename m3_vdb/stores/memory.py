@@ -19,7 +19,7 @@ from m3_vdb.scoring import inverse_document_frequency, saturated
 from m3_vdb.stores.base import VectorStore
 from m3_vdb.stores.exact import Block, ExactIndex, best_rows
 from m3_vdb.stores.fusion import SOURCE_VECTORS, best_first, fuse, words_limit
-from m3_vdb.stores.options import DENSE, MULTI_VECTOR, SPARSE, Search
+from m3_vdb.stores.options import DENSE, MULTI_VECTOR, SPARSE, Facts, Search
 from m3_vdb.stores.points import Point, read_point
 from m3_vdb.stores.vectors import pack
 from m3_vdb.types import Document, FloatArray, Hit, M3Embedding, M3Embeddings, Scores, SparseVector
@@ -112,6 +112,16 @@ class MemoryStore(VectorStore):
     def _count(self, condition: Expression | None) -> int:
         with self._lock:
             return len(self._open_rows()) if condition is None else len(self._matching(condition))
+
+    def _facts(self) -> Facts:
+        with self._lock:
+            passages = [row.document.passage for row in self._open_rows().values()]
+        return Facts(
+            later_passages=sum(one is not None and one.number > 1 for one in passages),
+            index="none: every search scans all vectors",
+            options={"bm25": self._has_bm25},
+            engine={"name": "memory", "exact_candidates": True, "fusion": "client"},
+        )
 
     def _matching(self, condition: Expression) -> list[str]:
         return [i for i, row in self._open_rows().items() if matches(row.document.payload, condition)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from dataclasses import fields as dataclass_fields
-from typing import Final, Literal, TypeAlias, get_args
+from typing import Any, Final, Literal, TypeAlias, get_args
 
 from m3_vdb.errors import ConfigError
 from m3_vdb.filter_parser import check_field
@@ -90,6 +90,26 @@ class CollectionOptions:
 
 
 DEFAULT_OPTIONS: Final = CollectionOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What an engine says about a collection.
+
+    Attributes:
+        later_passages: rows that are the second or a further passage of a document; of collections of version 0.1.0,
+            which noted passages elsewhere, 0.
+        index: state of its indexes, in words.
+        options: how it was made, by the names of ``CollectionOptions``.
+        engine: "name", "version", and what it can do.
+        bytes: part → bytes on disk; None if the engine cannot say.
+    """
+
+    later_passages: int
+    index: str
+    options: Mapping[str, Any]
+    engine: Mapping[str, Any]
+    bytes: Mapping[str, int] | None = None
 
 
 DEFAULT_CANDIDATES: Final = 200

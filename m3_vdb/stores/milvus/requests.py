@@ -129,6 +129,11 @@ class Requests:
         found = self.client.query(self.collection, filter=condition, output_fields=["count(*)"])
         return int(found[0]["count(*)"])
 
+    def some(self, number: int, fields: Sequence[str]) -> list[dict[str, Any]]:
+        """Fields of at most ``number`` rows."""
+        rows = self.client.query(self.collection, filter="", limit=number, output_fields=[KEY, *fields])
+        return [dict(row) for row in rows]
+
     def keys(self, condition: str = "") -> Iterator[list[str]]:
         """All keys that meet a condition, in parts.
 

@@ -10,6 +10,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,6 +32,7 @@ from m3_vdb.stores.milvus.rows import (
     DOCUMENT_FIELDS,
     MAX_ELEMENTS,
     MAX_TEXT_BYTES,
+    NUMBERS,
     read_embedding,
     read_row,
     row_bytes,
@@ -38,7 +40,16 @@ from m3_vdb.stores.milvus.rows import (
     vector_fields,
 )
 from m3_vdb.stores.names import Folder, Server
-from m3_vdb.stores.options import DEFAULT_OPTIONS, DENSE, MULTI_VECTOR, SPARSE, CollectionOptions, IndexType, Search
+from m3_vdb.stores.options import (
+    DEFAULT_OPTIONS,
+    DENSE,
+    MULTI_VECTOR,
+    SPARSE,
+    CollectionOptions,
+    Facts,
+    IndexType,
+    Search,
+)
 from m3_vdb.stores.points import Point, batches, point_id
 from m3_vdb.stores.reading import READ_AT_ONCE
 from m3_vdb.stores.waiting import Waiting, not_done, wait_for
@@ -46,6 +57,8 @@ from m3_vdb.types import Document, Hit, M3Embedding, Scores
 
 COLLECTION_IN_FILE: Final = "m3"
 """A file holds one collection, as a folder of Qdrant's engine does."""
+LATER_PASSAGES: Final = f'{NUMBERS}["{MARKS_FIELD}"]["passage"][0] > 1'
+"""What is the second or a further passage of a document (``m3_vdb.marks``)."""
 MAX_REQUEST_BYTES: Final = 16 * 1024 * 1024
 """Of an upsert, well below the 64 MiB that a Milvus server takes by default (proxy.grpc.serverMaxRecvSize)."""
 _KEYS_PER_DELETE: Final = 1000
@@ -217,6 +230,25 @@ class MilvusStore(VectorStore):
                 return ""
 
             wait_for(poll, where=self._where, timeout=timeout, waiting=waiting)
+
+    def _facts(self) -> Facts:
+        requests, opened = self._requests(), self._opened
+        able = opened.capabilities
+        with mapped_errors(self._where):
+            later = requests.count(LATER_PASSAGES)
+            index = requests.client.describe_index(self._collection, DENSE) or {}
+        waiting = index.get("pending_index_rows") or 0
+        return Facts(
+            later_passages=later,
+            index=f"{index.get('index_type')} of dense vectors, {waiting:,} rows wait for it",
+            options={"storage": "half" if opened.half else "float32", "indexes": dict(opened.types), "bm25": False},
+            engine={"name": "milvus-lite" if opened.is_lite else "milvus", "version": able.server, **asdict(able)},
+        )
+
+    def _sample(self, number: int) -> list[Document]:
+        requests = self._requests()
+        with mapped_errors(self._where):
+            return list(map(read_row, requests.some(number, DOCUMENT_FIELDS)))
 
     def _disk_bytes(self) -> int | None:
         """Bytes that the files of milvus-lite take on disk; None for a server, which does not say."""

@@ -12,6 +12,7 @@ import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -33,11 +34,11 @@ from m3_vdb.stores.folder import (
     read_metadata,
     write_metadata,
 )
-from m3_vdb.stores.options import BM25, DEFAULT_OPTIONS, CollectionOptions
+from m3_vdb.stores.options import BM25, DEFAULT_OPTIONS, MULTI_VECTOR, CollectionOptions, Facts
 from m3_vdb.stores.points import Point, batches, field_name, field_path, point_id
 from m3_vdb.stores.qdrant.collection import QdrantCollection
 from m3_vdb.stores.qdrant.edge_values import INDEXES, edge_filter, to_config, to_point, to_request
-from m3_vdb.stores.qdrant.requests import Request, to_filter
+from m3_vdb.stores.qdrant.requests import LATER_PASSAGES, Request, to_filter
 from m3_vdb.stores.qdrant.schema import QdrantCapabilities, check_schema, missing_indexes
 from m3_vdb.stores.waiting import Waiting
 from m3_vdb.types import SparseVector
@@ -203,6 +204,30 @@ class QdrantEdgeStore(QdrantCollection):
         with self._engine() as shard:
             shard.optimize()
 
+    def _facts(self) -> Facts:
+        with self._engine() as shard:
+            shard.flush()
+            info = shard.info()
+            config = _config(self._folder / _SHARD)
+            later = shard.count(edge.CountRequest(exact=True, filter=edge_filter(LATER_PASSAGES)))
+        return Facts(
+            later_passages=later,
+            index=f"{info.indexed_vectors_count:,} vectors indexed, {info.segments_count} segments; dense candidates "
+            f"by {'a full scan' if self._exact else 'the graph that optimize builds'}",
+            options={
+                "storage": config["vectors"][MULTI_VECTOR].get("datatype") or "float32",
+                "indexes": dict(self._capabilities.indexes),
+                "bm25": self.has_bm25,
+            },
+            engine={
+                "name": "qdrant-edge",
+                "version": version("qdrant-edge-py"),
+                "exact_candidates": self._exact,
+                "fusion": "engine",
+            },
+            bytes=_bytes_by_part(self._folder / _SHARD),
+        )
+
     def _disk_bytes(self) -> int | None:
         """Bytes that the folder's files take on disk, the write-ahead log included."""
         with self._engine() as shard:
@@ -215,6 +240,24 @@ class QdrantEdgeStore(QdrantCollection):
             self._shard = None
             with _mapped_errors(self._where):
                 self._free()
+
+
+def _bytes_by_part(shard: Path) -> dict[str, int]:
+    """Part → bytes that the engine's files of it take on disk, their indexes included."""
+    found: dict[str, int] = {}
+    for path in shard.rglob("*"):
+        if not path.is_file():
+            continue
+        inside = path.relative_to(shard).parts
+        folder = inside[2] if inside[0] == "segments" and len(inside) > 3 else ""
+        if inside[0] == "wal":
+            part = "write-ahead log"
+        elif folder.startswith(("vector_storage-", "vector_index-")):
+            part = folder.partition("-")[2]
+        else:
+            part = "text and payload" if folder.startswith("payload") else "other"
+        found[part] = found.get(part, 0) + path.stat().st_blocks * 512
+    return found
 
 
 def _optional_filter(condition: Expression | None) -> edge.Filter | None:

@@ -16,9 +16,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from m3_vdb.filters import And, AnyOf, Condition, Exists, Expression, Not, Or, field_steps
+from m3_vdb.marks import MARKS_FIELD
 from m3_vdb.scoring import BM25_HALF
 from m3_vdb.stores.fusion import MAY_LACK, Plan, Rescore, words_limit
 from m3_vdb.stores.options import BM25, DENSE, Search
@@ -117,6 +118,10 @@ def score_requests(
 def _scoring(name: str, *, may_be_exact: bool) -> Request | None:
     """exact: never by the HNSW graph, which sparse vectors and our multi-vectors do not have."""
     return {"exact": True} if name not in MAY_LACK and may_be_exact else None
+
+
+LATER_PASSAGES: Final[Request] = {"must": [{"key": f"{MARKS_FIELD}.passage[0]", "range": {"gt": 1}}]}
+"""What is the second or a further passage of a document (``m3_vdb.marks``)."""
 
 
 def to_filter(expression: Expression) -> Request:

@@ -17,12 +17,12 @@ from m3_vdb.encoding.identity import ModelIdentity, open_identity
 from m3_vdb.errors import ConfigError, StoreRequestError
 from m3_vdb.filters import Expression
 from m3_vdb.stores.base import new_identity
-from m3_vdb.stores.options import BM25, DEFAULT_OPTIONS, DENSE, MULTI_VECTOR, SPARSE, CollectionOptions
+from m3_vdb.stores.options import BM25, DEFAULT_OPTIONS, DENSE, MULTI_VECTOR, SPARSE, CollectionOptions, Facts
 from m3_vdb.stores.points import Point, batches, field_path, point_id
 from m3_vdb.stores.qdrant.calls import LocalCalls, make_calls
 from m3_vdb.stores.qdrant.client import mapped_errors, store_url, where
 from m3_vdb.stores.qdrant.collection import QdrantCollection
-from m3_vdb.stores.qdrant.requests import Request, to_filter
+from m3_vdb.stores.qdrant.requests import LATER_PASSAGES, Request, to_filter
 from m3_vdb.stores.qdrant.schema import (
     DATATYPES,
     QdrantCapabilities,
@@ -274,6 +274,31 @@ class QdrantStore(QdrantCollection):
                 return "" if info.status == models.CollectionStatus.GREEN else f"still indexing ({info.status.value})"
 
             wait_for(poll, where=self._where, timeout=timeout, waiting=waiting)
+
+    def _facts(self) -> Facts:
+        able = self._capabilities
+        with self._engine() as client:
+            info = client.get_collection(self._collection)
+            later = client.count(self._collection, count_filter=models.Filter(**LATER_PASSAGES), exact=True).count
+        indexed, points = info.indexed_vectors_count or 0, info.points_count or 0
+        return Facts(
+            later_passages=later,
+            index=f"{info.status.value}, {indexed:,} vectors indexed (HNSW) of {points:,} documents; dense candidates "
+            f"by {'a full scan' if self._exact else 'HNSW where it is built'}",
+            options={
+                "storage": able.multi_vector_datatype,
+                "indexes": dict(able.indexes),
+                "shard_number": info.config.params.shard_number,
+                "replication_factor": info.config.params.replication_factor,
+                "bm25": able.bm25,
+            },
+            engine={
+                "name": "qdrant",
+                "version": able.version or "not told",
+                "exact_candidates": self._exact,
+                "fusion": "server" if able.may_be_exact else "client",
+            },
+        )
 
     def _close(self) -> None:
         """Close the connection. Every upsert has been written already."""
