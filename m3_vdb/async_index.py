@@ -67,6 +67,7 @@ class AsyncHybridIndex:
         prefer_grpc: bool = False,
         grpc_port: int | None = None,
         timeout: int = 60,
+        read_only: bool = False,
     ) -> AsyncHybridIndex:
         """Open a collection and the model for it; ``close`` closes both.
 
@@ -101,6 +102,7 @@ class AsyncHybridIndex:
             prefer_grpc=prefer_grpc,
             grpc_port=grpc_port,
             timeout=timeout,
+            read_only=read_only,
         )
         return cls(await _in_thread(opening))
 

@@ -72,6 +72,7 @@ class HybridIndex:
         prefer_grpc: bool = False,
         grpc_port: int | None = None,
         timeout: int = 60,
+        read_only: bool = False,
     ) -> HybridIndex:
         """Open a collection and the model for it; ``close`` closes what was opened here.
 
@@ -89,6 +90,7 @@ class HybridIndex:
             prefer_grpc: talk gRPC to a Qdrant server.
             grpc_port: the port for that; None for 6334 beside 6333.
             timeout: seconds to wait for a server's answer.
+            read_only: write nothing; of a folder, read a copy of it as it is now.
 
         Raises:
             BundleError: the model is missing or damaged.
@@ -115,6 +117,7 @@ class HybridIndex:
                 prefer_grpc=prefer_grpc,
                 grpc_port=grpc_port,
                 timeout=timeout,
+                read_only=read_only,
             )
             opened.callback(collection.close)
             index = cls(embed, collection, long_documents=long_documents)

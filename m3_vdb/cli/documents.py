@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from m3_vdb.cli.options import GrpcOption, StoreOption
+from m3_vdb.cli.options import GrpcOption, ReadOnlyOption, StoreOption
 from m3_vdb.cli.output import EXIT_ERROR, out, say, write_json
 from m3_vdb.cli.run import kept_place
 from m3_vdb.conditions import parse_conditions, parse_value
@@ -34,9 +34,9 @@ YesOption = Annotated[bool, typer.Option("--yes", "-y", help="With --filter or -
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Only say how many documents it would be.")]
 
 
-def get_command(ids: Ids, store: StoreOption, grpc: GrpcOption = False) -> None:
+def get_command(ids: Ids, store: StoreOption, grpc: GrpcOption = False, read_only: ReadOnlyOption = False) -> None:
     """Print documents, one JSON object per line: id, title, text, payload. Exit code 1 if one does not exist."""
-    with _opened(store, grpc) as opened:
+    with _opened(store, grpc, read_only=read_only) as opened:
         found = {document.id: document for document in whole_documents(opened, list(dict.fromkeys(ids)))}
     for one in found.values():
         write_json({"id": one.id, "title": one.title, "text": one.text, "payload": dict(one.payload)})
@@ -45,11 +45,15 @@ def get_command(ids: Ids, store: StoreOption, grpc: GrpcOption = False) -> None:
 
 
 def count_command(
-    store: StoreOption, where: FilterOption = None, source: SourceOption = None, grpc: GrpcOption = False
+    store: StoreOption,
+    where: FilterOption = None,
+    source: SourceOption = None,
+    grpc: GrpcOption = False,
+    read_only: ReadOnlyOption = False,
 ) -> None:
     """Print how many documents match a filter, or there are; of documents that were split, passages count."""
     condition = parse_conditions(where or [])
-    with _opened(store, grpc) as opened:
+    with _opened(store, grpc, read_only=read_only) as opened:
         if source is None:
             number = opened.count(condition)
         else:
@@ -131,6 +135,8 @@ def _change(
     if len(given) != 1:
         raise ConfigError(f"{verb}: expected IDS, --filter or --source, got {' and '.join(given) or 'nothing'}")
     with _opened(store, grpc) as opened:
+        if not dry_run:
+            opened.check_writable()
         names = list(dict.fromkeys(ids or ()))
         if source:
             names = [one.id for some in opened.documents() for one in some if one.source == source and _is_first(one)]
@@ -155,9 +161,9 @@ def _change(
 
 
 @contextmanager
-def _opened(store: str, grpc: bool) -> Iterator[VectorStore]:
+def _opened(store: str, grpc: bool, *, read_only: bool = False) -> Iterator[VectorStore]:
     kept_place(store)
-    with open_store(store, identity=None, create=False, prefer_grpc=grpc) as opened:
+    with open_store(store, identity=None, create=False, prefer_grpc=grpc, read_only=read_only) as opened:
         yield opened
 
 

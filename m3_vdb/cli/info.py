@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from m3_vdb.cli.options import GrpcOption, MclsOption, ModelOption, RuntimeOption
+from m3_vdb.cli.options import GrpcOption, MclsOption, ModelOption, ReadOnlyOption, RuntimeOption
 from m3_vdb.cli.output import out, say, write_json
 from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
 from m3_vdb.encoding.identity import ModelIdentity
@@ -20,6 +20,7 @@ def info_command(
     mcls_every: MclsOption = None,
     runtime: RuntimeOption = "auto",
     grpc: GrpcOption = False,
+    read_only: ReadOnlyOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Show the model, the runtime that serves it, and what a collection holds."""
@@ -34,7 +35,7 @@ def info_command(
     }
     found = None
     if store is not None:
-        with open_store(store, identity=None, create=False, prefer_grpc=grpc) as opened:
+        with open_store(store, identity=None, create=False, prefer_grpc=grpc, read_only=read_only) as opened:
             found = describe(opened)
         rows.update(_collection(found, embed.identity))
     if as_json:

@@ -14,6 +14,7 @@ from rich.text import Text
 
 import m3_vdb
 from m3_vdb.cli.backfill import backfill_command
+from m3_vdb.cli.backup import backup_command, restore_command
 from m3_vdb.cli.documents import count_command, delete_command, get_command, update_command
 from m3_vdb.cli.eval import eval_command, report_command
 from m3_vdb.cli.explanation import explained
@@ -21,7 +22,15 @@ from m3_vdb.cli.export import export_command
 from m3_vdb.cli.info import info_command
 from m3_vdb.cli.ingest import ingest_command
 from m3_vdb.cli.mcp import mcp_command
-from m3_vdb.cli.options import Bm25Option, GrpcOption, MclsOption, ModelOption, RuntimeOption, StoreOption
+from m3_vdb.cli.options import (
+    Bm25Option,
+    GrpcOption,
+    MclsOption,
+    ModelOption,
+    ReadOnlyOption,
+    RuntimeOption,
+    StoreOption,
+)
 from m3_vdb.cli.output import EXIT_CODES, Commands, exit_codes, out, printable, say, write_json
 from m3_vdb.cli.run import kept_place
 from m3_vdb.cli.serve import serve_command
@@ -81,6 +90,7 @@ def search_command(
         ),
     ] = None,
     grpc: GrpcOption = False,
+    read_only: ReadOnlyOption = False,
     explain: Annotated[
         bool, typer.Option("--explain", help="Show the tokens that each hit's scores are made of, too.")
     ] = False,
@@ -90,7 +100,8 @@ def search_command(
     fusion = Weights.parse(weights)
     embed = M3EmbeddingFunction(model, runtime=runtime, mcls_every=mcls_every)
     condition = parse_conditions(where or [])
-    with HybridIndex(embed, open_store(store, identity=embed.identity, create=False, prefer_grpc=grpc)) as index:
+    opened = open_store(store, identity=embed.identity, create=False, prefer_grpc=grpc, read_only=read_only)
+    with HybridIndex(embed, opened) as index:
         most = max(limit, DEFAULT_CANDIDATES)
         hits = index.query(query, limit=limit, weights=fusion, candidates=most, filter=condition, explain=True)
         if not hits:
@@ -156,6 +167,8 @@ app.command("get")(get_command)
 app.command("count")(count_command)
 app.command("update")(update_command)
 app.command("delete")(delete_command)
+app.command("backup")(backup_command)
+app.command("restore")(restore_command)
 app.command("eval")(eval_command)
 app.command("export")(export_command)
 app.command("report")(report_command)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from m3_vdb.async_index import AsyncHybridIndex
-from m3_vdb.cli.options import GrpcOption, MclsOption, ModelOption, RuntimeOption, StoreOption
+from m3_vdb.cli.options import GrpcOption, MclsOption, ModelOption, ReadOnlyOption, RuntimeOption, StoreOption
 from m3_vdb.cli.output import say
 from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
 from m3_vdb.encoding.long_documents import LongDocuments
@@ -29,13 +29,16 @@ def mcp_command(
         typer.Option(min=1, max=65535, metavar="PORT", help="Serve http://127.0.0.1:PORT/mcp instead of stdio."),
     ] = None,
     grpc: GrpcOption = False,
+    read_only: ReadOnlyOption = False,
 ) -> None:
     """Serve a collection to an assistant over MCP: the tool find, and store where writing is allowed."""
     from m3_vdb.integrations.mcp import make_server  # noqa: PLC0415 - an extra
 
     embed = M3EmbeddingFunction(model, runtime=runtime, mcls_every=mcls_every)
-    opened = open_store(store, identity=embed.identity, create=allow_writing, prefer_grpc=grpc)
+    opened = open_store(store, identity=embed.identity, create=allow_writing, prefer_grpc=grpc, read_only=read_only)
     with HybridIndex(embed, opened, long_documents=LongDocuments(plan="split")) as index:
+        if allow_writing:
+            opened.check_writable()
         server = make_server(AsyncHybridIndex(index), about=about, allow_writing=allow_writing)
         if http is None:
             server.run("stdio")

@@ -32,6 +32,10 @@ GrpcOption = Annotated[
         help="Use gRPC for a Qdrant server, at port 6334. For other ports: --store qdrant+grpc://HOST:PORT/notes.",
     ),
 ]
+ReadOnlyOption = Annotated[
+    bool,
+    typer.Option("--read-only", help="Of a folder, read a copy as it is now: many may do so at once, none can write."),
+]
 ModelOption = Annotated[
     str | None, typer.Option("--model", help="Folder or hub id (BAAI/bge-m3). Default: the model of m3-vdb.")
 ]

@@ -206,6 +206,7 @@ def open_target(
     is_empty = False
     try:
         with open_store(store, identity=identity, prefer_grpc=prefer_grpc, options=options) as opened:
+            opened.check_writable()
             try:
                 yield opened
             except BaseException:

@@ -16,6 +16,7 @@ from m3_vdb.cli.options import (
     MclsOption,
     ModelOption,
     OverlapOption,
+    ReadOnlyOption,
     RuntimeOption,
 )
 from m3_vdb.cli.output import say
@@ -66,6 +67,7 @@ def serve_command(
     ] = 1024,
     grace: Annotated[int, typer.Option(min=0, help="Seconds to finish running requests at the end.")] = 30,
     grpc: GrpcOption = False,
+    read_only: ReadOnlyOption = False,
     access_log: Annotated[bool, typer.Option("--access-log", help="Print one line per request.")] = False,
 ) -> None:
     """Serve embeddings (OpenAI's and TEI's endpoints), re-ranking and search over HTTP."""
@@ -93,9 +95,11 @@ def serve_command(
         embed = M3EmbeddingFunction(
             model, runtime=runtime, max_length=max_length, mcls_every=mcls_every, on_truncate="ignore"
         )
-        collection = store and open_store(store, embed, create=allow_writing, prefer_grpc=grpc)
+        collection = store and open_store(store, embed, create=allow_writing, prefer_grpc=grpc, read_only=read_only)
         if collection:
             opened.callback(collection.close)
+            if allow_writing:
+                collection.check_writable()
         service = Service(embed, collection or None, limits=limits, allow_writing=allow_writing, long_documents=plan)
         app = make_app(service, keys=api_key or (), cors_origins=cors_origin or ())
         address = listener.getsockname()

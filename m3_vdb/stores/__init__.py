@@ -18,6 +18,7 @@ from m3_vdb.stores.description import CollectionDescription, describe
 from m3_vdb.stores.memory import MemoryStore
 from m3_vdb.stores.names import Folder, Memory, Server, read_name
 from m3_vdb.stores.options import DEFAULT_CANDIDATES, DEFAULT_OPTIONS, DEFAULT_WEIGHTS, CollectionOptions
+from m3_vdb.stores.reading_copy import is_writable
 
 __all__ = [
     "DEFAULT_CANDIDATES",
@@ -46,6 +47,7 @@ def open_store(
     prefer_grpc: bool = False,
     grpc_port: int | None = None,
     timeout: int = 60,
+    read_only: bool = False,
 ) -> VectorStore:
     """Open the collection that a URL names.
 
@@ -67,6 +69,9 @@ def open_store(
         grpc_port: the port for that; None for 6334 beside 6333. Host, TLS, key and timeout are those of the URL and the
             arguments.
         timeout: seconds to wait for a server's answer.
+        read_only: write nothing, make nothing, and refuse to. Of a folder, which its engine would take for itself, a
+            copy is read, as it is now; any number of processes may do so. A folder that cannot be written is always
+            opened so.
 
     Raises:
         StoreUrlError: unrecognised URL.
@@ -75,7 +80,7 @@ def open_store(
         ConfigError: an option that the store does not support, or an argument of the wrong type.
         MissingExtraError: the store's packages are not installed.
         StoreConnectionError: the server did not answer.
-        StoreError: a folder is open already, or cannot be written.
+        StoreError: a folder is open already.
     """
     place, identity = read_name(url), read_identity(identity)
     if not isinstance(options, CollectionOptions):
@@ -89,6 +94,7 @@ def open_store(
         return MemoryStore(identity, bm25=options.bm25)
     if isinstance(place, Folder):  # engines open files later, too, when the program may be in another folder
         place = replace(place, path=place.path.absolute())
+        read_only = read_only or (place.path.is_dir() and not is_writable(place.path))
     try:
         if place.engine == "milvus":
             with log_handlers_kept():
@@ -102,12 +108,18 @@ def open_store(
                 options=options,
                 token=api_key,
                 timeout=timeout,
+                read_only=read_only,
             )
         if isinstance(place, Folder):
             from m3_vdb.stores.qdrant.embedded import QdrantEdgeStore  # noqa: PLC0415 - optional
 
             return QdrantEdgeStore(
-                place.path, identity=identity, create=create, exact=exact is not False, options=options
+                place.path,
+                identity=identity,
+                create=create,
+                exact=exact is not False,
+                options=options,
+                read_only=read_only,
             )
         with no_usage_data():  # qdrant-client imports fastembed where that is installed, and fastembed onnxruntime
             from m3_vdb.stores.qdrant.client import connect, one_server  # noqa: PLC0415 - seconds to import, and optional
@@ -121,7 +133,13 @@ def open_store(
     try:
         with one_server(client, place, api_key=api_key):
             return QdrantStore(
-                client, place.collection, identity=identity, create=create, exact=bool(exact), options=options
+                client,
+                place.collection,
+                identity=identity,
+                create=create,
+                exact=bool(exact),
+                options=options,
+                read_only=read_only,
             )
     except BaseException:
         client.close()

@@ -30,7 +30,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from m3_vdb.encoding.identity import ModelIdentity
-from m3_vdb.errors import CollectionNotFoundError, ConfigError
+from m3_vdb.errors import CollectionNotFoundError, ConfigError, StoreError
 from m3_vdb.filter_parser import parse_filter
 from m3_vdb.filters import Expression
 from m3_vdb.inputs import DocumentLike, read_ids, real_number, whole_number
@@ -63,6 +63,8 @@ class VectorStore(ProcessBound):
     call, most of the same name with an underscore.
     """
 
+    _read_only = False
+
     @property
     @abstractmethod
     def identity(self) -> ModelIdentity:
@@ -84,6 +86,11 @@ class VectorStore(ProcessBound):
         return {}
 
     @property
+    def is_read_only(self) -> bool:
+        """Whether it was opened for reading only; all that writes raises ``StoreError``."""
+        return self._read_only
+
+    @property
     def has_bm25(self) -> bool:
         """Whether the collection keeps exact words (``CollectionOptions.bm25``), so that they may have a weight."""
         return False
@@ -99,7 +106,7 @@ class VectorStore(ProcessBound):
             DocumentError: a document or its vectors cannot be stored; nothing was written.
             ConfigError: documents and embeddings do not belong together, or a part is missing; nothing was written.
         """
-        self._check_process()
+        self.check_writable()
         points = make_points(
             documents,
             embeddings,
@@ -224,6 +231,19 @@ class VectorStore(ProcessBound):
         )
         (hits,) = self._checked_search([query], search)
         return [(hit.document.id, hit.score) for hit in hits]
+
+    def check_writable(self) -> None:
+        """Check that the collection may be changed.
+
+        Raises:
+            StoreError: it was opened for reading only, because that was asked for or its folder cannot be written.
+        """
+        self._check_process()
+        if self._read_only:
+            raise StoreError(
+                f"the {self._where} is open for reading only: to change it, open it without read_only, and make its "
+                f"folder writable"
+            )
 
     def _condition(self, filter: Filter | None) -> Expression | None:
         return check_condition(parse_filter(filter), self.field_types)
@@ -354,7 +374,7 @@ class VectorStore(ProcessBound):
                 cannot be used; nothing was deleted.
             DocumentError: an id is not a string; nothing was deleted.
         """
-        self._check_process()
+        self.check_writable()
         if (ids is None) == (filter is None):
             got = "neither" if ids is None else "both"
             raise ConfigError(f"ids: expected a list of ids, or a filter instead; got {got}")
@@ -382,7 +402,7 @@ class VectorStore(ProcessBound):
             ConfigError: ``ids`` is one string, or nothing that holds ids; nothing was changed.
             DocumentError: an id is not a string, or the payload cannot be stored; nothing was changed.
         """
-        self._check_process()
+        self.check_writable()
         names = list(dict.fromkeys(read_ids(ids)))
         plain = check_documents([Document("payload", "", payload=payload)])
         check_types(plain, self.field_types)
@@ -400,7 +420,7 @@ class VectorStore(ProcessBound):
             DocumentError: a payload cannot be stored; nothing was changed.
             ConfigError: ``documents`` holds no documents; nothing was changed.
         """
-        self._check_process()
+        self.check_writable()
         new = {one.id: one for one in check_documents(documents)}
         check_types(list(new.values()), self.field_types)
         changed = [
@@ -432,7 +452,7 @@ class VectorStore(ProcessBound):
         """
         if real_number("timeout", timeout) <= 0:
             raise ConfigError(f"timeout={timeout!r}: expected seconds above 0")
-        self._check_process()
+        self.check_writable()
         self._optimize(timeout, waiting)
 
     def facts(self) -> Facts:

@@ -29,8 +29,8 @@ SCAN_AT_MOST: Final = 100_000
 """Documents of a server that are counted by a field without an index, which the server reads one by one."""
 _BYTES_PER_PAIR: Final = 8
 """Of a sparse vector: an id and a weight."""
-_BYTES_PER_NUMBER: Final = {"half": 2, "float16": 2, "turbo16": 2, "quarter": 1, "turbo8": 1}
-"""By storage, or the engine's name of it; others take 4."""
+_BYTES_PER_NUMBER: Final = {"half": 2, "quarter": 1}
+"""Of a multi-vector, by storage; "float32" takes 4."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,7 +91,7 @@ def locked_file(path: Path, busy: Callable[[int | None], Exception]) -> Iterator
     try:
         file = _locked(path)
     except _Busy:
-        raise busy(_locker(path)) from None
+        raise busy(locker(path)) from None
     try:
         yield
     finally:
@@ -133,7 +133,7 @@ def hold(take: Callable[[], Result], folder: Path, lock_file: str, *, server: st
     try:
         return take()
     except busy:
-        process = os.getpid() if is_open_here(folder) else _locker(folder / lock_file)
+        process = os.getpid() if is_open_here(folder) else locker(folder / lock_file)
         if process == os.getpid():
             words = "in this process: close that store, or `del` whatever refers to it"
         else:
@@ -143,7 +143,7 @@ def hold(take: Callable[[], Result], folder: Path, lock_file: str, *, server: st
         ) from None
 
 
-def _locker(path: Path) -> int | None:
+def locker(path: Path) -> int | None:
     """The process that holds a lock on a file, where the system tells."""
     with suppress(OSError, ValueError):
         found = path.stat()

@@ -53,4 +53,4 @@ def test_options_of_a_folder(tmp_path):
         told = describe(store)
     assert told.options["bm25"] is True
     assert told.options["indexes"] == {"year": "integer"}
-    assert told.options["storage"] == "turbo16"
+    assert told.options["storage"] == "half"

@@ -52,6 +52,7 @@ from m3_vdb.stores.options import (
 )
 from m3_vdb.stores.points import Point, batches, point_id
 from m3_vdb.stores.reading import READ_AT_ONCE
+from m3_vdb.stores.reading_copy import reading_copy
 from m3_vdb.stores.waiting import Waiting, not_done, wait_for
 from m3_vdb.types import Document, Hit, M3Embedding, Scores
 
@@ -81,6 +82,7 @@ class MilvusStore(VectorStore):
         path: where milvus-lite keeps its files; None for a server.
         server: URL of the server, for messages.
         close: called once when the store is closed; by default ``client.close``.
+        read_only: refuse to write.
 
     Raises:
         CollectionNotFoundError: it does not exist, and may not be made (create=False, or no identity).
@@ -102,8 +104,10 @@ class MilvusStore(VectorStore):
         path: Path | None = None,
         server: str = "",
         close: Callable[[], object] | None = None,
+        read_only: bool = False,
     ) -> None:
         super().__init__()
+        self._read_only, create = read_only, create and not read_only
         self._collection = collection
         self._path = path
         self._server = server
@@ -121,7 +125,7 @@ class MilvusStore(VectorStore):
                 where=self._where,
             )
         self._open: Requests | None = Requests(calls, collection, self._opened)
-        self._own(close or client.close, folder=path)
+        self._own(close or client.close, folder=None if read_only else path)
 
     @property
     def identity(self) -> ModelIdentity:
@@ -344,6 +348,7 @@ def open_milvus(
     options: CollectionOptions,
     token: str | None,
     timeout: float,
+    read_only: bool = False,
 ) -> MilvusStore:
     """Open a collection; see ``m3_vdb.stores.open_store``.
 
@@ -357,8 +362,8 @@ def open_milvus(
         if isinstance(place, Folder):
             path, where = place.path, f"collection in {place.path}"
             if not path.is_file() and not is_database(path):
-                new_identity(identity, create=create, where=where)
-            lite = LiteServer(path)
+                new_identity(identity, create=create and not read_only, where=where)
+            lite = LiteServer(opened.enter_context(reading_copy(path)) if read_only and path.is_dir() else path)
             opened.callback(lite.stop)
             with mapped_errors(where):
                 client = MilvusClient(uri=lite.uri, dedicated=True)
@@ -376,6 +381,7 @@ def open_milvus(
             path=path,
             server="" if isinstance(place, Folder) else place.url,
             close=opened.close,
+            read_only=read_only,
         )
     except BaseException:
         opened.close()

@@ -39,7 +39,8 @@ from m3_vdb.stores.points import Point, batches, field_name, field_path, point_i
 from m3_vdb.stores.qdrant.collection import QdrantCollection
 from m3_vdb.stores.qdrant.edge_values import INDEXES, edge_filter, to_config, to_point, to_request
 from m3_vdb.stores.qdrant.requests import LATER_PASSAGES, Request, to_filter
-from m3_vdb.stores.qdrant.schema import QdrantCapabilities, check_schema, missing_indexes
+from m3_vdb.stores.qdrant.schema import STORAGE_OF, QdrantCapabilities, check_schema, missing_indexes
+from m3_vdb.stores.reading_copy import reading_copy
 from m3_vdb.stores.waiting import Waiting
 from m3_vdb.types import SparseVector
 
@@ -67,6 +68,7 @@ class QdrantEdgeStore(QdrantCollection):
         exact: pick the candidates by a full scan; False lets the engine use the HNSW graph that ``optimize`` builds.
             Scores are exact either way.
         options: how a *new* collection is made: storage, indexes, tenant, on_disk and bm25.
+        read_only: write nothing there, and let others read it meanwhile (``reading_copy``).
 
     Raises:
         ConfigError: an option that this store does not have.
@@ -83,10 +85,12 @@ class QdrantEdgeStore(QdrantCollection):
         create: bool = True,
         exact: bool = True,
         options: CollectionOptions = DEFAULT_OPTIONS,
+        read_only: bool = False,
     ) -> None:
         options.require_only(*_OPTIONS, where="a collection in a folder")
         super().__init__()
-        self._folder = Path(folder)
+        self._folder = files = Path(folder)
+        self._read_only, create = read_only, create and not read_only
         self._exact = exact
         self._unflushed = 0
         self._mutex = threading.RLock()
@@ -99,7 +103,9 @@ class QdrantEdgeStore(QdrantCollection):
                 self._folder.mkdir(parents=True, exist_ok=True)
             else:
                 open_identity(identity, metadata, where=self._where)  # nothing is left in a folder that is not ours
-            opened.callback(FolderLock(self._folder).release)
+            if read_only:
+                files = opened.enter_context(reading_copy(self._folder))
+            opened.callback(FolderLock(files).release)
             if metadata is None:
                 # Once more, now that no other process can be writing it.
                 metadata = read_metadata(self._folder)
@@ -108,12 +114,12 @@ class QdrantEdgeStore(QdrantCollection):
                 metadata = identity.as_metadata()
                 write_metadata(self._folder, metadata)
             self._identity = open_identity(identity, metadata, where=self._where)
-            shard = _load(self._folder, self._identity, options, new=new)
+            shard = _load(files, self._identity, options, new=new)
             opened.callback(shard.close)
             opened.callback(shard.flush)
             indexes = _make_indexes(shard, options, create=create)
             self._size = shard.info().points_count
-            has_bm25 = _has_bm25(self._folder)
+            has_bm25 = _has_bm25(files)
             if options.bm25 and create and not has_bm25:
                 shard.update(edge.UpdateOperation.create_sparse_vector(BM25, modifier=edge.Modifier.Idf))
                 has_bm25 = True
@@ -121,7 +127,7 @@ class QdrantEdgeStore(QdrantCollection):
             self._shard: edge.EdgeShard | None = shard
             if options.bm25 and create:
                 self._fill_words()
-            self._own(opened.pop_all().close, folder=self._folder)
+            self._own(opened.pop_all().close, folder=None if read_only else self._folder)
 
     @property
     def _url(self) -> str:
@@ -206,7 +212,8 @@ class QdrantEdgeStore(QdrantCollection):
 
     def _facts(self) -> Facts:
         with self._engine() as shard:
-            shard.flush()
+            if not self._read_only:
+                shard.flush()
             info = shard.info()
             config = _config(self._folder / _SHARD)
             later = shard.count(edge.CountRequest(exact=True, filter=edge_filter(LATER_PASSAGES)))
@@ -215,7 +222,7 @@ class QdrantEdgeStore(QdrantCollection):
             index=f"{info.indexed_vectors_count:,} vectors indexed, {info.segments_count} segments; dense candidates "
             f"by {'a full scan' if self._exact else 'the graph that optimize builds'}",
             options={
-                "storage": config["vectors"][MULTI_VECTOR].get("datatype") or "float32",
+                "storage": STORAGE_OF.get(config["vectors"][MULTI_VECTOR].get("datatype"), "float32"),
                 "indexes": dict(self._capabilities.indexes),
                 "bm25": self.has_bm25,
             },
@@ -231,7 +238,8 @@ class QdrantEdgeStore(QdrantCollection):
     def _disk_bytes(self) -> int | None:
         """Bytes that the folder's files take on disk, the write-ahead log included."""
         with self._engine() as shard:
-            shard.flush()
+            if not self._read_only:
+                shard.flush()
             return disk_bytes(self._folder)
 
     def _close(self) -> None:

@@ -23,6 +23,8 @@ MAX_MULTI_VECTOR_FLOATS: Final = 1024 * 1024
 """A server refuses a multi-vector of this many numbers or more (MAX_MULTIVECTOR_FLATTENED_LEN, Qdrant 1.10 to 1.19)."""
 DATATYPES: Final[dict[Storage, str]] = {"half": "turbo16", "quarter": "turbo8"}
 """turbo16 is ten times nearer to float32 than float16, at the same size."""
+STORAGE_OF: Final[dict[str, Storage]] = {**{name: storage for storage, name in DATATYPES.items()}, "float16": "half"}
+"""The inverse; other datatypes are float32."""
 _PRODUCTS: Final = ("Dot", "Cosine")
 """The same for unit vectors."""
 

@@ -25,6 +25,7 @@ from m3_vdb.stores.qdrant.collection import QdrantCollection
 from m3_vdb.stores.qdrant.requests import LATER_PASSAGES, Request, to_filter
 from m3_vdb.stores.qdrant.schema import (
     DATATYPES,
+    STORAGE_OF,
     QdrantCapabilities,
     check_schema,
     missing_indexes,
@@ -52,6 +53,7 @@ class QdrantStore(QdrantCollection):
         create: make the collection if it does not exist.
         exact: pick the candidates by a full scan, not by HNSW; slower and exact. Scores are exact either way.
         options: how a *new* collection is made.
+        read_only: refuse to write.
 
     Raises:
         ConfigError: the server forbids exact search, or is too old for an option.
@@ -69,8 +71,10 @@ class QdrantStore(QdrantCollection):
         create: bool = True,
         exact: bool = False,
         options: CollectionOptions = DEFAULT_OPTIONS,
+        read_only: bool = False,
     ) -> None:
         super().__init__()
+        self._read_only, create = read_only, create and not read_only
         self._client = client
         self._collection = collection
         self._calls = make_calls(client, collection)
@@ -286,7 +290,7 @@ class QdrantStore(QdrantCollection):
             index=f"{info.status.value}, {indexed:,} vectors indexed (HNSW) of {points:,} documents; dense candidates "
             f"by {'a full scan' if self._exact else 'HNSW where it is built'}",
             options={
-                "storage": able.multi_vector_datatype,
+                "storage": STORAGE_OF.get(able.multi_vector_datatype, "float32"),
                 "indexes": dict(able.indexes),
                 "shard_number": info.config.params.shard_number,
                 "replication_factor": info.config.params.replication_factor,

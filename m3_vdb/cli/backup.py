@@ -1,0 +1,54 @@
+"""``m3-vdb backup`` and ``restore``: a collection into a folder, and back into any store; the work is the stores'."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from m3_vdb.cli.options import GrpcOption, StoreOption
+from m3_vdb.cli.output import say
+from m3_vdb.cli.run import kept_place
+from m3_vdb.stores import open_store
+from m3_vdb.stores.backup import backup, check_backup, restore
+from m3_vdb.stores.options import STORAGES
+
+
+def backup_command(
+    folder: Annotated[Path, typer.Argument(help="New folder for the backup.")],
+    store: StoreOption,
+    grpc: GrpcOption = False,
+) -> None:
+    """Write a collection into a folder: documents, payloads, vectors, the model's identity, indexes, checksums."""
+    kept_place(store)
+    with open_store(store, identity=None, create=False, prefer_grpc=grpc) as opened:
+        made = backup(opened, folder)
+    say(f"{folder}: {made.documents:,} documents of {store}, model {made.identity.name}")
+
+
+def restore_command(
+    folder: Annotated[Path, typer.Argument(help="Folder that m3-vdb backup has written.")],
+    store: StoreOption,
+    check: Annotated[bool, typer.Option("--check", help="Only check that the backup is whole.")] = False,
+    into_existing: Annotated[
+        bool, typer.Option("--into-existing", help="The collection may hold documents; the same ids are replaced.")
+    ] = False,
+    storage: Annotated[
+        str | None, typer.Option(help=f"Storage of multi-vectors instead of the backup's: {', '.join(STORAGES)}.")
+    ] = None,
+    bm25: Annotated[
+        bool | None, typer.Option("--bm25/--no-bm25", help="Keep exact words, or not, whatever the backup has.")
+    ] = None,
+    grpc: GrpcOption = False,
+) -> None:
+    """Make a collection from a backup, on any store; nothing is encoded. A damaged backup is refused before that."""
+    kept_place(store)
+    if check:
+        whole = check_backup(folder)
+        say(f"{folder} is whole: {whole.documents:,} documents, model {whole.identity.name}, made {whole.time}")
+        return
+    changed: dict[str, Any] = {"storage": storage, "bm25": bm25}
+    options = {name: value for name, value in changed.items() if value is not None}
+    made = restore(folder, store, options=options, into_existing=into_existing, prefer_grpc=grpc)
+    say(f"{store}: {made.documents:,} documents from {folder}, model {made.identity.name}")
