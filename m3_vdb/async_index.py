@@ -83,6 +83,7 @@ class AsyncHybridIndex:
             prefer_grpc: use gRPC for a Qdrant server.
             grpc_port: port for gRPC; None for 6334 beside 6333.
             timeout: seconds to wait for a server's answer.
+            read_only: write nothing; of a folder, read a copy of it as it is now.
 
         Returns:
             The open index.

@@ -29,7 +29,7 @@ Rules:
   to 15 digits; an engine may round the last bit of longer ones.
 - **Dates** are text: ``2024-01-31``, or with a time ``2024-01-31T18:30`` (or a space for the T, and optional seconds).
   In a range of dates, a date is its first moment, and the time zone is UTC unless given. Other text, and numbers, match
-  no range of dates. Equality compares dates as text.
+  no range of dates. Equality compares dates as text. A range uses an index of type "datetime" where there is one.
 - ``{"lang": []}`` matches nothing, ``{"lang": {"$nin": []}}`` everything.
 """
 

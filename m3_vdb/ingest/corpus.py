@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from m3_vdb import streams
 from m3_vdb.errors import ConfigError, M3Error
+from m3_vdb.filters import read_date
 from m3_vdb.ingest.folder import PACKED, SUFFIXES, File, Folder, counted, is_collection, is_output, suffix
 from m3_vdb.ingest.readers import MARKDOWN, ContentIds, Reader, jsonl_rows, text_document
 from m3_vdb.ingest.rows import UNREADABLE, WRONG_COLUMNS, WRONG_TYPE, Fields, Rejected, Row, place, reject
@@ -32,6 +33,7 @@ _EXPECTED: Final = {
     "integer": "a whole number of 64 bits",
     "float": "a number such as 9.5",
     "bool": "true, false, 1 or 0",
+    "datetime": "a date such as 2024-01-31 or 2024-01-31T18:30:00+01:00",
 }
 
 
@@ -60,8 +62,8 @@ class Corpus:
         total_bytes: size of all files as they lie on disk; None if it is not known.
         bytes_read: bytes taken so far.
         notices: what the user should know, such as files that are left out: subject → sentence.
-        field_types: how cells of CSV and TSV are read: field → "integer", "float", "bool" or "keyword", as a collection
-            indexes it. Cells of other fields stay text.
+        field_types: how cells of CSV and TSV are read: field → "integer", "float", "bool", "datetime" or "keyword", as
+            a collection indexes it. Cells of other fields stay text.
     """
 
     def __init__(
@@ -300,4 +302,6 @@ def _cell_value(cell: str, kind: str) -> Any:  # noqa: ANN401 - a JSON value
         return value if value is not None and -(2**63) <= value < 2**63 else None
     if kind == "float":
         return number if _FLOAT.fullmatch(text) and abs(number := float(text)) < float("inf") else None
+    if kind == "datetime":
+        return text if read_date(text) is not None else None
     return _BOOLS.get(text.lower()) if kind == "bool" else cell or None

@@ -90,7 +90,8 @@ class M3DocumentStore:
             function, with which the store cannot be written to a file.
         meta_fields_to_embed: fields of ``meta`` that are encoded before the content, each on its own line.
         storage: how a new collection keeps multi-vectors: "float32", "half" or "quarter".
-        indexes: field of ``meta`` → "keyword", "integer", "float" or "bool", for faster filters in a new collection.
+        indexes: field of ``meta`` → "keyword", "integer", "float", "bool" or "datetime", for faster filters in a
+            new collection.
         long_documents: what to do with documents longer than the store's multi-vector limit: "error", "truncate",
             "pool" or "split". Documents that are split are counted once per passage.
         batch_size: documents encoded and stored together.

@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from m3_vdb.errors import ConfigError, DocumentError
-from m3_vdb.filters import And, AnyOf, DateRange, Exists, Expression, Not, Or, Range, field_values
+from m3_vdb.filters import And, AnyOf, DateRange, Exists, Expression, Not, Or, Range, field_values, read_date
 from m3_vdb.inputs import DocumentLike, plain_value, read_documents, surrogate
 from m3_vdb.marks import id_fault
 from m3_vdb.stores.options import IndexType
@@ -158,11 +158,14 @@ _TYPES: Final[dict[IndexType, tuple[tuple[type, ...], str]]] = {
     "integer": ((int,), "an integer"),
     "float": ((int, float), "a number"),
     "bool": ((bool,), "true or false"),
+    "datetime": ((str,), 'a date such as "2024-01-31T18:30:00+01:00"'),
 }
 """Index → the JSON values that it finds, and how messages call them."""
 
 
 def _is_of(value: object, kind: IndexType) -> bool:
+    if kind == "datetime":
+        return read_date(value) is not None
     return isinstance(value, _TYPES[kind][0]) and (kind == "bool" or not isinstance(value, bool))
 
 

@@ -16,8 +16,8 @@ from m3_vdb.weights import Weights
 Storage: TypeAlias = Literal["float32", "half", "quarter"]
 """How multi-vectors are kept, by size; docs/stores.md has what "half" and "quarter" do to scores."""
 STORAGES: Final[tuple[Storage, ...]] = get_args(Storage)
-IndexType: TypeAlias = Literal["keyword", "integer", "float", "bool"]
-"""What an indexed payload field holds."""
+IndexType: TypeAlias = Literal["keyword", "integer", "float", "bool", "datetime"]
+"""What an indexed payload field holds; "datetime" is text that is a date (``m3_vdb.filters``)."""
 INDEX_TYPES: Final[tuple[IndexType, ...]] = get_args(IndexType)
 
 

@@ -12,7 +12,7 @@ from m3_vdb.stores import CollectionOptions, open_store
 from m3_vdb.types import Document
 from tests.stores._corpus import IDENTITY, make_embeddings, make_queries
 
-TYPES = {"year": "integer", "price": "float", "ok": "bool", "lang": "keyword"}
+TYPES = {"year": "integer", "price": "float", "ok": "bool", "lang": "keyword", "at": "datetime"}
 
 
 @pytest.fixture(params=["edge", "rest", "milvus-lite", "milvus-stub"])
@@ -54,6 +54,8 @@ REFUSED = [
     ({"price": False}, "'price' holds false"),
     ({"ok": "true"}, r"'ok' holds \"true\".*store true or false"),
     ({"ok": 1}, "'ok' holds 1"),
+    ({"at": "yesterday"}, r"'at' holds \"yesterday\".*store a date such as"),
+    ({"at": 2024}, "'at' holds 2024"),
     ({"lang": 7}, "'lang' holds 7.*store a text"),
 ]
 
@@ -71,12 +73,14 @@ def test_values_of_the_declared_types_are_kept(reopen):
     fine = [
         {"year": 2004, "price": 9.5, "ok": True, "lang": "de"},
         {"year": [2004, 2005], "price": [1, 2.5], "ok": [True, False], "lang": ["de", "en"]},
+        {"at": "2024-01-31"},
+        {"at": ["2024-01-31T18:30:00+01:00", "2024-02-29 01:02"]},
         {"year": None, "price": [], "lang": [None]},
         {"else": "2004"},
     ]
     with reopen(**TYPES) as store:
         put(store, *fine)
-        assert [document.payload for document in store.get(["d0", "d1", "d2", "d3"])] == fine
+        assert [document.payload for document in store.get([f"d{i}" for i in range(len(fine))])] == fine
 
 
 FOUND = [

@@ -18,6 +18,7 @@ INDEXES: Final[dict[IndexType, Any]] = {
     "integer": edge.PayloadSchemaType.Integer,
     "float": edge.PayloadSchemaType.Float,
     "bool": edge.PayloadSchemaType.Bool,
+    "datetime": edge.PayloadSchemaType.Datetime,
 }
 """What the engine calls the types of indexes."""
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from m3_vdb.encoding.identity import ModelIdentity
 from m3_vdb.errors import CollectionMismatchError
-from m3_vdb.filters import And, AnyOf, Expression, Not, Or, Range
+from m3_vdb.filters import And, AnyOf, DateRange, Expression, Not, Or, Range
 from m3_vdb.stores.options import BM25, DENSE, MULTI_VECTOR, SPARSE, CollectionOptions, IndexType, Storage
 from m3_vdb.stores.points import field_name
 
@@ -115,7 +115,7 @@ def missing_indexes(options: CollectionOptions, present: Collection[str | None])
 def helpful_indexes(condition: Expression, present: Collection[str]) -> dict[str, IndexType]:
     """Payload field → type of the index that a filter would use if there were one.
 
-    Not for dates, which have no index here, nor for fields of objects, whose index would be of the dotted name.
+    Not for fields of objects, whose index would be of the dotted name.
     """
     if isinstance(condition, (And, Or)):
         parts = [helpful_indexes(part, present) for part in condition.parts]
@@ -124,9 +124,8 @@ def helpful_indexes(condition: Expression, present: Collection[str]) -> dict[str
         return helpful_indexes(condition.part, present)
     if condition.key in present or "." in condition.key:
         return {}
-    if isinstance(condition, Range):
-        bounds = [bound for bound in (condition.gt, condition.gte, condition.lt, condition.lte) if bound is not None]
-        return {condition.key: "integer" if all(float(bound).is_integer() for bound in bounds) else "float"}
+    if isinstance(condition, (Range, DateRange)):
+        return {condition.key: _kind_of_range(condition)}
     if not isinstance(condition, AnyOf):
         return {}
     kinds: tuple[tuple[object, IndexType], ...] = (
@@ -136,6 +135,13 @@ def helpful_indexes(condition: Expression, present: Collection[str]) -> dict[str
         (condition.integers, "integer"),
     )
     return {condition.key: next(kind for values, kind in kinds if values)} if any(one for one, _ in kinds) else {}
+
+
+def _kind_of_range(condition: Range | DateRange) -> IndexType:
+    if isinstance(condition, DateRange):
+        return "datetime"
+    bounds = [bound for bound in (condition.gt, condition.gte, condition.lt, condition.lte) if bound is not None]
+    return "integer" if all(float(bound).is_integer() for bound in bounds) else "float"
 
 
 def index_advice(name: str, kind: IndexType, store: str) -> str:
