@@ -35,7 +35,7 @@ _KINDS: Final = {
     b"\x89PNG": "a PNG image",
     b"\xff\xd8\xff": "a JPEG image",
     b"GIF8": "a GIF image",
-    b"%PDF-": "a PDF document: extract its text first",
+    b"%PDF-": "a PDF document: name it .pdf, or pass --format pdf",
     b"PK\x03\x04": "a ZIP archive (as Excel and Word files are): unpack it, or save it as CSV",
     b"PAR1": "a Parquet file: name it .parquet, or pass --format parquet",
     b"SQLite format 3\x00": "a SQLite database: export its rows first",

@@ -12,17 +12,36 @@ from pathlib import Path
 from typing import Any, Final
 
 from m3_vdb import streams
-from m3_vdb.errors import ConfigError, M3Error
+from m3_vdb.errors import ConfigError, M3Error, MissingExtraError
 from m3_vdb.filters import read_date
-from m3_vdb.ingest.folder import PACKED, SUFFIXES, File, Folder, counted, is_collection, is_output, suffix
+from m3_vdb.ingest.folder import (
+    PACKED,
+    SUFFIXES,
+    WHOLE_FILES,
+    File,
+    Folder,
+    counted,
+    is_collection,
+    is_output,
+    is_readable,
+    suffix,
+)
 from m3_vdb.ingest.readers import MARKDOWN, ContentIds, Reader, jsonl_rows, text_document
 from m3_vdb.ingest.rows import UNREADABLE, WRONG_COLUMNS, WRONG_TYPE, Fields, Rejected, Row, place, reject
 from m3_vdb.ingest.tables import csv_rows, parquet_rows, tsv_rows
 from m3_vdb.inputs import read_paths
 
 LINE_FORMATS: Final[dict[str, Reader]] = {"jsonl": jsonl_rows, "csv": csv_rows, "tsv": tsv_rows}
-FORMATS: Final = ("auto", "jsonl", "csv", "tsv", "parquet", "text", "beir")
-_NAMES: Final = {"jsonl": "JSONL", "csv": "CSV", "tsv": "TSV", "parquet": "Parquet", "text": "texts"}
+FORMATS: Final = ("auto", "jsonl", "csv", "tsv", "parquet", "text", "html", "pdf", "beir")
+_NAMES: Final = {
+    "jsonl": "JSONL",
+    "csv": "CSV",
+    "tsv": "TSV",
+    "parquet": "Parquet",
+    "text": "texts",
+    "html": "HTML",
+    "pdf": "PDF",
+}
 _CELLS: Final = ("csv", "tsv")
 _BEIR: Final = "corpus.jsonl"
 _DEFAULT: Final = Fields()
@@ -45,8 +64,8 @@ class Corpus:
 
     Args:
         paths: files; pipes; ``-`` for standard input; folders, whose files are read by their suffixes: JSONL, CSV, TSV
-            and Parquet row by row, texts as one document each, its id the relative path. A folder of a BEIR collection
-            is its ``corpus.jsonl``.
+            and Parquet row by row, texts, HTML and PDF as one document each, its id the relative path. A folder of a
+            BEIR collection is its ``corpus.jsonl``.
         format: one of ``FORMATS``; "auto" goes by the suffix, of standard input and pipes it is "jsonl".
         fields: which fields of a row make the document.
         include: patterns as ``*.html`` or ``guide/*``: of folders, only files that fit one are read, as texts where
@@ -172,7 +191,7 @@ class Corpus:
                 self.total_bytes += path.stat().st_size
             if path.suffix.lower() == ".zst":
                 streams.require_zstd()
-            if file.format == "text":
+            if file.format in WHOLE_FILES:
                 path.open("rb").close()
             else:
                 next(self._rows(file), None)
@@ -205,13 +224,13 @@ class Corpus:
                 yield item
         except streams.damage() as error:
             where = place(file.path, line + 1)
-            id = file.id if file.format == "text" else None
+            id = file.id if file.format in WHOLE_FILES else None
             yield Rejected(where, _about(error), UNREADABLE, file=file.path, line=line + 1, id=id)
         except ConfigError as error:
             if not file.found:
                 raise
             yield Rejected(place(file.path, 1), str(error), WRONG_COLUMNS, file=file.path, line=1)
-        if rows and not texts and file.format != "text":
+        if rows and not texts and file.format not in WHOLE_FILES:
             wanted = " or ".join(map(repr, self._fields.text))
             self._note("texts", f"{file.path}: no row has a text ({wanted}), only titles are there: --text-field NAME?")
 
@@ -223,12 +242,14 @@ class Corpus:
             yield from parquet_rows(path, self._fields, self._on_bytes_read, self._note)
             return
         with streams.open_stream(source.path, self._on_bytes_read, note=partial(self._note, source.path)) as file:
-            if source.format == "text":
-                yield text_document(file, source.path, self._fields, id=source.id, markdown=suffix(path) in MARKDOWN)
+            if source.format in WHOLE_FILES:
+                is_markdown = source.format == "text" and suffix(path) in MARKDOWN
+                kind = "markdown" if is_markdown else source.format
+                yield text_document(file, source.path, self._fields, id=source.id, kind=kind)
                 return
-            kind = streams.foreign(streams.peek(file))
-            if kind is not None:
-                raise streams.DamagedError(f"is {kind}")
+            foreign = streams.foreign(streams.peek(file))
+            if foreign is not None:
+                raise streams.DamagedError(f"is {foreign}")
             yield from LINE_FORMATS[source.format](file, source.path, self._fields, self._note)
 
 
@@ -262,6 +283,8 @@ def _source(path: str, *, format: str, include: tuple[str, ...], exclude: tuple[
         raise ConfigError(
             f"{path}: the suffix says no format; expected {', '.join(SUFFIXES)} (also .gz, .zst), or --format"
         )
+    if not is_readable(known):
+        raise MissingExtraError(f"{path} ({_NAMES[known]})", extra="readers")
     return File(path, "jsonl" if known == "beir" else known, place.name)
 
 

@@ -17,6 +17,7 @@ from typing import Final
 from m3_vdb import streams
 from m3_vdb.ingest.ledger import APPLICATION_ID
 from m3_vdb.ingest.readers import MARKDOWN
+from m3_vdb.ingest.rich_text import PACKAGES, is_installed
 from m3_vdb.ingest.rows import LETTER_FIELDS
 from m3_vdb.stores.folder import IDENTITY_FILE, LOCK_FILE
 
@@ -26,8 +27,13 @@ SUFFIXES: Final = {
     ".csv": "csv",
     ".tsv": "tsv",
     ".parquet": "parquet",
+    **dict.fromkeys((".html", ".htm", ".xhtml"), "html"),
+    ".pdf": "pdf",
     **dict.fromkeys((".txt", ".text", ".rst", ".adoc", ".asciidoc", ".org", ".tex", *MARKDOWN), "text"),
 }
+WHOLE_FILES: Final = ("text", *PACKAGES)
+"""Formats whose files are one document each."""
+LACKS_EXTRA: Final = " without m3-vdb[readers]"
 PACKED: Final = ("", ".gz", ".zst")
 _SQLITE: Final = b"SQLite format 3\x00"
 _LETTER: Final = b'{"file": '
@@ -100,7 +106,8 @@ class Folder:
                 name = f"{before}{path.name}"
                 format = self._format(path, name)
                 if format is None:
-                    left[suffix(path) or "without a suffix"] += 1
+                    lacks = not is_readable(SUFFIXES.get(suffix(path), "")) and self.format == "auto"
+                    left[f"{suffix(path) or 'without a suffix'}{LACKS_EXTRA if lacks else ''}"] += 1
                 else:
                     yield File(str(path), format, name, found=True)
 
@@ -109,6 +116,8 @@ class Folder:
         if _matches(name, self.exclude) or (self.include and not included):
             return None
         known = SUFFIXES.get(suffix(path))
+        if known is not None and not is_readable(known):
+            known = None
         if self.format not in ("auto", "text"):
             return self.format if included or known == self.format else None
         if self.format == "auto" and known is not None:
@@ -116,6 +125,11 @@ class Folder:
         if known == "text" or included:
             return "text"
         return "text" if (self.format == "text" or not suffix(path)) and _is_text(path) else None
+
+
+def is_readable(format: str) -> bool:
+    """Whether what reads a format is installed, as far as it is looked for before a file is opened."""
+    return format not in PACKAGES or is_installed(format)
 
 
 def suffix(path: Path) -> str:

@@ -14,6 +14,7 @@ from typing import BinaryIO, Final
 
 from m3_vdb import streams
 from m3_vdb.ingest.ledger import Ledger
+from m3_vdb.ingest.rich_text import MAX_PDF_BYTES, PACKAGES, read_html, read_pdf
 from m3_vdb.ingest.rows import NOT_JSON, NOT_UTF8, TOO_LARGE, WRONG_TYPE, Fields, Note, Rejected, Row, RowError, place
 from m3_vdb.jsonl import read_json_object
 from m3_vdb.types import Document
@@ -102,7 +103,7 @@ def decode(data: bytes) -> str:
         raise RowError(NOT_UTF8, f"not UTF-8 at byte {error.start}") from None
 
 
-def text_document(file: BinaryIO, name: str, fields: Fields, *, id: str, markdown: bool = False) -> Row | Rejected:
+def text_document(file: BinaryIO, name: str, fields: Fields, *, id: str, kind: str = "text") -> Row | Rejected:
     """A whole file as one document.
 
     Args:
@@ -110,17 +111,21 @@ def text_document(file: BinaryIO, name: str, fields: Fields, *, id: str, markdow
         name: its path, for messages.
         fields: only says what an empty text is.
         id: the document's id.
-        markdown: front matter is left out, and a heading is the title.
+        kind: "text"; "markdown", whose front matter is left out, and a heading is the title; "html" or "pdf".
     """
+    most = MAX_PDF_BYTES if kind == "pdf" else streams.MAX_ROW_BYTES
     data = file.read(_AT_FIRST)  # so that a short file does not cost a buffer for the longest one
     if len(data) == _AT_FIRST:
-        data += file.read(streams.MAX_ROW_BYTES + 1 - _AT_FIRST)
-    if len(data) > streams.MAX_ROW_BYTES:
+        data += file.read(most + 1 - _AT_FIRST)
+    if len(data) > most:
         return replace(too_large(name, 1, data), id=id)
 
     def document() -> Document:
-        text = decode(data)
-        title, text = split_markdown(text) if markdown else ("", text)
+        if kind in PACKAGES:
+            title, text = read_html(data) if kind == "html" else read_pdf(data)
+        else:
+            text = decode(data)
+            title, text = split_markdown(text) if kind == "markdown" else ("", text)
         return fields.document({fields.id[0]: id, fields.title: title, fields.text[0]: text})
 
     found = made(document, name, 1, None)
