@@ -55,7 +55,9 @@ OverlapOption = Annotated[int, typer.Option(help="Passage overlap in tokens (spl
 
 CorpusArgument = Annotated[
     list[str],
-    typer.Argument(help='Files, folders, pipes, or "-": JSONL, CSV, TSV, Parquet (also .gz, .zst), texts, BEIR.'),
+    typer.Argument(
+        help='Files, folders, pipes, or "-": JSONL, CSV, TSV, Parquet (also .gz, .zst), texts, HTML, PDF, BEIR'
+    ),
 ]
 FormatOption = Annotated[str, typer.Option("--format", help=f"{', '.join(FORMATS)}.")]
 IncludeOption = Annotated[

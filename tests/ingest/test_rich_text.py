@@ -158,6 +158,6 @@ def test_a_folder_as_people_have_them(folder, tmp_path, capfd):
 def test_without_the_extra_they_are_left_out_and_named(folder, monkeypatch):
     monkeypatch.setattr("m3_vdb.ingest.rich_text.find_spec", lambda _name: None)
     (notice,) = Corpus([folder]).notices.values()
-    assert "reading 1 texts; left out: 4 .pdf without m3-vdb[readers], 1 .docx, 1 .htm" in notice
+    assert "reading 1 texts; left out: 4 .pdf without m3-vdb[readers], 1 .html without m3-vdb[readers], 1 " in notice
     with pytest.raises(MissingExtraError, match=r"b\.html \(HTML\) needs .*pip install 'm3-vdb\[readers\]'"):
         Corpus([folder / "b.html"])
