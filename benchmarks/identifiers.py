@@ -5,8 +5,8 @@ that only the identifier tells them apart; half of the identifiers differ from t
 lie in one store, so the kinds are distractors of each other. Fewer candidates stand for a larger collection: 20 of 300
 alike are as few as 200 of 3,000. With COLLECTION (``long_documents`` of
 ``benchmarks.debian``) real ones follow: paragraphs of its English documents, and the options, paths, functions and
-constants that stand in exactly one of them. Every identifier is asked for as it is and in a question. The last line is
-one JSON object.
+constants that stand in exactly one of them. Every identifier is asked for as it is and in a question; "exact words" has
+bm25 as a fourth part. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import re
 import string
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from operator import contains
 from statistics import fmean, median
@@ -26,7 +26,7 @@ from typing import Annotated, Final
 import typer
 
 from benchmarks.common import text_table
-from m3_vdb import M3EmbeddingFunction, open_store
+from m3_vdb import PRESETS, CollectionOptions, M3EmbeddingFunction, bm25_query, open_store
 from m3_vdb.evaluation import open_collections
 from m3_vdb.evaluation.bm25 import BM25
 from m3_vdb.stores import DEFAULT_CANDIDATES, VectorStore
@@ -37,6 +37,8 @@ from m3_vdb.weights import Weights
 LIMIT: Final = 10
 SOURCES: Final[tuple[Source, ...]] = ("dense", "union")
 BATCH: Final = 512
+WITH_EXACT_WORDS: Final = replace(PRESETS["default"], bm25=1.5)
+"""1.5 is the best of the dev queries of ``benchmarks.exact_words`` (docs/log.md)."""
 NEAR_ZERO: Final = 0.01
 """A lexical weight that finds nothing: words of content have .2 to .3."""
 QUESTIONS: Final = {"alone": "{}", "in a question": "Where can I read about {}?"}
@@ -160,6 +162,12 @@ def searches(
             for most in candidates
             for source in SOURCES
         },
+        **{
+            f"exact words {most}": partial(
+                store.rank, limit=min(LIMIT, most), candidates=most, weights=WITH_EXACT_WORDS
+            )
+            for most in candidates
+        },
         "sparse alone": partial(store.rank, limit=LIMIT, source="sparse", weights=Weights(0, 1, 0)),
     }
 
@@ -168,7 +176,7 @@ def measure(embed: M3EmbeddingFunction, test: TestSet, candidates: Sequence[int]
     """Of each kind and form of query: the share whose document is found, by each way to search."""
     ids, results = list(test.texts), dict[str, dict[str, float]]()
     bm25 = BM25(test.texts.values())
-    with open_store("memory://", embed) as store:
+    with open_store("memory://", embed, options=CollectionOptions(bm25=True)) as store:
         for start in range(0, len(ids), BATCH):
             batch = [Document(i, test.texts[i]) for i in ids[start : start + BATCH]]
             store.upsert(batch, embed.encode_documents([one.text for one in batch]))
@@ -176,7 +184,8 @@ def measure(embed: M3EmbeddingFunction, test: TestSet, candidates: Sequence[int]
             weights = lexical_weights(embed, list(wanted))
             for form, question in QUESTIONS.items():
                 texts, answers = [question.format(name) for name in wanted], list(wanted.values())
-                asked = list(embed.encode_queries(texts))
+                encoded = embed.encode_queries(texts)
+                asked = [replace(one, bm25=bm25_query(text)) for one, text in zip(encoded, texts, strict=True)]
                 ranked = {
                     name: [[i for i, _ in search(query)] for query in asked]
                     for name, search in searches(store, candidates).items()
