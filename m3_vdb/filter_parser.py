@@ -100,6 +100,11 @@ def _field(name: object, value: object) -> list[Expression]:
 
 def _inner(key: str, name: object, value: object) -> list[Expression]:
     """The conditions on a field of an object."""
+    if name in _WORDS:
+        raise ConfigError(
+            f"filter {key!r}: {name} is no filter: each engine splits words in its own way, and would find something "
+            f"else; words of title and text are found by a search (exact ones by the weight bm25)"
+        )
     if name in _UNKNOWN or str(name).startswith("$"):
         meant = f" (here {_UNKNOWN[name]}; a field of that name is '{key}.{name}')" if name in _UNKNOWN else ""
         raise ConfigError(f"filter {key!r}: unknown operator {name!r}; expected {_EXPECTED}{meant}")
@@ -208,4 +213,5 @@ SIGNS: Final = {
 }
 _UNKNOWN: Final[dict[Any, str]] = {**SIGNS, **{name[1:]: name for name in (*_BOUNDS, *_OPERATORS)}}
 """Spellings that are not operators → the operator that is meant."""
+_WORDS: Final = ("$text", "$match")
 LIST_OPERATORS: Final = {"$eq": "$in", "$ne": "$nin"}

@@ -55,6 +55,10 @@ def test_ingest_then_search_then_info(corpus: Path, tmp_path: Path, tiny_bundle:
     assert "mean of each token's best similarity" in shown
     info = m3_vdb("info", "--store", store, "--model", tiny_bundle).stdout
     assert "3 documents, made by this model" in info
+    assert re.search(r"languages +de 1, en 1, zh 1\n", info)
+    assert re.search(r"last run +command ingest, documents 3, rejected 0, time 2", info)
+    whole = json.loads(m3_vdb("info", "--store", store, "--model", tiny_bundle, "--json", "--read-only").stdout)
+    assert (whole["collection"]["documents"], whole["collection"]["last_run"]["command"]) == (3, "ingest")
 
 
 def test_filters_understand_numbers_and_any_of(corpus: Path, tmp_path: Path, tiny_bundle: Path) -> None:

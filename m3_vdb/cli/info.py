@@ -66,6 +66,8 @@ def _collection(found: CollectionDescription, model: ModelIdentity) -> Iterator[
     yield "index", found.index
     yield "options", _counted(found.options)
     yield "engine", _counted(found.engine)
+    if found.last_run:
+        yield "last run", _counted(found.last_run)
 
 
 def _counted(facts: Any) -> str:  # noqa: ANN401 - a mapping of plain values

@@ -26,7 +26,7 @@ from m3_vdb.ingest.corpus import Corpus
 from m3_vdb.ingest.ledger import Ledger
 from m3_vdb.ingest.prepare import Encoder, Preparer
 from m3_vdb.ingest.ray_engine import RayEngine
-from m3_vdb.ingest.report import IngestReport, Measured, Progress
+from m3_vdb.ingest.report import IngestReport, Measured, Progress, note_run
 from m3_vdb.ingest.run import Run
 from m3_vdb.inputs import DocumentLike, read_path, whole_number
 from m3_vdb.retry import Retry
@@ -170,6 +170,7 @@ def ingest(
             progress,
         )
         ledger.close(done=not report.interrupted)
+        note_run(store, "ingest", report, interrupted=report.interrupted)
     finally:
         ledger.close(done=not ledger.checkpoint.rows)  # a checkpoint that says nothing is none
         if letters is not None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from typing import Any, Final, Protocol, runtime_checkable
 
 from m3_vdb.ingest.rows import DUPLICATE, Rejected
+from m3_vdb.stores import VectorStore
 
 REJECTED_KEPT: Final = 10_000
 """Rejected rows that a report holds itself; all are counted, and all are in the dead-letter file."""
@@ -23,6 +25,14 @@ class Measured(Protocol):
 
     total_bytes: int | None
     bytes_read: int
+
+
+def note_run(store: VectorStore, command: str, report: IngestReport, *, interrupted: bool, **more: str) -> None:
+    """Note with a collection the run that ended; not one that was interrupted."""
+    if not interrupted:
+        numbers = {"documents": report.documents, "rejected": report.rejected_count}
+        time = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        store.note_run({"command": command, **more, **numbers, "time": time})
 
 
 @dataclass(frozen=True, slots=True)

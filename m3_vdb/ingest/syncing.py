@@ -30,7 +30,7 @@ from m3_vdb.ingest.batch import Item, read_items, split_rows, text_hash
 from m3_vdb.ingest.corpus import Corpus
 from m3_vdb.ingest.pipeline import BATCH_DOCUMENTS, awaited, ingest
 from m3_vdb.ingest.plan import AT_ONCE, Comparison, SyncPlan, document_of
-from m3_vdb.ingest.report import IngestReport, Progress
+from m3_vdb.ingest.report import IngestReport, Progress, note_run
 from m3_vdb.ingest.rows import Rejected
 from m3_vdb.inputs import DocumentLike, read_path
 from m3_vdb.retry import Retrier, Retry
@@ -176,6 +176,7 @@ def sync(
             if not stop.is_set():
                 retrier.call(store.delete, ids)
         report.interrupted = report.ingest.interrupted or stop.is_set()
+        note_run(store, "sync", report.ingest, interrupted=report.interrupted, source=source)
         return report
 
 

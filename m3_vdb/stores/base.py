@@ -26,8 +26,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from m3_vdb.encoding.identity import ModelIdentity
 from m3_vdb.errors import CollectionNotFoundError, ConfigError, StoreError
@@ -460,6 +461,17 @@ class VectorStore(ProcessBound):
         self._check_process()
         return self._facts()
 
+    def note_run(self, run: Mapping[str, Any]) -> None:
+        """Note with the collection what the last ingest or sync was, for ``facts``; not where the store refuses.
+
+        Args:
+            run: plain JSON values.
+        """
+        self._check_process()
+        if not self._read_only:
+            with suppress(StoreError):  # a key may be allowed to write documents alone
+                self._note_run(run)
+
     def sample(self, number: int) -> list[Document]:
         """Some documents, at most ``number``; the same as long as nothing changes."""
         self._check_process()
@@ -512,6 +524,9 @@ class VectorStore(ProcessBound):
 
     @abstractmethod
     def _facts(self) -> Facts: ...
+
+    def _note_run(self, run: Mapping[str, Any]) -> None:
+        """Nothing, for a store that keeps no notes."""
 
     def _sample(self, number: int) -> list[Document]:
         return next(self._documents(number, None), [])

@@ -49,6 +49,8 @@ class CollectionDescription:
         index: state of the indexes.
         options: how the collection was made.
         engine: what keeps it, its version, and what it can do.
+        last_run: the last ingest or sync that ended: "command", "source" of a sync, "documents" that it wrote,
+            "rejected", "time" (UTC); {} if none was noted.
     """
 
     model: ModelIdentity
@@ -62,6 +64,7 @@ class CollectionDescription:
     index: str
     options: Mapping[str, Any]
     engine: Mapping[str, Any]
+    last_run: Mapping[str, Any]
 
     def as_dict(self) -> dict[str, Any]:
         """The description as plain JSON values."""
@@ -93,6 +96,7 @@ def describe(store: VectorStore) -> CollectionDescription:
         index=facts.index,
         options=facts.options,
         engine=facts.engine,
+        last_run=facts.last_run,
     )
 
 
@@ -104,9 +108,10 @@ def _languages(store: VectorStore, read: Sequence[Document], passages: int) -> t
     if names and store.is_server and passages > SCAN_AT_MOST and LANGUAGE_FIELD not in store.field_types:
         return {}, f"not counted: the field has no index (m3-vdb create --index {LANGUAGE_FIELD}=keyword makes one)"
     try:
-        return {name: store.count({LANGUAGE_FIELD: name}) for name in names}, ""
+        counts = {name: store.count({LANGUAGE_FIELD: name}) for name in names}
     except StoreError as error:  # a server's strict mode refuses filters without an index
         return {}, f"not counted: {error}"
+    return dict(sorted(counts.items(), key=lambda one: (-one[1], one[0]))), ""
 
 
 def _estimate(store: VectorStore, read: Sequence[Document], passages: int) -> dict[str, int]:

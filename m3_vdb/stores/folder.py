@@ -11,7 +11,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Final, TypeVar
@@ -22,7 +22,10 @@ from m3_vdb.stores.process import is_open_here
 IDENTITY_FILE: Final = "m3.json"
 LOCK_FILE: Final = "m3.lock"
 _UNFINISHED: Final = f"{IDENTITY_FILE}.tmp"
-OUR_FILES: Final = frozenset({IDENTITY_FILE, LOCK_FILE, _UNFINISHED})
+RUN_FILE: Final = "m3.run.json"
+"""The last ingest or sync."""
+_UNFINISHED_RUN: Final = f"{RUN_FILE}.tmp"
+OUR_FILES: Final = frozenset({IDENTITY_FILE, LOCK_FILE, RUN_FILE, _UNFINISHED, _UNFINISHED_RUN})
 RESTORE: Final = "restore the folder from a copy, or ingest into a new one"
 """What to do about an incomplete collection."""
 _READ_ONLY: Final = "even to read a collection its engine must write there: make the folder writable, or copy it"
@@ -194,6 +197,21 @@ def read_metadata(folder: Path) -> dict[str, Any] | None:
     except ValueError as error:
         raise CollectionMismatchError(f"{folder / IDENTITY_FILE} is damaged ({error}): {RESTORE}") from None
     return dict(metadata) if isinstance(metadata, dict) else {}
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """The last ingest or sync that was noted; {} for none."""
+    try:
+        return dict(json.loads((folder / RUN_FILE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def write_run(folder: Path, run: Mapping[str, Any]) -> None:
+    """Note the last ingest or sync."""
+    temporary = folder / _UNFINISHED_RUN
+    temporary.write_text(json.dumps(dict(run)), encoding="utf-8")
+    temporary.replace(folder / RUN_FILE)
 
 
 def write_metadata(folder: Path, metadata: dict[str, Any]) -> None:

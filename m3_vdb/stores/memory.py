@@ -7,8 +7,9 @@ filters and fusion.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -65,6 +66,7 @@ class MemoryStore(VectorStore):
         super().__init__()
         self._identity = identity
         self._has_bm25 = bm25
+        self._last_run: Mapping[str, Any] = {}
         self._rows: dict[str, _Row] | None = {}
         self._index: _Searchable | None = None  # made by the first query after a change
         self._lock = threading.RLock()
@@ -121,7 +123,11 @@ class MemoryStore(VectorStore):
             index="none: every search scans all vectors",
             options={"bm25": self._has_bm25},
             engine={"name": "memory", "exact_candidates": True, "fusion": "client"},
+            last_run=self._last_run,
         )
+
+    def _note_run(self, run: Mapping[str, Any]) -> None:
+        self._last_run = dict(run)
 
     def _matching(self, condition: Expression) -> list[str]:
         return [i for i, row in self._open_rows().items() if matches(row.document.payload, condition)]

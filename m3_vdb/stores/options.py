@@ -103,6 +103,7 @@ class Facts:
         options: how it was made, by the names of ``CollectionOptions``.
         engine: "name", "version", and what it can do.
         bytes: part → bytes on disk; None if the engine cannot say.
+        last_run: what ``note_run`` has noted; {} for nothing.
     """
 
     later_passages: int
@@ -110,6 +111,7 @@ class Facts:
     options: Mapping[str, Any]
     engine: Mapping[str, Any]
     bytes: Mapping[str, int] | None = None
+    last_run: Mapping[str, Any] = field(default_factory=dict)
 
 
 DEFAULT_CANDIDATES: Final = 200

@@ -54,3 +54,18 @@ def test_options_of_a_folder(tmp_path):
     assert told.options["bm25"] is True
     assert told.options["indexes"] == {"year": "integer"}
     assert told.options["storage"] == "half"
+
+
+def test_the_last_run_is_noted(backend, tmp_path):
+    if backend.name in ("rest", "grpc", "rest-strict", "rest-shards"):
+        pytest.skip("the stub servers keep no metadata of later")
+    run = {"command": "sync", "source": "notes", "documents": 3, "rejected": 0, "time": "2026-11-29T10:00:00+00:00"}
+    with backend.open(IDENTITY) as store:
+        assert describe(store).last_run == {}
+        store.note_run({"command": "ingest"})
+        store.note_run(run)
+        assert describe(store).last_run == run
+    if backend.keeps:
+        with backend.open(IDENTITY, read_only=True) as store:
+            store.note_run({})
+            assert describe(store).last_run == run

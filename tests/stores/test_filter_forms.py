@@ -51,6 +51,7 @@ def test_what_is_meant_is_read(given, meant):
         ({"year": {"gte": 2000}}, r"unknown operator 'gte'.*here \$gte; a field of that name is 'year.gte'"),
         ({"year": {">=": 2000}}, r"unknown operator '>='.*here \$gte"),
         ({"lang": {"==": "de"}}, r"unknown operator '=='.*here \$eq"),
+        ({"lang": {"$text": "d"}}, r"\$text is no filter: each engine splits words in its own way"),
         ({"lang": {"$regex": "d"}}, r"unknown operator '\$regex'; expected \$gt"),
         ({"lang": {"$eq": ["de"]}}, r"\$eq expected one value.*\$in takes a list"),
         ({"meta": {7: 1}}, "field 7"),

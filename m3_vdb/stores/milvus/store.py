@@ -58,6 +58,8 @@ from m3_vdb.types import Document, Hit, M3Embedding, Scores
 
 COLLECTION_IN_FILE: Final = "m3"
 """A file holds one collection, as a folder of Qdrant's engine does."""
+RUN_PROPERTY: Final = "m3.run"
+"""The last ingest or sync."""
 LATER_PASSAGES: Final = f'{NUMBERS}["{MARKS_FIELD}"]["passage"][0] > 1'
 """What is the second or a further passage of a document (``m3_vdb.marks``)."""
 MAX_REQUEST_BYTES: Final = 16 * 1024 * 1024
@@ -241,13 +243,20 @@ class MilvusStore(VectorStore):
         with mapped_errors(self._where):
             later = requests.count(LATER_PASSAGES)
             index = requests.client.describe_index(self._collection, DENSE) or {}
+            found = requests.client.describe_collection(self._collection)
         waiting = index.get("pending_index_rows") or 0
         return Facts(
             later_passages=later,
             index=f"{index.get('index_type')} of dense vectors, {waiting:,} rows wait for it",
             options={"storage": "half" if opened.half else "float32", "indexes": dict(opened.types), "bm25": False},
             engine={"name": "milvus-lite" if opened.is_lite else "milvus", "version": able.server, **asdict(able)},
+            last_run=json.loads((found.get("properties") or {}).get(RUN_PROPERTY) or "{}"),
         )
+
+    def _note_run(self, run: Mapping[str, Any]) -> None:
+        client = self._requests().client
+        with mapped_errors(self._where), self._writing:
+            client.alter_collection_properties(self._collection, {RUN_PROPERTY: json.dumps(dict(run))})
 
     def _sample(self, number: int) -> list[Document]:
         requests = self._requests()

@@ -32,7 +32,9 @@ from m3_vdb.stores.folder import (
     disk_bytes,
     mapped_os_errors,
     read_metadata,
+    read_run,
     write_metadata,
+    write_run,
 )
 from m3_vdb.stores.options import BM25, DEFAULT_OPTIONS, MULTI_VECTOR, CollectionOptions, Facts
 from m3_vdb.stores.points import Point, batches, field_name, field_path, point_id
@@ -232,8 +234,13 @@ class QdrantEdgeStore(QdrantCollection):
                 "exact_candidates": self._exact,
                 "fusion": "engine",
             },
+            last_run=read_run(self._folder),
             bytes=_bytes_by_part(self._folder / _SHARD),
         )
+
+    def _note_run(self, run: Mapping[str, Any]) -> None:
+        with self._engine():
+            write_run(self._folder, run)
 
     def _disk_bytes(self) -> int | None:
         """Bytes that the folder's files take on disk, the write-ahead log included."""

@@ -40,6 +40,8 @@ TURBO_VERSION: Final = (1, 20)
 NAMES_VERSION: Final = (1, 18)
 """First version that adds a vector to a collection that exists."""
 METADATA_KEY: Final = "m3"
+RUN_KEY: Final = "m3_run"
+"""The last ingest or sync."""
 _IDF: Final = models.Modifier.IDF
 
 
@@ -302,7 +304,12 @@ class QdrantStore(QdrantCollection):
                 "exact_candidates": self._exact,
                 "fusion": "server" if able.may_be_exact else "client",
             },
+            last_run=(info.config.metadata or {}).get(RUN_KEY) or {},
         )
+
+    def _note_run(self, run: Mapping[str, Any]) -> None:
+        with self._engine() as client:
+            client.update_collection(self._collection, metadata={RUN_KEY: dict(run)})  # a server merges the keys
 
     def _close(self) -> None:
         """Close the connection. Every upsert has been written already."""
