@@ -18,7 +18,7 @@ from m3_vdb.stores.description import CollectionDescription, describe
 from m3_vdb.stores.memory import MemoryStore
 from m3_vdb.stores.names import Folder, Memory, Server, read_name
 from m3_vdb.stores.options import DEFAULT_CANDIDATES, DEFAULT_OPTIONS, DEFAULT_WEIGHTS, CollectionOptions
-from m3_vdb.stores.reading_copy import is_writable
+from m3_vdb.stores.reading_copy import is_unwritable
 
 __all__ = [
     "DEFAULT_CANDIDATES",
@@ -94,7 +94,7 @@ def open_store(
         return MemoryStore(identity, bm25=options.bm25)
     if isinstance(place, Folder):  # engines open files later, too, when the program may be in another folder
         place = replace(place, path=place.path.absolute())
-        read_only = read_only or (place.path.is_dir() and not is_writable(place.path))
+        read_only = read_only or is_unwritable(place.path)
     try:
         if place.engine == "milvus":
             with log_handlers_kept():

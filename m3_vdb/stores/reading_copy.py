@@ -17,15 +17,22 @@ from pathlib import Path
 from typing import Final
 
 from m3_vdb.errors import StoreError
-from m3_vdb.stores.folder import LOCK_FILE, locker, mapped_os_errors
+from m3_vdb.stores.folder import IDENTITY_FILE, LOCK_FILE, locker, mapped_os_errors
 
 MILVUS_LOCK: Final = "LOCK"
 _LOCKS: Final = (LOCK_FILE, MILVUS_LOCK)
+_COLLECTIONS: Final = frozenset({IDENTITY_FILE, "collections"})
+"""One of these lies in a collection's folder."""
 
 
-def is_writable(folder: Path) -> bool:
-    """Whether an engine can open an existing folder itself: it and what lies in it can be written."""
-    return all(os.access(path, os.W_OK) for path in (folder, *folder.iterdir()))
+def is_unwritable(folder: Path) -> bool:
+    """Whether a folder holds a collection that no engine can open there: it, or what lies in it, cannot be written."""
+    try:
+        inside = list(folder.iterdir())
+    except OSError:  # the store says why
+        return False
+    is_collection = not _COLLECTIONS.isdisjoint(path.name for path in inside)
+    return is_collection and not all(os.access(path, os.W_OK) for path in (folder, *inside))
 
 
 @contextmanager

@@ -75,6 +75,12 @@ def test_a_folder_that_cannot_be_written_opens_for_search(folder, monkeypatch):
     assert content(folder) == before
 
 
+def test_a_folder_without_a_collection_is_no_reader_s(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda _path, mode: mode != os.W_OK)
+    with open_store(tmp_path / "new.qdrant", IDENTITY) as store:
+        assert not store.is_read_only
+
+
 def test_reading_makes_nothing(tmp_path, tiny_bundle):
     with pytest.raises(CollectionNotFoundError):
         HybridIndex.open(tmp_path / "new.qdrant", model=tiny_bundle, read_only=True)
