@@ -38,7 +38,7 @@ class GrpcStub:
     def collection(self, name: str) -> Collection:
         if not self.engine.collection_exists(name):
             raise RefusedError(404, f"Not found: Collection `{name}` doesn't exist!")
-        return self.engine.collections[name]
+        return self.engine.collection(name)
 
     def close(self) -> None:
         self.server.stop(None).wait()
@@ -97,8 +97,19 @@ class _Collections(collections_service_pb2_grpc.CollectionsServicer):
         return RestToGrpc.convert_collection_cluster_info(self.engine.cluster_info(r.collection_name))
 
     def Update(self: GrpcStub, r: Any) -> Any:  # noqa: N802
-        self.collection(r.collection_name).optimize()
+        self.collection(r.collection_name).update(GrpcToRest.convert_payload(r.metadata))
         return q.CollectionOperationResponse(result=True)
+
+    def Delete(self: GrpcStub, r: Any) -> Any:  # noqa: N802
+        return q.CollectionOperationResponse(result=self.engine.delete_collection(r.collection_name))
+
+    def UpdateAliases(self: GrpcStub, r: Any) -> Any:  # noqa: N802
+        self.engine.change_aliases([GrpcToRest.convert_alias_operations(one) for one in r.actions])
+        return q.CollectionOperationResponse(result=True)
+
+    def ListAliases(self: GrpcStub, _request: Any) -> Any:  # noqa: N802
+        aliases = [RestToGrpc.convert_alias_description(one) for one in self.engine.aliases().aliases]
+        return q.ListAliasesResponse(aliases=aliases)
 
 
 class _Points(points_service_pb2_grpc.PointsServicer):

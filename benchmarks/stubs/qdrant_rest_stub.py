@@ -46,7 +46,7 @@ class RestStub:
         self.server.server_close()
         self.engine.close()
 
-    def answer(self, method: str, path: str, body: Any, key: str = "") -> Any:
+    def answer(self, method: str, path: str, body: Any, key: str = "") -> Any:  # noqa: PLR0911 - one for each route
         if path == "/":
             return None
         if self.keys and key not in self.keys:
@@ -55,6 +55,11 @@ class RestStub:
         reads = method == "GET" or path.endswith(("/query", "/query/batch", "/scroll", "/count", "/points"))
         if self.keys and not self.keys[key] and not (reads and method != "PUT"):
             raise RefusedError(403, "Forbidden: Write access to collection notes is required")
+        if path == "/aliases":
+            return self.engine.aliases()
+        if path == "/collections/aliases":
+            self.engine.change_aliases(models.ChangeAliasesOperation.model_validate(body).actions)
+            return True
         _, name, *rest = path.strip("/").split("/")
         route, name = f"{method} {'/'.join(rest)}", unquote(name)
         if route == "GET exists":
@@ -74,15 +79,16 @@ class RestStub:
             raise RefusedError(404, f"Not found: Collection `{name}` doesn't exist!")
         if route == "GET cluster":
             return self.engine.cluster_info(name)
-        return self._in_collection(route, self.engine.collections[name], body)
+        if route == "DELETE ":
+            return self.engine.delete_collection(name)
+        return self._in_collection(route, self.engine.collection(name), body)
 
     def _in_collection(self, route: str, found: Any, body: Any) -> Any:  # noqa: PLR0911, PLR0912 - one for each route
         done = {"operation_id": 0, "status": "completed"}
         if route == "GET ":
             return found.info()
         if route == "PATCH ":
-            models.UpdateCollection.model_validate(body)
-            found.optimize()
+            found.update(models.UpdateCollection.model_validate(body).metadata)
             return True
         if route == "PUT index":
             wanted = models.CreateFieldIndex.model_validate(body)
@@ -160,7 +166,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
-    do_GET = do_PUT = do_POST = do_PATCH = _serve  # noqa: N815 - the names are http.server's
+    do_GET = do_PUT = do_POST = do_PATCH = do_DELETE = _serve  # noqa: N815 - the names are http.server's
 
     def log_message(self, *args: object) -> None:
         pass

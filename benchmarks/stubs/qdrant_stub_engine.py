@@ -99,6 +99,11 @@ class Collection:
             ),
         )  # fmt: skip
 
+    def update(self, metadata: dict[str, Any] | None) -> None:
+        if metadata is not None:
+            self.created.metadata = {**(self.created.metadata or {}), **metadata}
+        self.optimize()
+
     def optimize(self) -> None:
         if self.status == "grey":
             self.status = "yellow"
@@ -253,6 +258,7 @@ class EdgeEngine:
 
     def __init__(self, *, shards: int = 1, strict: models.StrictModeConfig | None = None) -> None:
         self.collections: dict[str, Collection] = {}
+        self.named: dict[str, str] = {}  # alias → collection
         self.shards = shards
         self.strict = strict
         self.peer_id = random.getrandbits(52)  # a server draws its number once, in a cluster or not
@@ -260,17 +266,40 @@ class EdgeEngine:
     def cluster_info(self, name: str) -> models.CollectionClusterInfo:
         local = [
             models.LocalShardInfo(shard_id=i, points_count=shard.count(edge.CountRequest(exact=True)), state="Active")
-            for i, shard in enumerate(self.collections[name].shards)
+            for i, shard in enumerate(self.collection(name).shards)
         ]
         return models.CollectionClusterInfo(
             peer_id=self.peer_id, shard_count=len(local), local_shards=local, remote_shards=[], shard_transfers=[]
         )
 
     def collection_exists(self, name: str) -> bool:
-        return name in self.collections
+        return self.named.get(name, name) in self.collections
+
+    def collection(self, name: str) -> Collection:
+        return self.collections[self.named.get(name, name)]
+
+    def aliases(self) -> models.CollectionsAliasesResponse:
+        pairs = self.named.items()
+        return models.CollectionsAliasesResponse(
+            aliases=[models.AliasDescription(alias_name=name, collection_name=target) for name, target in pairs]
+        )
+
+    def change_aliases(self, actions: list[Any]) -> None:
+        named = dict(self.named)  # all or nothing
+        for action in actions:
+            if isinstance(action, models.DeleteAliasOperation):
+                named.pop(action.delete_alias.alias_name, None)
+                continue
+            made = action.create_alias
+            if made.collection_name not in self.collections:
+                raise RefusedError(404, f"Not found: Collection `{made.collection_name}` doesn't exist!")
+            if made.alias_name in self.collections:
+                raise RefusedError(409, f"Wrong input: Collection `{made.alias_name}` already exists!")
+            named[made.alias_name] = made.collection_name
+        self.named = named
 
     def create_collection(self, name: str, **fields: Any) -> bool:
-        if name in self.collections:
+        if name in self.collections or name in self.named:
             raise RefusedError(409, f"Wrong input: Collection `{name}` already exists!")
         strict = fields.pop("strict_mode_config", None) or self.strict
         renamed = {"vectors_config": "vectors", "sparse_vectors_config": "sparse_vectors"}
@@ -280,6 +309,7 @@ class EdgeEngine:
 
     def delete_collection(self, name: str) -> bool:
         collection = self.collections.pop(name, None)
+        self.named = {alias: target for alias, target in self.named.items() if target != name}
         if collection is not None:
             collection.close()
         return collection is not None

@@ -22,6 +22,7 @@ from m3_vdb.cli.export import export_command
 from m3_vdb.cli.info import info_command
 from m3_vdb.cli.ingest import ingest_command
 from m3_vdb.cli.mcp import mcp_command
+from m3_vdb.cli.migrate import migrate_command
 from m3_vdb.cli.options import (
     Bm25Option,
     GrpcOption,
@@ -173,6 +174,7 @@ app.command("eval")(eval_command)
 app.command("export")(export_command)
 app.command("report")(report_command)
 app.command("mcp")(mcp_command)
+app.command("migrate")(migrate_command)
 app.command("serve")(serve_command)
 
 

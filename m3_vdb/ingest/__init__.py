@@ -1,7 +1,9 @@
 """From files, or a collection of a database, into a collection: readers make rows, the pipeline stores them."""
 
 from m3_vdb.ingest.collections import SourceCollection, SourceFields
+from m3_vdb.ingest.comparing import MeasuredModel, ModelComparison
 from m3_vdb.ingest.corpus import FORMATS, Corpus
+from m3_vdb.ingest.migrating import MigrationReport, async_migrate, cancel_migration, drop_old, migrate
 from m3_vdb.ingest.pipeline import async_ingest, ingest
 from m3_vdb.ingest.plan import SyncPlan
 from m3_vdb.ingest.ray_engine import RayEngine
@@ -17,6 +19,9 @@ __all__ = [
     "EncoderTime",
     "Fields",
     "IngestReport",
+    "MeasuredModel",
+    "MigrationReport",
+    "ModelComparison",
     "Progress",
     "RayEngine",
     "Rejected",
@@ -27,8 +32,12 @@ __all__ = [
     "SyncPlan",
     "SyncReport",
     "async_ingest",
+    "async_migrate",
     "async_sync",
+    "cancel_migration",
+    "drop_old",
     "ingest",
+    "migrate",
     "read_jsonl",
     "sync",
 ]

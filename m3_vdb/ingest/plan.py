@@ -46,7 +46,6 @@ _INDEXES: Final = """
 CREATE INDEX texts ON stored (text);
 CREATE INDEX documents ON stored (document);
 """
-_REMOVABLE: Final = "SELECT document FROM stored WHERE source = ? GROUP BY document HAVING max(seen) = 0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +53,8 @@ class SyncPlan:
     """What a sync would change, or has changed: documents, however many passages they have.
 
     Attributes:
-        source: of the collection's documents, those that belong to this corpus carry this name.
+        source: of the collection's documents, those that belong to this corpus carry this name; "" for a whole
+            collection.
         added: new.
         changed: with another title or text, or split in another way.
         moved: new under their ids, with a title and text that the collection has encoded already: nothing is encoded.
@@ -92,11 +92,12 @@ class Comparison:
     """A corpus beside a collection, in a temporary file. The texts that are to be encoded are kept in it, too.
 
     Args:
-        source: name of the corpus in the collection.
+        source: name of the corpus in the collection; None for rows that keep their own, and are all it should hold.
     """
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str | None) -> None:
         self._source = source
+        self._ours = "source = ?" if source is not None else "? IS NULL"
         # One thread at a time uses it: first the caller's, then the one that reads what is to be encoded.
         self._db = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         self._db.executescript(f"PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; {_SCHEMA}")
@@ -155,7 +156,8 @@ class Comparison:
             if found is None:
                 donor = self._donor(text)
             elif found[0] == _owner(document):
-                if found[1] not in ("", self._source):
+                wanted = document.source if self._source is None else self._source
+                if self._source is not None and found[1] not in ("", wanted):
                     self.others[found[1]] += 1
                     return
                 is_known = True
@@ -163,7 +165,7 @@ class Comparison:
                 if found[2] != text:
                     donor = self._donor(text)
                 else:
-                    way = "same" if found[3] == content_hash(document) and found[1] == self._source else "update"
+                    way = "same" if found[3] == content_hash(document) and found[1] == wanted else "update"
             way = "reuse" if donor is not None else way
             ways.add(way)
             if way != "same":
@@ -203,11 +205,11 @@ class Comparison:
     @property
     def plan(self) -> SyncPlan:
         """The comparison in numbers."""
-        gone = [row[0] for row in self._db.execute(f"{_REMOVABLE} ORDER BY document", (self._source,))]
+        gone = [row[0] for row in self._db.execute(f"{self._removable} ORDER BY document", (self._source,))]
         samples = dict(self._samples) | ({"removed": gone[:SAMPLES]} if gone and self._is_complete else {})
-        stored = self._number("SELECT count(DISTINCT document) FROM stored WHERE source = ?", self._source)
+        stored = self._number(f"SELECT count(DISTINCT document) FROM stored WHERE {self._ours}", self._source)
         return SyncPlan(
-            self._source,
+            self._source or "",
             **{name: self._counts[name] for name in ("added", "changed", "moved", "updated", "unchanged", "rejected")},
             removed=len(gone) if self._is_complete else 0,
             kept=0 if self._is_complete else len(gone),
@@ -222,7 +224,7 @@ class Comparison:
         if not self._is_complete:
             return 0
         return self._number(
-            f"SELECT count(DISTINCT document) FROM stored WHERE document IN ({_REMOVABLE}) "
+            f"SELECT count(DISTINCT document) FROM stored WHERE document IN ({self._removable}) "
             "AND text NOT IN (SELECT text FROM work WHERE way = 'reuse')",
             self._source,
         )
@@ -242,14 +244,18 @@ class Comparison:
 
     def gone(self) -> Iterator[str]:
         """Ids of stored rows that are to be removed, of each document the first passage last."""
-        removable = "1" if self._is_complete else f"document NOT IN ({_REMOVABLE})"
+        removable = "1" if self._is_complete else f"document NOT IN ({self._removable})"
         values = (self._source,) if self._is_complete else (self._source, self._source)
         for row in self._db.execute(
-            f"SELECT id FROM stored WHERE source = ? AND seen = 0 AND {removable} ORDER BY document, id DESC", values
+            f"SELECT id FROM stored WHERE {self._ours} AND seen = 0 AND {removable} ORDER BY document, id DESC", values
         ):
             yield str(row[0])
 
-    def _number(self, query: str, *values: str) -> int:
+    @property
+    def _removable(self) -> str:
+        return f"SELECT document FROM stored WHERE {self._ours} GROUP BY document HAVING max(seen) = 0"
+
+    def _number(self, query: str, *values: str | None) -> int:
         return int(self._db.execute(query, values).fetchone()[0])
 
 
@@ -259,9 +265,9 @@ def document_of(item: Item) -> Document:
     return item.document if isinstance(item, Row) else item
 
 
-def _owned(item: Item, source: str) -> Item:
+def _owned(item: Item, source: str | None) -> Item:
     """The row with its source."""
-    if isinstance(item, Rejected):
+    if isinstance(item, Rejected) or source is None:
         return item
     if isinstance(item, Row):
         return replace(item, document=replace(item.document, source=source))

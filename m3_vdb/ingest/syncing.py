@@ -74,7 +74,7 @@ def sync(
     embed: Embedder,
     store: VectorStore,
     *,
-    source: str,
+    source: str | None,
     max_removed: str | int = MAX_REMOVED,
     dry_run: bool = False,
     planned: Callable[[SyncPlan], None] | None = None,
@@ -96,7 +96,8 @@ def sync(
         items: the whole corpus, as for ``ingest``; read once.
         embed: makes the vectors.
         store: keeps them.
-        source: name of the corpus; its documents carry it in the collection.
+        source: name of the corpus; its documents carry it in the collection. None: each keeps its own
+            ``Document.source``, and the collection then holds nothing but ``items``, as ``migrate`` has it.
         max_removed: documents that may be removed: a number, or a share such as "20%" of those of this source (of few
             documents, ten may go, unless it is "0%").
         dry_run: only compare.
@@ -120,7 +121,7 @@ def sync(
         StoreError: the database failed; run again to do what is left.
     """
     check_parts(embed, store)
-    if not isinstance(source, str) or not source:
+    if source is not None and (not isinstance(source, str) or not source):
         raise ConfigError(f"source {source!r}: expected a name, which documents of this corpus carry")
     allowed = read_max_removed(max_removed)
     stop = stop or threading.Event()
@@ -284,7 +285,7 @@ def _reuse(store: VectorStore, writer: Writer, rows: list[tuple[Item, str]]) -> 
     return [item for some in wanted.values() for item, new in some if new.id not in done]
 
 
-def _check_sources(comparison: Comparison, source: str) -> None:
+def _check_sources(comparison: Comparison, source: str | None) -> None:
     if comparison.others:
         other, number = comparison.others.most_common(1)[0]
         raise ConfigError(
@@ -304,7 +305,7 @@ def _check_removed(comparison: Comparison, plan: SyncPlan, allowed: int, given: 
 
 
 @contextmanager
-def _alone(store: VectorStore, source: str) -> Iterator[None]:
+def _alone(store: VectorStore, source: str | None) -> Iterator[None]:
     """One sync of a source at a time, on this machine; a folder's own lock lets only one process in."""
     where = repr(store) if store.is_server else f"{os.getpid()} {id(store)}"
     key = blake2b(f"{where}\0{source}".encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()

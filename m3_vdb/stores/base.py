@@ -117,6 +117,7 @@ class VectorStore(ProcessBound):
             bm25=self.has_bm25,
         )
         self._write(points)
+        self._confirm()
 
     def query(
         self,
@@ -381,6 +382,7 @@ class VectorStore(ProcessBound):
             raise ConfigError(f"ids: expected a list of ids, or a filter instead; got {got}")
         if ids is not None:
             self._delete(read_ids(ids))
+            self._confirm()
             return
         condition = self._condition(filter)
         if condition is None:
@@ -388,6 +390,7 @@ class VectorStore(ProcessBound):
                 "filter: it has no condition, so all documents would be deleted; give the ids of those to delete"
             )
         self._delete_matching(condition)
+        self._confirm()
 
     def update(self, ids: Iterable[str], payload: Payload) -> None:
         """Replace the payload of documents; their texts and vectors stay, and nothing is encoded.
@@ -410,6 +413,7 @@ class VectorStore(ProcessBound):
         documents = [replace(document, payload=plain[0].payload) for document in self._get(names)]
         if documents:
             self._update(documents)
+            self._confirm()
 
     def update_payloads(self, documents: Iterable[Document]) -> None:
         """Store each document's own payload, and what m3-vdb notes about it; title, text and vectors stay as stored.
@@ -430,6 +434,7 @@ class VectorStore(ProcessBound):
         ]
         if changed:
             self._update(changed)
+            self._confirm()
 
     def count(self, filter: Filter | None = None) -> int:
         """Documents in the collection, or those that match a filter; exact.
@@ -518,6 +523,9 @@ class VectorStore(ProcessBound):
         self, parts: Iterable[Sequence[Document]], batch: int
     ) -> Iterator[tuple[list[Document], M3Embeddings]]:
         return read_pages(parts, self._read, batch=batch, width=self.identity.multi_vector_dim)
+
+    def _confirm(self) -> None:
+        """Called after each change, before it is acknowledged: whether it counts (``succession.check_place``)."""
 
     def _optimize(self, timeout: float, waiting: Waiting | None) -> None:
         """Nothing, for a store without indexes."""

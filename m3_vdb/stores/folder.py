@@ -16,10 +16,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Final, TypeVar
 
+from m3_vdb.encoding.identity import LAYOUT
 from m3_vdb.errors import CollectionMismatchError, StoreError
 from m3_vdb.stores.process import is_open_here
 
 IDENTITY_FILE: Final = "m3.json"
+PLACE: Final = "files"
+"""In ``m3.json`` of a folder whose collection was migrated: the subfolder with the engine's files."""
+MOVED_LAYOUT: Final = 2
+"""The layout that ``m3.json`` then names: versions that would read the old files refuse it."""
 LOCK_FILE: Final = "m3.lock"
 _UNFINISHED: Final = f"{IDENTITY_FILE}.tmp"
 RUN_FILE: Final = "m3.run.json"
@@ -196,7 +201,8 @@ def read_metadata(folder: Path) -> dict[str, Any] | None:
         return None
     except ValueError as error:
         raise CollectionMismatchError(f"{folder / IDENTITY_FILE} is damaged ({error}): {RESTORE}") from None
-    return dict(metadata) if isinstance(metadata, dict) else {}
+    metadata = dict(metadata) if isinstance(metadata, dict) else {}
+    return {**metadata, "layout": LAYOUT} if metadata.get("layout") == MOVED_LAYOUT and PLACE in metadata else metadata
 
 
 def read_run(folder: Path) -> dict[str, Any]:

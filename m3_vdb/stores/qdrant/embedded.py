@@ -1,8 +1,9 @@
 """A collection in a folder, run by Qdrant's engine inside this process. The embedded twin of ``server.py``.
 
-The folder holds ``shard/`` (the engine's files), ``m3.json`` (the model's identity) and ``m3.lock``. One process at a
-time may use it. Every acknowledged upsert is in the engine's write-ahead log and survives a killed process; for a crash
-of the machine nothing is promised beyond the last flush (every 64 MiB, and ``close``).
+The folder holds ``shard/`` (the engine's files), ``m3.json`` (the model's identity) and ``m3.lock``; after a migration
+(``m3_vdb.stores.succession``) ``m3.json`` names the subfolder that holds ``shard/``. One process at a time
+may use it. Every acknowledged upsert is in the engine's write-ahead log and survives a killed process; for a crash of
+the machine nothing is promised beyond the last flush (every 64 MiB, and ``close``).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from m3_vdb.filters import Expression
 from m3_vdb.stores.base import new_identity
 from m3_vdb.stores.folder import (
     OUR_FILES,
+    PLACE,
     RESTORE,
     FolderLock,
     advice,
@@ -36,7 +38,7 @@ from m3_vdb.stores.folder import (
     write_metadata,
     write_run,
 )
-from m3_vdb.stores.options import BM25, DEFAULT_OPTIONS, MULTI_VECTOR, CollectionOptions, Facts
+from m3_vdb.stores.options import BM25, DEFAULT_OPTIONS, DENSE, MULTI_VECTOR, CollectionOptions, Facts
 from m3_vdb.stores.points import Point, batches, field_name, field_path, point_id
 from m3_vdb.stores.qdrant.collection import QdrantCollection
 from m3_vdb.stores.qdrant.edge_values import INDEXES, edge_filter, to_config, to_point, to_request
@@ -108,20 +110,19 @@ class QdrantEdgeStore(QdrantCollection):
             if read_only:
                 files = opened.enter_context(reading_copy(self._folder))
             opened.callback(FolderLock(files).release)
-            if metadata is None:
-                # Once more, now that no other process can be writing it.
-                metadata = read_metadata(self._folder)
+            metadata = read_metadata(files)  # once more, now that no other process can be writing it
             if metadata is None:
                 assert identity is not None
                 metadata = identity.as_metadata()
                 write_metadata(self._folder, metadata)
             self._identity = open_identity(identity, metadata, where=self._where)
-            shard = _load(files, self._identity, options, new=new)
+            self._files = files / str(metadata.get(PLACE, ""))
+            shard = _load(self._files, self._identity, options, new=new)
             opened.callback(shard.close)
             opened.callback(shard.flush)
             indexes = _make_indexes(shard, options, create=create)
             self._size = shard.info().points_count
-            has_bm25 = _has_bm25(files)
+            has_bm25 = _has_bm25(self._files)
             if options.bm25 and create and not has_bm25:
                 shard.update(edge.UpdateOperation.create_sparse_vector(BM25, modifier=edge.Modifier.Idf))
                 has_bm25 = True
@@ -217,7 +218,7 @@ class QdrantEdgeStore(QdrantCollection):
             if not self._read_only:
                 shard.flush()
             info = shard.info()
-            config = _config(self._folder / _SHARD)
+            config = _config(self._files / _SHARD)
             later = shard.count(edge.CountRequest(exact=True, filter=edge_filter(LATER_PASSAGES)))
         return Facts(
             later_passages=later,
@@ -227,6 +228,7 @@ class QdrantEdgeStore(QdrantCollection):
                 "storage": STORAGE_OF.get(config["vectors"][MULTI_VECTOR].get("datatype"), "float32"),
                 "indexes": dict(self._capabilities.indexes),
                 "bm25": self.has_bm25,
+                **({"on_disk": True} if config["vectors"][DENSE].get("on_disk") else {}),
             },
             engine={
                 "name": "qdrant-edge",
@@ -235,7 +237,7 @@ class QdrantEdgeStore(QdrantCollection):
                 "fusion": "engine",
             },
             last_run=read_run(self._folder),
-            bytes=_bytes_by_part(self._folder / _SHARD),
+            bytes=_bytes_by_part(self._files / _SHARD),
         )
 
     def _note_run(self, run: Mapping[str, Any]) -> None:

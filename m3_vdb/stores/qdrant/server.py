@@ -6,6 +6,7 @@ Its embedded twin is ``embedded.py``.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,9 +17,12 @@ from qdrant_client import QdrantClient, models
 from m3_vdb.encoding.identity import ModelIdentity, open_identity
 from m3_vdb.errors import ConfigError, StoreRequestError
 from m3_vdb.filters import Expression
+from m3_vdb.notices import say_once
 from m3_vdb.stores.base import new_identity
+from m3_vdb.stores.markers import check_place
 from m3_vdb.stores.options import BM25, DEFAULT_OPTIONS, DENSE, MULTI_VECTOR, SPARSE, CollectionOptions, Facts
-from m3_vdb.stores.points import Point, batches, field_path, point_id
+from m3_vdb.stores.points import Point, batches, field_name, field_path, point_id
+from m3_vdb.stores.qdrant.aliases import alias_target, read_marker
 from m3_vdb.stores.qdrant.calls import LocalCalls, make_calls
 from m3_vdb.stores.qdrant.client import mapped_errors, store_url, where
 from m3_vdb.stores.qdrant.collection import QdrantCollection
@@ -42,6 +46,7 @@ NAMES_VERSION: Final = (1, 18)
 METADATA_KEY: Final = "m3"
 RUN_KEY: Final = "m3_run"
 """The last ingest or sync."""
+_FOLLOW_SECONDS: Final = 1.0
 _IDF: Final = models.Modifier.IDF
 
 
@@ -78,7 +83,11 @@ class QdrantStore(QdrantCollection):
         super().__init__()
         self._read_only, create = read_only, create and not read_only
         self._client = client
-        self._collection = collection
+        self._name = collection
+        self._asked = time.monotonic()
+        target = self._target()
+        self._is_alias = target is not None
+        collection = self._collection = target or collection
         self._calls = make_calls(client, collection)
         self._exact = exact
         version = self._version()
@@ -108,6 +117,37 @@ class QdrantStore(QdrantCollection):
             self._fill_words()
         if exact and not self._capabilities.may_be_exact:
             raise ConfigError(f"{self._where} forbids exact search (strict mode): open it with exact=False")
+
+    def _target(self) -> str | None:
+        """The collection behind the name, if that is an alias and the server says so."""
+        try:
+            with mapped_errors(self._where):
+                return alias_target(self._client, self._name)
+        except StoreRequestError:
+            return None
+
+    def _follow(self) -> None:
+        """Go where the alias points, if that collection is of the same model; at most once a second it is asked."""
+        now = time.monotonic()
+        if not self._is_alias or now < self._asked + _FOLLOW_SECONDS:
+            return
+        self._asked = now
+        target = self._target()
+        if target is None or target == self._collection:
+            return
+        metadata = (self._client.get_collection(target).config.metadata or {}).get(METADATA_KEY) or {}
+        if metadata.get("fingerprint") == self._identity.fingerprint:
+            self._collection, self._calls = target, make_calls(self._client, target)
+        else:
+            say_once(
+                f"{self._where} is a collection of the model {metadata.get('name')!r} now; this store stays with "
+                f"{self._collection!r}, until it is opened again with that model"
+            )
+
+    def _confirm(self) -> None:
+        if self.is_server:
+            with self._engine() as client:
+                check_place(read_marker(client.get_collection(self._collection)), self._where)
 
     def _version(self) -> str:
         """The server's version, or "" where a proxy or a narrow key hides it."""
@@ -182,21 +222,22 @@ class QdrantStore(QdrantCollection):
 
     @property
     def _url(self) -> str:
-        return store_url(self._client, self._collection) if self.is_server else ""
+        return store_url(self._client, self._name) if self.is_server else ""
 
     @property
     def _where(self) -> str:
-        return where(self._client, self._collection)
+        return where(self._client, self._name)
 
     @contextmanager
     def _engine(self) -> Iterator[QdrantClient]:
         with mapped_errors(self._where):
+            self._follow()
             yield self._client
 
     def _write(self, points: Sequence[Point]) -> None:
         most = self._capabilities.max_upsert
-        calls = self._calls
         with self._engine():
+            calls = self._calls
             for batch in batches(points, calls.request_bytes, max_bytes=calls.max_bytes, max_items=most):
                 calls.upsert(batch)
 
@@ -297,6 +338,7 @@ class QdrantStore(QdrantCollection):
                 "shard_number": info.config.params.shard_number,
                 "replication_factor": info.config.params.replication_factor,
                 "bm25": able.bm25,
+                **_more_options(info),
             },
             engine={
                 "name": "qdrant",
@@ -318,6 +360,17 @@ class QdrantStore(QdrantCollection):
 
 def _optional_filter(condition: Expression | None) -> models.Filter | None:
     return None if condition is None else models.Filter(**to_filter(condition))
+
+
+def _more_options(info: models.CollectionInfo) -> dict[str, Any]:
+    """The field of tenants, and where vectors are kept, if that is not the store's own way."""
+    vectors, found = info.config.params.vectors, dict[str, Any]()
+    if isinstance(vectors, dict) and (vectors[DENSE].on_disk or vectors[MULTI_VECTOR].on_disk is False):
+        found["on_disk"] = bool(vectors[DENSE].on_disk)
+    for path, index in (info.payload_schema or {}).items():
+        if getattr(index.params, "is_tenant", None):
+            found["tenant"] = field_name(path)
+    return found
 
 
 def _datatype(options: CollectionOptions, *, version: str) -> str | None:

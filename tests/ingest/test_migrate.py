@@ -1,0 +1,231 @@
+"""A collection gets another model, in a folder and on a stub of a Qdrant server: nothing is lost or mixed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks.stubs.qdrant_rest_stub import RestStub
+from m3_vdb.errors import CollectionMismatchError, ConfigError, StoreRequestError
+from m3_vdb.ingest import async_migrate, cancel_migration, drop_old, migrate
+from m3_vdb.retry import ONCE, is_transient
+from m3_vdb.stores import CollectionOptions, open_store
+from m3_vdb.stores.succession import succession
+from m3_vdb.types import Document, M3Embeddings, Passage
+from tests.ingest._fakes import IDENTITY, HashEmbed, documents
+from tests.ingest._migrate_victim import NEW
+
+SPLIT = [
+    Document("s", "one two", passage=Passage("s", 1, 2, 0, 7)),
+    Document("s¶2", "three", passage=Passage("s", 2, 2, 7, 12)),
+]
+SOURCED = Document("f", "a file", "Title", {"lang": "de", "n": 1}, source="notes")
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    stub = RestStub()
+    yield f"qdrant://{stub.address}"
+    stub.close()
+
+
+@pytest.fixture(params=["folder", "server"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a collection with an index and exact words; on the server an alias."""
+    options = CollectionOptions(indexes={"lang": "keyword"}, bm25=True, storage="half")
+    if request.param == "folder":
+        url = str(tmp_path / "notes.qdrant")
+        write(url, [*documents(20), *SPLIT, SOURCED], options)
+        return url
+    base = request.getfixturevalue("server")
+    write(f"{base}/first", [*documents(20), *SPLIT, SOURCED], options)
+    point(f"{base}/first", "notes")
+    return f"{base}/notes"
+
+
+def write(url: str, given: list[Document], options: CollectionOptions | None = None) -> None:
+    with open_store(url, IDENTITY, options=options or CollectionOptions()) as store:
+        store.upsert(given, HashEmbed().encode_documents([one.content for one in given]))
+
+
+def point(url: str, alias: str) -> None:
+    heir = succession(url, None)
+    heir._aliases.point(alias, url.rpartition("/")[2])
+    heir.close()
+
+
+def held(url: str) -> dict[str, Document]:
+    with open_store(url) as store:
+        return {one.id: one for some in store.documents() for one in some}
+
+
+class Meanwhile(HashEmbed):
+    """The new model; calls of others happen while it encodes for the first times."""
+
+    def __init__(self, *calls: Callable[[], None]) -> None:
+        super().__init__(identity=NEW)
+        self.calls = list(calls)
+
+    def encode_documents(self, texts: list[str]) -> M3Embeddings:
+        if self.calls:
+            self.calls.pop(0)()
+        return super().encode_documents(texts)
+
+
+def test_what_others_write_meanwhile_is_there_and_nothing_else_changes(place: str) -> None:
+    def first() -> None:
+        with open_store(place, IDENTITY) as store:
+            store.delete(["d1", "d2"])
+            store.update(["d3"], {"n": "other"})
+            changed = [Document("d4", "changed text"), Document("new", "a new text")]
+            store.upsert(changed, HashEmbed().encode_documents([one.text for one in changed]))
+
+    before = held(place)
+    embed = Meanwhile(first, lambda: write(place, [Document("later", "later text")]))
+    report = migrate(place, embed, old_embed=HashEmbed(), batch_documents=64)
+    assert report.switched
+    assert report.passes == 5, "all; what came meanwhile, twice; nothing; nothing, with the place closed"
+    after = held(place)
+    expected = {
+        **{id: one for id, one in before.items() if id not in ("d1", "d2")},
+        "d3": Document("d3", before["d3"].text, payload={"n": "other"}),
+        "d4": Document("d4", "changed text"),
+        "new": Document("new", "a new text"),
+        "later": Document("later", "later text"),
+    }
+    assert after == expected
+    with open_store(place, NEW) as store:
+        assert store.field_types == {"lang": "keyword"}
+        assert store.facts().options["storage"] == "half"
+        assert store.has_bm25
+        (query,) = HashEmbed(identity=NEW).encode_queries(["a new text"])
+        assert store.query(query, limit=1)[0].document.id == "new"
+    with pytest.raises(CollectionMismatchError, match="holds vectors of model 'new'"):
+        open_store(place, IDENTITY)
+    assert migrate(place, HashEmbed(identity=NEW)).switched, "already"
+
+
+def test_compared_then_switched_then_the_old_one_is_dropped(place: str, tmp_path: Path) -> None:
+    judged = tmp_path / "judged.jsonl"
+    judged.write_text(json.dumps({"query": SOURCED.content, "relevant": ["f"]}) + "\n")
+    dry = migrate(place, HashEmbed(identity=NEW), dry_run=True)
+    assert (dry.documents, dry.encoded, dry.switched) == (23, 0, False)
+    built = migrate(place, HashEmbed(identity=NEW), old_embed=HashEmbed(), switch=False)
+    assert built.comparison is not None
+    assert built.comparison.overlap == 1, "the two differ in name alone"
+    assert held(place).keys() == {*(f"d{i}" for i in range(20)), "s", "s¶2", "f"}
+    write(place, [Document("late", "late text")])
+    again = HashEmbed(identity=NEW)
+    done = asyncio.run(async_migrate(place, again, judged=judged))
+    assert done.switched
+    assert again.encoded[0] == "late text", "the next run does what has changed"
+    assert done.comparison is not None
+    assert done.comparison.new.ndcg == 1
+    assert done.comparison.overlap is None
+    third = HashEmbed(identity=IDENTITY)
+    with pytest.raises(ConfigError, match=r"is still kept: delete it first.*--drop-old"):
+        migrate(place, third)
+    assert drop_old(place) is not None
+    assert drop_old(place) is None
+    assert "late" in held(place)
+    assert migrate(place, third).switched, "and back"
+    assert "late" in held(place)
+
+
+def test_given_up(place: str) -> None:
+    migrate(place, HashEmbed(identity=NEW), switch=False)
+    other = HashEmbed(identity=IDENTITY.__class__("other", "99999999", dense_dim=8, multi_vector_dim=4))
+    with pytest.raises(ConfigError, match="is not finished: finish it with its model, or give it up"):
+        migrate(place, other)
+    assert cancel_migration(place) is not None
+    assert cancel_migration(place) is None
+    assert migrate(place, other).switched
+
+
+def test_rows_that_cannot_be_stored_stop_it(place: str) -> None:
+    poisoned = Meanwhile(lambda: write(place, [Document("bad", "nan")]))
+    write(place, [])
+    with pytest.raises(ConfigError, match=r"1 rows of .* cannot be stored with the model 'new', so nothing"):
+        migrate(place, poisoned)
+    with open_store(place, IDENTITY) as store:
+        store.delete(["bad"])
+    assert migrate(place, HashEmbed(identity=NEW)).switched
+
+
+def test_a_name_of_its_own_needs_an_alias(server: str) -> None:
+    url = f"{server}/mine"
+    write(url, documents(3))
+    write(f"{server}/taken", documents(1))
+    embed = HashEmbed(identity=NEW)
+    with pytest.raises(
+        ConfigError, match=r"no alias can have it: pass .* \(--alias mine-live\), after the switch qdrant"
+    ):
+        migrate(url, embed)
+    with pytest.raises(ConfigError, match="alias 'taken': that is a collection already"):
+        migrate(url, embed, alias="taken")
+    assert migrate(url, embed, alias="mine-live").switched
+    assert held(f"{server}/mine-live").keys() == held(url).keys()
+    with pytest.raises(
+        StoreRequestError, match=r"was replaced by 'mine--m3-0123abcd', and this write is not in it: open"
+    ):
+        write(url, [Document("lost", "lost")])
+    assert migrate(url, embed, alias="mine-live").switched, "already"
+    assert drop_old(url) == "mine"
+
+
+def test_old_and_new_models_never_meet_on_an_alias(server: str) -> None:
+    """Who has the alias open stays with the old collection, and is told so when writing."""
+    url = f"{server}/notes"
+    write(f"{server}/first", documents(5))
+    point(f"{server}/first", "notes")
+    (query,) = HashEmbed().encode_queries(["w1 w2"])
+    with open_store(url, IDENTITY) as store:
+        found = store.rank(query)
+        heir = succession(url, NEW)
+        heir.begin()
+        store.upsert([Document("a", "w1")], HashEmbed().encode_documents(["w1"]))
+        with (
+            heir.closed(),
+            pytest.raises(StoreRequestError, match=r"is being replaced .* try again in a") as told,
+        ):
+            store.delete(["a"])
+        assert is_transient(told.value)
+        store.delete(["a"])
+        heir.close()
+        migrate(url, HashEmbed(identity=NEW))
+        store._asked = 0.0
+        assert store.rank(query) == found
+        with pytest.raises(StoreRequestError, match="was replaced") as refused:
+            store.update(["d1"], {})
+        assert not is_transient(refused.value)
+    with open_store(url, NEW) as store:
+        write(f"{server}/same", [])
+        assert store.count() == 5
+
+
+def test_an_alias_that_moves_to_the_same_model_is_followed(server: str) -> None:
+    write(f"{server}/first", documents(5))
+    write(f"{server}/second", documents(7))
+    point(f"{server}/first", "notes")
+    with open_store(f"{server}/notes", IDENTITY) as store:
+        assert store.count() == 5
+        point(f"{server}/second", "notes")
+        store._asked = 0.0
+        assert store.count() == 7
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("memory://", "memory:// ends with its process"),
+        ("x.milvus.db", "has no alias: backfill into a new file"),
+        ("milvus://localhost/notes", "not yet of Milvus"),
+    ],
+)
+def test_stores_without_a_place_to_switch(url: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        migrate(url, HashEmbed(identity=NEW), retry=ONCE)
