@@ -197,21 +197,17 @@ class FolderSuccession(Succession):
         return True
 
     def drop_old(self) -> str | None:
-        """Delete the files of the model before."""
-        lock = FolderLock(self._folder)
-        try:
-            metadata = self._read()
-            if _PREVIOUS not in metadata:
-                return None
-            previous = metadata.pop(_PREVIOUS)
-            gone = self._folder / previous if previous else self._folder / _SHARD
-            shutil.rmtree(gone, ignore_errors=True)
-            if gone.exists():
-                raise StoreError(f"{gone} cannot be deleted: delete it, then run this again")
-            write_metadata(self._folder, {**metadata, "layout": MOVED_LAYOUT})
-            return str(gone)
-        finally:
-            lock.release()
+        """Delete the files of the model before, which nobody has open since the switch; others may use the new ones."""
+        metadata = self._read()
+        if _PREVIOUS not in metadata:
+            return None
+        previous = metadata.pop(_PREVIOUS)
+        gone = self._folder / previous if previous else self._folder / _SHARD
+        shutil.rmtree(gone, ignore_errors=True)
+        if gone.exists():
+            raise StoreError(f"{gone} cannot be deleted: delete it, then run this again")
+        write_metadata(self._folder, {**metadata, "layout": MOVED_LAYOUT})
+        return str(gone)
 
     def cancel(self) -> str | None:
         """Delete unfinished subfolders."""

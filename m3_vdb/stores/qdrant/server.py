@@ -69,6 +69,8 @@ class QdrantStore(QdrantCollection):
         StoreConnectionError: the server did not answer.
     """
 
+    _is_alias = False
+
     def __init__(
         self,
         client: QdrantClient,
@@ -86,7 +88,6 @@ class QdrantStore(QdrantCollection):
         self._name = collection
         self._asked = time.monotonic()
         target = self._target()
-        self._is_alias = target is not None
         collection = self._collection = target or collection
         self._calls = make_calls(client, collection)
         self._exact = exact
@@ -117,6 +118,7 @@ class QdrantStore(QdrantCollection):
             self._fill_words()
         if exact and not self._capabilities.may_be_exact:
             raise ConfigError(f"{self._where} forbids exact search (strict mode): open it with exact=False")
+        self._is_alias = target is not None
 
     def _target(self) -> str | None:
         """The collection behind the name, if that is an alias and the server says so."""
