@@ -268,6 +268,7 @@ def _switch(
                 raise ConfigError(
                     f"{heir.place} changes again and again, by a writer of another version: end it, then run this again"
                 )
+            new.note_run(old.facts().last_run)
         if not report.interrupted:
             heir.switch()
             report.switched = True

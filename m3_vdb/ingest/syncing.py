@@ -177,7 +177,8 @@ def sync(
             if not stop.is_set():
                 retrier.call(store.delete, ids)
         report.interrupted = report.ingest.interrupted or stop.is_set()
-        note_run(store, "sync", report.ingest, interrupted=report.interrupted, source=source)
+        if source is not None:
+            note_run(store, "sync", report.ingest, interrupted=report.interrupted, source=source)
         return report
 
 

@@ -63,10 +63,9 @@ class QdrantAliases:
             return {}
 
     def mark(self, collection: str, marker: Mapping[str, Any]) -> None:
-        """Replace the marker; the rest of the metadata stays, whether the server merges or replaces it."""
+        """Replace the marker; a server merges the keys of metadata."""
         with mapped_errors(self._where):
-            kept = self._client.get_collection(collection).config.metadata or {}
-            self._client.update_collection(collection, metadata={**kept, MARKER_KEY: dict(marker)})
+            self._client.update_collection(collection, metadata={MARKER_KEY: dict(marker)})
 
     def point(self, alias: str, collection: str) -> None:
         """Make or move an alias, in one step."""
