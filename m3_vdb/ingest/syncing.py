@@ -177,8 +177,8 @@ def sync(
             if not stop.is_set():
                 retrier.call(store.delete, ids)
         report.interrupted = report.ingest.interrupted or stop.is_set()
-        if source is not None:
-            note_run(store, "sync", report.ingest, interrupted=report.interrupted, source=source)
+        skip = report.interrupted or source is None  # a copy keeps the note of what it copies
+        note_run(store, "sync", report.ingest, interrupted=skip, source=source or "")
         return report
 
 
