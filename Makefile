@@ -56,17 +56,19 @@ test-oldest: $(UV)
 
 # The tests of stores, then exactness, on the servers that M3VDB_TEST_QDRANT_URL and M3VDB_TEST_MILVUS_URI name; or, if neither
 # is set, on those of compose.yaml: needs Docker, takes QDRANT_VERSION and MILVUS_VERSION, removes the data afterwards.
+EXACTNESS = $(BIN)/python -m benchmarks.exactness --documents 1000 --queries 20 --slow-queries 20
 ifeq ($(M3VDB_TEST_QDRANT_URL)$(M3VDB_TEST_MILVUS_URI),)
-test-servers:
+test-servers: $(VENV)/.test
 	$(COMPOSE) up --detach --wait qdrant milvus && \
-	  $(MAKE) test-servers M3VDB_TEST_QDRANT_URL=qdrant://localhost:6333 M3VDB_TEST_MILVUS_URI=milvus://localhost:19530 && \
-	  $(MAKE) test-servers M3VDB_TEST_QDRANT_URL=qdrant+grpc://localhost:6334; \
+	  export M3VDB_TEST_QDRANT_URL=qdrant://localhost:6333 M3VDB_TEST_MILVUS_URI=milvus://localhost:19530 && \
+	  $(BIN)/python -m pytest tests/stores && $(EXACTNESS) --store 'qdrant server' --store 'milvus server' && \
+	  export M3VDB_TEST_QDRANT_URL=qdrant+grpc://localhost:6334 && \
+	  $(BIN)/python -m pytest tests/stores && $(EXACTNESS) --store 'qdrant server'; \
 	  status=$$?; $(COMPOSE) down --volumes; exit $$status
 else
 test-servers: $(VENV)/.test
 	$(BIN)/python -m pytest tests/stores
-	$(BIN)/python -m benchmarks.exactness --documents 1000 --queries 20 --slow-queries 20 \
-	  $(if $(M3VDB_TEST_QDRANT_URL),--store 'qdrant server') $(if $(M3VDB_TEST_MILVUS_URI),--store 'milvus server')
+	$(EXACTNESS) $(if $(M3VDB_TEST_QDRANT_URL),--store 'qdrant server') $(if $(M3VDB_TEST_MILVUS_URI),--store 'milvus server')
 endif
 
 check: $(VENV)/.check

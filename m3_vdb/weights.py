@@ -48,6 +48,10 @@ class Weights:
         for part, value in zip(fields(self), values, strict=True):
             object.__setattr__(self, part.name, value)
 
+    def __repr__(self) -> str:
+        """As before there was a fourth part, where it has no weight: evaluations keep rankings under this text."""
+        return f"Weights({', '.join(f'{name}={value!r}' for name, value in self.as_dict().items())})"
+
     def as_dict(self) -> dict[str, float]:
         """Name → weight; without ``bm25`` where exact words have none."""
         return {name: value for name, value in asdict(self).items() if name != "bm25" or value}

@@ -25,7 +25,7 @@ def recipe() -> str:
 
 @pytest.mark.parametrize("name", SERVERS)
 def test_the_servers_are_pinned_and_where_the_tests_look(name):
-    assert re.fullmatch(r"[a-z/]+:v\d+\.\d+\.\d+", SERVICES[name]["image"])
+    assert re.fullmatch(rf"[a-z/]+:\$\{{{name.upper()}_VERSION:-v\d+\.\d+\.\d+\}}", SERVICES[name]["image"])
     (url,) = re.findall(rf"{SERVERS[name]}={name}://localhost:(\d+)", recipe())
     assert f"{url}:{url}" in SERVICES[name]["ports"]
 
