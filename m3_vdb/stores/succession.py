@@ -169,6 +169,12 @@ class FolderSuccession(Succession):
         if others:
             raise ConfigError(_unfinished(str(self._folder), str(others[0])))
 
+    def begin(self) -> None:
+        """Clear away a subfolder whose process was killed while it made it: it has no engine's files yet."""
+        path = self._folder / self._name
+        if path.exists() and not (path / _SHARD).exists():
+            shutil.rmtree(path)
+
     def open_new(self, identity: ModelIdentity, options: CollectionOptions, *, exact: bool | None) -> VectorStore:
         """The collection in the subfolder."""
         return open_store(self._folder / self._name, identity, options=options, exact=exact)
