@@ -38,7 +38,7 @@ def server():
 
 def test_answers_keep_the_promises_of_the_document(server: Running):
     operations = [one.ok() for one in schemathesis.openapi.from_url(f"{server.url}/openapi.json").get_all_operations()]
-    assert len(operations) == 15
+    assert len(operations) == 16
     with requests.Session() as session:
         for operation in operations:
             valid, invalid = (operation.as_strategy(mode) for mode in GenerationMode)
