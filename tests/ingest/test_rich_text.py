@@ -5,17 +5,15 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+import pypdf
 import pytest
 
 from m3_vdb.errors import MissingExtraError
 from m3_vdb.ingest import Corpus, ingest, sync
+from m3_vdb.ingest.rich_text import read_html, read_pdf
 from m3_vdb.ingest.rows import Rejected
 from m3_vdb.stores import MemoryStore
 from tests.ingest._fakes import IDENTITY, HashEmbed
-
-pytest.importorskip("selectolax")
-pypdf = pytest.importorskip("pypdf")
-from m3_vdb.ingest.rich_text import read_html, read_pdf  # noqa: E402 - not without the extra
 
 PAGE = """<!DOCTYPE html><html lang="en"><head><title>Start – Guide</title><style>p {color: red}</style></head><body>
 <header><nav><a href="/">Home</a></nav> Menu</header>

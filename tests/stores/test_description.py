@@ -57,8 +57,6 @@ def test_options_of_a_folder(tmp_path):
 
 
 def test_the_last_run_is_noted(backend, tmp_path):
-    if backend.name in ("rest", "grpc", "rest-strict", "rest-shards"):
-        pytest.skip("the stub servers keep no metadata of later")
     run = {"command": "sync", "source": "notes", "documents": 3, "rejected": 0, "time": "2026-11-29T10:00:00+00:00"}
     with backend.open(IDENTITY) as store:
         assert describe(store).last_run == {}
