@@ -10,6 +10,7 @@ received is kept in ``calls``. What it cannot show is how a real server's indexe
 from __future__ import annotations
 
 import json
+import re
 import threading
 import traceback
 from concurrent import futures
@@ -51,6 +52,7 @@ class MilvusStub:
         self.max_output = 100 * 1024 * 1024
         self.loses_dense: set[str] = set()  # keys that the dense list lacks under a filter on keys
         self.collections: dict[str, Collection] = {}
+        self.aliases: dict[str, str] = {}
         self.calls: list[tuple[str, Any]] = []
         self.metadata: list[dict[str, str]] = []
         self.refuse: dict[str, Exception] = {}
@@ -107,6 +109,7 @@ class MilvusStub:
         return milvus_pb2.GetVersionResponse(version=self.version)
 
     def CreateCollection(self, request: Any) -> Any:
+        _check_name(request.collection_name)
         if request.collection_name in self.collections:
             raise RefusedError("collection already exists", 65535)
         schema = schema_pb2.CollectionSchema.FromString(request.schema)
@@ -117,8 +120,28 @@ class MilvusStub:
         return common_pb2.Status()
 
     def DropCollection(self, request: Any) -> Any:
+        if named := [alias for alias, target in self.aliases.items() if target == request.collection_name]:
+            raise RefusedError(f"unable to drop the collection [{request.collection_name}]: it has aliases {named}")
         self.collections.pop(request.collection_name, None)
         return common_pb2.Status()
+
+    def CreateAlias(self, request: Any) -> Any:
+        _check_name(request.alias)
+        if request.alias in self.collections:
+            raise RefusedError("collection name and alias conflict", 1601)
+        if request.alias in self.aliases:
+            raise RefusedError(f"{request.alias} is alias to another collection", 1602)
+        return self._point(request)
+
+    def AlterAlias(self, request: Any) -> Any:
+        if request.alias not in self.aliases:
+            raise RefusedError(f"alias not found[alias={request.alias}]", 1600)
+        return self._point(request)
+
+    def DescribeAlias(self, request: Any) -> Any:
+        if request.alias not in self.aliases:
+            raise RefusedError(f"alias not found[alias={request.alias}]", 1600)
+        return milvus_pb2.DescribeAliasResponse(alias=request.alias, collection=self.aliases[request.alias])
 
     def DescribeCollection(self, request: Any) -> Any:
         found = self._collection(request)
@@ -291,12 +314,24 @@ class MilvusStub:
         return [key for key, row in found.rows.items() if _eval_row(tree, _plain(key, row)) is True]
 
     def _collection(self, request: Any) -> Collection:
+        name = self.aliases.get(request.collection_name, request.collection_name)
+        if name not in self.collections:
+            raise RefusedError(f"can't find collection[collection={request.collection_name}]", 100)
+        return self.collections[name]
+
+    def _point(self, request: Any) -> Any:
         if request.collection_name not in self.collections:
             raise RefusedError(f"can't find collection[collection={request.collection_name}]", 100)
-        return self.collections[request.collection_name]
+        self.aliases[request.alias] = request.collection_name
+        return common_pb2.Status()
 
     def _structs(self, request: Any) -> Any:
         return self._collection(request).schema.struct_array_fields
+
+
+def _check_name(name: str) -> None:
+    if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name):
+        raise RefusedError(f"Invalid collection name: {name}. It may hold letters, digits and underscores alone")
 
 
 def _plain(key: str, row: dict[str, Any]) -> dict[str, Any]:

@@ -13,18 +13,21 @@ from collections.abc import Callable
 from typing import Any
 
 from m3_vdb.ingest import MigrationReport, drop_old, migrate
-from m3_vdb.stores import ModelIdentity, succession
+from m3_vdb.stores import ModelIdentity
 from m3_vdb.stores.base import VectorStore
+from m3_vdb.stores.milvus.aliases import MilvusAliases
 from m3_vdb.stores.qdrant.aliases import QdrantAliases
+from m3_vdb.stores.succession import folder
 from tests.ingest._fakes import HashEmbed
 
 NEW = ModelIdentity("new", "0123abcd4567", dense_dim=8, multi_vector_dim=4)
 _WATCHED = (
     (VectorStore, ("upsert", "update_payloads", "delete")),
     (QdrantAliases, ("mark", "point", "drop")),
-    (succession, ("write_metadata",)),
-    (succession.shutil, ("rmtree",)),
-    (succession.FolderSuccession, ("finish",)),
+    (MilvusAliases, ("mark", "point", "drop")),
+    (folder, ("write_metadata",)),
+    (folder.shutil, ("rmtree",)),
+    (folder.FolderSuccession, ("finish",)),
 )
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload([__name__])

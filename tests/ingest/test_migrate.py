@@ -1,16 +1,18 @@
-"""A collection gets another model, in a folder and on a stub of a Qdrant server: nothing is lost or mixed."""
+"""A collection gets another model, in a folder or file and on stubs of servers: nothing is lost or mixed."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from benchmarks.stubs.milvus_stub import MilvusStub
 from benchmarks.stubs.qdrant_rest_stub import RestStub
-from m3_vdb.errors import CollectionMismatchError, ConfigError, StoreRequestError
+from m3_vdb.errors import CollectionMismatchError, CollectionNotFoundError, ConfigError, StoreError, StoreRequestError
 from m3_vdb.ingest import async_migrate, cancel_migration, drop_old, migrate
 from m3_vdb.retry import ONCE, is_transient
 from m3_vdb.stores import CollectionOptions, open_store
@@ -26,25 +28,41 @@ SPLIT = [
 SOURCED = Document("f", "a file", "Title", {"lang": "de", "n": 1}, source="notes")
 
 
-@pytest.fixture
-def server() -> Iterator[str]:
-    stub = RestStub()
-    yield f"qdrant://{stub.address}"
-    stub.close()
+ENGINES = ["qdrant", "milvus"]
 
 
-@pytest.fixture(params=["folder", "server"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of a collection with an index and exact words; on the server an alias."""
-    options = CollectionOptions(indexes={"lang": "keyword"}, bm25=True, storage="half")
-    if request.param == "folder":
-        url = str(tmp_path / "notes.qdrant")
+@pytest.fixture(params=ENGINES)
+def server(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The URL of a stub of a server."""
+    with served(request.param) as url:
+        yield url
+
+
+@contextmanager
+def served(engine: str) -> Iterator[str]:
+    if engine == "qdrant":
+        rest = RestStub()
+        yield f"qdrant://{rest.address}"
+        rest.close()
+    else:
+        milvus = MilvusStub()
+        yield milvus.url
+        milvus.close()
+
+
+@pytest.fixture(params=["notes.qdrant", "notes.milvus.db", *ENGINES])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of a collection with an index, and with exact words where there are such; on a server an alias."""
+    options = CollectionOptions(indexes={"lang": "keyword"}, bm25="qdrant" in request.param, storage="half")
+    if request.param not in ENGINES:
+        url = str(tmp_path / request.param)
         write(url, [*documents(20), *SPLIT, SOURCED], options)
-        return url
-    base = request.getfixturevalue("server")
-    write(f"{base}/first", [*documents(20), *SPLIT, SOURCED], options)
-    point(f"{base}/first", "notes")
-    return f"{base}/notes"
+        yield url
+        return
+    with served(request.param) as base:
+        write(f"{base}/first", [*documents(20), *SPLIT, SOURCED], options)
+        point(f"{base}/first", "notes")
+        yield f"{base}/notes"
 
 
 def write(url: str, given: list[Document], options: CollectionOptions | None = None) -> None:
@@ -76,6 +94,11 @@ class Meanwhile(HashEmbed):
         return super().encode_documents(texts)
 
 
+open_to_others = pytest.mark.parametrize("place", ["notes.qdrant", *ENGINES], indirect=True)
+"""A file of milvus-lite is open to the migration alone."""
+
+
+@open_to_others
 def test_what_others_write_meanwhile_is_there_and_nothing_else_changes(place: str) -> None:
     def first() -> None:
         with open_store(place, IDENTITY) as store:
@@ -101,7 +124,7 @@ def test_what_others_write_meanwhile_is_there_and_nothing_else_changes(place: st
     with open_store(place, NEW) as store:
         assert store.field_types == {"lang": "keyword"}
         assert store.facts().options["storage"] == "half"
-        assert store.has_bm25
+        assert store.has_bm25 == ("milvus" not in place)
         (query,) = HashEmbed(identity=NEW).encode_queries(["a new text"])
         assert store.query(query, limit=1)[0].document.id == "new"
     with pytest.raises(CollectionMismatchError, match="holds vectors of model 'new'"):
@@ -133,7 +156,24 @@ def test_compared_then_switched_then_the_old_one_is_dropped(place: str, tmp_path
     assert drop_old(place) is None
     assert "late" in held(place)
     assert migrate(place, third).switched, "and back"
+    assert drop_old(place) is not None
     assert "late" in held(place)
+
+
+def test_a_file_of_milvus_lite_has_the_new_one_by_its_old_name_too(tmp_path: Path) -> None:
+    """Version 0.1.0 opens the collection m3."""
+    url = str(tmp_path / "notes.milvus.db")
+    write(url, documents(3))
+
+    def others() -> None:
+        with pytest.raises(StoreError, match="is open already in this process"):
+            write(url, [])
+
+    migrate(url, Meanwhile(others))
+    drop_old(url)
+    heir = succession(url, None)
+    assert heir._aliases.target("m3") == heir.old == "m3__m3_0123abcd"
+    heir.close()
 
 
 def test_given_up(place: str) -> None:
@@ -146,6 +186,7 @@ def test_given_up(place: str) -> None:
     assert migrate(place, other).switched
 
 
+@open_to_others
 def test_rows_that_cannot_be_stored_stop_it(place: str) -> None:
     poisoned = Meanwhile(lambda: write(place, [Document("bad", "nan")]))
     write(place, [])
@@ -161,19 +202,20 @@ def test_a_name_of_its_own_needs_an_alias(server: str) -> None:
     write(url, documents(3))
     write(f"{server}/taken", documents(1))
     embed = HashEmbed(identity=NEW)
+    live = "mine-live" if url.startswith("qdrant") else "mine_live"
     with pytest.raises(
-        ConfigError, match=r"no alias can have it: pass .* \(--alias mine-live\), after the switch qdrant"
+        ConfigError, match=rf"no alias can have it: pass .* \(--alias {live}\), after the switch {url[:6]}"
     ):
         migrate(url, embed)
     with pytest.raises(ConfigError, match="alias 'taken': that is a collection already"):
         migrate(url, embed, alias="taken")
-    assert migrate(url, embed, alias="mine-live").switched
-    assert held(f"{server}/mine-live").keys() == held(url).keys()
+    assert migrate(url, embed, alias=live).switched
+    assert held(f"{server}/{live}").keys() == held(url).keys()
     with pytest.raises(
-        StoreRequestError, match=r"was replaced by 'mine--m3-0123abcd', and this write is not in it: open"
+        StoreRequestError, match=r"was replaced by 'mine(--m3-|__m3_)0123abcd', and this write is not in it: open"
     ):
         write(url, [Document("lost", "lost")])
-    assert migrate(url, embed, alias="mine-live").switched, "already"
+    assert migrate(url, embed, alias=live).switched, "already"
     assert drop_old(url) == "mine"
 
 
@@ -197,7 +239,7 @@ def test_old_and_new_models_never_meet_on_an_alias(server: str) -> None:
         store.delete(["a"])
         heir.close()
         migrate(url, HashEmbed(identity=NEW))
-        store._asked = 0.0
+        store._followed.asked = 0.0
         assert store.rank(query) == found
         with pytest.raises(StoreRequestError, match="was replaced") as refused:
             store.update(["d1"], {})
@@ -214,7 +256,7 @@ def test_an_alias_that_moves_to_the_same_model_is_followed(server: str) -> None:
     with open_store(f"{server}/notes", IDENTITY) as store:
         assert store.count() == 5
         point(f"{server}/second", "notes")
-        store._asked = 0.0
+        store._followed.asked = 0.0
         assert store.count() == 7
 
 
@@ -222,10 +264,9 @@ def test_an_alias_that_moves_to_the_same_model_is_followed(server: str) -> None:
     ("url", "words"),
     [
         ("memory://", "memory:// ends with its process"),
-        ("x.milvus.db", "has no alias: backfill into a new file"),
-        ("milvus://localhost/notes", "not yet of Milvus"),
+        ("x.milvus.db", r"there is no collection in .*x.milvus.db: check the name"),
     ],
 )
 def test_stores_without_a_place_to_switch(url: str, words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises((ConfigError, CollectionNotFoundError), match=words):
         migrate(url, HashEmbed(identity=NEW), retry=ONCE)

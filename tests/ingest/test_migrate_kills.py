@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from benchmarks.stubs.milvus_stub import MilvusStub
 from benchmarks.stubs.qdrant_rest_stub import RestStub
 from m3_vdb.errors import StoreRequestError
 from m3_vdb.ingest import drop_old
@@ -18,20 +20,29 @@ from tests._soak import soak
 from tests.ingest._fakes import IDENTITY, HashEmbed, documents
 from tests.ingest._migrate_victim import NEW, killed, run
 
-EVENTS = {"folder": 20, "server": 24}
-"""Of an undisturbed migration."""
+EVENTS = {"notes.qdrant": 20, "notes.milvus.db": 24, "qdrant": 24, "milvus": 24}
+"""Of an undisturbed migration, in a folder or file and on stubs of servers."""
+SEEDS = {"notes.qdrant": 20, "notes.milvus.db": 5, "qdrant": 20, "milvus": 5}
 DROP_EVENTS = 4
 
 
 @pytest.fixture
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """The URL of a collection of 20 documents."""
-    stub = RestStub() if request.param == "server" else None
-    url = str(tmp_path / "notes.qdrant") if stub is None else f"qdrant://{stub.address}/notes"
-    write(url, documents(20))
-    yield url
-    if stub is not None:
-        stub.close()
+    with ExitStack() as opened:
+        if request.param == "qdrant":
+            rest = opened.enter_context(closing(RestStub()))
+            url = f"qdrant://{rest.address}/notes"
+        elif request.param == "milvus":
+            url = f"{opened.enter_context(closing(MilvusStub())).url}/notes"
+        else:
+            url = str(tmp_path / request.param)
+        write(url, documents(20))
+        yield url
+
+
+def seeds(kind: str, events: int) -> list[Any]:
+    return [(kind, events, 0), *soak((kind, events, seed) for seed in range(1, SEEDS[kind]))]
 
 
 def write(url: str, given: list[Document]) -> None:
@@ -52,7 +63,7 @@ def served(url: str) -> dict[str, Document]:
 
 
 def live(url: str) -> str:
-    return url.removesuffix("/notes") + "/live" if url.startswith("qdrant:") else url
+    return url.removesuffix("/notes") + "/live" if "://" in url else url
 
 
 def exists(url: str) -> bool:
@@ -61,11 +72,13 @@ def exists(url: str) -> bool:
     return False
 
 
-@pytest.mark.parametrize("place", ["folder", "server"], indirect=True)
-@pytest.mark.parametrize("seed", [0, *soak(range(1, 20))])
-def test_killed_and_run_again(place: str, seed: int) -> None:
+@pytest.mark.parametrize(
+    ("place", "events", "seed"),
+    [one for kind, events in EVENTS.items() for one in seeds(kind, events)],
+    indirect=["place"],
+)
+def test_killed_and_run_again(place: str, events: int, seed: int) -> None:
     rng = random.Random(seed)
-    events = EVENTS["server" if place.startswith("qdrant:") else "folder"]
     expected = {one.id: one for one in documents(20)}
     deaths, refused = 0, set[str]()
     for event in (rng.randrange(1, events), rng.randrange(1, events)):

@@ -7,11 +7,12 @@ has such sockets, and stopped when the store is closed.
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
@@ -32,6 +33,7 @@ from pymilvus.exceptions import (
 from m3_vdb.errors import CollectionMismatchError, StoreConnectionError, StoreError, StoreRequestError
 from m3_vdb.imports import log_handlers_kept
 from m3_vdb.stores.folder import advice, hold, mapped_os_errors
+from m3_vdb.stores.markers import MARKER_KEY
 from m3_vdb.stores.names import KEY_VARIABLES, Server, read_key
 from m3_vdb.stores.refusals import NO_ANSWER, TOO_MANY, from_grpc, http_status, key_advice
 
@@ -45,13 +47,15 @@ _CONNECTION: Final = (
 )
 _CONNECT_FAILED: Final = 2
 """pymilvus' own code for a server that it cannot reach (``pymilvus.client.types.Status``)."""
+NOT_FOUND: Final = 404
 _STATUS: Final = {
     4: TOO_MANY,  # too many concurrent requests
     int(ErrorCode.RATE_LIMIT): TOO_MANY,
     12: 503,  # resource insufficient
     1400: 401,  # privilege not authenticated
     1401: 403,  # privilege not permitted
-    int(ErrorCode.COLLECTION_NOT_FOUND): 404,
+    int(ErrorCode.COLLECTION_NOT_FOUND): NOT_FOUND,
+    1600: NOT_FOUND,  # alias not found
     1100: 400,  # parameter invalid
 }
 """HTTP status per code of a Milvus server (pkg/util/merr/errors.go); 1 is also pymilvus' own default."""
@@ -134,6 +138,26 @@ class Calls:
         return partial(getattr(self._client, name), timeout=self.timeout)
 
 
+def alias_target(client: Calls, name: str) -> str | None:
+    """The collection behind an alias; None if there is no such alias."""
+    try:
+        return str(client.describe_alias(name)["collection_name"])
+    except MilvusException as error:
+        if _STATUS.get(error.code) != NOT_FOUND:
+            raise
+        return None
+
+
+def read_marker(description: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The marker (``m3_vdb.stores.markers``) in a server's description of a collection."""
+    text = (description.get("properties") or {}).get(MARKER_KEY)
+    return dict(json.loads(text)) if text else {}
+
+
+COLLECTION_IN_FILE: Final = "m3"
+"""A file holds one collection, as a folder of Qdrant's engine does,"""
+LIVE_IN_FILE: Final = "m3_live"
+"""or, once it was migrated, also its successor: this alias names the one that is served."""
 _LOCK_FILE = "LOCK"
 _DATA = "collections"
 _FILES = {_LOCK_FILE, _DATA, "databases", ".database-staging"}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -18,13 +18,15 @@ from pymilvus import MilvusClient
 from pymilvus.exceptions import MilvusException
 
 from m3_vdb.encoding.identity import ModelIdentity
-from m3_vdb.errors import DocumentError, StoreError
+from m3_vdb.errors import DocumentError, StoreError, StoreRequestError
 from m3_vdb.filters import Expression
 from m3_vdb.marks import MARKS_FIELD
-from m3_vdb.stores.base import VectorStore, new_identity
+from m3_vdb.stores.base import VectorStore
 from m3_vdb.stores.folder import disk_bytes
+from m3_vdb.stores.following import Followed
 from m3_vdb.stores.fusion import SOURCE_VECTORS, Plan, best_first, make_plan
-from m3_vdb.stores.milvus.client import Calls, LiteServer, connect, is_database, mapped_errors
+from m3_vdb.stores.markers import check_place
+from m3_vdb.stores.milvus.client import Calls, alias_target, mapped_errors, read_marker
 from m3_vdb.stores.milvus.engine import MilvusCapabilities, open_collection
 from m3_vdb.stores.milvus.filters import numbers, terms, to_condition
 from m3_vdb.stores.milvus.requests import Requests
@@ -36,10 +38,10 @@ from m3_vdb.stores.milvus.rows import (
     read_embedding,
     read_row,
     row_bytes,
+    stored_identity,
     to_row,
     vector_fields,
 )
-from m3_vdb.stores.names import Folder, Server
 from m3_vdb.stores.options import (
     DEFAULT_OPTIONS,
     DENSE,
@@ -52,12 +54,9 @@ from m3_vdb.stores.options import (
 )
 from m3_vdb.stores.points import Point, batches, point_id
 from m3_vdb.stores.reading import READ_AT_ONCE
-from m3_vdb.stores.reading_copy import reading_copy
 from m3_vdb.stores.waiting import Waiting, not_done, wait_for
 from m3_vdb.types import Document, Hit, M3Embedding, Scores
 
-COLLECTION_IN_FILE: Final = "m3"
-"""A file holds one collection, as a folder of Qdrant's engine does."""
 RUN_PROPERTY: Final = "m3.run"
 """The last ingest or sync."""
 LATER_PASSAGES: Final = f'{NUMBERS}["{MARKS_FIELD}"]["passage"][0] > 1'
@@ -110,23 +109,24 @@ class MilvusStore(VectorStore):
     ) -> None:
         super().__init__()
         self._read_only, create = read_only, create and not read_only
-        self._collection = collection
+        self._name = collection
         self._path = path
         self._server = server
         # milvus-lite has no lock of its own for writers; a server has.
         self._writing: AbstractContextManager[Any] = nullcontext() if path is None else threading.Lock()
-        calls = Calls(client, timeout)
+        self._calls = Calls(client, timeout)
+        self._followed = Followed(collection, self._target())
         with mapped_errors(self._where):
             self._opened = open_collection(
-                calls,
-                collection,
+                self._calls,
+                self._followed.collection,
                 identity=identity,
                 create=create,
                 exact=exact,
                 options=options,
                 where=self._where,
             )
-        self._open: Requests | None = Requests(calls, collection, self._opened)
+        self._open: Requests | None = Requests(self._calls, self._followed.collection, self._opened)
         self._own(close or client.close, folder=None if read_only else path)
 
     @property
@@ -155,10 +155,14 @@ class MilvusStore(VectorStore):
         return self._opened.types
 
     @property
+    def _collection(self) -> str:
+        return self._followed.collection
+
+    @property
     def _where(self) -> str:
         if self._path is not None:
             return f"collection in {self._path}"
-        return f"Milvus collection {self._collection!r}" + (f" at {self._server}" if self._server else "")
+        return f"Milvus collection {self._name!r}" + (f" at {self._server}" if self._server else "")
 
     def _write(self, points: Sequence[Point]) -> None:
         opened, client = self._opened, self._requests().client
@@ -323,7 +327,42 @@ class MilvusStore(VectorStore):
     def _requests(self) -> Requests:
         if self._open is None:
             raise StoreError(f"the {self._where} is closed; open it again")
+        if self.is_server:
+            self._follow()
         return self._open
+
+    def _target(self) -> str | None:
+        """The collection behind the name, if that is an alias and the engine says so."""
+        try:
+            with mapped_errors(self._where):
+                return alias_target(self._calls, self._name)
+        except StoreRequestError:
+            return None
+
+    def _follow(self) -> None:
+        """Go where the alias points."""
+
+        def metadata(target: str) -> Mapping[str, Any] | None:
+            return stored_identity(self._calls.describe_collection(target))
+
+        with mapped_errors(self._where):
+            if self._followed.has_moved(self._target, metadata, self.identity, self._where):
+                target = self._followed.collection
+                self._opened = open_collection(
+                    self._calls,
+                    target,
+                    identity=self.identity,
+                    create=False,
+                    exact=None,
+                    options=DEFAULT_OPTIONS,
+                    where=self._where,
+                )
+                self._open = Requests(self._calls, target, self._opened)
+
+    def _confirm(self) -> None:
+        if self.is_server:
+            with mapped_errors(self._where):
+                check_place(read_marker(self._calls.describe_collection(self._collection)), self._where)
 
 
 def _fault(point: Point) -> str | None:
@@ -346,52 +385,3 @@ def _fault(point: Point) -> str | None:
             f"them (and about 1,000 fields with numbers) on a Milvus server: nest what no filter needs in an object"
         )
     return None
-
-
-def open_milvus(
-    place: Folder | Server,
-    *,
-    identity: ModelIdentity | None,
-    create: bool,
-    exact: bool | None,
-    options: CollectionOptions,
-    token: str | None,
-    timeout: float,
-    read_only: bool = False,
-) -> MilvusStore:
-    """Open a collection; see ``m3_vdb.stores.open_store``.
-
-    Raises:
-        StoreConnectionError: the server did not answer.
-        StoreError: the folder is open already.
-    """
-    opened = ExitStack()
-    try:
-        path = None
-        if isinstance(place, Folder):
-            path, where = place.path, f"collection in {place.path}"
-            if not path.is_file() and not is_database(path):
-                new_identity(identity, create=create and not read_only, where=where)
-            lite = LiteServer(opened.enter_context(reading_copy(path)) if read_only and path.is_dir() else path)
-            opened.callback(lite.stop)
-            with mapped_errors(where):
-                client = MilvusClient(uri=lite.uri, dedicated=True)
-        else:
-            client = connect(place, token=token, timeout=timeout)
-        opened.callback(client.close)
-        return MilvusStore(
-            client,
-            COLLECTION_IN_FILE if isinstance(place, Folder) else place.collection,
-            identity=identity,
-            create=create,
-            exact=exact,
-            options=options,
-            timeout=timeout,
-            path=path,
-            server="" if isinstance(place, Folder) else place.url,
-            close=opened.close,
-            read_only=read_only,
-        )
-    except BaseException:
-        opened.close()
-        raise

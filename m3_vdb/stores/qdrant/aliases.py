@@ -31,6 +31,8 @@ class QdrantAliases:
         where: the server, for messages.
     """
 
+    joint = "--"
+
     def __init__(self, client: QdrantClient, where: str) -> None:
         self._client = client
         self._where = where
@@ -78,7 +80,7 @@ class QdrantAliases:
             self._client.update_collection_aliases(steps)
 
     def drop(self, collection: str) -> None:
-        """Delete a collection."""
+        """Delete a collection, if there is one."""
         with mapped_errors(self._where):
             self._client.delete_collection(collection)
 

@@ -6,7 +6,6 @@ Its embedded twin is ``embedded.py``.
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,8 +16,8 @@ from qdrant_client import QdrantClient, models
 from m3_vdb.encoding.identity import ModelIdentity, open_identity
 from m3_vdb.errors import ConfigError, StoreRequestError
 from m3_vdb.filters import Expression
-from m3_vdb.notices import say_once
 from m3_vdb.stores.base import new_identity
+from m3_vdb.stores.following import Followed
 from m3_vdb.stores.markers import check_place
 from m3_vdb.stores.options import BM25, DEFAULT_OPTIONS, DENSE, MULTI_VECTOR, SPARSE, CollectionOptions, Facts
 from m3_vdb.stores.points import Point, batches, field_name, field_path, point_id
@@ -46,7 +45,6 @@ NAMES_VERSION: Final = (1, 18)
 METADATA_KEY: Final = "m3"
 RUN_KEY: Final = "m3_run"
 """The last ingest or sync."""
-_FOLLOW_SECONDS: Final = 1.0
 _IDF: Final = models.Modifier.IDF
 
 
@@ -69,7 +67,7 @@ class QdrantStore(QdrantCollection):
         StoreConnectionError: the server did not answer.
     """
 
-    _is_alias = False
+    _followed: Followed | None = None
 
     def __init__(
         self,
@@ -86,9 +84,8 @@ class QdrantStore(QdrantCollection):
         self._read_only, create = read_only, create and not read_only
         self._client = client
         self._name = collection
-        self._asked = time.monotonic()
-        target = self._target()
-        collection = self._collection = target or collection
+        followed = Followed(collection, self._target())
+        collection = self._collection = followed.collection
         self._calls = make_calls(client, collection)
         self._exact = exact
         version = self._version()
@@ -118,7 +115,7 @@ class QdrantStore(QdrantCollection):
             self._fill_words()
         if exact and not self._capabilities.may_be_exact:
             raise ConfigError(f"{self._where} forbids exact search (strict mode): open it with exact=False")
-        self._is_alias = target is not None
+        self._followed = followed
 
     def _target(self) -> str | None:
         """The collection behind the name, if that is an alias and the server says so."""
@@ -129,22 +126,14 @@ class QdrantStore(QdrantCollection):
             return None
 
     def _follow(self) -> None:
-        """Go where the alias points, if that collection is of the same model; at most once a second it is asked."""
-        now = time.monotonic()
-        if not self._is_alias or now < self._asked + _FOLLOW_SECONDS:
-            return
-        self._asked = now
-        target = self._target()
-        if target is None or target == self._collection:
-            return
-        metadata = (self._client.get_collection(target).config.metadata or {}).get(METADATA_KEY) or {}
-        if metadata.get("fingerprint") == self._identity.fingerprint:
-            self._collection, self._calls = target, make_calls(self._client, target)
-        else:
-            say_once(
-                f"{self._where} is a collection of the model {metadata.get('name')!r} now; this store stays with "
-                f"{self._collection!r}, until it is opened again with that model"
-            )
+        """Go where the alias points."""
+
+        def metadata(target: str) -> Mapping[str, Any] | None:
+            return (self._client.get_collection(target).config.metadata or {}).get(METADATA_KEY)
+
+        if self._followed is not None and self._followed.has_moved(self._target, metadata, self._identity, self._where):
+            self._collection = self._followed.collection
+            self._calls = make_calls(self._client, self._collection)
 
     def _confirm(self) -> None:
         if self.is_server:
