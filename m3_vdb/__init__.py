@@ -11,6 +11,7 @@ Runtimes and database clients are imported on first use.
 
 from m3_vdb.async_index import AsyncHybridIndex
 from m3_vdb.bm25 import bm25_query
+from m3_vdb.boosts import Boost
 from m3_vdb.encoding.bundle import Bundle
 from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
 from m3_vdb.encoding.hub import find_bundle
@@ -27,6 +28,7 @@ __all__ = [
     "PRESETS",
     "AddReport",
     "AsyncHybridIndex",
+    "Boost",
     "Bundle",
     "CollectionOptions",
     "Document",

@@ -10,6 +10,7 @@ from itertools import islice
 from types import TracebackType
 from typing import Final, TypeVar
 
+from m3_vdb.boosts import Boosts, read_boosts
 from m3_vdb.encoding.coalesce import Coalescer
 from m3_vdb.encoding.embedder import Embedder
 from m3_vdb.encoding.long_documents import DEFAULT_POLICY, LongDocuments
@@ -144,6 +145,7 @@ class AsyncHybridIndex:
         ef: int | None = None,
         score_threshold: float | None = None,
         filter: Filter | None = None,
+        boosts: Boosts = (),
         explain: bool = False,
     ) -> list[Hit]:
         """The best documents for a text, best first.
@@ -159,6 +161,7 @@ class AsyncHybridIndex:
             ef: effort of an approximate dense search.
             score_threshold: drop hits with a lower score.
             filter: payload conditions that must hold.
+            boosts: fields of the payload that add to the score, as ``Boost`` or text such as "modified:0.2:30d".
             explain: also fill ``Hit.parts``.
 
         Returns:
@@ -176,6 +179,7 @@ class AsyncHybridIndex:
             ef=ef,
             score_threshold=score_threshold,
             filter=filter,
+            boosts=read_boosts(boosts),
             explain=explain,
         )
         page = DocumentPage.read(limit, offset, candidates)
@@ -196,6 +200,7 @@ class AsyncHybridIndex:
         ef: int | None = None,
         score_threshold: float | None = None,
         filter: Filter | None = None,
+        boosts: Boosts = (),
         explain: bool = False,
     ) -> list[list[Hit]]:
         """``query`` for many texts, encoded together and sent as one batched request if the store supports it.
@@ -211,6 +216,7 @@ class AsyncHybridIndex:
             ef: effort of an approximate dense search.
             score_threshold: drop hits with a lower score.
             filter: payload conditions that must hold.
+            boosts: fields of the payload that add to the score, as ``Boost`` or text such as "modified:0.2:30d".
             explain: also fill ``Hit.parts``.
 
         Returns:
@@ -231,6 +237,7 @@ class AsyncHybridIndex:
             ef=ef,
             score_threshold=score_threshold,
             filter=filter,
+            boosts=read_boosts(boosts),
             explain=explain,
         )
         return await self._run(self._encoder, ask)

@@ -60,9 +60,9 @@ def explain_hits(embed: Embedder, text: str, hits: Sequence[Hit]) -> list[Explan
         if "truncate" in marks and embedding.multi_vector is not None:
             embedding = replace(embedding, multi_vector=embedding.multi_vector[: int(marks["truncate"])])  # noqa: PLW2901
         found = _explained(query, _read(embed, content, embedding), _notes(embed, marks))
-        # Exact words also depend on the other documents: their score is the one that the store has given.
-        words = None if hit.parts is None else hit.parts.bm25
-        explained.append(replace(found, parts=replace(found.parts, bm25=words)))
+        # Exact words also depend on the other documents, boosts on the query: these are what the store has given.
+        words, boost = (None, None) if hit.parts is None else (hit.parts.bm25, hit.parts.boost)
+        explained.append(replace(found, parts=replace(found.parts, bm25=words, boost=boost)))
     return explained
 
 

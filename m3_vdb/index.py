@@ -11,6 +11,7 @@ from itertools import islice
 from types import TracebackType
 
 from m3_vdb.bm25 import bm25_query
+from m3_vdb.boosts import Boosts, read_boosts
 from m3_vdb.encoding.embedder import Embedder
 from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
 from m3_vdb.encoding.long_documents import DEFAULT_POLICY, LongDocuments
@@ -178,6 +179,7 @@ class HybridIndex:
         ef: int | None = None,
         score_threshold: float | None = None,
         filter: Filter | None = None,
+        boosts: Boosts = (),
         explain: bool = False,
     ) -> list[Hit]:
         """The best documents for a text, best first; the arguments are those of ``VectorStore.query``.
@@ -198,6 +200,7 @@ class HybridIndex:
             ef=ef,
             score_threshold=score_threshold,
             filter=filter,
+            boosts=read_boosts(boosts),
             explain=explain,
         )
         page = DocumentPage.read(limit, offset, candidates)
@@ -218,6 +221,7 @@ class HybridIndex:
         ef: int | None = None,
         score_threshold: float | None = None,
         filter: Filter | None = None,
+        boosts: Boosts = (),
         explain: bool = False,
     ) -> list[list[Hit]]:
         """``query`` for many texts: encoded in one pass, asked in one batched request where the store has one.
@@ -233,6 +237,7 @@ class HybridIndex:
             ef: effort of an approximate dense search.
             score_threshold: drop hits with a lower score.
             filter: payload conditions that must hold.
+            boosts: fields of the payload that add to the score, as ``Boost`` or text such as "modified:0.2:30d".
             explain: also fill ``Hit.parts``.
 
         Returns:
@@ -251,6 +256,7 @@ class HybridIndex:
             ef=ef,
             score_threshold=score_threshold,
             filter=filter,
+            boosts=read_boosts(boosts),
             explain=explain,
         )
         page = DocumentPage.read(limit, offset, candidates)

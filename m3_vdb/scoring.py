@@ -107,6 +107,6 @@ def score(query: M3Embedding, passage: M3Embedding) -> Scores:
 
 
 def hybrid_score(parts: Scores, weights: Weights) -> float:
-    """s_hybrid: weighted sum of the raw scores, w1·s_dense + w2·s_lex + w3·s_mul, and w4·s_bm25 where there is one."""
+    """s_hybrid: weighted sum of the raw scores, w1·s_dense + w2·s_lex + w3·s_mul, and w4·s_bm25 and s_boost if any."""
     three = weights.dense * parts.dense + weights.sparse * parts.sparse + weights.multi_vector * parts.multi_vector
-    return three if parts.bm25 is None else three + weights.bm25 * parts.bm25
+    return three + weights.bm25 * (parts.bm25 or 0.0) + (parts.boost or 0.0)

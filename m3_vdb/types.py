@@ -335,15 +335,17 @@ class Scores:
         sparse: lexical score, ≥ 0.
         multi_vector: multi-vector score, in [-1, 1].
         bm25: score of the exact words, in [0, 1); None for a collection without this part.
+        boost: what boosts add, their weights included (``m3_vdb.boosts``); None for a query without boosts.
     """
 
     dense: float
     sparse: float
     multi_vector: float
     bm25: float | None = None
+    boost: float | None = None
 
     def as_dict(self) -> dict[str, float]:
-        """Name → score; without ``bm25`` where there is none."""
+        """Name → score; without ``bm25`` and ``boost`` where there is none."""
         return {one.name: value for one in fields(self) if (value := getattr(self, one.name)) is not None}
 
 

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from m3_vdb import AsyncHybridIndex, CollectionOptions, Document, HybridIndex, LongDocuments
+from m3_vdb import AsyncHybridIndex, Boost, CollectionOptions, Document, HybridIndex, LongDocuments
 from m3_vdb.errors import (
     BundleError,
     CollectionMismatchError,
@@ -185,6 +185,20 @@ def test_what_cannot_be_opened_leaves_nothing_open(tiny_bundle, tmp_path):
     with pytest.raises(M3Error):  # FakeEmbedder has no tokenizer to split with
         HybridIndex.open(tmp_path / "notes.qdrant", model=FakeEmbedder(), long_documents=LongDocuments(plan="split"))
     HybridIndex.open(tmp_path / "notes.qdrant", model=FakeEmbedder()).close()
+
+
+def test_boosts_are_added_by_query_and_query_many():
+    async def run() -> None:
+        async with await AsyncHybridIndex.open("memory://", model=FakeEmbedder()) as index:
+            await index.add([Document(f"d{i}", "the same text", payload={"rank": i}) for i in range(9)])
+            (best,) = await index.query("text", boosts=["rank:0.1"], limit=1, explain=True)
+            (many,) = await index.query_many(
+                ["text"], boosts=(one for one in [Boost("rank", 0.1)]), limit=1, explain=True
+            )
+            assert (best.document.id, best.parts.boost) == ("d8", pytest.approx(0.8))
+            assert [best] == many
+
+    asyncio.run(run())
 
 
 def test_exact_words_of_the_question_are_searched():

@@ -53,6 +53,13 @@ def test_ingest_then_search_then_info(corpus: Path, tmp_path: Path, tiny_bundle:
     shown = m3_vdb("search", "搜索", *options).stdout
     assert re.search(r"搜 +[\d.]+ × [\d.]+ = [\d.]+ +数据库 \[bold\] \[搜\]索", shown)
     assert "mean of each token's best similarity" in shown
+    options = ("--store", store, "--model", tiny_bundle, "--boost", "year:0.001")
+    best, *_ = (json.loads(line) for line in m3_vdb("search", "formula bar", *options, "--json").stdout.splitlines())
+    year = best["payload"].get("year", 0)
+    assert best["boost"] == pytest.approx(year / 1000)
+    assert best["score"] == pytest.approx(best["dense"] + 0.3 * best["sparse"] + best["multi_vector"] + best["boost"])
+    shown = m3_vdb("search", "formula bar", *options, "--explain").stdout
+    assert f"boost {year / 1000:.3f}, from the payload" in shown
     info = m3_vdb("info", "--store", store, "--model", tiny_bundle).stdout
     assert "3 documents, made by this model" in info
     assert re.search(r"languages +de 1, en 1, zh 1\n", info)

@@ -22,6 +22,7 @@ FLOORS = [
         "scoring",
         "filters",
         "filter_parser",
+        "boosts",
         "conditions",
     },
     {"encoding"},

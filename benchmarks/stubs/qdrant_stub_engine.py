@@ -369,6 +369,12 @@ def _expression(e: Any) -> Any:
         return edge.Expression.Mult([_expression(part) for part in e.mult])
     if isinstance(e, models.DivExpression):
         return edge.Expression.Div(_expression(e.div.left), _expression(e.div.right), e.div.by_zero_default)
+    if isinstance(e, models.ExpDecayExpression):
+        x, target = edge.Expression.DatetimeKey(e.exp_decay.x.datetime_key), e.exp_decay.target.datetime
+        since = edge.Expression.Datetime(target)
+        return edge.Expression.Decay(edge.DecayKind.Exp, x, since, e.exp_decay.midpoint, e.exp_decay.scale)
+    if isinstance(e, models.Filter):
+        return edge.Expression.Condition(to_filter(e))
     return edge.Expression.Variable(e) if isinstance(e, str) else edge.Expression.Constant(float(e))
 
 
@@ -401,6 +407,8 @@ def _condition(c: Any) -> Any:  # noqa: PLR0911 - one return for each kind
             bounds = {name: bound and bound.isoformat() for name, bound in bounds.items()}
         kind = edge.RangeDateTime if isinstance(c.range, models.DatetimeRange) else edge.RangeFloat
         return edge.FieldCondition(c.key, range=kind(**bounds))
+    if c.values_count is not None:
+        return edge.FieldCondition(c.key, values_count=edge.ValuesCount(lt=c.values_count.lt))
     if isinstance(c.match, models.MatchAny):
         return edge.FieldCondition(c.key, match=edge.MatchAny(list(c.match.any)))
     value = c.match.value

@@ -43,6 +43,8 @@ def explained(rank: int, hit: Hit, explanation: Explanation) -> RenderableType:
         held = set(bm25_tokens(explanation.document))
         words = ", ".join(dict.fromkeys(token for token in bm25_tokens(explanation.query) if token in held))
         blocks.append(Text(f"bm25 {parts.bm25:.3f}, exact words: {printable(words) or 'none'}"))
+    if parts.boost is not None:
+        blocks.append(Text(f"boost {parts.boost:.3f}, from the payload"))
     blocks += [Text(f"note: {note}") for note in explanation.notes]
     return Group(*blocks)
 

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 import m3_vdb
+from m3_vdb.boosts import read_boosts
 from m3_vdb.cli.backfill import backfill_command
 from m3_vdb.cli.backup import backup_command, restore_command
 from m3_vdb.cli.documents import count_command, delete_command, get_command, update_command
@@ -90,6 +91,14 @@ def search_command(
             'or JSON: {"title": {"$exists": true}}, {"$or": […]}. Can be repeated; all must hold.',
         ),
     ] = None,
+    boost: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--boost",
+            help="FIELD:WEIGHT[:HALF], added to the score: official:0.1 (true, or a number), clicks:0.2:1000, "
+            "modified:0.2:30d (half at that age). Can be repeated.",
+        ),
+    ] = None,
     grpc: GrpcOption = False,
     read_only: ReadOnlyOption = False,
     explain: Annotated[
@@ -98,13 +107,15 @@ def search_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per hit.")] = False,
 ) -> None:
     """Search a collection: show rank, fused score, its parts, and the text of each hit."""
-    fusion = Weights.parse(weights)
+    fusion, boosts = Weights.parse(weights), read_boosts(boost or ())
     embed = M3EmbeddingFunction(model, runtime=runtime, mcls_every=mcls_every)
     condition = parse_conditions(where or [])
     opened = open_store(store, identity=embed.identity, create=False, prefer_grpc=grpc, read_only=read_only)
     with HybridIndex(embed, opened) as index:
         most = max(limit, DEFAULT_CANDIDATES)
-        hits = index.query(query, limit=limit, weights=fusion, candidates=most, filter=condition, explain=True)
+        hits = index.query(
+            query, limit=limit, weights=fusion, candidates=most, filter=condition, boosts=boosts, explain=True
+        )
         if not hits:
             say("; ".join(["no hits", *_reasons(index, query, condition)]))
         explanations = explain_hits(embed, query, hits) if explain and hits else []
@@ -213,6 +224,8 @@ def _table(hits: list[Hit], weights: Weights) -> Table:
     shown = [("dense", weights.dense), ("sparse", weights.sparse), ("multi", weights.multi_vector)]
     if any(hit.parts and hit.parts.bm25 is not None for hit in hits):
         shown.append(("bm25", weights.bm25))
+    if any(hit.parts and hit.parts.boost is not None for hit in hits):
+        shown.append(("boost", 1.0))
     for name, weight in shown:
         table.add_column(f"{name}\n×{weight:g}", justify="right", no_wrap=True)
     # fold: text without spaces (Chinese, Thai) is one word, which would be cut after the first line.
@@ -243,6 +256,7 @@ def _as_dict(hit: Hit) -> dict[str, object]:
         "sparse": parts and parts.sparse,
         "multi_vector": parts and parts.multi_vector,
         **({"bm25": parts.bm25} if parts and parts.bm25 is not None else {}),
+        **({"boost": parts.boost} if parts and parts.boost is not None else {}),
         "title": document.title,
         "text": document.text,
         "payload": dict(document.payload),

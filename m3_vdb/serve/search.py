@@ -11,6 +11,7 @@ from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.responses import Response
 
 from m3_vdb.async_index import AsyncHybridIndex
+from m3_vdb.boosts import read_boosts
 from m3_vdb.conditions import parse_conditions
 from m3_vdb.filter_parser import parse_filter
 from m3_vdb.serve.answers import RequestError, json_answer, refusals
@@ -60,6 +61,11 @@ class SearchRequest(_Strict):
     fusion: Fusion = Field("weighted_sum", description="weighted_sum is the M3 score.")
     weights: WeightsField = "default"
     filter: FilterField = None
+    boosts: list[str] = Field(
+        [],
+        description="Fields of the payload that add to the score, FIELD:WEIGHT or FIELD:WEIGHT:HALF.",
+        examples=[["official:0.1", "modified:0.2:30d"]],
+    )
     score_threshold: float | None = None
     explain: bool = Field(False, description="Also return the parts of each score.")
 
@@ -89,6 +95,7 @@ class Parts(BaseModel):
     sparse: float
     multi_vector: float
     bm25: float | None = Field(None, description="Exact words; absent in a collection without them.")
+    boost: float | None = Field(None, description="What boosts add, weights included; absent without boosts.")
 
 
 class Found(BaseModel):
@@ -188,6 +195,7 @@ async def search(body: SearchRequest, request: Request) -> Response:
     """The best documents for a query by the fused M3 score, which the store computes."""
     weights, condition = Weights.parse(body.weights), _filter(body.filter)
     parse_filter(condition)  # refused before anything is encoded
+    boosts = read_boosts(body.boosts)
     hits = await _index(request).query(
         body.query,
         weights=weights,
@@ -198,6 +206,7 @@ async def search(body: SearchRequest, request: Request) -> Response:
         fusion=body.fusion,
         score_threshold=body.score_threshold,
         filter=condition,
+        boosts=boosts,
         explain=body.explain,
     )
     return json_answer({"hits": [_found(hit) for hit in hits]})

@@ -30,6 +30,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from m3_vdb.boosts import Boosts, read_boosts
 from m3_vdb.encoding.identity import ModelIdentity
 from m3_vdb.errors import CollectionNotFoundError, ConfigError, StoreError
 from m3_vdb.filter_parser import parse_filter
@@ -132,6 +133,7 @@ class VectorStore(ProcessBound):
         ef: int | None = None,
         score_threshold: float | None = None,
         filter: Filter | None = None,
+        boosts: Boosts = (),
         explain: bool = False,
     ) -> list[Hit]:
         """The best documents by exact M3 score among the candidates, best first.
@@ -148,6 +150,7 @@ class VectorStore(ProcessBound):
             ef: effort of an approximate dense search.
             score_threshold: drop hits with a lower score.
             filter: payload conditions that must hold.
+            boosts: fields of the payload that add to the score, as ``Boost`` or text such as "modified:0.2:30d".
             explain: also fill ``Hit.parts``.
 
         Raises:
@@ -164,6 +167,7 @@ class VectorStore(ProcessBound):
             ef=ef,
             score_threshold=score_threshold,
             filter=self._condition(filter),
+            boosts=read_boosts(boosts),
             explain=explain,
         )
         return self._checked_search([query], search)[0]
@@ -181,6 +185,7 @@ class VectorStore(ProcessBound):
         ef: int | None = None,
         score_threshold: float | None = None,
         filter: Filter | None = None,
+        boosts: Boosts = (),
         explain: bool = False,
     ) -> list[list[Hit]]:
         """``query`` for many queries, in one batched request where the engine has one.
@@ -204,6 +209,7 @@ class VectorStore(ProcessBound):
             ef=ef,
             score_threshold=score_threshold,
             filter=self._condition(filter),
+            boosts=read_boosts(boosts),
             explain=explain,
         )
         return self._checked_search(list(queries), search)
@@ -217,6 +223,7 @@ class VectorStore(ProcessBound):
         candidates: int = DEFAULT_CANDIDATES,
         source: Source = DEFAULT_SOURCE,
         filter: Filter | None = None,
+        boosts: Boosts = (),
     ) -> list[tuple[str, float]]:
         """``query`` without the documents: (id, fused score), best first; for long rankings and texts kept elsewhere.
 
@@ -229,6 +236,7 @@ class VectorStore(ProcessBound):
             candidates=candidates,
             source=source,
             filter=self._condition(filter),
+            boosts=read_boosts(boosts),
             ids_only=True,
         )
         (hits,) = self._checked_search([query], search)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from m3_vdb.boosts import boost_score
 from m3_vdb.encoding.identity import ModelIdentity
 from m3_vdb.errors import StoreError
 from m3_vdb.filters import Expression, matches
@@ -161,6 +162,12 @@ class MemoryStore(VectorStore):
             raw = [scores[part][0].tolist() for part in (DENSE, SPARSE, MULTI_VECTOR)]
             raw.append([None] * len(found[0]) if words is None else words[found[0]].tolist())
             parts = {row: Scores(*one) for row, *one in zip(found[0].tolist(), *raw, strict=True)}
+            if search.boosts:
+                payloads = {row: rows[row].document.payload for row in parts}
+                parts = {
+                    row: replace(one, boost=boost_score(payloads[row], search.boosts, search.now))
+                    for row, one in parts.items()
+                }
             best = best_first(fuse(parts, search), search)
             hits.append([Hit(rows[row].document, total, parts[row] if search.explain else None) for row, total in best])
         return hits

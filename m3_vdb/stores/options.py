@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from dataclasses import fields as dataclass_fields
+from datetime import datetime, timezone
 from typing import Any, Final, Literal, TypeAlias, get_args
 
+from m3_vdb.boosts import Boost
 from m3_vdb.errors import ConfigError
 from m3_vdb.filter_parser import check_field
 from m3_vdb.filters import Expression
@@ -151,11 +153,14 @@ class Search:
         ef: effort of an approximate dense search (HNSW's ef); None takes the engine's own.
         score_threshold: drop hits with a fused score below it.
         filter: payload conditions, read (``m3_vdb.filters``).
+        boosts: what fields of the payload add to the score, read (``m3_vdb.boosts``).
+        now: the moment from which boosts measure dates.
         explain: also fill ``Hit.parts``.
         ids_only: documents of hits may lack all but their ids.
 
     Raises:
-        ConfigError: source or fusion are unknown, or a number is out of range or of another type.
+        ConfigError: source or fusion are unknown, a number is out of range or of another type, or ranks are to be
+            boosted.
     """
 
     weights: Weights = DEFAULT_WEIGHTS
@@ -167,6 +172,8 @@ class Search:
     ef: int | None = None
     score_threshold: float | None = None
     filter: Expression | None = None
+    boosts: tuple[Boost, ...] = ()
+    now: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
     explain: bool = False
     ids_only: bool = False
 
@@ -175,6 +182,8 @@ class Search:
             raise ConfigError(f"source={self.source!r}: expected one of {', '.join(SOURCES)}")
         if self.fusion not in FUSIONS:
             raise ConfigError(f"fusion={self.fusion!r}: expected one of {', '.join(FUSIONS)}")
+        if self.boosts and self.fusion != "weighted_sum":
+            raise ConfigError(f"boosts are added to scores, and fusion={self.fusion!r} has ranks: use weighted_sum")
         read: dict[str, object] = {
             "limit": whole_number("limit", self.limit, least=1),
             "offset": whole_number("offset", self.offset, least=0, expected="expected 0 or more hits to skip"),

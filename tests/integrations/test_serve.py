@@ -148,6 +148,7 @@ def test_texts_are_ordered_by_their_m3_score(server, embed, session, weights):
         {"limit": 1, "offset": 1},
         {"filter": {"lang": ["de", "fr"]}},
         {"fusion": "rrf", "candidates": 3},
+        {"boosts": ["year:0.001", "lang:1"], "explain": True},
     ],
 )
 def test_a_search_finds_what_the_index_finds(server, embed, session, options):
@@ -162,6 +163,7 @@ def test_a_search_finds_what_the_index_finds(server, embed, session, options):
         assert (hit["parts"] is not None) == bool(options.get("explain"))
         if one.parts:
             assert hit["parts"]["multi_vector"] == one.parts.multi_vector
+            assert hit["parts"].get("boost") == one.parts.boost
 
 
 def test_filters_are_written_as_json_or_as_on_the_command_line(server):
@@ -353,6 +355,7 @@ MALFORMED = [
     ("/search", b'{"query": "a", "limits": 1}', 422),
     ("/search", b'{"query": "a", "filter": {"$or": 1}}', 422),
     ("/search", b'{"query": "a", "filter": "lang"}', 422),
+    ("/search", b'{"query": "a", "boosts": ["year"]}', 422),
     ("/search", b'{"query": "a", "weights": "none"}', 422),
     ("/documents", b'{"documents": [{"id": "x", "payload": {"a": NaN}}]}', 422),
     ("/documents", b'{"documents": [{"id": "x", "text": "a"}, {"id": "x", "text": "b"}]}', 422),

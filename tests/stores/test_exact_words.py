@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from dataclasses import astuple, replace
+from dataclasses import replace
 
 import pytest
 
@@ -89,7 +89,7 @@ def test_every_candidate_has_its_exact_score_of_four_parts(backend):
             hits = store.query(query, weights=WEIGHTS["four"], candidates=DOCUMENTS, explain=True)
             truth = expected(query, Weights(*WEIGHTS["four"]))
             for hit in hits:
-                assert astuple(hit.parts) == pytest.approx(astuple(truth[hit.document.id][1]), rel=1e-5, abs=1e-6)
+                assert hit.parts.as_dict() == pytest.approx(truth[hit.document.id][1].as_dict(), rel=1e-5, abs=1e-6)
             few = store.query(query, weights=WEIGHTS["four"], candidates=5)
             assert {hit.document.id for hit in few} <= expected(query, Weights(*WEIGHTS["four"]), candidates=5).keys()
             filtered = store.query(

@@ -18,7 +18,7 @@ from pymilvus import MilvusClient
 from pymilvus.exceptions import MilvusException
 
 from m3_vdb.encoding.identity import ModelIdentity
-from m3_vdb.errors import DocumentError, StoreError, StoreRequestError
+from m3_vdb.errors import ConfigError, DocumentError, StoreError, StoreRequestError
 from m3_vdb.filters import Expression
 from m3_vdb.marks import MARKS_FIELD
 from m3_vdb.stores.base import VectorStore
@@ -293,6 +293,11 @@ class MilvusStore(VectorStore):
         return [(read_row(row), read_embedding(row, width)) for row in rows.values()]
 
     def _search(self, queries: Sequence[M3Embedding], search: Search) -> list[list[Hit]]:
+        if search.boosts:
+            raise ConfigError(
+                f"boosts: the {self._where} cannot add them: Milvus' decay and boost rankers multiply a score or take "
+                f"its place; search without boosts, or keep the collection in a folder or on a Qdrant server"
+            )
         requests = self._requests()
         plans = [make_plan(query, search) for query in queries]
         names: list[dict[str, str]] = [{} for _ in queries]

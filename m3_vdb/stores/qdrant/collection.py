@@ -10,11 +10,13 @@ import json
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
 
 from m3_vdb.bm25 import bm25_document
+from m3_vdb.boosts import boost_score
 from m3_vdb.encoding.identity import ModelIdentity
 from m3_vdb.errors import ConfigError
 from m3_vdb.filters import Expression
@@ -267,12 +269,22 @@ class QdrantCollection(VectorStore):
         tokens = {SPARSE: query.sparse, BM25: query.bm25}
         names = [name for name in names if name not in tokens or ((part := tokens[name]) and len(part.ids))]
         exact = self._capabilities.may_be_exact
-        parts = [score_requests(plan, found, query, names, may_be_exact=exact) for plan, found in rounds]
+        parts = [
+            score_requests(plan, found, query, names, boosts=search.boosts, may_be_exact=exact)
+            for plan, found in rounds
+        ]
         requests = [request for part in parts for request in part]
         answers: dict[str, dict[str, float]] = {name: {} for name in names}
+        boosts: dict[str, float] = {}
         for request, points in zip(requests, self._answers(requests), strict=True):
             answers[request["using"]].update((read_id(point.payload), point.score) for point in points)
-        return read_parts(query, answers)
+            if search.boosts:
+                boosts.update(
+                    (read_id(one.payload), boost_score(one.payload.get("payload", {}), search.boosts, search.now))
+                    for one in points
+                )
+        found = read_parts(query, answers)
+        return {i: replace(scores, boost=boosts.get(i)) for i, scores in found.items()} if boosts else found
 
 
 def _document(payload: Mapping[str, Any]) -> Document:

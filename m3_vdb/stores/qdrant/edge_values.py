@@ -101,11 +101,17 @@ def _query(request: Request) -> Any:  # noqa: ANN401 - the three share no base c
 def _expression(given: Any) -> Any:  # noqa: ANN401 - numbers, names of scores, and expressions of them
     if isinstance(given, str):
         return edge.Expression.Variable(given)
+    if isinstance(given, dict) and "must" in given:
+        return edge.Expression.Condition(edge_filter(given))
     if isinstance(given, dict):
         ((name, parts),) = given.items()
+        if name == "exp_decay":
+            x, target = edge.Expression.DatetimeKey(parts["x"]["datetime_key"]), parts["target"]["datetime"]
+            since = edge.Expression.Datetime(target)
+            return edge.Expression.Decay(edge.DecayKind.Exp, x, since, parts["midpoint"], parts["scale"])
         if name == "div":
             return edge.Expression.Div(
-                _expression(parts["left"]), _expression(parts["right"]), parts["by_zero_default"]
+                _expression(parts["left"]), _expression(parts["right"]), parts.get("by_zero_default")
             )
         return {"sum": edge.Expression.Sum, "mult": edge.Expression.Mult}[name]([_expression(part) for part in parts])
     return edge.Expression.Constant(given)
@@ -128,13 +134,15 @@ def edge_filter(given: Request) -> edge.Filter:
     return edge.Filter(**clauses)
 
 
-def _condition(part: Request) -> Any:  # noqa: ANN401 - conditions share no base class
+def _condition(part: Request) -> Any:  # noqa: ANN401, PLR0911 - no common base class; one return for each kind
     if "has_id" in part:
         return edge.HasIdCondition(set(part["has_id"]))
     if "has_vector" in part:
         return edge.HasVectorCondition(part["has_vector"])
     if "is_empty" in part:
         return edge.IsEmptyCondition(part["is_empty"]["key"])
+    if "values_count" in part:
+        return edge.FieldCondition(part["key"], values_count=edge.ValuesCount(**part["values_count"]))
     if "range" in part:
         return edge.FieldCondition(part["key"], range=_range(part["range"]))
     if "match" in part:

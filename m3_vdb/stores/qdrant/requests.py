@@ -14,10 +14,12 @@ A search takes one of three forms, chosen by what the server is (``QdrantCapabil
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 from typing import Any, Final, TypeAlias
 
+from m3_vdb.boosts import MAX_NUMBER, Boost
 from m3_vdb.filters import And, AnyOf, Condition, Exists, Expression, Not, Or, field_steps
 from m3_vdb.marks import MARKS_FIELD
 from m3_vdb.scoring import BM25_HALF
@@ -89,7 +91,8 @@ def _fusion(plan: Plan, search: Search) -> Request:
     if search.fusion == "dbsf":
         return {"fusion": "dbsf"}
     products = [{"mult": [one.weight, _score(one, f"$score[{i}]")]} for i, one in enumerate(plan.rescores)]
-    return {"formula": {"sum": products}, "defaults": {f"$score[{i}]": 0.0 for i in range(1, len(products))}}
+    boosts = [term for boost in search.boosts for term in _boost_terms(boost, search.now)]
+    return {"formula": {"sum": products + boosts}, "defaults": {f"$score[{i}]": 0.0 for i in range(1, len(products))}}
 
 
 def _score(rescore: Rescore, score: str) -> str | Request:
@@ -99,14 +102,41 @@ def _score(rescore: Rescore, score: str) -> str | Request:
     return {"div": {"left": score, "right": {"sum": [score, BM25_HALF]}, "by_zero_default": 0.0}}
 
 
+def _boost_terms(boost: Boost, now: datetime) -> Iterator[Request]:
+    """What a boost adds, as products; their conditions come first, because the engine refuses to read another value."""
+    for path in (field_path(*steps) for steps in field_steps(boost.field)):
+        if isinstance(boost.half, timedelta):
+            distance = {"x": {"datetime_key": path}, "target": {"datetime": now.isoformat()}}
+            decay = {"exp_decay": {**distance, "midpoint": 0.5, "scale": boost.half.total_seconds()}}
+            yield {"mult": [boost.weight, _is_one(path, "range", {"gte": _FIRST_DAY}), decay]}
+        elif boost.half is None:
+            yield {"mult": [boost.weight, _is_one(path, "match", {"value": True})]}
+            yield {"mult": [boost.weight, _is_one(path, "range", {"gte": -MAX_NUMBER, "lte": MAX_NUMBER}), path]}
+        else:
+            share = {"div": {"left": path, "right": {"sum": [path, boost.half]}}}
+            yield {"mult": [boost.weight, _is_one(path, "range", {"gt": 0.0, "lte": MAX_NUMBER}), share]}
+
+
+def _is_one(path: str, test: str, value: Request) -> Request:
+    """The condition that a field has one value, which passes a test: 1 in a formula, else 0."""
+    return {"must": [{"key": path, test: value}, {"key": path, "values_count": {"lt": 2}}]}
+
+
 def score_requests(
-    plan: Plan, found: list[Request], query: M3Embedding, names: Sequence[str], *, may_be_exact: bool
+    plan: Plan,
+    found: list[Request],
+    query: M3Embedding,
+    names: Sequence[str],
+    *,
+    boosts: Sequence[Boost],
+    may_be_exact: bool,
 ) -> list[Request]:
-    """One request per vector: the raw scores of all candidates by it."""
+    """One request per vector: the raw scores of all candidates by it, and the fields that boosts read."""
     vectors, requests = named_vectors(query), []
+    fields = [ID_FIELD, *(field_path(*steps) for boost in boosts for steps in field_steps(boost.field))]
     for name in names:
         is_prefetch = plan.prefetches == (name,)
-        request = {"query": vectors[name], "using": name, "limit": plan.rescore_limit, "with_payload": [ID_FIELD]}
+        request = {"query": vectors[name], "using": name, "limit": plan.rescore_limit, "with_payload": fields}
         if is_prefetch:
             request |= {"filter": found[0]["filter"], "params": found[0]["params"]}
         else:
@@ -120,6 +150,7 @@ def _scoring(name: str, *, may_be_exact: bool) -> Request | None:
     return {"exact": True} if name not in MAY_LACK and may_be_exact else None
 
 
+_FIRST_DAY: Final = datetime.min.replace(tzinfo=timezone.utc)
 LATER_PASSAGES: Final[Request] = {"must": [{"key": f"{MARKS_FIELD}.passage[0]", "range": {"gt": 1}}]}
 """What is the second or a further passage of a document (``m3_vdb.marks``)."""
 
