@@ -65,7 +65,7 @@ class AsyncHybridIndex:
         options: CollectionOptions = DEFAULT_OPTIONS,
         long_documents: LongDocuments = DEFAULT_POLICY,
         api_key: str | None = None,
-        prefer_grpc: bool = False,
+        prefer_grpc: bool | None = None,
         grpc_port: int | None = None,
         timeout: int = 60,
         read_only: bool = False,
@@ -81,7 +81,7 @@ class AsyncHybridIndex:
             options: options of a new collection.
             long_documents: what ``add`` does with documents longer than the store's multi-vector limit.
             api_key: key of a server; None reads ``QDRANT_API_KEY`` or ``MILVUS_TOKEN``.
-            prefer_grpc: use gRPC for a Qdrant server.
+            prefer_grpc: gRPC for all (True) or nothing (False) of a Qdrant server; None for vectors, if it answers.
             grpc_port: port for gRPC; None for 6334 beside 6333.
             timeout: seconds to wait for a server's answer.
             read_only: write nothing; of a folder, read a copy of it as it is now.

@@ -70,7 +70,7 @@ class HybridIndex:
         options: CollectionOptions = DEFAULT_OPTIONS,
         long_documents: LongDocuments = DEFAULT_POLICY,
         api_key: str | None = None,
-        prefer_grpc: bool = False,
+        prefer_grpc: bool | None = None,
         grpc_port: int | None = None,
         timeout: int = 60,
         read_only: bool = False,
@@ -88,7 +88,7 @@ class HybridIndex:
             options: how a new collection is made: storage, payload indexes, …
             long_documents: what ``add`` does with documents of more tokens than the store takes rows.
             api_key: for a server; None takes the environment variable ``QDRANT_API_KEY`` or ``MILVUS_TOKEN``.
-            prefer_grpc: talk gRPC to a Qdrant server.
+            prefer_grpc: gRPC for all (True) or nothing (False) of a Qdrant server; None for vectors, if it answers.
             grpc_port: the port for that; None for 6334 beside 6333.
             timeout: seconds to wait for a server's answer.
             read_only: write nothing; of a folder, read a copy of it as it is now.

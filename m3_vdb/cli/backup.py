@@ -18,7 +18,7 @@ from m3_vdb.stores.options import STORAGES
 def backup_command(
     folder: Annotated[Path, typer.Argument(help="New folder for the backup.")],
     store: StoreOption,
-    grpc: GrpcOption = False,
+    grpc: GrpcOption = None,
 ) -> None:
     """Write a collection into a folder: documents, payloads, vectors, the model's identity, indexes, checksums."""
     kept_place(store)
@@ -40,7 +40,7 @@ def restore_command(
     bm25: Annotated[
         bool | None, typer.Option("--bm25/--no-bm25", help="Keep exact words, or not, whatever the backup has.")
     ] = None,
-    grpc: GrpcOption = False,
+    grpc: GrpcOption = None,
 ) -> None:
     """Make a collection from a backup, on any store; nothing is encoded. A damaged backup is refused before that."""
     kept_place(store)

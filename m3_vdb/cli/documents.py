@@ -34,7 +34,7 @@ YesOption = Annotated[bool, typer.Option("--yes", "-y", help="With --filter or -
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Only say how many documents it would be.")]
 
 
-def get_command(ids: Ids, store: StoreOption, grpc: GrpcOption = False, read_only: ReadOnlyOption = False) -> None:
+def get_command(ids: Ids, store: StoreOption, grpc: GrpcOption = None, read_only: ReadOnlyOption = False) -> None:
     """Print documents, one JSON object per line: id, title, text, payload. Exit code 1 if one does not exist."""
     with _opened(store, grpc, read_only=read_only) as opened:
         found = {document.id: document for document in whole_documents(opened, list(dict.fromkeys(ids)))}
@@ -48,7 +48,7 @@ def count_command(
     store: StoreOption,
     where: FilterOption = None,
     source: SourceOption = None,
-    grpc: GrpcOption = False,
+    grpc: GrpcOption = None,
     read_only: ReadOnlyOption = False,
 ) -> None:
     """Print how many documents match a filter, or there are; of documents that were split, passages count."""
@@ -68,7 +68,7 @@ def delete_command(
     source: SourceOption = None,
     yes: YesOption = False,
     dry_run: DryRunOption = False,
-    grpc: GrpcOption = False,
+    grpc: GrpcOption = None,
 ) -> None:
     """Delete documents with all their passages, by ids, a filter or a source (these ask first)."""
 
@@ -94,7 +94,7 @@ def update_command(
     payload: Annotated[str | None, typer.Option("--payload", help="JSON that replaces the whole payload.")] = None,
     yes: YesOption = False,
     dry_run: DryRunOption = False,
-    grpc: GrpcOption = False,
+    grpc: GrpcOption = None,
 ) -> None:
     """Change the payload of documents, by ids, a filter or a source (these ask first); texts and vectors stay."""
     if (payload is None) == (not fields and not unset):
@@ -120,7 +120,7 @@ def update_command(
 def _change(
     verb: str,
     store: str,
-    grpc: bool,
+    grpc: bool | None,
     ids: list[str] | None,
     where: list[str] | None,
     source: str | None,
@@ -161,7 +161,7 @@ def _change(
 
 
 @contextmanager
-def _opened(store: str, grpc: bool, *, read_only: bool = False) -> Iterator[VectorStore]:
+def _opened(store: str, grpc: bool | None, *, read_only: bool = False) -> Iterator[VectorStore]:
     kept_place(store)
     with open_store(store, identity=None, create=False, prefer_grpc=grpc, read_only=read_only) as opened:
         yield opened

@@ -19,7 +19,7 @@ def info_command(
     model: ModelOption = None,
     mcls_every: MclsOption = None,
     runtime: RuntimeOption = "auto",
-    grpc: GrpcOption = False,
+    grpc: GrpcOption = None,
     read_only: ReadOnlyOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:

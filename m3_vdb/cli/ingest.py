@@ -57,7 +57,7 @@ def ingest_command(
     corpus: CorpusArgument,
     store: StoreOption,
     bm25: Bm25Option = False,
-    grpc: GrpcOption = False,
+    grpc: GrpcOption = None,
     model: ModelOption = None,
     mcls_every: MclsOption = None,
     max_length: MaxLengthOption = None,

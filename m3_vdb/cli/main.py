@@ -99,7 +99,7 @@ def search_command(
             "modified:0.2:30d (half at that age). Can be repeated.",
         ),
     ] = None,
-    grpc: GrpcOption = False,
+    grpc: GrpcOption = None,
     read_only: ReadOnlyOption = False,
     explain: Annotated[
         bool, typer.Option("--explain", help="Show the tokens that each hit's scores are made of, too.")

@@ -28,7 +28,7 @@ def mcp_command(
         int | None,
         typer.Option(min=1, max=65535, metavar="PORT", help="Serve http://127.0.0.1:PORT/mcp instead of stdio."),
     ] = None,
-    grpc: GrpcOption = False,
+    grpc: GrpcOption = None,
     read_only: ReadOnlyOption = False,
 ) -> None:
     """Serve a collection to an assistant over MCP: the tool find, and store where writing is allowed."""

@@ -26,10 +26,11 @@ Bm25Option = Annotated[
     ),
 ]
 GrpcOption = Annotated[
-    bool,
+    bool | None,
     typer.Option(
-        "--grpc",
-        help="Use gRPC for a Qdrant server, at port 6334. For other ports: --store qdrant+grpc://HOST:PORT/notes.",
+        "--grpc/--no-grpc",
+        help="Use gRPC, at port 6334, for all or nothing of a Qdrant server. Default: for vectors, if it answers. For "
+        "other ports: --store qdrant+grpc://HOST:PORT/notes.",
     ),
 ]
 ReadOnlyOption = Annotated[

@@ -62,13 +62,13 @@ class Opener:
     Attributes:
         url: of the collection.
         identity: the model's.
-        grpc: talk gRPC to a Qdrant server.
+        grpc: ``open_store``'s ``prefer_grpc``.
         key: the driver's; shown nowhere.
     """
 
     url: str
     identity: ModelIdentity
-    grpc: bool
+    grpc: bool | None
     key: str | None = field(repr=False)
 
     def __call__(self) -> VectorStore:
@@ -80,7 +80,7 @@ def make_engine(
     embed: M3EmbeddingFunction,
     store: str,
     *,
-    grpc: bool,
+    grpc: bool | None,
     model: str | None,
     runtime: str,
     address: str | None,
@@ -93,7 +93,7 @@ def make_engine(
     Args:
         embed: the driver's.
         store: URL.
-        grpc: talk gRPC to a Qdrant server.
+        grpc: ``open_store``'s ``prefer_grpc``.
         model: bundle or hub id, as every worker finds it.
         runtime: of the encoders.
         address: of the cluster.

@@ -155,7 +155,7 @@ def run_on(
     store: str,
     files: RunFiles,
     *,
-    grpc: bool = False,
+    grpc: bool | None = None,
     options: CollectionOptions = DEFAULT_OPTIONS,
 ) -> RunResult:
     """Open the store, handle signals, show progress, and run.
@@ -165,7 +165,7 @@ def run_on(
         embed: the embedding function.
         store: URL.
         files: files of the run.
-        grpc: use gRPC for a Qdrant server.
+        grpc: ``open_store``'s ``prefer_grpc``.
         options: of a new collection.
     """
     with (
@@ -197,7 +197,11 @@ def kept_place(store: str) -> Folder | Server:
 
 @contextmanager
 def open_target(
-    store: str, identity: ModelIdentity, *, prefer_grpc: bool = False, options: CollectionOptions = DEFAULT_OPTIONS
+    store: str,
+    identity: ModelIdentity,
+    *,
+    prefer_grpc: bool | None = None,
+    options: CollectionOptions = DEFAULT_OPTIONS,
 ) -> Iterator[VectorStore]:
     """Open the store to write to; a folder created here is removed if the run fails before anything is stored."""
     place = kept_place(store)

@@ -66,7 +66,7 @@ def serve_command(
         int, typer.Option(min=1, help="Tokens of documents after which a query has its turn.")
     ] = 1024,
     grace: Annotated[int, typer.Option(min=0, help="Seconds to finish running requests at the end.")] = 30,
-    grpc: GrpcOption = False,
+    grpc: GrpcOption = None,
     read_only: ReadOnlyOption = False,
     access_log: Annotated[bool, typer.Option("--access-log", help="Print one line per request.")] = False,
 ) -> None:

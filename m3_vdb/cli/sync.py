@@ -70,7 +70,7 @@ class Follower:
         corpus: opens it as it is now.
         embed: the embedding function.
         store: URL.
-        grpc: use gRPC for a Qdrant server.
+        grpc: ``open_store``'s ``prefer_grpc``.
         bm25: also keep exact words.
         rejected: file for rejected rows.
         run: ``sync``, still without corpus, store, progress and stop.
@@ -81,7 +81,7 @@ class Follower:
     corpus: Callable[[], Corpus]
     embed: M3EmbeddingFunction
     store: str
-    grpc: bool
+    grpc: bool | None
     bm25: bool
     rejected: Path
     run: Callable[..., SyncReport]
@@ -151,7 +151,7 @@ def _make_command(*, watching: bool) -> Callable[..., None]:
         ] = MAX_REMOVED,
         quiet: Annotated[float, typer.Option(help="watch: seconds without a change before a sync.")] = QUIET,
         bm25: Bm25Option = False,
-        grpc: GrpcOption = False,
+        grpc: GrpcOption = None,
         model: ModelOption = None,
         mcls_every: MclsOption = None,
         max_length: MaxLengthOption = None,

@@ -44,7 +44,7 @@ def open_store(
     exact: bool | None = None,
     options: CollectionOptions = DEFAULT_OPTIONS,
     api_key: str | None = None,
-    prefer_grpc: bool = False,
+    prefer_grpc: bool | None = None,
     grpc_port: int | None = None,
     timeout: int = 60,
     read_only: bool = False,
@@ -64,8 +64,9 @@ def open_store(
             folder by full scan, a server by HNSW. Milvus decides this when a collection is made.
         options: how a new collection is made: storage, payload indexes, …
         api_key: for a server; if None, the environment variable ``QDRANT_API_KEY`` or ``MILVUS_TOKEN``.
-        prefer_grpc: talk gRPC to a Qdrant server whose URL names REST's port. It is checked that both ports are of one
-            server. A URL for gRPC needs no word of it.
+        prefer_grpc: of a Qdrant server whose URL names REST's port: True sends everything over gRPC, False nothing;
+            None sends vectors over gRPC where it answers, which is found out at the first upload. It is always checked
+            that both ports are of one server. A URL for gRPC needs no word of it.
         grpc_port: the port for that; None for 6334 beside 6333. Host, TLS, key and timeout are those of the URL and the
             arguments.
         timeout: seconds to wait for a server's answer.
@@ -122,14 +123,14 @@ def open_store(
                 read_only=read_only,
             )
         with no_usage_data():  # qdrant-client imports fastembed where that is installed, and fastembed onnxruntime
-            from m3_vdb.stores.qdrant.client import connect, one_server  # noqa: PLC0415 - seconds to import, and optional
+            from m3_vdb.stores.qdrant.client import connect, one_server, why_rest  # noqa: PLC0415 - seconds to import
             from m3_vdb.stores.qdrant.server import QdrantStore  # noqa: PLC0415
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] not in _PACKAGES:
             raise
         what = "a server" if isinstance(place, Server) else "a folder"
         raise MissingExtraError(f"a {place.engine.title()} store ({what})", extra=place.engine) from error
-    client = connect(place, api_key=api_key, prefer_grpc=prefer_grpc, grpc_port=grpc_port, timeout=timeout)
+    client = connect(place, api_key=api_key, prefer_grpc=bool(prefer_grpc), grpc_port=grpc_port, timeout=timeout)
     try:
         with one_server(client, place, api_key=api_key):
             return QdrantStore(
@@ -140,6 +141,7 @@ def open_store(
                 exact=bool(exact),
                 options=options,
                 read_only=read_only,
+                why_rest=why_rest(place, prefer_grpc=prefer_grpc, grpc_port=grpc_port),
             )
     except BaseException:
         client.close()

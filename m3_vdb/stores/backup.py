@@ -128,7 +128,7 @@ def restore(
     into_existing: bool = False,
     long_documents: LongDocuments = DEFAULT_POLICY,
     api_key: str | None = None,
-    prefer_grpc: bool = False,
+    prefer_grpc: bool | None = None,
 ) -> Backup:
     """Make a collection from a backup. Nothing is encoded; the backup is checked before anything is made.
 

@@ -81,7 +81,8 @@ def _backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend
         yield Backend("edge", functools.partial(open_store, str(tmp_path / "c.qdrant")))
     elif request.param == "qdrant":
         url = f"{os.environ[SERVERS['qdrant']]}/test_{uuid.uuid4().hex}"
-        yield Backend("qdrant", functools.partial(open_store, url))
+        # All over REST, unless the URL is one for gRPC.
+        yield Backend("qdrant", functools.partial(open_store, url, prefer_grpc=False))
         _drop_qdrant(url)
     elif request.param.startswith("rest"):
         from qdrant_client import models

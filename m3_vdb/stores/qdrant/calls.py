@@ -19,7 +19,7 @@ from qdrant_client import grpc as q
 from qdrant_client.conversions.conversion import GrpcToRest, RestToGrpc
 from qdrant_client.http.models import QueryResponse  # that of qdrant_client.models is another one
 
-from m3_vdb.stores.points import Point
+from m3_vdb.stores.points import Point, batches
 from m3_vdb.stores.qdrant.packed import read_vectors, to_input, upsert_request
 from m3_vdb.stores.qdrant.requests import Request
 
@@ -52,9 +52,19 @@ class QdrantCalls(ABC):
     def request_bytes(point: Point) -> int:
         """Upper bound of a point's bytes in an upsert."""
 
+    def write(self, points: Sequence[Point], *, max_items: int | None) -> None:
+        """Store points, and wait until they are, in upserts that the server takes.
+
+        Args:
+            points: any number.
+            max_items: points in an upsert; None for any number.
+        """
+        for batch in batches(points, self.request_bytes, max_bytes=self.max_bytes, max_items=max_items):
+            self.upsert(batch)
+
     @abstractmethod
     def upsert(self, points: Sequence[Point]) -> None:
-        """Store points, and wait until they are."""
+        """Store points in one request, and wait until they are."""
 
     @abstractmethod
     def query(self, request: Request) -> Sequence[Any]:
@@ -69,12 +79,9 @@ class QdrantCalls(ABC):
         """Points that exist, with their payloads and the named vectors."""
 
 
-def make_calls(client: QdrantClient, collection: str) -> QdrantCalls:
-    """The calls that a client's options ask for."""
-    options = client.init_options
-    if options.get("path") is not None or options.get("location") == ":memory:":
-        return LocalCalls(client, collection)
-    return GrpcCalls(client, collection) if options["prefer_grpc"] else RestCalls(client, collection)
+def is_local(client: QdrantClient) -> bool:
+    """Whether a client keeps its collections in this process."""
+    return client.init_options.get("path") is not None or client.init_options.get("location") == ":memory:"
 
 
 class _Updated(BaseModel):

@@ -78,6 +78,15 @@ def connect(
         ) from None
 
 
+def why_rest(place: Server, *, prefer_grpc: bool | None, grpc_port: int | None) -> str:
+    """Why gRPC is not tried beside REST; "" if it is (``wire.py``). The arguments are those of ``open_store``."""
+    if prefer_grpc is not None:
+        return "as asked for"
+    if grpc_port is None and urlsplit(place.url).port not in (None, REST_PORT):
+        return "the port of gRPC is not known: give grpc_port=, or a store URL qdrant+grpc://HOST:PORT/…"
+    return ""
+
+
 def _send(request: Request, send: Callable[[Request], Response]) -> Response:
     """Send a request, and free an answer of megabytes when it has been read.
 
@@ -129,14 +138,14 @@ def one_server(client: QdrantClient, place: Server, *, api_key: str | None) -> I
 
 def _are_same(client: QdrantClient, rest: QdrantClient, collection: str) -> bool | None:
     """Whether two clients ask one server; None if neither knows the collection. True where one of them cannot tell."""
-    by_rest = _peers(rest, collection)
-    by_grpc = None if by_rest is None else _peers(client, collection)
+    by_rest = peers(rest, collection)
+    by_grpc = None if by_rest is None else peers(client, collection)
     if by_rest is None or by_grpc is None or by_rest & by_grpc:
         return True
     return False if by_rest or by_grpc else None
 
 
-def _peers(client: QdrantClient, collection: str) -> set[int] | None:
+def peers(client: QdrantClient, collection: str) -> set[int] | None:
     """The servers that keep a collection, as the one that is asked sees them; empty if there is none; None: no answer.
 
     With several nodes behind one address the next answer may be another node's; each knows the others.

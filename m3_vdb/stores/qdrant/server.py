@@ -20,9 +20,9 @@ from m3_vdb.stores.base import new_identity
 from m3_vdb.stores.following import Followed
 from m3_vdb.stores.markers import check_place
 from m3_vdb.stores.options import BM25, DEFAULT_OPTIONS, DENSE, MULTI_VECTOR, SPARSE, CollectionOptions, Facts
-from m3_vdb.stores.points import Point, batches, field_name, field_path, point_id
+from m3_vdb.stores.points import Point, field_name, field_path, point_id
 from m3_vdb.stores.qdrant.aliases import alias_target, read_marker
-from m3_vdb.stores.qdrant.calls import LocalCalls, make_calls
+from m3_vdb.stores.qdrant.calls import is_local
 from m3_vdb.stores.qdrant.client import mapped_errors, store_url, where
 from m3_vdb.stores.qdrant.collection import QdrantCollection
 from m3_vdb.stores.qdrant.requests import LATER_PASSAGES, Request, to_filter
@@ -35,6 +35,7 @@ from m3_vdb.stores.qdrant.schema import (
     read_capabilities,
     vector_schema,
 )
+from m3_vdb.stores.qdrant.wire import Wire
 from m3_vdb.stores.waiting import Waiting, wait_for
 from m3_vdb.types import SparseVector
 
@@ -59,6 +60,7 @@ class QdrantStore(QdrantCollection):
         exact: pick the candidates by a full scan, not by HNSW; slower and exact. Scores are exact either way.
         options: how a *new* collection is made.
         read_only: refuse to write.
+        why_rest: why vectors never travel over gRPC where the client speaks REST; "" has that tried once.
 
     Raises:
         ConfigError: the server forbids exact search, or is too old for an option.
@@ -79,6 +81,7 @@ class QdrantStore(QdrantCollection):
         exact: bool = False,
         options: CollectionOptions = DEFAULT_OPTIONS,
         read_only: bool = False,
+        why_rest: str = "as the client is",
     ) -> None:
         super().__init__()
         self._read_only, create = read_only, create and not read_only
@@ -86,7 +89,8 @@ class QdrantStore(QdrantCollection):
         self._name = collection
         followed = Followed(collection, self._target())
         collection = self._collection = followed.collection
-        self._calls = make_calls(client, collection)
+        self._wire = Wire(client, why_rest)
+        self._calls = self._wire.calls(collection)
         self._exact = exact
         version = self._version()
         with self._engine():
@@ -133,7 +137,7 @@ class QdrantStore(QdrantCollection):
 
         if self._followed is not None and self._followed.has_moved(self._target, metadata, self._identity, self._where):
             self._collection = self._followed.collection
-            self._calls = make_calls(self._client, self._collection)
+            self._calls = self._wire.calls(self._collection)
 
     def _confirm(self) -> None:
         if self.is_server:
@@ -209,7 +213,7 @@ class QdrantStore(QdrantCollection):
     @property
     def is_server(self) -> bool:
         """Whether a server keeps it, not qdrant-client's local mode."""
-        return not isinstance(self._calls, LocalCalls)
+        return not is_local(self._client)
 
     @property
     def _url(self) -> str:
@@ -228,9 +232,7 @@ class QdrantStore(QdrantCollection):
     def _write(self, points: Sequence[Point]) -> None:
         most = self._capabilities.max_upsert
         with self._engine():
-            calls = self._calls
-            for batch in batches(points, calls.request_bytes, max_bytes=calls.max_bytes, max_items=most):
-                calls.upsert(batch)
+            self._calls.write(points, max_items=most)
 
     def _set_payload(self, point_ids: list[str], fields: dict[str, Any]) -> None:
         self._client.set_payload(self._collection, fields, points=[*point_ids], wait=True)
@@ -336,6 +338,7 @@ class QdrantStore(QdrantCollection):
                 "version": able.version or "not told",
                 "exact_candidates": self._exact,
                 "fusion": "server" if able.may_be_exact else "client",
+                **({"wire": self._wire.told(self._collection)} if self.is_server else {}),
             },
             last_run=(info.config.metadata or {}).get(RUN_KEY) or {},
         )
