@@ -11,8 +11,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, Final, TypeVar
+from urllib.parse import quote
 
 import orjson
+from httpx import Request as HttpRequest
 from pydantic import BaseModel
 from qdrant_client import QdrantClient, models
 from qdrant_client import grpc as q
@@ -105,6 +107,11 @@ class RestCalls(QdrantCalls):
 
     max_bytes = MAX_REST_BYTES
 
+    def __init__(self, client: QdrantClient, collection: str) -> None:
+        super().__init__(client, collection)
+        self._known: dict[str, HttpRequest] = {}
+        """Path → request without a body: putting together address and headers takes longer than writing a query."""
+
     @staticmethod
     def request_bytes(point: Point) -> int:
         """See ``QdrantCalls``."""
@@ -113,7 +120,7 @@ class RestCalls(QdrantCalls):
     def upsert(self, points: Sequence[Point]) -> None:
         """See ``QdrantCalls``."""
         body = {"points": [{"id": one.id, "payload": one.payload, "vector": one.vectors} for one in points]}
-        self._send("PUT", "points", body, _Updated, wait="true")
+        self._send("PUT", "points?wait=true", body, _Updated)
 
     def query(self, request: Request) -> Sequence[Any]:
         """See ``QdrantCalls``."""
@@ -129,16 +136,17 @@ class RestCalls(QdrantCalls):
         body = {"ids": ids, "with_payload": True, "with_vector": list(vectors) or False}
         return self._send("POST", "points", body, _Records).result
 
-    def _send(self, method: str, path: str, body: Request, answer: type[Answer], **params: str) -> Answer:
-        return self._client.http.client.request(
-            type_=answer,
-            method=method,
-            url=f"/collections/{{collection_name}}/{path}",
-            path_params={"collection_name": self._collection},
-            params=params,
-            headers={"Content-Type": "application/json"},
-            content=orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY),
-        )
+    def _send(self, method: str, path: str, body: Request, answer: type[Answer]) -> Answer:
+        api = self._client.http.client
+        known = self._known.get(path)
+        if known is None or api._client.cookies:  # a proxy's, which go into each request
+            url = f"{api.host.rstrip('/')}/collections/{quote(self._collection, safe='')}/{path}"
+            known = api._client.build_request(method, url, headers={"Content-Type": "application/json"}, content=b"")
+            del known.headers["Content-Length"]
+            self._known[path] = known
+        content = orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
+        request = HttpRequest(method, known.url, headers=known.headers, content=content, extensions=known.extensions)
+        return api.send(request, answer)
 
 
 def _body(request: Request) -> Any:  # noqa: ANN401 - a dict, as _given keeps it
