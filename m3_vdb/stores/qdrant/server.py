@@ -87,6 +87,7 @@ class QdrantStore(QdrantCollection):
         self._read_only, create = read_only, create and not read_only
         self._client = client
         self._name = collection
+        self._named = where(client, collection)
         followed = Followed(collection, self._target())
         collection = self._collection = followed.collection
         self._wire = Wire(client, why_rest)
@@ -221,7 +222,7 @@ class QdrantStore(QdrantCollection):
 
     @property
     def _where(self) -> str:
-        return where(self._client, self._name)
+        return self._named
 
     @contextmanager
     def _engine(self) -> Iterator[QdrantClient]:
