@@ -44,6 +44,14 @@ def test_migrate_a_folder(tmp_path: Path, tiny_bundle: Path) -> None:
     assert "deleted" in m3_vdb("migrate", "--store", store, "--drop-old").stderr
     assert "there is nothing to drop" in m3_vdb("migrate", "--store", store, "--drop-old").stderr
     assert "there is nothing to give up" in m3_vdb("migrate", "--store", store, "--cancel").stderr
+    away = tmp_path / "away.qdrant"
+    with open_store(away, IDENTITY) as opened:
+        opened.upsert([Document("d0", "")], HashEmbed().encode_documents([""]))
+    (tmp_path / "texts.csv").write_text("key;body\nd0;hello\n")
+    reading = ("--from", tmp_path / "texts.csv", "--id-field", "key", "--text-field", "body", "--delimiter", ";")
+    assert m3_vdb("migrate", "--store", away, "--model", tiny_bundle, *reading).exit_code == 0
+    with open_store(away) as opened:
+        assert opened.get(["d0"]) == [Document("d0", "hello")]
     wrong = m3_vdb("migrate", "--store", store)
     assert isinstance(wrong.exception, ConfigError)
     assert "expected --model NEW, or --drop-old or --cancel" in str(wrong.exception)

@@ -79,7 +79,7 @@ def compare_models(
     Returns:
         The comparison; None of an empty collection.
     """
-    queries = list(judged) if judged is not None else _drawn(old)
+    queries = list(judged) if judged is not None else _drawn(new)
     if not queries:
         return None
     pairs = [(new, embed)] if old_embed is None else [(new, embed), (old, old_embed)]

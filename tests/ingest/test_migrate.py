@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from m3_vdb.errors import CollectionMismatchError, CollectionNotFoundError, Conf
 from m3_vdb.ingest import async_migrate, cancel_migration, drop_old, migrate
 from m3_vdb.retry import ONCE, is_transient
 from m3_vdb.stores import CollectionOptions, open_store
-from m3_vdb.stores.succession import succession
+from m3_vdb.stores.succession import aliases, succession
 from m3_vdb.types import Document, M3Embeddings, Passage
 from tests.ingest._fakes import IDENTITY, HashEmbed, documents
 from tests.ingest._migrate_victim import NEW
@@ -74,6 +76,12 @@ def point(url: str, alias: str) -> None:
     heir = succession(url, None)
     heir._aliases.point(alias, url.rpartition("/")[2])
     heir.close()
+
+
+def exists(url: str) -> bool:
+    with suppress(CollectionNotFoundError), open_store(url):
+        return True
+    return False
 
 
 def held(url: str) -> dict[str, Document]:
@@ -228,7 +236,7 @@ def test_old_and_new_models_never_meet_on_an_alias(server: str) -> None:
     with open_store(url, IDENTITY) as store:
         found = store.rank(query)
         heir = succession(url, NEW)
-        heir.begin()
+        heir.claim()
         store.upsert([Document("a", "w1")], HashEmbed().encode_documents(["w1"]))
         with (
             heir.closed(),
@@ -247,6 +255,66 @@ def test_old_and_new_models_never_meet_on_an_alias(server: str) -> None:
     with open_store(url, NEW) as store:
         write(f"{server}/same", [])
         assert store.count() == 5
+
+
+def test_two_machines(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that works changes its mark; one that does not is taken for dead, and finds out when it is not."""
+    url, live = f"{server}/mine", "mine_live"
+    write(url, documents(3))
+    other = succession(url, NEW, alias=live)
+    monkeypatch.setattr(aliases, "MACHINE", "other 0")
+    other.claim()
+    monkeypatch.undo()
+    monkeypatch.setattr(aliases.time, "sleep", lambda _: other.beat())
+    with pytest.raises(ConfigError, match=r"mine_live is being migrated by process \d+ on other: wait for it"):
+        migrate(url, HashEmbed(identity=NEW), alias=live)
+    monkeypatch.setattr(aliases.time, "sleep", lambda _: None)
+    assert not migrate(url, HashEmbed(identity=NEW), alias=live, switch=False).switched
+    with pytest.raises(ConfigError, match="the migration was ended elsewhere: run one at a time"):
+        other.beat()
+    again = succession(url, NEW, alias=live)
+    again.claim()
+    with pytest.raises(ConfigError, match=r"mine_live: process \d+ on .* has taken the migration over"):
+        other.switch()
+    assert not exists(f"{server}/{live}")
+    again.close()
+    monkeypatch.setattr(aliases, "BEAT_SECONDS", 0.001)
+    write(url, [Document("new", "a new text")])
+
+    def taken() -> None:
+        while not stop.wait(0.01):
+            other.claim()
+
+    stop = threading.Event()
+    with pytest.raises(ConfigError, match="has taken the migration over"):
+        migrate(url, Meanwhile(taken), alias=live, stop=stop)
+    other.close()
+    assert migrate(url, HashEmbed(identity=NEW), alias=live).switched
+
+
+def test_texts_of_a_corpus(tmp_path: Path) -> None:
+    """Of what the corpus has; the rest keeps its own, and nothing may be without one."""
+    url = str(tmp_path / "notes.qdrant")
+    write(url, [Document("a", "", payload={"n": 1}), Document("b", "own text"), Document("c", ""), *cut("", "")])
+    corpus = [Document("a", "a text", "T"), Document("s", "one twothree"), Document("else", "not in the collection")]
+    embed = HashEmbed(identity=NEW)
+    for dry_run in (True, False):
+        with pytest.raises(ConfigError, match=r"1 documents \(c\) of .* have no text there, and the corpus does not"):
+            migrate(url, embed, corpus=corpus, dry_run=dry_run)
+    assert not embed.encoded
+    corpus.append(Document("c", "c text"))
+    short = [Document("s", "one two"), *corpus]
+    with pytest.raises(ConfigError, match=r"1 documents \(s¶2\) of .* are not parts of the texts that the corpus has"):
+        migrate(url, embed, corpus=short)
+    assert migrate(url, embed, corpus=corpus).switched
+    expected = [Document("a", "a text", "T", {"n": 1}), Document("b", "own text"), Document("c", "c text")]
+    assert held(url) == {one.id: one for one in [*expected, *SPLIT]}
+    with open_store(url, NEW) as store:
+        assert store.get(["s¶2"])[0].passage == SPLIT[1].passage
+
+
+def cut(*texts: str) -> list[Document]:
+    return [replace(one, text=text) for one, text in zip(SPLIT, texts, strict=True)]
 
 
 def test_an_alias_that_moves_to_the_same_model_is_followed(server: str) -> None:

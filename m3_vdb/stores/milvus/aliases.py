@@ -42,6 +42,7 @@ class MilvusAliases:
     """
 
     joint = "__"
+    is_shared = True
 
     def __init__(self, client: MilvusClient, where: str, timeout: float) -> None:
         self._client = client
@@ -108,6 +109,7 @@ class FileAliases(MilvusAliases):
     """
 
     alias = LIVE_IN_FILE
+    is_shared = False
 
     def __init__(self, path: Path) -> None:
         if not path.is_file() and not is_database(path):

@@ -32,6 +32,7 @@ class QdrantAliases:
     """
 
     joint = "--"
+    is_shared = True
 
     def __init__(self, client: QdrantClient, where: str) -> None:
         self._client = client

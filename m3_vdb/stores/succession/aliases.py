@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import threading
+import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from m3_vdb.encoding.identity import ModelIdentity
-from m3_vdb.errors import CollectionNotFoundError, ConfigError
+from m3_vdb.errors import CollectionNotFoundError, ConfigError, StoreError
+from m3_vdb.notices import say_once
 from m3_vdb.stores.base import VectorStore
 from m3_vdb.stores.markers import BUILDING, CLOSED, MOVED
 from m3_vdb.stores.options import CollectionOptions
 from m3_vdb.stores.succession.base import Succession, still_kept, suffix, unfinished
+
+MACHINE: Final = f"{socket.gethostname()} {os.getuid() if hasattr(os, 'getuid') else 0}"
+"""Where a lock of files keeps two migrations of a place apart (``m3_vdb.ingest.migrating``)."""
+BEAT_SECONDS: Final = 15
+"""Between two signs of life of a migration."""
+SILENT_SECONDS: Final = 40
+"""Without one, the process that another machine's mark names is taken for dead. No clocks are compared."""
 
 
 class Aliases(Protocol):
@@ -19,9 +32,11 @@ class Aliases(Protocol):
 
     Attributes:
         joint: between a collection's name and what a successor's name adds to it; of characters that names may have.
+        is_shared: other processes may use them at the same time.
     """
 
     joint: str
+    is_shared: bool
 
     def target(self, name: str) -> str | None:
         """The collection behind an alias; None if there is no such alias."""
@@ -79,6 +94,9 @@ class AliasSuccession(Succession):
         self._aliases = aliases
         self._url = url
         self._open = opening
+        self._marking = threading.RLock()
+        self._claim: Mapping[str, Any] = {}
+        self._state = BUILDING
         target = aliases.target(name)
         if target is not None and alias not in (None, name):
             raise ConfigError(f"alias {alias!r}: {name!r} is an alias already, and it moves; leave it out")
@@ -117,9 +135,65 @@ class AliasSuccession(Succession):
         if marker.get("to") is None and self._aliases.exists(self.new):
             raise ConfigError(f"there is a collection {self.new!r} already, of no migration: delete it, or use it")
 
-    def begin(self) -> None:
-        """Mark the old one; writes to it are acknowledged (again, after a process that was killed)."""
-        self._mark_old(BUILDING)
+    @contextmanager
+    def begun(self, stop: threading.Event) -> Iterator[None]:
+        """The old one is marked, again and again; writes to it are acknowledged (again, after one that was killed)."""
+        self.claim()
+        ended, lost = threading.Event(), list[ConfigError]()
+
+        def beat() -> None:
+            while not ended.wait(BEAT_SECONDS):
+                try:
+                    self.beat()
+                except ConfigError as error:
+                    lost.append(error)
+                    stop.set()
+                    return
+                except StoreError:
+                    continue  # the work itself will meet it, or not
+
+        thread = threading.Thread(target=beat, name="m3-vdb migration", daemon=True)
+        if self._aliases.is_shared:
+            thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            if thread.is_alive():
+                thread.join()
+        if lost:
+            raise lost[0]
+        if self._state != MOVED:
+            self._mark_old(BUILDING, release=True)
+
+    def claim(self) -> None:
+        """Mark the old one as being migrated by this process.
+
+        Raises:
+            ConfigError: another machine is at it: its mark changes while it is looked at.
+        """
+        found = self._claimed()
+        if found and found.get("machine") != MACHINE:  # on this one a lock says so
+            say_once(
+                f"{self.place}: {_name(found)} has begun to migrate it; looking for {SILENT_SECONDS} s if it lives"
+            )
+            time.sleep(SILENT_SECONDS)
+            if self._claimed() not in ({}, found):
+                raise ConfigError(f"{self.place} is being migrated by {_name(found)}: wait for it")
+        self._claim = {"machine": MACHINE, "process": os.getpid(), "run": uuid.uuid4().hex, "beat": 0}
+        self._state = BUILDING
+        self._aliases.mark(self.old, self._marker())
+
+    def beat(self) -> None:
+        """Change the mark, as a sign of life.
+
+        Raises:
+            ConfigError: another machine has taken the migration over, or ended it.
+        """
+        with self._marking:
+            if self._state != MOVED:
+                self._claim = {**self._claim, "beat": self._claim["beat"] + 1}
+                self._mark_old(self._state)
 
     def open_new(self, identity: ModelIdentity, options: CollectionOptions, *, exact: bool | None) -> VectorStore:
         """The collection beside it."""
@@ -139,6 +213,7 @@ class AliasSuccession(Succession):
     def switch(self) -> None:
         """Move the alias."""
         assert self._alias is not None
+        self._check_claim()
         self._aliases.mark(self.new, {"from": self.old})
         self._aliases.point(self._alias, self.new)
         self._mark_old(MOVED)
@@ -184,5 +259,39 @@ class AliasSuccession(Succession):
         """What the alias names now."""
         return self._aliases.target(self._alias) if self._alias else None
 
-    def _mark_old(self, state: str) -> None:
-        self._aliases.mark(self.old, {"to": self.new, "state": state, "open": self.place})
+    def _mark_old(self, state: str, *, release: bool = False) -> None:
+        """Replace the mark of the old one.
+
+        Args:
+            state: of the migration.
+            release: another machine may go on with it.
+
+        Raises:
+            ConfigError: another machine has taken the migration over, or ended it.
+        """
+        with self._marking:
+            self._check_claim()
+            self._state, self._claim = state, {} if release else self._claim
+            self._aliases.mark(self.old, self._marker())
+
+    def _check_claim(self) -> None:
+        """Check that it is this process that migrates the old one, if it has begun to.
+
+        Raises:
+            ConfigError: it is not, any more.
+        """
+        if self._claim and (found := self._claimed()).get("run") != self._claim["run"]:
+            who = f"{_name(found)} has taken the migration over" if found else "the migration was ended elsewhere"
+            raise ConfigError(f"{self.place}: {who}: run one at a time")
+
+    def _claimed(self) -> Mapping[str, Any]:
+        """Who migrates the old one."""
+        return self._aliases.marker(self.old).get("by") or {}
+
+    def _marker(self) -> Mapping[str, Any]:
+        by = {"by": dict(self._claim)} if self._claim and self._state != MOVED else {}
+        return {"to": self.new, "state": self._state, "open": self.place, **by}
+
+
+def _name(claim: Mapping[str, Any]) -> str:
+    return f"process {claim.get('process')} on {str(claim.get('machine')).partition(' ')[0]}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -37,8 +38,16 @@ class Succession(ABC):
             ConfigError: it may not; the message says what to do.
         """
 
-    def begin(self) -> None:  # noqa: B027 - a folder has nothing to say
-        """Say on the collection, where that is possible, that its successor is being made."""
+    @abstractmethod
+    def begun(self, stop: threading.Event) -> Any:  # noqa: ANN401 - a context manager
+        """While the successor is made: this process alone does so, as far as the store can tell.
+
+        Args:
+            stop: set when another process has taken the migration over; leaving the context then raises.
+
+        Raises:
+            ConfigError: another process does so already, or has taken it over.
+        """
 
     @abstractmethod
     def open_new(self, identity: ModelIdentity, options: CollectionOptions, *, exact: bool | None) -> VectorStore:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,11 +51,16 @@ class FolderSuccession(Succession):
         if others:
             raise unfinished(str(self._folder), str(others[0]))
 
-    def begin(self) -> None:
-        """Clear away a subfolder whose process was killed while it made it: it has no engine's files yet."""
+    @contextmanager
+    def begun(self, stop: threading.Event) -> Iterator[None]:
+        """Clear away a subfolder whose process was killed while it made it: it has no engine's files yet.
+
+        The successor is open meanwhile, and so locked.
+        """
         path = self._folder / self._name
         if path.exists() and not (path / _SHARD).exists():
             shutil.rmtree(path)
+        yield
 
     def open_new(self, identity: ModelIdentity, options: CollectionOptions, *, exact: bool | None) -> VectorStore:
         """The collection in the subfolder."""
