@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from m3_vdb.errors import ConfigError
-from m3_vdb.filter_parser import LIST_OPERATORS, SIGNS
+from m3_vdb.filter_parser import LIST_OPERATORS, SIGNS, TEXT
 from m3_vdb.types import Filter
 
 _CONDITION: Final = re.compile(r"(?P<field>[^=<>!]+)(?P<sign>==|!=|[<>]=?|=)(?P<value>.*)", re.DOTALL)
@@ -21,9 +21,9 @@ def parse_conditions(texts: Sequence[str], *, name: str = "--filter") -> Filter 
 
     Args:
         texts: FIELD=VALUE (any of them if a field is repeated), FIELD!=VALUE, FIELD>NUMBER, >=, <, <= (or a date), or a
-            filter as JSON. Spaces around field and value are ignored, and ``==`` means ``=``. JSON numbers, lists,
-            objects, true, false and null (also True, None) are read as such; any other value is text, as is a value in
-            quotes ("2004").
+            filter as JSON, or $text=WORDS. Spaces around field and value are ignored, and ``==`` means ``=``. JSON
+            numbers, lists, objects, true, false and null (also True, None) are read as such; any other value is text,
+            as is a value in quotes ("2004").
         name: where the conditions were given, for messages.
 
     Returns:
@@ -41,6 +41,9 @@ def parse_conditions(texts: Sequence[str], *, name: str = "--filter") -> Filter 
         parts = _CONDITION.fullmatch(text.strip())
         if parts is None or not parts["field"].strip():
             raise ConfigError(f"{name} {text!r}: expected FIELD=VALUE, FIELD!=VALUE, FIELD>=NUMBER or a JSON object")
+        if parts["field"].strip() == TEXT and parts["sign"] == "=":
+            filters.append({TEXT: parts["value"].strip()})
+            continue
         field, sign, value = (
             parts["field"].strip(),
             parts["sign"],

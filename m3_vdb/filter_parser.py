@@ -9,8 +9,9 @@ from typing import Any, Final, TypeGuard
 
 import numpy as np
 
+from m3_vdb.bm25 import bm25_tokens
 from m3_vdb.errors import ConfigError
-from m3_vdb.filters import MAX_DEPTH, And, AnyOf, DateRange, Exists, Expression, Not, Or, Range, read_date
+from m3_vdb.filters import MAX_DEPTH, And, AnyOf, DateRange, Exists, Expression, Not, Or, Range, Text, read_date
 from m3_vdb.inputs import plain_value
 from m3_vdb.types import Filter
 
@@ -48,10 +49,12 @@ def _filter(filter: object, *, depth: int, where: str = "filter") -> Expression:
             parts.append(_several(name, value, depth=depth))
         elif name == "$not":
             parts.append(Not(_filter(value, depth=depth + 1, where="filter '$not'")))
+        elif name == TEXT:
+            parts.append(_text(value))
         else:
             raise ConfigError(
-                f"filter {name!r}: expected $and, $or, $not or a field; fields whose name begins with $ cannot be "
-                f"filtered"
+                f"filter {name!r}: expected $and, $or, $not, $text or a field; fields whose name begins with $ cannot "
+                f"be filtered"
             )
     return parts[0] if len(parts) == 1 else And(tuple(parts))
 
@@ -61,6 +64,13 @@ def _several(name: str, value: object, *, depth: int) -> And | Or:
         raise ConfigError(f"filter {name!r}: expected a list of at least one filter, got {value!r}")
     parts = tuple(_filter(item, depth=depth + 1, where=f"filter {name!r}") for item in value)
     return And(parts) if name == "$and" else Or(parts)
+
+
+def _text(value: object) -> Text:
+    tokens = frozenset(bm25_tokens(value)) if isinstance(value, str) and _is_matchable(value) else frozenset()
+    if not isinstance(value, str) or not tokens:
+        raise ConfigError(f"filter '$text': expected text with at least one word, got {value!r}")
+    return Text(value, tokens)
 
 
 def check_field(key: object, *, what: str = "filter") -> str:
@@ -102,8 +112,8 @@ def _inner(key: str, name: object, value: object) -> list[Expression]:
     """The conditions on a field of an object."""
     if name in _WORDS:
         raise ConfigError(
-            f"filter {key!r}: {name} is no filter: each engine splits words in its own way, and would find something "
-            f"else; words of title and text are found by a search (exact ones by the weight bm25)"
+            f"filter {key!r}: {name} is not a condition on a field: words are looked for in the text of documents, by "
+            f"{{'$text': 'pump valve'}} beside the fields"
         )
     if name in _UNKNOWN or str(name).startswith("$"):
         meant = f" (here {_UNKNOWN[name]}; a field of that name is '{key}.{name}')" if name in _UNKNOWN else ""
@@ -213,5 +223,6 @@ SIGNS: Final = {
 }
 _UNKNOWN: Final[dict[Any, str]] = {**SIGNS, **{name[1:]: name for name in (*_BOUNDS, *_OPERATORS)}}
 """Spellings that are not operators → the operator that is meant."""
-_WORDS: Final = ("$text", "$match")
+TEXT: Final = "$text"
+_WORDS: Final = (TEXT, "$match")
 LIST_OPERATORS: Final = {"$eq": "$in", "$ne": "$nin"}

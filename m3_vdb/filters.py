@@ -10,6 +10,7 @@ All entries of a filter must hold:
     {"title_en": {"$exists": true}}         present, and neither null nor an empty list; false: the opposite
     {"title_en": null}                      the same as {"title_en": {"$exists": false}}
     {"meta.source": "web"}                  a field of an object; the same as {"meta": {"source": "web"}}
+    {"$text": "pump valve"}                 the document's text has all of these words, see below
     {"$and": [...]} {"$or": [...]}          of filters
     {"$not": {...}}                         the opposite of a filter
 
@@ -30,6 +31,8 @@ Rules:
 - **Dates** are text: ``2024-01-31``, or with a time ``2024-01-31T18:30`` (or a space for the T, and optional seconds).
   In a range of dates, a date is its first moment, and the time zone is UTC unless given. Other text, and numbers, match
   no range of dates. Equality compares dates as text. A range uses an index of type "datetime" where there is one.
+- **Words.** ``$text`` looks at the text of a document (of a passage, where it was split), not at its title or payload.
+  What a word is, each engine says itself (docs/stores.md); here it is a token of ``m3_vdb.bm25``. Case never matters.
 - ``{"lang": []}`` matches nothing, ``{"lang": {"$nin": []}}`` everything.
 """
 
@@ -41,6 +44,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any, Final, TypeAlias
 
+from m3_vdb.bm25 import bm25_tokens
 from m3_vdb.types import Payload
 
 MAX_DEPTH: Final = 16
@@ -108,6 +112,19 @@ class Exists:
 
 
 @dataclass(frozen=True, slots=True)
+class Text:
+    """The text of a document has all of these words.
+
+    Attributes:
+        words: as given.
+        tokens: by the rules of ``m3_vdb.bm25``.
+    """
+
+    words: str
+    tokens: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
 class And:
     """All parts match; at least one part."""
 
@@ -130,20 +147,28 @@ class Not:
 
 Condition: TypeAlias = AnyOf | Range | DateRange | Exists
 """A condition on one field."""
-Expression: TypeAlias = Condition | And | Or | Not
+Expression: TypeAlias = Condition | Text | And | Or | Not
 """A filter that has been read and checked."""
 
 
-def matches(payload: Payload, expression: Expression | None) -> bool:
-    """Whether a payload matches a filter (None matches everything); the definition for every store."""
+def matches(payload: Payload, expression: Expression | None, *, text: str = "") -> bool:
+    """Whether a document matches a filter (None matches everything); the definition for every store, but for words.
+
+    Args:
+        payload: the document's.
+        expression: the filter.
+        text: the document's, for ``$text``.
+    """
     if expression is None:
         return True
     if isinstance(expression, And):
-        return all(matches(payload, part) for part in expression.parts)
+        return all(matches(payload, part, text=text) for part in expression.parts)
     if isinstance(expression, Or):
-        return any(matches(payload, part) for part in expression.parts)
+        return any(matches(payload, part, text=text) for part in expression.parts)
     if isinstance(expression, Not):
-        return not matches(payload, expression.part)
+        return not matches(payload, expression.part, text=text)
+    if isinstance(expression, Text):
+        return expression.tokens <= set(bm25_tokens(text))
     return any(_meets(value, expression) for value in field_values(payload, expression.key))
 
 
@@ -203,7 +228,16 @@ def fields(expression: Expression | None) -> frozenset[str]:
         return frozenset()
     if isinstance(expression, (And, Or)):
         return frozenset().union(*(fields(part) for part in expression.parts))
-    return fields(expression.part) if isinstance(expression, Not) else frozenset({expression.key})
+    if isinstance(expression, Not):
+        return fields(expression.part)
+    return frozenset() if isinstance(expression, Text) else frozenset({expression.key})
+
+
+def has_text(expression: Expression | None) -> bool:
+    """Whether a filter asks for words of the text."""
+    if isinstance(expression, (And, Or)):
+        return any(map(has_text, expression.parts))
+    return has_text(expression.part) if isinstance(expression, Not) else isinstance(expression, Text)
 
 
 def _equals(condition: AnyOf, element: object) -> bool:

@@ -78,7 +78,10 @@ class Collection:
         params = models.CollectionParams(
             vectors=c.vectors, sparse_vectors=c.sparse_vectors, shard_number=len(self.shards), replication_factor=1
         )
-        schema = {name: models.PayloadIndexInfo(data_type=kind, points=0) for name, kind in self.schema.items()}
+        schema = {
+            name: models.PayloadIndexInfo(data_type=kind, params=params, points=0)
+            for name, (kind, params) in self.schema.items()
+        }
         status, fault = self.status, self.optimizer_error
         if status == "yellow":
             self.status = "green"
@@ -109,16 +112,17 @@ class Collection:
             self.status = "yellow"
 
     def index(self, field: str, schema: Any) -> None:
+        made = schema if hasattr(schema, "type") else None
         kind = getattr(schema, "type", schema)
         kind = getattr(kind, "value", kind)
-        tenant = getattr(schema, "is_tenant", None)
+        params = _INDEXES.get(kind)
+        if kind == "text":
+            params = edge.TextIndexParams(tokenizer=edge.TokenizerType.Word)
+        elif getattr(schema, "is_tenant", None):
+            params = edge.KeywordIndexParams(is_tenant=True)
         for shard in self.shards:
-            shard.update(
-                edge.UpdateOperation.create_field_index(
-                    field, edge.KeywordIndexParams(is_tenant=True) if tenant else _INDEXES[kind]
-                )
-            )
-        self.schema[field] = kind
+            shard.update(edge.UpdateOperation.create_field_index(field, params))
+        self.schema[field] = kind, made
 
     def upsert(self, points: list[models.PointStruct]) -> None:
         largest = self.strict.upsert_max_batchsize if self.strict.enabled else None
@@ -411,6 +415,8 @@ def _condition(c: Any) -> Any:  # noqa: PLR0911 - one return for each kind
         return edge.FieldCondition(c.key, values_count=edge.ValuesCount(lt=c.values_count.lt))
     if isinstance(c.match, models.MatchAny):
         return edge.FieldCondition(c.key, match=edge.MatchAny(list(c.match.any)))
+    if isinstance(c.match, models.MatchText):
+        return edge.FieldCondition(c.key, match=edge.MatchText(c.match.text))
     value = c.match.value
     return edge.FieldCondition(c.key, match=match_bool(value) if isinstance(value, bool) else edge.MatchValue(value))
 

@@ -40,6 +40,10 @@ def restore_command(
     bm25: Annotated[
         bool | None, typer.Option("--bm25/--no-bm25", help="Keep exact words, or not, whatever the backup has.")
     ] = None,
+    full_text: Annotated[
+        bool | None, typer.Option("--full-text/--no-full-text", help="Index the words of texts, or not.")
+    ] = None,
+    no_tenant: Annotated[bool, typer.Option("--no-tenant", help="Without the mark of the tenant's field.")] = False,
     grpc: GrpcOption = None,
 ) -> None:
     """Make a collection from a backup, on any store; nothing is encoded. A damaged backup is refused before that."""
@@ -48,7 +52,9 @@ def restore_command(
         whole = check_backup(folder)
         say(f"{folder} is whole: {whole.documents:,} documents, model {whole.identity.name}, made {whole.time}")
         return
-    changed: dict[str, Any] = {"storage": storage, "bm25": bm25}
+    changed: dict[str, Any] = {"storage": storage, "bm25": bm25, "full_text": full_text}
     options = {name: value for name, value in changed.items() if value is not None}
+    if no_tenant:
+        options["tenant"] = None
     made = restore(folder, store, options=options, into_existing=into_existing, prefer_grpc=grpc)
     say(f"{store}: {made.documents:,} documents from {folder}, model {made.identity.name}")

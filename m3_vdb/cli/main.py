@@ -142,6 +142,9 @@ def create_command(
     replicas: Annotated[int | None, typer.Option(help="Number of replicas in a cluster.")] = None,
     on_disk: Annotated[bool | None, typer.Option(help="Keep all vectors on disk, or all in memory.")] = None,
     bm25: Bm25Option = False,
+    full_text: Annotated[
+        bool, typer.Option("--full-text", help="Index the words of texts, for --filter '$text=pump valve'.")
+    ] = False,
 ) -> None:
     """Create an empty collection with options. If it exists, only missing indexes and exact words are added."""
     options = CollectionOptions(
@@ -152,11 +155,13 @@ def create_command(
         replication_factor=replicas,
         on_disk=on_disk,
         bm25=bm25,
+        full_text=full_text,
     )
     kept_place(store)
     with _created(store, model, options) as opened:
         indexes = "".join(f", index {name}={kind}" for name, kind in opened.field_types.items())
         words = ", exact words" if opened.has_bm25 else ""
+        words += ", full text" if opened.has_full_text else ""
         say(f"{store}: {opened.count():,} documents, model {opened.identity.name}{words}{indexes}")
 
 

@@ -157,7 +157,7 @@ class M3VectorStore(BasePydanticVectorStore):
         if node_ids is None:
             stored = [one for some in self._index.store.documents(filter=to_filter(filters)) for one in some]
             node_ids = [one.id for one in stored if one.passage is None or one.passage.number == 1]
-        return [_to_node(one) for one in self._index.get(node_ids) if matches(one.payload, condition)]
+        return [_to_node(one) for one in self._index.get(node_ids) if matches(one.payload, condition, text=one.text)]
 
     async def aget_nodes(
         self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None

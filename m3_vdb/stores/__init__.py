@@ -91,7 +91,7 @@ def open_store(
             raise CollectionNotFoundError(
                 "memory:// holds no collection until one is made: open_store('memory://', embed)"
             )
-        options.require_only("bm25", where="memory://")
+        options.require_only("bm25", "full_text", where="memory://")
         return MemoryStore(identity, bm25=options.bm25)
     if isinstance(place, Folder):  # engines open files later, too, when the program may be in another folder
         place = replace(place, path=place.path.absolute())

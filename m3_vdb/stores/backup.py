@@ -28,7 +28,7 @@ from m3_vdb.stores.transfer import export_parquet, import_parquet, read_identity
 MANIFEST: Final = "manifest.json"
 DOCUMENTS: Final = "documents.parquet"
 FORMAT: Final = 1
-_OPTIONS: Final = ("storage", "indexes", "bm25")
+_OPTIONS: Final = ("storage", "indexes", "tenant", "bm25", "full_text")
 """Of ``CollectionOptions``; shards, replicas and memory belong to the server that a collection was on."""
 _CHUNK: Final = 1 << 20
 

@@ -34,7 +34,7 @@ from m3_vdb.boosts import Boosts, read_boosts
 from m3_vdb.encoding.identity import ModelIdentity
 from m3_vdb.errors import CollectionNotFoundError, ConfigError, StoreError
 from m3_vdb.filter_parser import parse_filter
-from m3_vdb.filters import Expression
+from m3_vdb.filters import Expression, has_text
 from m3_vdb.inputs import DocumentLike, read_ids, real_number, whole_number
 from m3_vdb.stores.checks import check_condition, check_documents, check_types
 from m3_vdb.stores.options import (
@@ -95,6 +95,11 @@ class VectorStore(ProcessBound):
     @property
     def has_bm25(self) -> bool:
         """Whether the collection keeps exact words (``CollectionOptions.bm25``), so that they may have a weight."""
+        return False
+
+    @property
+    def has_full_text(self) -> bool:
+        """Whether filters may ask for words of the text (``$text``): the collection has an index of them."""
         return False
 
     def upsert(self, documents: Iterable[DocumentLike], embeddings: M3Embeddings) -> None:
@@ -256,7 +261,13 @@ class VectorStore(ProcessBound):
             )
 
     def _condition(self, filter: Filter | None) -> Expression | None:
-        return check_condition(parse_filter(filter), self.field_types)
+        condition = check_condition(parse_filter(filter), self.field_types)
+        if has_text(condition) and not self.has_full_text:
+            raise ConfigError(
+                f"filter '$text': the {self._where} has no index of words: a collection of Qdrant "
+                f"gets one by m3-vdb create --store URL --full-text (full_text=True); one of Milvus has none"
+            )
+        return condition
 
     def _checked_search(self, queries: list[M3Embedding], search: Search) -> list[list[Hit]]:
         self._check_process()

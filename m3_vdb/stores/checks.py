@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from m3_vdb.errors import ConfigError, DocumentError
-from m3_vdb.filters import And, AnyOf, DateRange, Exists, Expression, Not, Or, Range, field_values, read_date
+from m3_vdb.filters import And, AnyOf, DateRange, Exists, Expression, Not, Or, Range, Text, field_values, read_date
 from m3_vdb.inputs import DocumentLike, plain_value, read_documents, surrogate
 from m3_vdb.marks import id_fault
 from m3_vdb.stores.options import IndexType
@@ -119,7 +119,7 @@ def check_condition(condition: Expression | None, types: Mapping[str, IndexType]
     if isinstance(condition, Not):
         inner = check_condition(condition.part, types)
         return inner and Not(inner)
-    if condition is None or isinstance(condition, Exists) or condition.key not in types:
+    if condition is None or isinstance(condition, (Exists, Text)) or condition.key not in types:
         return condition
     kind = types[condition.key]
     is_number = kind in ("integer", "float")

@@ -83,6 +83,11 @@ class MemoryStore(VectorStore):
         return self._has_bm25
 
     @property
+    def has_full_text(self) -> bool:
+        """Yes: a filter looks at every text."""
+        return True
+
+    @property
     def _where(self) -> str:
         return "store in memory"
 
@@ -131,7 +136,7 @@ class MemoryStore(VectorStore):
         self._last_run = dict(run)
 
     def _matching(self, condition: Expression) -> list[str]:
-        return [i for i, row in self._open_rows().items() if matches(row.document.payload, condition)]
+        return [i for i, row in self._open_rows().items() if _matches(row.document, condition)]
 
     def _close(self) -> None:
         with self._lock:
@@ -146,7 +151,7 @@ class MemoryStore(VectorStore):
             return [[] for _ in queries]
         allowed = np.ones(len(rows), np.bool_)
         if search.filter is not None:
-            allowed = np.array([matches(row.document.payload, search.filter) for row in rows], dtype=np.bool_)
+            allowed = np.array([_matches(row.document, search.filter) for row in rows], dtype=np.bool_)
         packed = pack(queries)
         lists = [
             index.best(part, packed, search.candidates, allowed=allowed).rows for part in SOURCE_VECTORS[search.source]
@@ -174,7 +179,7 @@ class MemoryStore(VectorStore):
 
     def _documents(self, batch: int, condition: Expression | None) -> Iterator[list[Document]]:
         with self._lock:
-            found = [row.document for row in self._open_rows().values() if matches(row.document.payload, condition)]
+            found = [row.document for row in self._open_rows().values() if _matches(row.document, condition)]
         for start in range(0, len(found), batch):
             yield found[start : start + batch]
 
@@ -206,6 +211,10 @@ class MemoryStore(VectorStore):
                 [held[i] for i in ids], ExactIndex(blocks), _words_block(vectors) if vectors else None
             )
         return self._index
+
+
+def _matches(document: Document, condition: Expression | None) -> bool:
+    return matches(document.payload, condition, text=document.text)
 
 
 def _words_block(vectors: Sequence[SparseVector]) -> Block:

@@ -38,6 +38,7 @@ class CollectionOptions:
             store's own way: a server keeps multi-vectors on disk and the rest in memory.
         bm25: also keep the exact words of documents, which a fourth weight scores (``Weights.bm25``). A Qdrant
             collection that exists gets what is missing of them.
+        full_text: index the words of texts, for the filter ``$text``. A Qdrant collection that exists gets the index.
 
     Raises:
         ConfigError: a value is out of range, or a field cannot be indexed.
@@ -50,6 +51,7 @@ class CollectionOptions:
     replication_factor: int | None = None
     on_disk: bool | None = None
     bm25: bool = False
+    full_text: bool = False
 
     def __post_init__(self) -> None:
         if self.storage not in STORAGES:

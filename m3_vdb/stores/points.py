@@ -8,6 +8,7 @@ A point's payload is ``{"id": …, "title": …, "text": …, "payload": {…}, 
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -27,6 +28,9 @@ _NAMESPACE: Final = uuid.UUID("a4a0f3c1-94a1-5a57-8f1c-6d3f5c0e7d10")
 """Fixed for ever: another namespace would give every stored document another point id."""
 ID_FIELD: Final = "id"
 """Where a point's payload keeps the user's id."""
+TEXT_FIELD: Final = "text"
+"""Where it keeps the text."""
+_STEP: Final = re.compile(r'\."([^"]*)"|\.([^."]+)')
 _JSON_BYTES_PER_FLOAT: Final = 16
 """A float32 with the nine digits that it may need, "-1.23456789e-10,"."""
 _PACKED_BYTES_PER_FLOAT: Final = 5
@@ -115,14 +119,19 @@ def field_path(*steps: str) -> str:
 
 
 def field_name(path: str) -> str | None:
-    """The inverse of ``field_path``; None for a path that is not of the user's payload.
+    """The name of the field at a path, with dots where it is within an object; None if it is not of the user's payload.
 
     Qdrant returns paths without quotes where they are not needed.
     """
-    key = path.removeprefix("payload.")
-    if key == path:
-        return None
-    return key[1:-1] if key.startswith('"') and key.endswith('"') else key
+    steps = field_path_steps(path)
+    return None if steps is None else ".".join(steps)
+
+
+def field_path_steps(path: str) -> tuple[str, ...] | None:
+    """The inverse of ``field_path``; None for a path that is not of the user's payload."""
+    rest = path.removeprefix("payload")
+    found = [quoted or plain for quoted, plain in _STEP.findall(rest)]
+    return tuple(found) if rest != path and found else None
 
 
 def make_points(

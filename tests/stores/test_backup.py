@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from benchmarks.stubs.qdrant_rest_stub import RestStub
 from m3_vdb.cli.main import app
 from m3_vdb.errors import ConfigError, StoreError
 from m3_vdb.stores import CollectionOptions, describe, open_store
@@ -42,6 +44,27 @@ def test_from_any_store_into_a_folder(backend, tmp_path):
         np.testing.assert_array_equal(embeddings.multi_vector, expected.multi_vector)
         np.testing.assert_array_equal(embeddings.dense[0], expected.dense)
         np.testing.assert_array_equal(embeddings.sparse_weights, expected.sparse.weights)
+
+
+@pytest.mark.parametrize("where", ["folder", "server"])
+def test_a_tenant_and_the_index_of_words_are_carried(tmp_path, where):
+    stub = RestStub()
+    url = tmp_path / "old.qdrant" if where == "folder" else f"qdrant://{stub.address}/old"
+    options = CollectionOptions(tenant="customer", indexes={"meta.rank": "integer"}, full_text=True)
+    with open_store(url, IDENTITY, options=options) as store:
+        store.upsert(make_documents(3), make_embeddings(3))
+        assert backup(store, tmp_path / "copy").options == replace(options, indexes=store.field_types)
+    for new in (tmp_path / "new.qdrant", f"qdrant://{stub.address}/new"):
+        restore(tmp_path / "copy", new)
+        with open_store(new, IDENTITY) as store:
+            told = store.facts().options
+            assert (told["tenant"], told["full_text"], store.count({"$text": "text 1"})) == ("customer", True, 1)
+    with pytest.raises(ConfigError, match=r"milvus-lite does not support the option tenant \(given: 'customer'\)"):
+        restore(tmp_path / "copy", tmp_path / "new.milvus.db")
+    command = ["restore", str(tmp_path / "copy"), "--store", str(tmp_path / "new.milvus.db")]
+    done = CliRunner().invoke(app, [*command, "--no-tenant", "--no-full-text"])
+    assert (done.exit_code, "3 documents" in done.stderr) == (0, True), done.output
+    stub.close()
 
 
 def test_options_are_restored_and_a_store_without_one_says_so(made, tmp_path):

@@ -12,7 +12,7 @@ from m3_vdb.stores import CollectionOptions, open_store
 from m3_vdb.types import Document
 from tests.stores._corpus import IDENTITY, make_embeddings, make_queries
 
-TYPES = {"year": "integer", "price": "float", "ok": "bool", "lang": "keyword", "at": "datetime"}
+TYPES = {"year": "integer", "price": "float", "ok": "bool", "lang": "keyword", "at": "datetime", "meta.rank": "integer"}
 
 
 @pytest.fixture(params=["edge", "rest", "milvus-lite", "milvus-stub"])
@@ -57,6 +57,8 @@ REFUSED = [
     ({"at": "yesterday"}, r"'at' holds \"yesterday\".*store a date such as"),
     ({"at": 2024}, "'at' holds 2024"),
     ({"lang": 7}, "'lang' holds 7.*store a text"),
+    ({"meta": {"rank": "7"}}, r"'meta\.rank' holds \"7\".*store an integer"),
+    ({"meta.rank": "7"}, r"'meta\.rank' holds \"7\""),
 ]
 
 
@@ -76,6 +78,7 @@ def test_values_of_the_declared_types_are_kept(reopen):
         {"at": "2024-01-31"},
         {"at": ["2024-01-31T18:30:00+01:00", "2024-02-29 01:02"]},
         {"year": None, "price": [], "lang": [None]},
+        {"meta": {"rank": 7, "else": "7"}, "meta.rank": 8},
         {"else": "2004"},
     ]
     with reopen(**TYPES) as store:
@@ -92,6 +95,8 @@ FOUND = [
     ({"day": {"$gte": "2024-01-01"}}, {"d0"}),
     ({"day": {"$exists": False}}, {"d1", "d2"}),
     ({"$not": {"year": {"$lt": 2000}}}, {"d0", "d2"}),
+    ({"meta.rank": {"$gte": 7}}, {"d0", "d1"}),
+    ({"meta": {"rank": 8}}, {"d1"}),
 ]
 NEVER = [
     ({"year": "2004"}, r"'year': .* as integer, and no document can hold \"2004\" there: write 2004"),
@@ -104,6 +109,7 @@ NEVER = [
     ({"lang": 7}, r"'lang': .* as keyword.*: write \"7\""),
     ({"lang": {"$gt": 7}}, "'lang': "),
     ({"year": {"$gte": "2024-01-01"}}, "'year': .*2024-01-01T00:00:00"),
+    ({"meta": {"rank": "7"}}, r"'meta\.rank': .*write 7"),
 ]
 
 
@@ -112,8 +118,8 @@ def test_a_filter_asks_for_what_a_declared_field_can_hold(reopen):
     with reopen(**TYPES, day="keyword") as store:
         put(
             store,
-            {"year": 2004, "price": 9.5, "ok": True, "lang": "de", "day": "2024-05-01"},
-            {"year": 1999, "price": 9.0, "ok": False, "lang": "en"},
+            {"year": 2004, "price": 9.5, "ok": True, "lang": "de", "day": "2024-05-01", "meta": {"rank": 7}},
+            {"year": 1999, "price": 9.0, "ok": False, "lang": "en", "meta.rank": 8},
             {},
         )
         for condition, expected in FOUND:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from m3_vdb.errors import ConfigError
 from m3_vdb.filter_parser import parse_filter
 from m3_vdb.filters import matches
+from m3_vdb.stores import CollectionOptions
 from m3_vdb.types import Document
 from tests.stores._corpus import IDENTITY, make_embeddings, make_queries
 
@@ -47,6 +49,56 @@ FILTERS = [
     {"$or": [{"at": {"$lt": "2024-01-01"}}, {"meta.page": 7}], "tags": {"$nin": ["t4"]}},
     {"at": {"$gte": "1999-12-31"}, "meta.missing": {"$exists": True}},
 ]
+
+
+TEXTS = ["The quick pump valve", "pump", "Valve of the PUMP-7", "naïve: error 1047", "", "quick quick"]
+WORDS = {  # what every engine's words have in common
+    "pump": {0, 1, 2},
+    "VALVE pump": {0, 2},
+    "quick": {0, 5},
+    "missing pump": set(),
+    "naïve": {3},
+    "error 1047": {3},
+    "error 1048": set(),
+    "the, quick!": {0},
+}
+
+
+def test_words_of_the_text_are_found_by_all_who_ask(backend):
+    documents = [Document(f"d{i}", text, "a pump", {"n": i, "text": "quick"}) for i, text in enumerate(TEXTS)]
+    (query,) = make_queries(1)
+    if not backend.name.startswith(("memory", "rest", "grpc", "edge", "qdrant")):
+        with (
+            backend.open(IDENTITY) as store,
+            pytest.raises(ConfigError, match=r"'\$text': the .* has no index of words"),
+        ):
+            store.count({"$text": "pump"})
+        return
+    options = CollectionOptions(full_text=True)
+    with backend.open(IDENTITY, options=options) as store:
+        store.upsert(documents, make_embeddings(len(documents)))
+        for words, places in WORDS.items():
+            condition, ids = {"$text": words}, {f"d{i}" for i in places}
+            assert store.count(condition) == len(ids), words
+            assert {id for id, _ in store.rank(query, filter=condition)} == ids, words
+            assert {one.id for some in store.documents(filter=condition) for one in some} == ids, words
+        assert store.count({"$not": {"$text": "pump"}, "n": {"$lt": 5}}) == 2
+        assert store.count({"$or": [{"$text": "pump"}, {"n": 4}]}) == 4
+        store.delete(filter={"$text": "pump valve", "n": 2})
+        assert store.count({"$text": "valve"}) == 1
+
+
+def test_words_are_found_in_a_collection_that_gets_its_index_later(backend):
+    if not backend.name.startswith(("rest", "grpc", "edge", "qdrant")):
+        return
+    with backend.open(IDENTITY) as store:
+        store.upsert([Document("d", "pump")], make_embeddings(1))
+        with pytest.raises(ConfigError, match=r"gets one by m3-vdb create --store URL --full-text"):
+            store.query(make_queries(1)[0], filter={"$not": {"$text": "pump"}})
+    backend.open(IDENTITY, options=CollectionOptions(full_text=True)).close()
+    with backend.open(IDENTITY) as store:
+        assert store.has_full_text
+        assert (store.count({"$text": "Pump"}), store.facts().options["full_text"]) == (1, True)
 
 
 @pytest.mark.parametrize("deleted", [1, 10])

@@ -35,6 +35,7 @@ from m3_vdb.filters import (
     Not,
     Or,
     Range,
+    Text,
     field_steps,
     matches,
     read_date,
@@ -123,6 +124,7 @@ def _condition(expression: Expression) -> str:
     if isinstance(expression, (And, Or)):
         word = " and " if isinstance(expression, And) else " or "
         return word.join(f"({_condition(part)})" for part in expression.parts)
+    assert not isinstance(expression, Text)  # refused: the collection has no index of words
     if isinstance(expression, Exists):
         return _holds([_term(expression.key, "exists")])
     if isinstance(expression, (Range, DateRange)):
@@ -192,6 +194,7 @@ def _undecided(expression: Expression) -> list[Condition]:
         return [found for part in expression.parts for found in _undecided(part)]
     if isinstance(expression, Not):
         return _undecided(expression.part)
+    assert not isinstance(expression, Text)
     is_new = "." in expression.key or isinstance(expression, DateRange)
     return [expression] if is_new or _is_two_sided(expression) else []
 

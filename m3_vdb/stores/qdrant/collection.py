@@ -78,6 +78,11 @@ class QdrantCollection(VectorStore):
         return self._capabilities.bm25
 
     @property
+    def has_full_text(self) -> bool:
+        """Whether the collection has an index of the words of its texts."""
+        return self._capabilities.full_text
+
+    @property
     @abstractmethod
     def _url(self) -> str:
         """What opens this collection; "" if nothing does."""

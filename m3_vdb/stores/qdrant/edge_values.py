@@ -179,7 +179,9 @@ def match_bool(value: bool) -> edge.MatchValue:
     return edge.MatchValue(truth)
 
 
-def _match(match: Request) -> edge.MatchAny | edge.MatchValue:
+def _match(match: Request) -> edge.MatchAny | edge.MatchText | edge.MatchValue:
+    if "text" in match:
+        return edge.MatchText(match["text"])
     if "any" in match:
         return edge.MatchAny(match["any"])
     return match_bool(match["value"])

@@ -39,7 +39,7 @@ from m3_vdb.stores.folder import (
     write_run,
 )
 from m3_vdb.stores.options import BM25, DEFAULT_OPTIONS, DENSE, MULTI_VECTOR, CollectionOptions, Facts
-from m3_vdb.stores.points import Point, batches, field_name, field_path, point_id
+from m3_vdb.stores.points import TEXT_FIELD, Point, batches, field_name, point_id
 from m3_vdb.stores.qdrant.collection import QdrantCollection
 from m3_vdb.stores.qdrant.edge_values import INDEXES, edge_filter, to_config, to_point, to_request
 from m3_vdb.stores.qdrant.requests import LATER_PASSAGES, Request, to_filter
@@ -48,7 +48,7 @@ from m3_vdb.stores.reading_copy import reading_copy
 from m3_vdb.stores.waiting import Waiting
 from m3_vdb.types import SparseVector
 
-_OPTIONS: Final = ("storage", "indexes", "tenant", "on_disk", "bm25")
+_OPTIONS: Final = ("storage", "indexes", "tenant", "on_disk", "bm25", "full_text")
 """What the embedded engine has of ``CollectionOptions``."""
 _SHARD: Final = "shard"
 _CONFIG: Final = "edge_config.json"
@@ -120,13 +120,17 @@ class QdrantEdgeStore(QdrantCollection):
             shard = _load(self._files, self._identity, options, new=new)
             opened.callback(shard.close)
             opened.callback(shard.flush)
-            indexes = _make_indexes(shard, options, create=create)
+            if create:
+                _make_indexes(shard, options)
+            present = shard.info().payload_schema
             self._size = shard.info().points_count
             has_bm25 = _has_bm25(self._files)
             if options.bm25 and create and not has_bm25:
                 shard.update(edge.UpdateOperation.create_sparse_vector(BM25, modifier=edge.Modifier.Idf))
                 has_bm25 = True
-            self._capabilities = QdrantCapabilities(max_floats=None, indexes=indexes, bm25=has_bm25)
+            self._capabilities = QdrantCapabilities(
+                max_floats=None, indexes=_kinds(present), bm25=has_bm25, full_text=TEXT_FIELD in present
+            )
             self._shard: edge.EdgeShard | None = shard
             if options.bm25 and create:
                 self._fill_words()
@@ -220,6 +224,9 @@ class QdrantEdgeStore(QdrantCollection):
             info = shard.info()
             config = _config(self._files / _SHARD)
             later = shard.count(edge.CountRequest(exact=True, filter=edge_filter(LATER_PASSAGES)))
+        tenants = [
+            field_name(path) for path, one in info.payload_schema.items() if getattr(one.params, "is_tenant", None)
+        ]
         return Facts(
             later_passages=later,
             index=f"{info.indexed_vectors_count:,} vectors indexed, {info.segments_count} segments; dense candidates "
@@ -228,6 +235,8 @@ class QdrantEdgeStore(QdrantCollection):
                 "storage": STORAGE_OF.get(config["vectors"][MULTI_VECTOR].get("datatype"), "float32"),
                 "indexes": dict(self._capabilities.indexes),
                 "bm25": self.has_bm25,
+                **({"full_text": True} if self.has_full_text else {}),
+                **({"tenant": tenants[0]} if tenants else {}),
                 **({"on_disk": True} if config["vectors"][DENSE].get("on_disk") else {}),
             },
             engine={
@@ -337,16 +346,24 @@ def _has_bm25(folder: Path) -> bool:
     return BM25 in (_config(folder / _SHARD).get("sparse_vectors") or {})
 
 
-def _make_indexes(shard: edge.EdgeShard, options: CollectionOptions, *, create: bool) -> dict[str, str]:
-    """Make the payload indexes that are missing; all indexed fields with what they hold."""
+def _make_indexes(shard: edge.EdgeShard, options: CollectionOptions) -> None:
+    """Make the requested indexes that are missing."""
+    present = shard.info().payload_schema
+    wanted: dict[str, Any] = {}
+    for path, name in missing_indexes(options, present).items():
+        is_tenant = name == options.tenant
+        wanted[path] = edge.KeywordIndexParams(is_tenant=True) if is_tenant else INDEXES[options.payload_indexes[name]]
+    if options.full_text and TEXT_FIELD not in present:
+        wanted[TEXT_FIELD] = edge.TextIndexParams(tokenizer=edge.TokenizerType.Word, lowercase=True)
+    for path, params in wanted.items():
+        shard.update(edge.UpdateOperation.create_field_index(path, params))
+
+
+def _kinds(present: Mapping[str, Any]) -> dict[str, str]:
+    """Payload field → what its index holds."""
     kinds = {engine: kind for kind, engine in INDEXES.items()}
-    names = {field_name(path): kinds.get(index.data_type) for path, index in shard.info().payload_schema.items()}
-    present: dict[str, str] = {name: kind for name, kind in names.items() if name is not None and kind is not None}
-    missing = missing_indexes(options, names) if create else {}
-    for name, kind in missing.items():
-        params = edge.KeywordIndexParams(is_tenant=True) if name == options.tenant else INDEXES[kind]
-        shard.update(edge.UpdateOperation.create_field_index(field_path(name), params))
-    return {**missing, **present}
+    names = {field_name(path): kinds.get(index.data_type) for path, index in present.items()}
+    return {name: kind for name, kind in names.items() if name is not None and kind is not None}
 
 
 @contextmanager

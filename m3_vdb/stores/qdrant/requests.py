@@ -20,12 +20,12 @@ from datetime import datetime, timedelta, timezone
 from typing import Any, Final, TypeAlias
 
 from m3_vdb.boosts import MAX_NUMBER, Boost
-from m3_vdb.filters import And, AnyOf, Condition, Exists, Expression, Not, Or, field_steps
+from m3_vdb.filters import And, AnyOf, Condition, Exists, Expression, Not, Or, Text, field_steps
 from m3_vdb.marks import MARKS_FIELD
 from m3_vdb.scoring import BM25_HALF
 from m3_vdb.stores.fusion import MAY_LACK, Plan, Rescore, words_limit
 from m3_vdb.stores.options import BM25, DENSE, Search
-from m3_vdb.stores.points import ID_FIELD, field_path, named_vectors
+from m3_vdb.stores.points import ID_FIELD, TEXT_FIELD, field_path, named_vectors
 from m3_vdb.types import M3Embedding
 
 Request: TypeAlias = dict[str, Any]
@@ -163,6 +163,8 @@ def to_filter(expression: Expression) -> Request:
         return {"should": [to_filter(part) for part in expression.parts]}
     if isinstance(expression, Not):
         return {"must_not": [to_filter(expression.part)]}
+    if isinstance(expression, Text):
+        return {"must": [{"key": TEXT_FIELD, "match": {"text": expression.words}}]}
     # A name with a dot has two readings, and is met by either.
     readings = [_condition(field_path(*steps), expression) for steps in field_steps(expression.key)]
     return readings[0] if len(readings) == 1 else {"should": readings}

@@ -6,15 +6,15 @@ Vectors are described as in Qdrant's REST API, which is also the form of the emb
 from __future__ import annotations
 
 import shlex
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from m3_vdb.encoding.identity import ModelIdentity
 from m3_vdb.errors import CollectionMismatchError
-from m3_vdb.filters import And, AnyOf, DateRange, Expression, Not, Or, Range
+from m3_vdb.filters import And, AnyOf, DateRange, Expression, Not, Or, Range, Text, field_steps
 from m3_vdb.stores.options import BM25, DENSE, MULTI_VECTOR, SPARSE, CollectionOptions, IndexType, Storage
-from m3_vdb.stores.points import field_name
+from m3_vdb.stores.points import TEXT_FIELD, field_name, field_path, field_path_steps
 
 if TYPE_CHECKING:
     from qdrant_client import models
@@ -44,6 +44,7 @@ class QdrantCapabilities:
         multi_vector_datatype: how multi-vectors are stored: float32, float16, turbo16, turbo8, …
         indexes: payload field → type of its index.
         bm25: it has the sparse vector of exact words.
+        full_text: it has an index of the words of texts.
     """
 
     version: str = ""
@@ -56,6 +57,7 @@ class QdrantCapabilities:
     multi_vector_datatype: str = "float32"
     indexes: Mapping[str, str] = field(default_factory=dict)
     bm25: bool = False
+    full_text: bool = False
 
 
 def read_capabilities(info: models.CollectionInfo, *, version: str, width: int) -> QdrantCapabilities:
@@ -83,6 +85,7 @@ def read_capabilities(info: models.CollectionInfo, *, version: str, width: int) 
         multi_vector_datatype=config["params"]["vectors"][MULTI_VECTOR].get("datatype") or "float32",
         indexes={name: kind for name, kind in names.items() if name is not None},
         bm25=BM25 in (config["params"].get("sparse_vectors") or {}),
+        full_text=TEXT_FIELD in (info.payload_schema or {}),
     )
 
 
@@ -107,22 +110,32 @@ def vector_schema(identity: ModelIdentity, datatype: str | None) -> dict[str, di
     }
 
 
-def missing_indexes(options: CollectionOptions, present: Collection[str | None]) -> dict[str, IndexType]:
-    """Payload field → type of the requested indexes that are missing."""
-    return {name: kind for name, kind in options.payload_indexes.items() if name not in present}
+def missing_indexes(options: CollectionOptions, present: Iterable[str]) -> dict[str, str]:
+    """Path → name of the field, of the requested indexes that are missing.
+
+    A name with a dot has two paths, as in filters: the field of that name, and the field of an object.
+
+    Args:
+        options: what is requested.
+        present: the paths that have an index.
+    """
+    known = {field_path_steps(path) for path in present}
+    return {
+        field_path(*steps): name
+        for name in options.payload_indexes
+        for steps in field_steps(name)
+        if steps not in known
+    }
 
 
 def helpful_indexes(condition: Expression, present: Collection[str]) -> dict[str, IndexType]:
-    """Payload field → type of the index that a filter would use if there were one.
-
-    Not for fields of objects, whose index would be of the dotted name.
-    """
+    """Payload field → type of the index that a filter would use if there were one."""
     if isinstance(condition, (And, Or)):
         parts = [helpful_indexes(part, present) for part in condition.parts]
         return {name: kind for part in parts for name, kind in part.items()}
     if isinstance(condition, Not):
         return helpful_indexes(condition.part, present)
-    if condition.key in present or "." in condition.key:
+    if isinstance(condition, Text) or condition.key in present:
         return {}
     if isinstance(condition, (Range, DateRange)):
         return {condition.key: _kind_of_range(condition)}

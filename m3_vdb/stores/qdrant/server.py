@@ -20,7 +20,7 @@ from m3_vdb.stores.base import new_identity
 from m3_vdb.stores.following import Followed
 from m3_vdb.stores.markers import check_place
 from m3_vdb.stores.options import BM25, DEFAULT_OPTIONS, DENSE, MULTI_VECTOR, SPARSE, CollectionOptions, Facts
-from m3_vdb.stores.points import Point, field_name, field_path, point_id
+from m3_vdb.stores.points import TEXT_FIELD, Point, field_name, point_id
 from m3_vdb.stores.qdrant.aliases import alias_target, read_marker
 from m3_vdb.stores.qdrant.calls import is_local
 from m3_vdb.stores.qdrant.client import mapped_errors, store_url, where
@@ -105,22 +105,38 @@ class QdrantStore(QdrantCollection):
         check_schema(config, self._identity, where=self._where)
         self._size = info.points_count or 0
         able = read_capabilities(info, version=version, width=self._identity.multi_vector_dim)
-        missing = missing_indexes(options, able.indexes) if create else {}
-        with self._engine():
-            for name, kind in missing.items():
-                schema: Any = models.PayloadSchemaType(kind)
-                if name == options.tenant:
-                    schema = models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=True)
-                client.create_payload_index(collection, field_path(name), field_schema=schema, wait=True)
+        if create:
+            able = self._make_indexes(options, able, info.payload_schema or {})
         if options.bm25 and create and not able.bm25:
             self._add_words(version)
             able = replace(able, bm25=True)
-        self._capabilities = replace(able, indexes={**able.indexes, **missing})
+        self._capabilities = able
         if options.bm25 and create:
             self._fill_words()
         if exact and not self._capabilities.may_be_exact:
             raise ConfigError(f"{self._where} forbids exact search (strict mode): open it with exact=False")
         self._followed = followed
+
+    def _make_indexes(
+        self, options: CollectionOptions, able: QdrantCapabilities, present: Mapping[str, Any]
+    ) -> QdrantCapabilities:
+        """Make the requested indexes that are missing; what the collection can do then."""
+        wanted: dict[str, Any] = {}
+        made: dict[str, str] = {}
+        for path, name in missing_indexes(options, present).items():
+            made[name] = options.payload_indexes[name]
+            wanted[path] = models.PayloadSchemaType(made[name])
+            if name == options.tenant:
+                wanted[path] = models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=True)
+        if options.full_text and not able.full_text:
+            wanted[TEXT_FIELD] = models.TextIndexParams(
+                type=models.TextIndexType.TEXT, tokenizer=models.TokenizerType.WORD, lowercase=True
+            )
+        with self._engine() as client:
+            for path, schema in wanted.items():
+                client.create_payload_index(self._collection, path, field_schema=schema, wait=True)
+        full_text = self.is_server and (able.full_text or options.full_text)  # a client's local mode makes no indexes
+        return replace(able, indexes={**able.indexes, **made}, full_text=full_text)
 
     def _target(self) -> str | None:
         """The collection behind the name, if that is an alias and the server says so."""
@@ -332,6 +348,7 @@ class QdrantStore(QdrantCollection):
                 "shard_number": info.config.params.shard_number,
                 "replication_factor": info.config.params.replication_factor,
                 "bm25": able.bm25,
+                **({"full_text": True} if able.full_text else {}),
                 **_more_options(info),
             },
             engine={
