@@ -79,6 +79,21 @@ class Health(BaseModel):
     status: str
 
 
+class Held(BaseModel):
+    """What the collection holds, as ``m3-vdb info`` tells it; at most a minute old."""
+
+    documents: int
+    passages: int = Field(description="Rows; more than documents where long ones were split.")
+    languages: dict[str, int] = Field(description="Rows by the payload field lang, of its first ten values.")
+    bytes: dict[str, int] = Field(description="By part.")
+    bytes_are: str = Field(description="on disk, or from how many documents they are estimated.")
+    disk_bytes: int | None
+    index: str = Field(description="State of the indexes.")
+    options: dict[str, Any] = Field(description="How the collection was made.")
+    engine: dict[str, Any] = Field(description="Name, version, and where scores are fused.")
+    last_run: dict[str, Any] = Field(description="The last ingest or sync that ended; without the name of its source.")
+
+
 class Info(BaseModel):
     """The model, the collection, and what requests may ask for."""
 
@@ -92,7 +107,8 @@ class Info(BaseModel):
     max_batch_tokens: int
     max_concurrent_requests: int
     max_body_bytes: int
-    documents: int | None
+    documents: int | None = Field(description="Rows, counted now.")
+    collection: Held | None
     allow_writing: bool
     sources: list[str] = Field(description="Of candidates; the first is the default.")
     weights: dict[str, dict[str, float]] = Field(description="Presets.")
@@ -122,6 +138,7 @@ async def info(request: Request) -> Response:
         "max_concurrent_requests": limits.requests,
         "max_body_bytes": limits.body,
         "documents": await service.index.count() if service.index else None,
+        "collection": await service.describe(),
         "allow_writing": service.index is not None and service.allow_writing,
         "sources": sorted(SOURCES, key=lambda source: source != DEFAULT_SOURCE),
         "weights": _presets(bm25=service.has_bm25),

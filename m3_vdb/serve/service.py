@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from starlette.requests import Request
 
@@ -17,9 +18,14 @@ from m3_vdb.encoding.tokenizer import max_text_tokens
 from m3_vdb.errors import BundleError
 from m3_vdb.index import HybridIndex
 from m3_vdb.serve.answers import RequestError
+from m3_vdb.stores import describe
 from m3_vdb.stores.base import VectorStore
 from m3_vdb.types import M3Embeddings
 
+_DESCRIBED_SECONDS: Final = 60.0
+"""A description of the collection, which reads some documents, is told again for so long."""
+_TOLD_OF_ENGINE: Final = ("name", "version", "exact_candidates", "fusion")
+"""Other facts may hold addresses."""
 _INLINE_CHARACTERS: Final = 4000
 """Texts up to here are tokenized at once, in less than a millisecond or two; longer ones in a thread."""
 
@@ -81,6 +87,8 @@ class Service:
             turn_tokens=limits.turn_tokens,
         )
         self.index: AsyncHybridIndex | None = None
+        self._store = store
+        self._described: tuple[float, dict[str, Any]] | None = None  # when, and what
         self.has_bm25 = store is not None and store.has_bm25
         if store is not None:
             self.index = AsyncHybridIndex(HybridIndex(self.coalescer, store, long_documents=long_documents))
@@ -142,6 +150,23 @@ class Service:
                 "validation",
                 f"{count} texts, at most {self.limits.texts} are allowed per request: send them in parts",
             )
+
+    async def describe(self) -> dict[str, Any] | None:
+        """What the collection holds, without paths and addresses; None without a collection.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        if self._store is None:
+            return None
+        now = time.monotonic()
+        if self._described is None or now > self._described[0] + _DESCRIBED_SECONDS:
+            told = (await asyncio.to_thread(describe, self._store)).as_dict()
+            told["engine"] = {name: told["engine"][name] for name in _TOLD_OF_ENGINE if name in told["engine"]}
+            told["last_run"] = {name: value for name, value in told["last_run"].items() if name != "source"}
+            del told["model"], told["languages_note"]
+            self._described = now, told
+        return self._described[1]
 
     @property
     def precision(self) -> str:

@@ -12,10 +12,11 @@ import httpx
 import numpy as np
 import pytest
 
-from m3_vdb import HybridIndex, Weights, open_store
+from m3_vdb import CollectionOptions, HybridIndex, Weights, open_store
 from m3_vdb.errors import StoreConnectionError
 from m3_vdb.scoring import hybrid_score, score
 from m3_vdb.serve.service import Limits, Service
+from m3_vdb.stores import describe
 from tests.integrations._server import Running, fake_embed, serving, token_of
 from tests.serving._fakes import FakeSession, Gate
 
@@ -181,7 +182,8 @@ def test_documents_are_added_read_changed_and_deleted(server, session):
     assert http.get("/documents/new").json() == {"id": "new", "title": "", "text": "hello world", "payload": {"n": 1}}
     assert http.patch("/documents/new", json={"payload": {"m": 2}}).json()["payload"] == {"m": 2}
     assert http.get("/documents/a%2F2").json()["title"] == "Suche"
-    assert http.get("/info").json()["documents"] == post(server, "/count").json()["count"] == 4
+    info = http.get("/info").json()
+    assert info["documents"] == info["collection"]["documents"] == post(server, "/count").json()["count"] == 4
     assert post(server, "/count", filter="lang=de").json() == {"count": 1}
     assert http.delete("/documents/new").status_code == http.delete("/documents/new").status_code == 204
     assert (
@@ -205,8 +207,27 @@ def test_without_writing_a_collection_is_read_and_without_one_texts_are_encoded(
             assert (refused.status_code, refused.json()["error_type"]) == (403, "forbidden")
     with serving(Service(embed)) as server:
         assert post(server, "/search", query="the").status_code == 404
-        assert server.http.get("/info").json()["documents"] is None
+        info = server.http.get("/info").json()
+        assert info["documents"] is info["collection"] is None
         assert len(post(server, "/embed", inputs=["the", "a"]).json()) == 2
+
+
+def test_info_tells_what_the_collection_holds_without_paths(embed, tmp_path):
+    options = CollectionOptions(indexes={"year": "integer"}, full_text=True)
+    with open_store(tmp_path / "notes.qdrant", embed, options=options) as store:
+        store.upsert(DOCUMENTS, embed.encode_documents([one["text"] for one in DOCUMENTS]))
+        store.note_run({"command": "sync", "source": str(tmp_path), "documents": 3})
+        expected = describe(store).as_dict()
+        with serving(Service(embed, store)) as server:
+            answer = server.http.get("/info")
+            told = answer.json()["collection"]
+    assert str(tmp_path) not in answer.text
+    for name in ("documents", "passages", "languages", "options", "index", "bytes_are"):
+        assert told[name] == expected[name]
+    assert told["languages"] == {"de": 1, "en": 1, "fr": 1}
+    assert told["options"]["full_text"] is True
+    assert told["engine"]["name"] == "qdrant-edge"
+    assert told["last_run"] == {"command": "sync", "documents": 3}
 
 
 def test_queries_at_the_same_time_share_passes(gated):
