@@ -72,6 +72,25 @@ def test_vectors_travel_over_grpc_where_the_server_offers_it(rest, both):
     assert {metadata.get("api-key") for _, metadata, _ in both.calls} == {"secret"}
 
 
+def test_large_queries_follow_and_some_of_them_ask_themselves(rest, both, monkeypatch):
+    monkeypatch.setattr("m3_vdb.stores.qdrant.wire._LARGE", 65)  # numbers: a dense vector has 64
+    queries = [one for one in make_queries(40) if one.multi_vector.size > 64][:12]
+    with opened(rest, None) as store:
+        store.upsert(make_documents(20), make_embeddings(20))
+        expected = [[(hit.document.id, hit.score) for hit in store.query(one)] for one in queries]
+    with opened(rest, both.port) as store:
+        found = [[(hit.document.id, hit.score) for hit in store.query(one)] for one in queries]
+    assert found == expected
+    names = [name for name, _, _ in both.calls]
+    assert names == ["CollectionClusterInfo", "Query", "Query"]  # the first ten went over REST
+    with opened(rest, both.port) as store:
+        store.upsert(make_documents(20), make_embeddings(20))
+        (hits,) = store.query_many(queries[:1], explain=True)
+        assert [(hit.document.id, hit.score) for hit in hits] == expected[0]
+        assert len(store.query(queries[0], weights=(1, 0, 0), source="dense")) == 10
+    assert [name for name, _, _ in both.calls[3:]] == ["CollectionClusterInfo", "Upsert", "Query", "QueryBatch"]
+
+
 @pytest.mark.parametrize(
     ("prefer", "told"), [(False, "REST (as asked for)"), (True, "gRPC (as asked for)"), (None, "gRPC for vectors (")]
 )

@@ -1,4 +1,4 @@
-"""Whether the vectors of a REST client may travel over gRPC, which costs a third of the processor time: found out once.
+"""Whether the vectors of a REST client may travel over gRPC, where that costs less: found out once.
 
 gRPC is used where its port is known, answers within a short time, takes the key, and belongs to the same server. In all
 other cases, and as soon as it stops working, REST carries everything; ``Wire.why`` says the reason.
@@ -20,6 +20,7 @@ from m3_vdb.notices import say_once
 from m3_vdb.stores.points import Point
 from m3_vdb.stores.qdrant.calls import GrpcCalls, LocalCalls, QdrantCalls, RestCalls, is_local
 from m3_vdb.stores.qdrant.client import peers, where
+from m3_vdb.stores.qdrant.requests import Request
 from m3_vdb.stores.refusals import TOO_MANY, http_status
 
 Answer = TypeVar("Answer")
@@ -27,6 +28,10 @@ _PROBE_SECONDS: Final = 2
 """A port behind a firewall does not answer at all."""
 _THE_SAME_OVER_REST: Final = (400, 404, 409, TOO_MANY)
 """Refusals of the server itself, whichever way it was asked; after any other failure REST may do better."""
+_LARGE: Final = 8192
+"""Numbers of a vector in a query from which on gRPC takes less of the client's time than REST (docs/log.md)."""
+_MANY: Final = 10
+"""Large queries after which a client that only searches asks for gRPC: a single one is not worth the wait."""
 _grpc_of: int | None = None
 """The process that has used gRPC beside REST: it does not survive a fork, so children stay with REST."""
 
@@ -50,6 +55,11 @@ class Wire:
         self.why = f"REST ({why_rest})"
         if client.init_options.get("prefer_grpc"):
             self.why = "gRPC (as asked for)"
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it has been found out."""
+        return self._by_grpc is not None
 
     def calls(self, collection: str) -> QdrantCalls:
         """The calls for a collection."""
@@ -125,6 +135,7 @@ class EitherCalls(RestCalls):
         super().__init__(wire._client, collection)
         self._wire = wire
         self._grpc = GrpcCalls(wire._client, collection)
+        self._large = 0
 
     def write(self, points: Sequence[Point], *, max_items: int | None) -> None:
         """See ``QdrantCalls``."""
@@ -140,6 +151,28 @@ class EitherCalls(RestCalls):
         return self._either(
             lambda: self._grpc.retrieve(ids, vectors), lambda: super(EitherCalls, self).retrieve(ids, vectors)
         )
+
+    def query(self, request: Request) -> Sequence[Any]:
+        """See ``QdrantCalls``."""
+        if not self._is_large(request):
+            return super().query(request)
+        return self._either(lambda: self._grpc.query(request), lambda: super(EitherCalls, self).query(request))
+
+    def query_batch(self, requests: Sequence[Request]) -> Sequence[Sequence[Any]]:
+        """See ``QdrantCalls``."""
+        if not any(self._is_large(request) for request in requests):
+            return super().query_batch(requests)
+        return self._either(
+            lambda: self._grpc.query_batch(requests), lambda: super(EitherCalls, self).query_batch(requests)
+        )
+
+    def _is_large(self, request: Request) -> bool:
+        """Whether gRPC is worth while, and worth asking for."""
+        vectors = (one.get("query") for one in (request, *(request.get("prefetch") or ())))
+        if all(getattr(vector, "size", 0) < _LARGE for vector in vectors):
+            return False
+        self._large += 1
+        return self._wire.is_known or self._large > _MANY
 
     def _either(self, over_grpc: Callable[[], Answer], over_rest: Callable[[], Answer]) -> Answer:
         if not self._wire.is_grpc(self._collection):
