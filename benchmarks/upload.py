@@ -237,12 +237,14 @@ def table(results: Sequence[dict[str, Any]]) -> common.Rows:
 
 def main(
     wires: Annotated[list[str] | None, typer.Option("--wire", help=f"{', '.join(WIRES)}. Default: all.")] = None,
-    widths: Annotated[list[int] | None, typer.Option("--width", help="Numbers per row. Default: 96 and 1024.")] = None,
+    widths: Annotated[
+        list[int] | None, typer.Option("--width", help="Numbers per row. Default: 96, 384, 1024.")
+    ] = None,
     rounds: Annotated[int, typer.Option(help="Uploads that are measured, of each writer.")] = 15,
 ) -> None:
     """Measure the client's part of an upload."""
     chosen = common.known(wires or list(WIRES), WIRES)
-    results = [measure(wire, width, rounds) for wire in chosen for width in widths or [96, 1024]]
+    results = [measure(wire, width, rounds) for wire in chosen for width in widths or sorted(BATCH)]
     typer.echo(common.text_table(table(results)))
     typer.echo(json.dumps({"machine": common.MACHINE, "results": results}))
 

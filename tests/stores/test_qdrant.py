@@ -9,9 +9,11 @@ import httpx
 import numpy as np
 import pytest
 from qdrant_client import QdrantClient, models
+from qdrant_client import grpc as q
 from qdrant_client.http.exceptions import UnexpectedResponse
 from typer.testing import CliRunner
 
+from benchmarks.stubs.qdrant_grpc_stub import GrpcStub
 from benchmarks.stubs.qdrant_rest_stub import RestStub
 from m3_vdb.cli.main import app
 from m3_vdb.errors import (
@@ -54,6 +56,21 @@ def test_the_collection_is_made_as_m3_needs_it(stub, store):
     assert body["metadata"] == {"m3": IDENTITY.as_metadata()}
 
 
+@pytest.mark.parametrize("version", ["1.15.5", "v1.9.0", "0.11.7"])
+@pytest.mark.parametrize("wire", ["rest", "grpc"])
+def test_a_server_that_is_too_old_is_told_so_before_anything_is_made(stub, version, wire, monkeypatch):
+    stub.version = version
+    monkeypatch.setattr(
+        "benchmarks.stubs.qdrant_grpc_stub._Root.HealthCheck", lambda *_: q.HealthCheckReply(version=version)
+    )
+    over_grpc = GrpcStub(stub.engine)
+    url = f"qdrant://{stub.address}/notes" if wire == "rest" else f"qdrant+grpc://127.0.0.1:{over_grpc.port}/notes"
+    with pytest.raises(ConfigError, match=rf"needs a Qdrant server of version 1.16 or newer \(this one: {version}\)"):
+        open_store(url, identity=IDENTITY)
+    assert not stub.engine.collections
+    over_grpc.server.stop(None).wait()
+
+
 @pytest.mark.parametrize(
     ("version", "storage", "datatype"),
     [("1.20.1", "half", "turbo16"), ("1.19.0", "half", "float16"), ("dev", "half", "float16"),
@@ -74,6 +91,16 @@ def test_a_server_too_old_for_a_quarter(stub):
     with pytest.raises(ConfigError, match=r"needs a Qdrant server of version 1\.20 \(this one: 1\.19\.2\)"):
         open_store(f"qdrant://{stub.address}/c", identity=IDENTITY, options=CollectionOptions(storage="quarter"))
     assert not stub.engine.collection_exists("c")
+
+
+def test_a_server_too_old_to_add_exact_words(stub, store):
+    stub.version = "1.17.1"
+    with pytest.raises(
+        ConfigError, match=r"from version 1\.18 on \(this one: 1\.17\.1\): upgrade it, or ingest into a new"
+    ):
+        open_store(f"qdrant://{stub.address}/notes", identity=IDENTITY, options=CollectionOptions(bm25=True))
+    with open_store(f"qdrant://{stub.address}/new", identity=IDENTITY, options=CollectionOptions(bm25=True)) as new:
+        assert new.has_bm25
 
 
 def test_options_reach_the_server_before_any_document(stub):

@@ -39,6 +39,8 @@ from m3_vdb.stores.qdrant.wire import Wire
 from m3_vdb.stores.waiting import Waiting, wait_for
 from m3_vdb.types import SparseVector
 
+OLDEST_VERSION: Final = (1, 16)
+"""First version that keeps a collection's metadata; the formula query came with 1.14."""
 TURBO_VERSION: Final = (1, 20)
 """First version whose vectors may be stored as turbo16 and turbo8."""
 NAMES_VERSION: Final = (1, 18)
@@ -94,6 +96,12 @@ class QdrantStore(QdrantCollection):
         self._calls = self._wire.calls(collection)
         self._exact = exact
         version = self._version()
+        numbers = _numbers(version)
+        if numbers is not None and numbers < OLDEST_VERSION:  # said before a collection is made that cannot be used
+            raise ConfigError(
+                f"{self._where}: m3-vdb needs a Qdrant server of version {_dotted(OLDEST_VERSION)} or newer (this one: "
+                f"{version}): upgrade it"
+            )
         with self._engine():
             if not client.collection_exists(collection):
                 made = new_identity(identity, create=create, where=self._where)
@@ -202,7 +210,8 @@ class QdrantStore(QdrantCollection):
         if not self._client.get_collection(self._collection).config.metadata:
             raise StoreRequestError(
                 f"{self._where} keeps no metadata, so it cannot say which model made it: m3-vdb needs "
-                f"a Qdrant server of version 1.16 or newer; upgrade it, then delete this empty collection"
+                f"a Qdrant server of version {_dotted(OLDEST_VERSION)} or newer; upgrade it, then delete this empty "
+                f"collection"
             )
 
     def _add_words(self, version: str) -> None:
@@ -213,10 +222,9 @@ class QdrantStore(QdrantCollection):
         """
         numbers = _numbers(version)
         if numbers is not None and numbers < NAMES_VERSION:
-            needed = ".".join(map(str, NAMES_VERSION))
             raise ConfigError(
-                f"bm25=True: a Qdrant server adds exact words to a collection that exists from version {needed} on "
-                f"(this one: {version}): upgrade it, or ingest into a new collection"
+                f"bm25=True: a Qdrant server adds exact words to a collection that exists from version "
+                f"{_dotted(NAMES_VERSION)} on (this one: {version}): upgrade it, or ingest into a new collection"
             )
         config = models.SparseVectorNameConfig(sparse=models.SparseVectorConfig(modifier=_IDF))
         with self._engine() as client:
@@ -393,8 +401,12 @@ def _datatype(options: CollectionOptions, *, version: str) -> str | None:
         return DATATYPES[options.storage]
     if options.storage == "half":
         return "float16"
-    needed = ".".join(map(str, TURBO_VERSION))
+    needed = _dotted(TURBO_VERSION)
     raise ConfigError(f"storage='quarter' needs a Qdrant server of version {needed} (this one: {version or 'unknown'})")
+
+
+def _dotted(version: tuple[int, int]) -> str:
+    return f"{version[0]}.{version[1]}"
 
 
 def _numbers(version: str) -> tuple[int, int] | None:
