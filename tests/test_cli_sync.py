@@ -69,9 +69,10 @@ def test_what_cannot_be_meant_is_one_line(corpus: Path, tmp_path: Path, tiny_bun
         done = m3_vdb(*wrong)
         assert isinstance(done.exception, ConfigError)
         assert message in str(done.exception)
-    assert "3 added" in m3_vdb("ingest", *options, "--prune").stderr
+    assert "3 added" in m3_vdb("ingest", *options, "--prune", "--bm25").stderr
     assert "3 unchanged" in m3_vdb("sync", *options).stderr
-    with open_store(tmp_path / "notes.qdrant"):
+    with open_store(tmp_path / "notes.qdrant") as opened:
+        assert opened.has_bm25
         busy = m3_vdb("sync", *options)
     assert isinstance(busy.exception, StoreError)
     assert "is open already" in str(busy.exception)

@@ -175,10 +175,8 @@ def _created(store: str, model: str | None, options: CollectionOptions) -> Vecto
 
 app.command("info")(info_command)
 app.command("ingest")(ingest_command)
-app.command("sync", help="Make a collection follow a corpus: add, replace, move and remove what has changed.")(
-    sync_command
-)
-app.command("watch", help="Sync whenever files change, until Ctrl-C (needs the extra watch).")(watch_command)
+app.command("sync")(sync_command)
+app.command("watch")(watch_command)
 app.command("backfill")(backfill_command)
 app.command("get")(get_command)
 app.command("count")(count_command)

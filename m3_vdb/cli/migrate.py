@@ -10,36 +10,31 @@ from rich.table import Table
 
 from m3_vdb.cli.options import (
     AttemptsOption,
-    AutoIdOption,
     BatchOption,
-    ColumnsOption,
-    DelimiterOption,
-    ExcludeOption,
-    FormatOption,
-    IdFieldOption,
-    IncludeOption,
     JsonSummaryOption,
     MaxLengthOption,
     MclsOption,
     RejectedOption,
+    RowOptions,
     RuntimeOption,
     StoreOption,
-    TextFieldOption,
-    TitleFieldOption,
     UploadWorkersOption,
+    grouped,
 )
 from m3_vdb.cli.output import EXIT_INTERRUPTED, err, say, write_json
-from m3_vdb.cli.run import read_fields, run_files, say_notices, shown, stopping
+from m3_vdb.cli.run import run_files, say_notices, shown, stopping
 from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
 from m3_vdb.encoding.long_documents import LongDocuments, Plan
 from m3_vdb.errors import ConfigError
-from m3_vdb.ingest import Corpus, MigrationReport, ModelComparison, Retry, cancel_migration, drop_old, migrate
+from m3_vdb.ingest import MigrationReport, ModelComparison, Retry, cancel_migration, drop_old, migrate
 
 _HINT = "to resume, run the same command again"
 
 
+@grouped
 def migrate_command(
     store: StoreOption,
+    *,
     model: Annotated[str | None, typer.Option("--model", help="The new model: a folder or hub id.")] = None,
     sources: Annotated[
         list[str] | None,
@@ -59,15 +54,7 @@ def migrate_command(
     no_switch: Annotated[bool, typer.Option("--no-switch", help="Build and compare; the next run switches.")] = False,
     drop: Annotated[bool, typer.Option("--drop-old", help="Delete the collection that was replaced.")] = False,
     cancel: Annotated[bool, typer.Option("--cancel", help="Delete what an unfinished migration has made.")] = False,
-    format: FormatOption = "auto",
-    include: IncludeOption = None,
-    exclude: ExcludeOption = None,
-    id_field: IdFieldOption = None,
-    auto_id: AutoIdOption = False,
-    text_field: TextFieldOption = None,
-    title_field: TitleFieldOption = "title",
-    columns: ColumnsOption = None,
-    delimiter: DelimiterOption = None,
+    rows: RowOptions,
     mcls_every: MclsOption = None,
     max_length: MaxLengthOption = None,
     runtime: RuntimeOption = "auto",
@@ -87,10 +74,7 @@ def migrate_command(
         gone = drop_old(store) if drop else cancel_migration(store)
         say(f"deleted {gone}" if gone else f"{store}: there is nothing to {'drop' if drop else 'give up'}")
         return
-    fields = read_fields(id_field, text_field, title_field, columns, None, None, auto_id=auto_id, delimiter=delimiter)
-    corpus = (
-        Corpus(sources, format=format, fields=fields, include=include or (), exclude=exclude or ()) if sources else None
-    )
+    corpus = rows.corpus(sources) if sources else None
     files = run_files(store, "migrate", checkpoint=None, rejected=rejected)
     embed = M3EmbeddingFunction(
         model, runtime=runtime, max_length=max_length, mcls_every=mcls_every, on_truncate="ignore"

@@ -1,14 +1,19 @@
-"""Options of several commands, declared once."""
+"""Options of several commands, declared once; and groups of them, which ``grouped`` spreads out for a command."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from functools import wraps
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, cast, get_type_hints
 
 import typer
 
-from m3_vdb.encoding.long_documents import PLANS
-from m3_vdb.ingest import FORMATS
+from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
+from m3_vdb.encoding.long_documents import PLANS, LongDocuments, Plan
+from m3_vdb.ingest import FORMATS, Corpus, Fields
 
 StoreOption = Annotated[
     str,
@@ -94,3 +99,128 @@ StrictOption = Annotated[bool, typer.Option("--strict", help="Stop at the first 
 BatchOption = Annotated[int, typer.Option(help="Documents encoded together.")]
 AttemptsOption = Annotated[int, typer.Option(help="Max attempts per request to the store.")]
 JsonSummaryOption = Annotated[bool, typer.Option("--json", help="Print the summary as JSON on the last line.")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodingOptions:
+    """The model that encodes documents."""
+
+    model: ModelOption = None
+    mcls_every: MclsOption = None
+    max_length: MaxLengthOption = None
+    runtime: RuntimeOption = "auto"
+
+    def open(self) -> M3EmbeddingFunction:
+        """The embedding function; texts that are too long are counted, not refused."""
+        return M3EmbeddingFunction(
+            self.model,
+            runtime=self.runtime,
+            max_length=self.max_length,
+            mcls_every=self.mcls_every,
+            on_truncate="ignore",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PayloadOptions:
+    """Which further fields of a row are kept."""
+
+    keep_field: KeepFieldOption = None
+    drop_field: DropFieldOption = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowOptions:
+    """Which files of a corpus are read, and which fields of a row make the document."""
+
+    format: FormatOption = "auto"
+    include: IncludeOption = None
+    exclude: ExcludeOption = None
+    id_field: IdFieldOption = None
+    auto_id: AutoIdOption = False
+    text_field: TextFieldOption = None
+    title_field: TitleFieldOption = "title"
+    columns: ColumnsOption = None
+    delimiter: DelimiterOption = None
+
+    def fields(self, payload: PayloadOptions = PayloadOptions()) -> Fields:
+        """The fields of a row."""
+        delimiter = self.delimiter and {"tab": "\t", "\\t": "\t"}.get(self.delimiter, self.delimiter)
+        return Fields(
+            id=(self.id_field,) if self.id_field else Fields().id,
+            text=tuple(self.text_field or Fields().text),
+            title=self.title_field,
+            columns=tuple(name.strip() for name in self.columns.split(",")) if self.columns else None,
+            keep=tuple(payload.keep_field) if payload.keep_field else None,
+            drop=tuple(payload.drop_field or ()),
+            auto_id=self.auto_id,
+            delimiter=delimiter or None,
+        )
+
+    def corpus(self, paths: Sequence[str], payload: PayloadOptions = PayloadOptions()) -> Corpus:
+        """The corpus of files, as it is now."""
+        fields = self.fields(payload)
+        return Corpus(paths, format=self.format, fields=fields, include=self.include or (), exclude=self.exclude or ())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LongOptions:
+    """What becomes of long documents."""
+
+    long_documents: LongDocumentsOption = "error"
+    max_rows: MaxRowsOption = None
+    pool_factor: PoolFactorOption = 1.0
+    overlap: OverlapOption = 0
+
+    @property
+    def plan(self) -> LongDocuments:
+        """The plan for them."""
+        return LongDocuments(
+            plan=cast(Plan, self.long_documents),
+            max_rows=self.max_rows,
+            pool_factor=self.pool_factor,
+            overlap=self.overlap,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WritingOptions:
+    """How documents are written, and what is said about it."""
+
+    rejected: RejectedOption = None
+    strict: StrictOption = False
+    batch_documents: BatchOption = 256
+    attempts: AttemptsOption = 10
+    upload_workers: UploadWorkersOption = None
+    as_json: JsonSummaryOption = False
+
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose parameters that are groups come as options of their own, in their place.
+
+    Args:
+        command: a function with annotations; a parameter whose type is a dataclass of options is a group.
+    """
+    hints = get_type_hints(command, include_extras=True)
+    parameters: list[Parameter] = []
+    groups: dict[str, Any] = {}
+    for parameter in signature(command).parameters.values():
+        kind: Any = hints[parameter.name]
+        if not is_dataclass(kind):
+            parameters.append(parameter.replace(annotation=kind, kind=Parameter.KEYWORD_ONLY))
+            continue
+        groups[parameter.name] = kind
+        own = get_type_hints(kind, include_extras=True)
+        parameters += [
+            Parameter(one.name, Parameter.KEYWORD_ONLY, default=one.default, annotation=own[one.name])
+            for one in fields(kind)
+        ]
+
+    @wraps(command)
+    def run(**given: Any) -> None:  # noqa: ANN401 - options of any type
+        made = {name: kind(**{one.name: given.pop(one.name) for one in fields(kind)}) for name, kind in groups.items()}
+        command(**given, **made)
+
+    run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]  # what typer reads
+    run.__annotations__ = {one.name: one.annotation for one in parameters}
+    return run

@@ -24,7 +24,7 @@ from m3_vdb.cli.output import EXIT_INTERRUPTED, EXIT_REJECTED, err, write_json
 from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
 from m3_vdb.encoding.long_documents import Plan
 from m3_vdb.errors import ConfigError, EngineError, StoreError
-from m3_vdb.ingest import Fields, IngestReport, Progress
+from m3_vdb.ingest import IngestReport, Progress
 from m3_vdb.retry import status
 from m3_vdb.stores import CollectionOptions, ModelIdentity, VectorStore, open_store
 from m3_vdb.stores.names import Folder, Memory, Server, read_name
@@ -82,30 +82,6 @@ def run_files(store: str, command: str, *, checkpoint: Path | None, rejected: Pa
     if state.resolve() == letters.resolve():
         raise ConfigError(f"{state} cannot be both the checkpoint and the file of rejected rows")
     return RunFiles(state, letters)
-
-
-def read_fields(
-    id_field: str | None,
-    text_fields: list[str] | None,
-    title_field: str,
-    columns: str | None,
-    keep: list[str] | None,
-    drop: list[str] | None,
-    *,
-    auto_id: bool,
-    delimiter: str | None,
-) -> Fields:
-    """Which fields of a row make the document, from the options of a command."""
-    return Fields(
-        id=(id_field,) if id_field else Fields().id,
-        text=tuple(text_fields or Fields().text),
-        title=title_field,
-        columns=tuple(name.strip() for name in columns.split(",")) if columns else None,
-        keep=tuple(keep) if keep else None,
-        drop=tuple(drop or ()),
-        auto_id=auto_id,
-        delimiter={"tab": "\t", "\\t": "\t"}.get(delimiter, delimiter) if delimiter else None,
-    )
 
 
 def say_notices(notices: Mapping[str, str], said: int) -> int:

@@ -9,46 +9,27 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Final, cast
+from typing import Annotated, Final
 
 import typer
 
 from m3_vdb import streams
 from m3_vdb.cli.options import (
-    AttemptsOption,
-    AutoIdOption,
-    BatchOption,
     Bm25Option,
-    ColumnsOption,
     CorpusArgument,
-    DelimiterOption,
-    DropFieldOption,
-    ExcludeOption,
-    FormatOption,
+    EncodingOptions,
     GrpcOption,
-    IdFieldOption,
-    IncludeOption,
-    JsonSummaryOption,
-    KeepFieldOption,
-    LongDocumentsOption,
-    MaxLengthOption,
-    MaxRowsOption,
-    MclsOption,
-    ModelOption,
-    OverlapOption,
-    PoolFactorOption,
-    RejectedOption,
-    RuntimeOption,
+    LongOptions,
+    PayloadOptions,
+    RowOptions,
     StoreOption,
-    StrictOption,
-    TextFieldOption,
-    TitleFieldOption,
-    UploadWorkersOption,
+    WritingOptions,
+    grouped,
 )
 from m3_vdb.cli.output import EXIT_INTERRUPTED, EXIT_REJECTED, say, write_json
-from m3_vdb.cli.run import kept_place, open_target, read_fields, run_files, say_notices, shown, stopping, summarize
+from m3_vdb.cli.run import kept_place, open_target, run_files, say_notices, shown, stopping, summarize
 from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
-from m3_vdb.encoding.long_documents import LongDocuments, Plan
+from m3_vdb.encoding.long_documents import Plan
 from m3_vdb.errors import CollectionNotFoundError, ConfigError, M3Error
 from m3_vdb.ingest import Corpus, Retry, SyncPlan, SyncReport, sync
 from m3_vdb.ingest.folder import is_output
@@ -136,102 +117,108 @@ class Follower:
             say(f"  {name}: {', '.join(ids)}{f', and {more:,} more' if more else ''}")
 
 
-def _make_command(*, watching: bool) -> Callable[..., None]:
-    """The function of ``sync``, or of ``watch``, which has the same options."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FollowOptions:
+    """Which documents of the collection follow the corpus, and how."""
 
-    def command(
-        corpus: CorpusArgument,
-        store: StoreOption,
-        source: Annotated[
-            str | None, typer.Option(help="Name of the corpus in the collection. Default: its absolute paths.")
-        ] = None,
-        dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be done.")] = False,
-        max_removed: Annotated[
-            str, typer.Option(help="Change nothing if more documents vanished: 20% of this source, or a number.")
-        ] = MAX_REMOVED,
-        quiet: Annotated[float, typer.Option(help="watch: seconds without a change before a sync.")] = QUIET,
-        bm25: Bm25Option = False,
-        grpc: GrpcOption = None,
-        model: ModelOption = None,
-        mcls_every: MclsOption = None,
-        max_length: MaxLengthOption = None,
-        runtime: RuntimeOption = "auto",
-        format: FormatOption = "auto",
-        include: IncludeOption = None,
-        exclude: ExcludeOption = None,
-        id_field: IdFieldOption = None,
-        auto_id: AutoIdOption = False,
-        text_field: TextFieldOption = None,
-        title_field: TitleFieldOption = "title",
-        keep_field: KeepFieldOption = None,
-        drop_field: DropFieldOption = None,
-        columns: ColumnsOption = None,
-        delimiter: DelimiterOption = None,
-        rejected: RejectedOption = None,
-        strict: StrictOption = False,
-        long_documents: LongDocumentsOption = "error",
-        max_rows: MaxRowsOption = None,
-        pool_factor: PoolFactorOption = 1.0,
-        overlap: OverlapOption = 0,
-        batch_documents: BatchOption = 256,
-        attempts: AttemptsOption = 10,
-        upload_workers: UploadWorkersOption = None,
-        as_json: JsonSummaryOption = False,
-    ) -> None:
-        if watching and (dry_run or streams.STDIN in corpus):
-            raise ConfigError(
-                f"watch: {'--dry-run is for m3-vdb sync' if dry_run else 'standard input has no changes'}"
-            )
-        if source is None and streams.STDIN in corpus:
-            raise ConfigError(
-                "standard input has no name: --source NAME says which documents of the collection are its"
-            )
-        read_max_removed(max_removed)
-        fields = read_fields(
-            id_field, text_field, title_field, columns, keep_field, drop_field, auto_id=auto_id, delimiter=delimiter
-        )
-        plan = LongDocuments(
-            plan=cast(Plan, long_documents), max_rows=max_rows, pool_factor=pool_factor, overlap=overlap
-        )
-        opened = partial(Corpus, corpus, format=format, fields=fields, include=include or (), exclude=exclude or ())
-        first = opened()  # what cannot be read is said before the model is opened
-        follower = Follower(
-            corpus=opened if watching else lambda: first,
-            embed=M3EmbeddingFunction(
-                model, runtime=runtime, max_length=max_length, mcls_every=mcls_every, on_truncate="ignore"
-            ),
-            store=store,
-            grpc=grpc,
-            bm25=bm25,
-            rejected=run_files(store, "sync", checkpoint=None, rejected=rejected).rejected,
-            run=partial(
-                sync,
-                source=source or ", ".join(str(Path(path).resolve()) for path in corpus),
-                max_removed=max_removed,
-                batch_documents=batch_documents,
-                strict=strict,
-                retry=Retry(attempts=attempts),
-                upload_workers=upload_workers,
-                long_documents=plan,
-            ),
-            plan=plan.plan,
-            as_json=as_json,
-        )
-        with stopping(_HINT) as stop:
-            if watching:
-                _watch(follower, corpus, stop, quiet)
-                return
-            report = follower.sync(stop, dry_run=dry_run)
-        if report.interrupted:
-            say(f"stopped; {_HINT}")
-        if report.interrupted or report.plan.rejected or report.ingest.rejected_count:
-            raise typer.Exit(EXIT_INTERRUPTED if report.interrupted else EXIT_REJECTED)
-
-    return command
+    source: Annotated[
+        str | None, typer.Option(help="Name of the corpus in the collection. Default: its absolute paths.")
+    ] = None
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be done.")] = False
+    max_removed: Annotated[
+        str, typer.Option(help="Change nothing if more documents vanished: 20% of this source, or a number.")
+    ] = MAX_REMOVED
+    quiet: Annotated[float, typer.Option(help="watch: seconds without a change before a sync.")] = QUIET
+    bm25: Bm25Option = False
+    grpc: GrpcOption = None
 
 
-sync_command: Final = _make_command(watching=False)
-watch_command: Final = _make_command(watching=True)
+@grouped
+def sync_command(
+    corpus: CorpusArgument,
+    store: StoreOption,
+    *,
+    following: FollowOptions,
+    encoding: EncodingOptions,
+    rows: RowOptions,
+    payload: PayloadOptions,
+    long: LongOptions,
+    writing: WritingOptions,
+) -> None:
+    """Make a collection follow a corpus: add, replace, move and remove what has changed."""
+    follow(corpus, store, following, encoding, rows, payload, long, writing)
+
+
+@grouped
+def watch_command(
+    corpus: CorpusArgument,
+    store: StoreOption,
+    *,
+    following: FollowOptions,
+    encoding: EncodingOptions,
+    rows: RowOptions,
+    payload: PayloadOptions,
+    long: LongOptions,
+    writing: WritingOptions,
+) -> None:
+    """Sync whenever files change, until Ctrl-C (needs the extra watch)."""
+    if following.dry_run or streams.STDIN in corpus:
+        reason = "--dry-run is for m3-vdb sync" if following.dry_run else "standard input has no changes"
+        raise ConfigError(f"watch: {reason}")
+    follow(corpus, store, following, encoding, rows, payload, long, writing, watching=True)
+
+
+def follow(
+    paths: list[str],
+    store: str,
+    following: FollowOptions,
+    encoding: EncodingOptions,
+    rows: RowOptions,
+    payload: PayloadOptions,
+    long: LongOptions,
+    writing: WritingOptions,
+    *,
+    watching: bool = False,
+) -> None:
+    """One sync, or one after each burst of changes.
+
+    Raises:
+        typer.Exit: the sync was interrupted, or rows were rejected.
+    """
+    if following.source is None and streams.STDIN in paths:
+        raise ConfigError("standard input has no name: --source NAME says which documents of the collection are its")
+    read_max_removed(following.max_removed)
+    plan, opened = long.plan, partial(rows.corpus, paths, payload)
+    first = opened()  # what cannot be read is said before the model is opened
+    follower = Follower(
+        corpus=opened if watching else lambda: first,
+        embed=encoding.open(),
+        store=store,
+        grpc=following.grpc,
+        bm25=following.bm25,
+        rejected=run_files(store, "sync", checkpoint=None, rejected=writing.rejected).rejected,
+        run=partial(
+            sync,
+            source=following.source or ", ".join(str(Path(path).resolve()) for path in paths),
+            max_removed=following.max_removed,
+            batch_documents=writing.batch_documents,
+            strict=writing.strict,
+            retry=Retry(attempts=writing.attempts),
+            upload_workers=writing.upload_workers,
+            long_documents=plan,
+        ),
+        plan=plan.plan,
+        as_json=writing.as_json,
+    )
+    with stopping(_HINT) as stop:
+        if watching:
+            _watch(follower, paths, stop, following.quiet)
+            return
+        report = follower.sync(stop, dry_run=following.dry_run)
+    if report.interrupted:
+        say(f"stopped; {_HINT}")
+    if report.interrupted or report.plan.rejected or report.ingest.rejected_count:
+        raise typer.Exit(EXIT_INTERRUPTED if report.interrupted else EXIT_REJECTED)
 
 
 def _watch(follower: Follower, paths: list[str], stop: threading.Event, quiet: float) -> None:
