@@ -1,12 +1,4 @@
-"""Drop-in classes for code that was written for FlagEmbedding or ``pymilvus.model``: change the import, keep the rest.
-
-Same signatures, defaults and result types (NumPy arrays, dicts with string ids, SciPy's CSR), without torch. Three
-things differ. Where theirs cut long texts silently at 512 tokens, these warn. An option that a bundle cannot follow
-(``normalize_embeddings=False``, another pooling) is an error that says so. ``compute_score`` scores each pair by
-itself; FlagEmbedding pads a batch with zero rows, which puts a floor of 0 under a late-interaction maximum.
-
-Sources: FlagEmbedding 1.4.2 ``inference/embedder/encoder_only/m3.py``, milvus-model 0.2.12 ``hybrid/bge_m3.py``.
-"""
+"""``FlagEmbedding.BGEM3FlagModel`` over an ``M3EmbeddingFunction``; see ``m3_vdb.compat``."""
 
 from __future__ import annotations
 
@@ -15,7 +7,6 @@ import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from importlib.util import find_spec
 from typing import Any, Literal, TypeAlias, cast, overload
 
 import numpy as np
@@ -23,7 +14,7 @@ from numpy.typing import NDArray
 
 from m3_vdb import scoring
 from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
-from m3_vdb.errors import ConfigError, MissingExtraError
+from m3_vdb.errors import ConfigError
 from m3_vdb.inputs import many_texts
 from m3_vdb.types import FloatArray, M3Embeddings, SparseVector
 
@@ -264,9 +255,7 @@ class BGEM3FlagModel:
             self.return_colbert_vecs if return_colbert_vecs is None else return_colbert_vecs,
         )
         texts = [sentences] if isinstance(sentences, str) else list(many_texts(sentences))
-        vectors = self._vectors(
-            texts, batch_size, self.passage_max_length if max_length is None else max_length, wanted
-        )
+        vectors = self.packed(texts, batch_size, self.passage_max_length if max_length is None else max_length, wanted)
         output: Output = {
             "dense_vecs": vectors.dense,
             "lexical_weights": _lexical_weights(vectors) if wanted[1] else None,
@@ -287,8 +276,8 @@ class BGEM3FlagModel:
         every = (True, True, True)
         query_length = self.query_max_length if max_query_length is None else max_query_length
         passage_length = self.passage_max_length if max_passage_length is None else max_passage_length
-        queries = self._vectors([query for query, _ in pairs], batch_size, query_length, every)
-        passages = self._vectors([passage for _, passage in pairs], batch_size, passage_length, every)
+        queries = self.packed([query for query, _ in pairs], batch_size, query_length, every)
+        passages = self.packed([passage for _, passage in pairs], batch_size, passage_length, every)
         dense, sparse, colbert = (1.0, 1.0, 1.0) if weights is None else weights
         scores: dict[Mode, list[float]] = {
             "colbert": [],
@@ -307,10 +296,17 @@ class BGEM3FlagModel:
             scores["colbert+sparse+dense"].append((both + colbert * parts.multi_vector) / (dense + sparse + colbert))
         return scores
 
-    def _vectors(
+    def packed(
         self, texts: list[str], batch_size: int | None, max_length: int, wanted: tuple[bool, bool, bool]
     ) -> M3Embeddings:
-        """Called two calls below the public name, so that the warning points at the line of the caller."""
+        """What both classes make their results of; warns at the line that called the caller's caller.
+
+        Args:
+            texts: n texts.
+            batch_size: texts per forward pass at most.
+            max_length: tokens kept of a text.
+            wanted: whether dense, sparse, multi-vector are.
+        """
         vectors = self.embed.encode_documents(
             texts,
             dense=wanted[0],
@@ -331,97 +327,6 @@ class BGEM3FlagModel:
         """The text of a piece: "hello" for "▁hello", as a Hugging Face tokenizer decodes it."""
         piece = self.embed.tokenizer.id_to_token(token_id) or ""
         return piece.removeprefix("▁").replace("▁", " ")
-
-
-class BGEM3EmbeddingFunction:
-    """``pymilvus.model.hybrid.BGEM3EmbeddingFunction`` over an ``M3EmbeddingFunction``; sparse parts need SciPy.
-
-    Args:
-        model_name: a model in any form that ``M3EmbeddingFunction`` takes.
-        batch_size: texts per forward pass at most.
-        device: None, "cpu", "cuda" or "cuda:0".
-        normalize_embeddings: True; a bundle's vectors have length 1.
-        use_fp16: has no effect: bundle and processor decide the arithmetic.
-        return_dense: compute dense vectors.
-        return_sparse: compute lexical weights.
-        return_colbert_vecs: compute multi-vectors.
-        max_length: tokens kept of a text; a warning says when texts were cut.
-
-    Raises:
-        ConfigError: an option that a bundle cannot follow.
-        BundleError: the model is missing or damaged.
-        MissingExtraError: the sparse part is asked for and SciPy is not installed.
-    """
-
-    def __init__(
-        self,
-        model_name: str | os.PathLike[str] = "BAAI/bge-m3",
-        batch_size: int = 16,
-        device: str | None = None,
-        normalize_embeddings: bool = True,
-        use_fp16: bool = False,
-        return_dense: bool = True,
-        return_sparse: bool = True,
-        return_colbert_vecs: bool = False,
-        max_length: int = 512,
-    ) -> None:
-        if return_sparse and find_spec("scipy") is None:
-            raise MissingExtraError("BGEM3EmbeddingFunction with a sparse part", extra="compat")
-        self.model_name = model_name
-        self.model = BGEM3FlagModel(
-            model_name,
-            normalize_embeddings=normalize_embeddings,
-            use_fp16=use_fp16,
-            devices=device,
-            batch_size=batch_size,
-            passage_max_length=max_length,
-            return_dense=return_dense,
-            return_sparse=return_sparse,
-            return_colbert_vecs=return_colbert_vecs,
-        )
-
-    @property
-    def dim(self) -> dict[str, int]:
-        """Widths for a schema: {"dense", "colbert_vecs", "sparse"}."""
-        dim = self.model.embed.dim
-        return {"dense": dim["dense"], "colbert_vecs": dim["multi_vector"], "sparse": dim["sparse"]}
-
-    def encode_documents(self, documents: Sequence[str]) -> dict[str, Any]:
-        """Encode n texts.
-
-        Returns:
-            "dense": n arrays float32 [d]; "sparse": ``scipy.sparse.csr_array`` float64 [n, vocabulary];
-            "colbert_vecs": n arrays float32 [tokens - 1, m]. A part that is not wanted has no key.
-
-        Raises:
-            TextError: an item is not a string.
-        """
-        return self._encode(documents)
-
-    def encode_queries(self, queries: Sequence[str]) -> dict[str, Any]:
-        """``encode_documents``: M3 has no instruction or prefix for queries."""
-        return self._encode(queries)
-
-    def __call__(self, texts: Sequence[str]) -> dict[str, Any]:
-        """``encode_documents``."""
-        return self._encode(texts)
-
-    def _encode(self, texts: Sequence[str]) -> dict[str, Any]:
-        model = self.model
-        wanted = (model.return_dense, model.return_sparse, model.return_colbert_vecs)
-        vectors = model._vectors(list(many_texts(texts)), None, model.passage_max_length, wanted)
-        results: dict[str, Any] = {}
-        if vectors.dense is not None:
-            results["dense"] = list(vectors.dense)
-        if model.return_sparse:
-            from scipy.sparse import csr_array  # noqa: PLC0415 - optional
-
-            weights, ids, offsets = vectors.sparse_csr()
-            shape = (len(vectors), self.dim["sparse"])
-            results["sparse"] = csr_array((weights.astype(np.float64), ids, offsets), shape=shape)
-        if model.return_colbert_vecs:
-            results["colbert_vecs"] = [part.multi_vector for part in vectors]
-        return results
 
 
 def _require(met: bool, given: str, reason: str) -> None:
