@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from math import exp, log
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,9 +13,9 @@ import torch
 from torch import Tensor
 
 from tests.train._toy import random_model, random_representations, random_token_batch
-from train.config import HEADS, Anchor, Objective
+from train.config import HEADS, Objective
 from train.contrastive.batch import Anchored, Batch, Order, batch_losses
-from train.contrastive.losses import Losses, Targets, anchor_loss, distillation, info_nce, inter_scores, unified_loss
+from train.contrastive.losses import Losses, Targets, distillation, info_nce, inter_scores, unified_loss
 from train.contrastive.representations import pack_output
 from train.contrastive.scores import score_matrices
 from train.data.store import token_batch
@@ -245,13 +244,15 @@ def test_the_reranker_term_is_the_written_formula(heads, excluded):
     assert actual["total"] == pytest.approx(plain["total"] + 0.4 * actual["reranker"], rel=1e-9)
 
 
-def test_the_anchor_term_by_hand():
-    # the second of three texts: itself is left out; the anchor's shares are 3/4, 1/4, the student's 1/3, 2/3
-    dense = torch.tensor([[0.0, 9.0, log(2.0)]])
-    anchor = torch.tensor([[log(3) / 2, 5.0, 0.0]])
-    expected = 0.75 * log(3) + 0.25 * log(1.5)
-    found = anchor_loss(dense, anchor, torch.tensor([1]), temperature=1.0, of_anchor=0.5)
-    assert found.item() == pytest.approx(expected, rel=1e-6)
+def test_the_teacher_with_an_anchor_by_hand():
+    # heads of weight 1 and 0.3, an anchor of 0.7; at a temperature of 1/2 the dense score has shares 3/4 and 1/4,
+    # and the mean (log 3 / 2 + 0.7 · anchor) / 2 = log 9 / 2 has 9/10 and 1/10
+    scores = {"dense": torch.tensor([[log(3) / 2, 0.0]]), "sparse": torch.zeros(1, 2)}
+    anchor = torch.tensor([[(log(9) - log(3) / 2) / 0.7, 0.0]])
+    targets = Targets(torch.tensor([1]), torch.zeros(1, 2, dtype=torch.bool), anchor=anchor, anchor_weight=0.7)
+    constants = Objective(temperature=0.5, loss_weights=(1.0, 0.0, 1.0))
+    found = unified_loss(scores, targets, constants, self_distill=True).terms["distill"]
+    assert found.item() == pytest.approx((0.9 * log(4 / 3) + 0.1 * log(4)) / 2, rel=1e-6)
 
 
 def test_the_reranker_term_without_an_excluded_candidate():
@@ -431,27 +432,22 @@ def test_sub_batches_in_any_order_give_the_same_losses():
         )
 
 
-def test_an_anchor_compares_queries_and_passages_among_themselves_in_any_order():
-    objective = CONSTANTS[1]
+@pytest.mark.parametrize("excluded", [EXCLUDED, [[0] * 11] * 4], ids=["excluded", "all"])
+def test_an_anchor_joins_the_teacher_in_any_order(excluded):
+    objective = replace(CONSTANTS[1], mask_duplicates=excluded is EXCLUDED)
     generator = torch.Generator().manual_seed(3)
-    anchor = torch.randn(4, 6, generator=generator), torch.randn(11, 6, generator=generator)
-    anchored = Anchored(*anchor, Anchor(Path("base"), weight=0.6, temperature=0.4))
-
-    def of_side(dense: np.ndarray, similar: np.ndarray) -> float:
-        terms = []
-        for i in range(len(dense)):
-            others = np.arange(len(dense)) != i
-            logs = log_softmax((dense[i] @ dense.T)[others] / objective.temperature)
-            terms.append(-(np.exp(log_softmax((similar[i] @ similar.T)[others] / 0.4)) * logs).sum())
-        return float(np.mean(terms))
-
-    sides = zip(batch_parts(), anchor, strict=True)
-    expected = np.mean([of_side(part.dense.double().numpy(), one.double().numpy()) for part, one in sides])
-    plain = losses_of_batch(objective)[0].total.item()
+    anchored = Anchored(torch.randn(4, 6, generator=generator), torch.randn(11, 6, generator=generator), weight=0.6)
+    scores = {head: matrix.double() for head, matrix in score_matrices(*batch_parts(), HEADS).items()}
+    theirs = anchored.queries.double() @ anchored.passages.double().T
+    weights = dict(zip(HEADS, objective.inter_weights, strict=True))
+    mean = (sum(weights[head] * scores[head] for head in HEADS) + 0.6 * theirs) / (sum(weights.values()) + 0.6)
+    out = torch.tensor(excluded).bool()
+    teacher = list(torch.softmax(mean.masked_fill(out, -torch.inf) / objective.temperature, 1).numpy())
+    expected = expected_of_batch(objective, excluded=excluded, teacher=teacher)
     for order in (IN_ORDER, Order(torch.randperm(4, generator=generator), torch.randperm(11, generator=generator))):
         losses, _ = losses_of_batch(objective, order=order, anchored=anchored)
-        assert losses.terms["anchor"].item() == pytest.approx(expected, rel=1e-5)
-        assert losses.total.item() == pytest.approx(plain + 0.6 * expected, rel=1e-5)
+        assert losses.terms["distill"].item() == pytest.approx(expected["distill"], rel=1e-5)
+        assert losses.total.item() == pytest.approx(expected["total"], rel=1e-5)
 
 
 def test_the_accuracy_counts_queries_whose_positive_is_first():

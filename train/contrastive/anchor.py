@@ -1,8 +1,7 @@
-"""A plain encoder as a second teacher of the dense score: a model that learns one kind of text keeps the others.
+"""A plain encoder in the teacher of self-distillation: a model that learns one kind of text keeps the others.
 
-Fine-tuning on rows of one domain makes the dense vector forget what the base knew of all others. The base's own vectors
-say how near two texts of a batch are, queries among queries and passages among passages, which in most batches are of
-one language each, so that a base that is weak across languages does no harm. That is distilled into the dense score.
+Fine-tuning on rows of one domain makes a model forget what its base knew of all others. The base's own vectors still
+say how near a query and a passage are; their inner products join the scores that the heads learn from.
 """
 
 from __future__ import annotations
@@ -41,14 +40,14 @@ class AnchorEncoder:
     def __init__(self, run: Run[Any], settings: Anchor) -> None:
         self._model = run.load_model(settings.model, longest=SHORT).to(run.processes.device)
         self._model.requires_grad_(requires_grad=False)
-        self._run, self._settings = run, settings
+        self._run, self._weight = run, settings.weight
         tokenizer = Tokenizer(run.tokenizer_json)
         self._prefixes = {prefix: tokenizer.encode([prefix], max_length=16).ids[1:-1] for prefix in (QUERY, PASSAGE)}
 
     def says(self, queries: TokenBatch, passages: TokenBatch, *, batch_tokens: int) -> Anchored:
         """Its vectors of the texts of a batch, in forward passes of at most so many padded tokens."""
         of_queries = self._vectors(queries, QUERY, batch_tokens)
-        return Anchored(of_queries, self._vectors(passages, PASSAGE, batch_tokens), self._settings)
+        return Anchored(of_queries, self._vectors(passages, PASSAGE, batch_tokens), self._weight)
 
     @torch.no_grad()
     def _vectors(self, texts: TokenBatch, prefix: str, batch_tokens: int) -> Tensor:

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from m3_vdb.encoding.tokenizer import TokenBatch
-from train.config import Anchor, Head, Objective
-from train.contrastive.losses import Losses, Scores, Targets, anchor_loss, unified_loss
+from train.config import Head, Objective
+from train.contrastive.losses import Losses, Scores, Targets, unified_loss
 from train.contrastive.representations import Representations, owners
 from train.contrastive.scores import score_matrices
 from train.engine.processes import gather_rows, most, rank
@@ -61,12 +61,12 @@ class Anchored:
     Attributes:
         queries: float32 [B, k], unit rows in the order of the queries' numbers.
         passages: float32 [P, k].
-        settings: how much it counts.
+        weight: of their inner products in the teacher's scores.
     """
 
     queries: Tensor
     passages: Tensor
-    settings: Anchor
+    weight: float
 
 
 def batch_losses(
@@ -101,13 +101,11 @@ def batch_losses(
         columns.excluded(objective.mask_duplicates),
         columns.reranker(objective.reranker_temperature) if objective.reranker_weight else None,
     )
+    if anchored:
+        theirs = anchored.queries[order.queries] @ gather_rows(anchored.passages[order.passages]).T
+        targets = replace(targets, anchor=theirs, anchor_weight=anchored.weight)
     reverse = _reverse(q, p, columns, heads, objective.mask_duplicates) if objective.symmetric else None
     losses = unified_loss(scores, targets, objective, self_distill=self_distill, reverse=reverse)
-    if anchored and "dense" in heads:
-        sides = (q.dense, anchored.queries[order.queries]), (p.dense, anchored.passages[order.passages])
-        term = torch.stack([_anchor_loss(*side, objective.temperature, anchored.settings) for side in sides]).mean()
-        total = losses.total + anchored.settings.weight * term
-        losses = replace(losses, total=total, terms=losses.terms | {"anchor": term})
     accuracy = {
         f"accuracy/{head}": (matrix.detach().masked_fill(targets.excluded, -torch.inf).argmax(1) == targets.positive)
         .float()
@@ -117,15 +115,6 @@ def batch_losses(
     out = targets.excluded.sum(1).float().mean()
     candidates = len(columns.keys) - out
     return losses, accuracy | {"candidates": candidates, "excluded_share": out / len(columns.keys)}
-
-
-def _anchor_loss(dense: Tensor, vectors: Tensor, temperature: float, settings: Anchor) -> Tensor:
-    """Of this process's queries, or of its passages, among those of all processes: rows [n, d] and [n, k]."""
-    own = torch.arange(len(dense), device=dense.device) + _first(len(dense), dense.device)
-    similar = vectors @ gather_rows(vectors).T
-    return anchor_loss(
-        dense @ gather_rows(dense).T, similar, own, temperature=temperature, of_anchor=settings.temperature
-    )
 
 
 def gather(mine: Representations) -> Representations:

@@ -29,8 +29,8 @@ class Losses:
     Attributes:
         total: what is minimised.
         terms: InfoNCE by head; with several heads also "inter", of their weighted sum, and the sums "distill" (L') and
-            "reranker" where they are switched on; "anchor" is of the dense score too.
-        entropy: of the teacher softmax(s_inter/τ) in nats, mean over queries; a teacher near 0 teaches nothing new.
+            "reranker" where they are switched on.
+        entropy: of the teacher's shares in nats, mean over queries; a teacher near 0 teaches nothing new.
     """
 
     total: Tensor
@@ -47,11 +47,15 @@ class Targets:
         excluded: bool [B, P], candidates that take no part: other answers to the query.
         reranker: float32 [B, P], probabilities from a reranker, 0 outside a query's own passages; rows without scores
             are 0 altogether; None without reranker.
+        anchor: float32 [B, P], another encoder's scores, which join the teacher; None without anchor.
+        anchor_weight: their weight beside those of the scores.
     """
 
     positive: Tensor
     excluded: Tensor
     reranker: Tensor | None = None
+    anchor: Tensor | None = None
+    anchor_weight: float = 0.0
 
 
 def info_nce(scores: Tensor, positive: Tensor, temperature: float) -> Tensor:
@@ -76,21 +80,6 @@ def distillation(scores: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     return functional.cross_entropy(scores / temperature, teacher.detach())
 
 
-def anchor_loss(dense: Tensor, anchor: Tensor, own: Tensor, *, temperature: float, of_anchor: float) -> Tensor:
-    """−Σ softmax(a/τ_a) · log softmax(s/τ) over all texts but the same one, mean over texts.
-
-    Args:
-        dense: float32 [n, N], the student's inner products of n texts with N, which contain them.
-        anchor: float32 [n, N], another encoder's, a constant.
-        own: int64 [n], column of each text.
-        temperature: τ.
-        of_anchor: τ_a.
-    """
-    same = functional.one_hot(own, dense.shape[1]).bool()
-    shares = functional.softmax(anchor.masked_fill(same, EXCLUDED) / of_anchor, dim=-1)
-    return distillation(dense.masked_fill(same, EXCLUDED), shares, temperature)
-
-
 def inter_scores(scores: Scores, weights: tuple[float, float, float]) -> Tensor:
     """s_inter = w1·s_dense + w2·s_lex + w3·s_mul over the heads in use: [B, P]."""
     by_head = dict(zip(HEADS, weights, strict=True))
@@ -110,7 +99,8 @@ def unified_loss(
     With all three heads L = (λ1·L_dense + λ2·L_lex + λ3·L_mul + L_inter)/4, L' = (λ1·L'_dense + λ2·L'_lex +
     λ3·L'_mul)/3, total = (L + L')/2, or L without self-distillation. With fewer heads the sums run over those in use
     and are divided by their number of terms; a single head has no L_inter. A reranker adds its weight times the
-    λ-weighted mean of the heads' cross entropies over each query's own passages.
+    λ-weighted mean of the heads' cross entropies over each query's own passages. The teacher of L' is s_inter, with an
+    anchor (s_inter + w·a) / (w1 + w2 + w3 + w).
 
     Args:
         scores: of queries (rows) and candidates (columns).
@@ -128,7 +118,13 @@ def unified_loss(
             terms[name] = (terms[name] + info_nce(s, reverse[1].positive, tau)) / 2
     total = _weighted(terms, objective) / len(terms)
     students = {head: matrices[head] for head in scores}
-    teacher = functional.softmax(matrices.get("inter", matrices[next(iter(scores))]).detach() / tau, dim=-1)
+    fused = matrices.get("inter", matrices[next(iter(scores))]).detach()
+    if targets.anchor is not None:
+        weights = dict(zip(HEADS, objective.inter_weights, strict=True))
+        fused = (fused + targets.anchor_weight * targets.anchor) / (
+            sum(weights[head] for head in scores) + targets.anchor_weight
+        )
+    teacher = functional.softmax(fused / tau, dim=-1)
     if self_distill:
         terms["distill"] = _over_heads(students, objective, lambda s: distillation(s, teacher, tau))
         total = (total + terms["distill"]) / 2

@@ -121,6 +121,10 @@ class ContrastiveTask(M3Task):
         self.phases, self.hooks = phases, list[Hook]()
         self.micro_tokens = config.micro_tokens
         self._config, self._draw = config, draw
+        if config.anchor and not any(phase.self_distill for _, phase in phases):
+            raise ConfigError(
+                "anchor teaches in self-distillation: give a phase self_distill: true, or leave anchor out"
+            )
         self._anchor = AnchorEncoder(run, config.anchor) if config.anchor else None
         self.use_rows(store)
 
