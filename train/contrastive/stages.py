@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
 from m3_vdb.encoding.packing import pack
 from m3_vdb.encoding.tokenizer import TokenBatch, Tokenizer
+from m3_vdb.errors import ConfigError
 from train.config import FinetuneConfig, Head, Phase, PretrainConfig, Watch
 from train.contrastive.anchor import AnchorEncoder
 from train.contrastive.backward import Forward, gradcache, through_the_graph
