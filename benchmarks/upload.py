@@ -154,8 +154,9 @@ def plain_client(wire: str, address: str, width: int) -> Iterator[Write]:
         from pymilvus import MilvusClient
 
         from m3_vdb.stores.milvus.filters import numbers, terms
-        from m3_vdb.stores.milvus.rows import ROW, to_row
-        from m3_vdb.stores.options import DENSE, MULTI_VECTOR
+        from m3_vdb.stores.milvus.rows import to_row
+        from m3_vdb.stores.milvus.wire import STRUCT_ROW
+        from m3_vdb.stores.options import DENSE, MULTI_VECTOR, SPARSE
 
         milvus = MilvusClient(uri=f"http://{address}", dedicated=True)
 
@@ -163,8 +164,11 @@ def plain_client(wire: str, address: str, width: int) -> Iterator[Write]:
             rows = [
                 {
                     **to_row(one, terms(payload), numbers(payload), struct=True, half=False),
+                    "payload": payload,
+                    "numbers": numbers(payload),
                     DENSE: one.dense,
-                    MULTI_VECTOR: [{ROW: row} for row in one.multi_vector],
+                    SPARSE: one.sparse.as_dict(),
+                    MULTI_VECTOR: [{STRUCT_ROW: row} for row in one.multi_vector],
                 }
                 for one in points_of(documents, embeddings, model)
                 for payload in [one.payload["payload"]]

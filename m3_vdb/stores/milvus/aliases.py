@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +26,7 @@ from m3_vdb.stores.milvus.client import (
     read_marker,
 )
 from m3_vdb.stores.milvus.store import MilvusStore
+from m3_vdb.stores.milvus.wire import Wire
 from m3_vdb.stores.names import Server
 from m3_vdb.stores.options import DEFAULT_OPTIONS, CollectionOptions
 
@@ -140,9 +141,21 @@ class FileAliases(MilvusAliases):
         exact: bool | None = None,
     ) -> MilvusStore:
         """One of the file's collections; several may be open at once."""
-        return MilvusStore(
-            self._connect(), name, identity=identity, create=create, exact=exact, options=options, path=self._path
-        )
+        with ExitStack() as opened:
+            client, wire = self._connect(), Wire(self._lite.uri, timeout=_SECONDS)
+            opened.callback(client.close)
+            opened.callback(wire.close)
+            return MilvusStore(
+                client,
+                wire,
+                name,
+                identity=identity,
+                close=opened.pop_all().close,
+                create=create,
+                exact=exact,
+                options=options,
+                path=self._path,
+            )
 
     def drop(self, collection: str) -> None:
         """Delete a collection; m3-vdb 0.1.0, which looks for one name, finds by it the one that is served."""

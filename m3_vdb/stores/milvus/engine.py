@@ -24,7 +24,6 @@ from m3_vdb.stores.milvus.rows import (
     DOCUMENT_FIELDS,
     KEY,
     NUMBERS,
-    ROW,
     STRUCT_VECTOR,
     TERMS,
     TOKENS,
@@ -40,6 +39,7 @@ from m3_vdb.stores.milvus.rows import (
     stored_identity,
     stored_indexes,
 )
+from m3_vdb.stores.milvus.wire import STRUCT_ROW
 from m3_vdb.stores.options import DENSE, MULTI_VECTOR, SPARSE, CollectionOptions, IndexType
 
 _OPTIONS: Final = ("storage", "indexes", "shard_number")
@@ -251,7 +251,7 @@ def _make(client: Calls, name: str, *, struct: bool) -> bool:
     row: dict[str, Any] = {KEY: "a", DENSE: [0.6, 0.8], SPARSE: {5: 2.0}}
     if struct:
         add_struct(schema, 2, DataType.FLOAT_VECTOR)
-        row[MULTI_VECTOR] = [{ROW: [1.0, 0.0]}, {ROW: [0.0, 1.0]}]
+        row[MULTI_VECTOR] = [{STRUCT_ROW: [1.0, 0.0]}, {STRUCT_ROW: [0.0, 1.0]}]
     try:
         client.create_collection(name, schema=schema, consistency_level="Strong")
         if struct and not has_struct(client.describe_collection(name)):

@@ -22,6 +22,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
+from functools import lru_cache
 from typing import Any, Final, TypeGuard
 
 from m3_vdb.filters import (
@@ -213,10 +214,17 @@ def _seconds(moment: datetime) -> float:
 
 def _term(name: str, kind: str, value: object = None) -> str:
     """Sixteen characters for a field and a value: 80 bits, so collisions do not happen in practice."""
+    return (_hashed if isinstance(value, str) and len(value) > _LONG else _remembered)(name, kind, value)
+
+
+def _hashed(name: str, kind: str, value: object) -> str:
     text = json.dumps([name, kind, value + 0.0 if isinstance(value, float) else value])  # -0.0 is 0.0
     return base64.b32encode(hashlib.blake2b(text.encode(), digest_size=10).digest()).decode("ascii")
 
 
+_LONG: Final = 64
+"""Characters of a value whose hash is not remembered."""
+_remembered: Final = lru_cache(2**14)(_hashed)
 _WHOLE: Final = _term("", "whole")
 """What a row holds whose fields of objects, and dates, are among its terms and numbers."""
 

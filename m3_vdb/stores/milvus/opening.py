@@ -19,7 +19,8 @@ from m3_vdb.stores.milvus.client import (
     mapped_errors,
 )
 from m3_vdb.stores.milvus.store import MilvusStore
-from m3_vdb.stores.names import Folder, Server
+from m3_vdb.stores.milvus.wire import Wire
+from m3_vdb.stores.names import Folder, Server, read_key
 from m3_vdb.stores.options import CollectionOptions
 from m3_vdb.stores.reading_copy import reading_copy
 
@@ -52,22 +53,27 @@ def open_milvus(
             opened.callback(lite.stop)
             with mapped_errors(where):
                 client = MilvusClient(uri=lite.uri, dedicated=True)
+                opened.callback(client.close)
                 is_migrated = alias_target(Calls(client, timeout), LIVE_IN_FILE) is not None
             name = LIVE_IN_FILE if is_migrated else COLLECTION_IN_FILE
+            wire = Wire(lite.uri, timeout=timeout)
         else:
             client, name = connect(place, token=token, timeout=timeout), place.collection
-        opened.callback(client.close)
+            opened.callback(client.close)
+            wire = Wire(place.url, token=read_key(token, place) or "", database=place.database, timeout=timeout)
+        opened.callback(wire.close)
         return MilvusStore(
             client,
+            wire,
             name,
             identity=identity,
+            close=opened.close,
             create=create,
             exact=exact,
             options=options,
             timeout=timeout,
             path=path,
             server="" if isinstance(place, Folder) else place.url,
-            close=opened.close,
             read_only=read_only,
         )
     except BaseException:

@@ -22,6 +22,7 @@ from m3_vdb.stores.fusion import Plan, Rescore, fuse, read_parts
 from m3_vdb.stores.milvus.client import Calls
 from m3_vdb.stores.milvus.engine import Opened
 from m3_vdb.stores.milvus.rows import ID, KEY, SENTINEL, STRUCT_VECTOR, read_embedding, vector_fields
+from m3_vdb.stores.milvus.wire import Wire
 from m3_vdb.stores.options import DENSE, MULTI_VECTOR, SPARSE, Search
 from m3_vdb.types import M3Embedding, Scores
 
@@ -46,12 +47,14 @@ class Requests:
     scores of the same candidates, and a candidate that a list lacks is scored from its stored vectors.
 
     Attributes:
-        client: where they go.
+        client: where they go,
+        wire: and those with whole rows.
         collection: its name.
         opened: what the collection is, and what its engine does itself.
     """
 
     client: Calls
+    wire: Wire
     collection: str
     opened: Opened
 
@@ -131,8 +134,7 @@ class Requests:
 
     def some(self, number: int, fields: Sequence[str]) -> list[dict[str, Any]]:
         """Fields of at most ``number`` rows."""
-        rows = self.client.query(self.collection, filter="", limit=number, output_fields=[KEY, *fields])
-        return [dict(row) for row in rows]
+        return self.wire.query(self.collection, "", fields, limit=number)
 
     def keys(self, condition: str = "") -> Iterator[list[str]]:
         """All keys that meet a condition, in parts.
@@ -148,8 +150,7 @@ class Requests:
 
     def matching(self, condition: str, fields: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Key → fields of all rows that meet a condition."""
-        rows = self.client.query(self.collection, filter=condition, output_fields=[KEY, *fields])
-        return {row[KEY]: dict(row) for row in rows}
+        return {row[KEY]: row for row in self.wire.query(self.collection, condition, [KEY, *fields])}
 
     def _data(self, query: M3Embedding, vector: str) -> list[float] | dict[int, float] | EmbeddingList | None:
         """A query's vector as pymilvus takes it; None if it has no lexical tokens to search by."""

@@ -1,4 +1,4 @@
-"""A document as a row of a Milvus collection, and back; batches by bytes.
+"""A document as a row of a Milvus collection, and back; the collection's schema and properties.
 
 A row has the user's ``id``, ``title``, ``text`` and ``payload`` in fields of their own, so no name in a payload can
 collide with one of ours. The primary key is a UUID made from the id, as in Qdrant: ids may be of any length. Our marks
@@ -16,15 +16,14 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 from pymilvus import CollectionSchema, DataType, MilvusClient
-from pymilvus.grpc_gen import schema_pb2
 
 from m3_vdb.encoding.identity import ModelIdentity
 from m3_vdb.marks import MARKS_FIELD, read_document
 from m3_vdb.stores.milvus.client import Calls
+from m3_vdb.stores.milvus.wire import STRUCT_ROW, Row, sparse_pairs
 from m3_vdb.stores.options import DENSE, MULTI_VECTOR, SPARSE, CollectionOptions, IndexType
 from m3_vdb.stores.points import Point
-from m3_vdb.stores.protobuf import field, floats
-from m3_vdb.types import Document, FloatArray, IntArray, M3Embedding, SparseVector
+from m3_vdb.types import Document, FloatArray, M3Embedding, SparseVector
 
 KEY: Final = "key"
 ID: Final = "id"
@@ -34,8 +33,6 @@ NUMBERS: Final = "numbers"
 DOCUMENT_FIELDS: Final = (ID, "title", "text", PAYLOAD, NUMBERS)
 TOKENS: Final = "tokens"
 """Token rows as base64 text, on engines that have no arrays of structs."""
-ROW: Final = "row"
-"""The vector in a struct of the array ``multi_vector``."""
 MAX_TEXT_BYTES: Final = 65_535
 """A VARCHAR on a Milvus server, in bytes of UTF-8; the same for a JSON field (65,536)."""
 MAX_ELEMENTS: Final = 4096
@@ -45,12 +42,11 @@ _CHUNK: Final = 65_532
 SENTINEL: Final = {0: 1e-12}
 """The sparse vector of a text without tokens, because Milvus takes no empty one. Id 0 is ``<s>``, which never has a
 lexical weight in M3; queries leave it out, so it is never matched."""
+_NO_TOKENS: Final = sparse_pairs(np.array([*SENTINEL]), np.array([*SENTINEL.values()]))
 
 
-def to_row(
-    point: Point, terms: Sequence[str], numbers: Mapping[str, Any], *, struct: bool, half: bool
-) -> dict[str, Any]:
-    """A checked document as pymilvus takes it.
+def to_row(point: Point, terms: Sequence[str], numbers: Mapping[str, Any], *, struct: bool, half: bool) -> Row:
+    """A checked document as a row.
 
     Args:
         point: the document with its vectors.
@@ -60,28 +56,23 @@ def to_row(
         half: the token rows become float16.
     """
     rows = point.multi_vector.astype(np.float16) if half else point.multi_vector
+    sparse = sparse_pairs(point.sparse.ids, point.sparse.weights) if point.sparse.ids.size else _NO_TOKENS
     return {
         KEY: point.id,
         ID: point.payload["id"],
         "title": point.payload["title"],
         "text": point.payload["text"],
-        PAYLOAD: point.payload["payload"],
+        PAYLOAD: _json(point.payload["payload"]),
         TERMS: list(terms),
-        NUMBERS: {**numbers, MARKS_FIELD: point.payload[MARKS_FIELD]},
-        DENSE: _numbers(point.dense),
-        SPARSE: point.sparse.as_dict() or SENTINEL,
-        # pymilvus writes the vectors of an array of structs one after the other; here they lie so already.
-        **({MULTI_VECTOR: [{ROW: _numbers(rows.reshape(-1))}]} if struct else {TOKENS: _pack(rows)}),
+        NUMBERS: _json({**numbers, MARKS_FIELD: point.payload[MARKS_FIELD]}),
+        DENSE: point.dense,
+        SPARSE: sparse,
+        **({MULTI_VECTOR: rows} if struct else {TOKENS: _pack(rows)}),
     }
 
 
-def _numbers(vector: NDArray[np.floating[Any]]) -> Sequence[float]:
-    """Numbers as pymilvus copies them without making a Python float of each: protobuf's own list, or float16."""
-    if vector.dtype == np.float16:
-        return vector  # type: ignore[return-value]  # pymilvus writes its bytes
-    content = field(schema_pb2.FloatArray, "data", floats(vector).tobytes())
-    numbers: Sequence[float] = schema_pb2.FloatArray.FromString(content).data
-    return numbers
+def _json(value: Any) -> bytes:  # noqa: ANN401 - a JSON value
+    return json.dumps(value, ensure_ascii=False).encode()
 
 
 def _pack(rows: NDArray[np.floating[Any]]) -> list[str]:
@@ -92,10 +83,10 @@ def _pack(rows: NDArray[np.floating[Any]]) -> list[str]:
 
 def _unpack(pieces: Sequence[str], width: int) -> FloatArray:
     numbers = np.frombuffer(base64.b64decode("".join(pieces[1:])), dtype=np.dtype(pieces[0]))
-    return numbers.reshape(-1, width).astype(np.float32)
+    return numbers.reshape(-1, width).astype(np.float32, copy=False)
 
 
-def read_row(row: Mapping[str, Any]) -> Document:
+def read_row(row: Row) -> Document:
     """The document of a row.
 
     Raises:
@@ -110,39 +101,27 @@ def vector_fields(*, struct: bool) -> tuple[str, str, str]:
     return (DENSE, SPARSE, MULTI_VECTOR if struct else TOKENS)
 
 
-def read_embedding(row: Mapping[str, Any], width: int) -> M3Embedding:
+def read_embedding(row: Row, width: int) -> M3Embedding:
     """The three vectors of a row; ``width`` is that of a token row."""
-    sparse = sorted((int(i), float(w)) for i, w in row[SPARSE].items() if i or w > 2 * SENTINEL[0])
-    ids: IntArray = np.array([i for i, _ in sparse], dtype=np.int32)
-    weights: FloatArray = np.array([w for _, w in sparse], dtype=np.float32)
-    if TOKENS in row:
-        rows = _unpack(list(row[TOKENS]), width)
-    else:
-        rows = np.stack([_vector(element[ROW], width) for element in row[MULTI_VECTOR]])
-    return M3Embedding(np.asarray(row[DENSE], np.float32), SparseVector(ids, weights), rows)
+    pairs = np.sort(row[SPARSE], order="id")
+    pairs = pairs[(pairs["id"] > 0) | (pairs["weight"] > 2 * SENTINEL[0])]
+    sparse = SparseVector(pairs["id"].astype(np.int32), np.ascontiguousarray(pairs["weight"]))
+    rows = _unpack(row[TOKENS], width) if TOKENS in row else row[MULTI_VECTOR].reshape(-1, width)
+    return M3Embedding(row[DENSE], sparse, rows)
 
 
-def _vector(value: object, width: int) -> FloatArray:
-    """A vector as pymilvus returns it: numbers, or the bytes of float16."""
-    if isinstance(value, (bytes, bytearray)):
-        return np.frombuffer(value, dtype=np.float16 if len(value) == 2 * width else np.float32).astype(np.float32)
-    return np.asarray(value, dtype=np.float32)
-
-
-def row_bytes(row: Mapping[str, Any]) -> int:
-    """Upper bound of a row's bytes in a request, where vectors are binary."""
-    vectors = 8 * len(row[SPARSE]) + 4 * len(row[DENSE])
-    rows = sum(getattr(one[ROW], "nbytes", 4 * len(one[ROW])) + 8 for one in row.get(MULTI_VECTOR, ()))
-    texts = sum(len(text.encode()) + 8 for text in (row["title"], row["text"], row[ID], *row.get(TOKENS, ())))
-    objects = len(json.dumps(row[PAYLOAD])) + len(json.dumps(row[NUMBERS])) + 20 * len(row[TERMS])
-    return int(vectors + rows + texts + objects + 256)
+def row_bytes(row: Row) -> int:
+    """Upper bound of a row's bytes in a request."""
+    arrays = sum(value.nbytes + 16 for value in row.values() if isinstance(value, np.ndarray))
+    texts = (row[KEY], row[ID], row["title"], row["text"], *row[TERMS], *row.get(TOKENS, ()))
+    return int(arrays + sum(len(text.encode()) + 12 for text in texts) + len(row[PAYLOAD]) + len(row[NUMBERS]) + 256)
 
 
 IDENTITY_PROPERTY: Final = "m3"
 ENGINE_PROPERTY: Final = "m3.engine"
 HALF_PROPERTY: Final = "m3.half"
 _INDEXES_PROPERTY: Final = "m3.indexes"
-STRUCT_VECTOR: Final = f"{MULTI_VECTOR}[{ROW}]"
+STRUCT_VECTOR: Final = f"{MULTI_VECTOR}[{STRUCT_ROW}]"
 """Path of the token vectors in the array of structs."""
 _HNSW: Final = {"M": 16, "efConstruction": 200}
 
@@ -221,7 +200,7 @@ def create(
 def add_struct(schema: CollectionSchema, width: int, kind: DataType) -> None:
     """Add the array of structs that holds the token rows."""
     struct = MilvusClient.create_struct_field_schema()
-    struct.add_field(ROW, kind, dim=width)
+    struct.add_field(STRUCT_ROW, kind, dim=width)
     schema.add_field(
         MULTI_VECTOR,
         DataType.ARRAY,

@@ -42,6 +42,7 @@ from m3_vdb.stores.milvus.rows import (
     to_row,
     vector_fields,
 )
+from m3_vdb.stores.milvus.wire import Wire
 from m3_vdb.stores.options import (
     DEFAULT_OPTIONS,
     DENSE,
@@ -70,9 +71,11 @@ class MilvusStore(VectorStore):
     """One collection of Milvus.
 
     Args:
-        client: a connected client; the store closes it.
+        client: a connected client.
+        wire: a connection to the same server.
         collection: name of the collection.
         identity: the model; None opens an existing collection as it is.
+        close: called once when the store is closed; ends both connections.
         create: make the collection if it does not exist.
         exact: pick the candidates by a full scan (True), by HNSW (False), or by the default (None): a server by HNSW,
             milvus-lite always by full scan, because its HNSW loses candidates. Milvus fixes this when a collection is
@@ -82,7 +85,6 @@ class MilvusStore(VectorStore):
         timeout: seconds per request.
         path: where milvus-lite keeps its files; None for a server.
         server: URL of the server, for messages.
-        close: called once when the store is closed; by default ``client.close``.
         read_only: refuse to write.
 
     Raises:
@@ -95,16 +97,17 @@ class MilvusStore(VectorStore):
     def __init__(
         self,
         client: MilvusClient,
+        wire: Wire,
         collection: str,
         *,
         identity: ModelIdentity | None,
+        close: Callable[[], object],
         create: bool = True,
         exact: bool | None = None,
         options: CollectionOptions = DEFAULT_OPTIONS,
         timeout: float = 60,
         path: Path | None = None,
         server: str = "",
-        close: Callable[[], object] | None = None,
         read_only: bool = False,
     ) -> None:
         super().__init__()
@@ -114,7 +117,7 @@ class MilvusStore(VectorStore):
         self._server = server
         # milvus-lite has no lock of its own for writers; a server has.
         self._writing: AbstractContextManager[Any] = nullcontext() if path is None else threading.Lock()
-        self._calls = Calls(client, timeout)
+        self._calls, self._wire = Calls(client, timeout), wire
         self._followed = Followed(collection, self._target())
         with mapped_errors(self._where):
             self._opened = open_collection(
@@ -126,8 +129,8 @@ class MilvusStore(VectorStore):
                 options=options,
                 where=self._where,
             )
-        self._open: Requests | None = Requests(self._calls, self._followed.collection, self._opened)
-        self._own(close or client.close, folder=None if read_only else path)
+        self._open: Requests | None = Requests(self._calls, wire, self._followed.collection, self._opened)
+        self._own(close, folder=None if read_only else path)
 
     @property
     def identity(self) -> ModelIdentity:
@@ -165,7 +168,7 @@ class MilvusStore(VectorStore):
         return f"Milvus collection {self._name!r}" + (f" at {self._server}" if self._server else "")
 
     def _write(self, points: Sequence[Point]) -> None:
-        opened, client = self._opened, self._requests().client
+        opened, wire = self._opened, self._requests().wire
         for point in () if opened.is_lite else points:
             if fault := _fault(point):
                 raise DocumentError(f"document {point.index}: {fault}", index=point.index)
@@ -181,7 +184,7 @@ class MilvusStore(VectorStore):
         )
         with mapped_errors(self._where), self._writing:
             for batch in batches(rows, row_bytes, max_bytes=MAX_REQUEST_BYTES):
-                client.upsert(self._collection, batch)
+                wire.upsert(self._collection, batch)
 
     def _get(self, ids: Sequence[str]) -> list[Document]:
         requests = self._requests()
@@ -362,7 +365,7 @@ class MilvusStore(VectorStore):
                     options=DEFAULT_OPTIONS,
                     where=self._where,
                 )
-                self._open = Requests(self._calls, target, self._opened)
+                self._open = Requests(self._calls, self._wire, target, self._opened)
 
     def _confirm(self) -> None:
         if self.is_server:

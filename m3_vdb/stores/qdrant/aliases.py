@@ -82,8 +82,9 @@ class QdrantAliases:
 
     def drop(self, collection: str) -> None:
         """Delete a collection, if there is one."""
-        with mapped_errors(self._where):
-            self._client.delete_collection(collection)
+        if self.exists(collection):
+            with mapped_errors(self._where):
+                self._client.delete_collection(collection)
 
     def close(self) -> None:
         """Close the client."""
