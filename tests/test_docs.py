@@ -91,3 +91,9 @@ def test_all_public_names_are_explained():
         for attribute, member in vars(value).items() if inspect.isclass(value) else ():
             if attribute[0] != "_" and inspect.isfunction(member):
                 assert inspect.getdoc(member), f"{name}.{attribute}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_filters_that_a_shell_would_read_otherwise_are_in_quotes(page: Path):
+    commands = "".join(blocks(page))
+    assert re.findall(r"--filter [^'\"\s]*[<>$&;(].*", commands) == []
