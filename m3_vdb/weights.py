@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -39,7 +39,7 @@ class Weights:
     bm25: float = 0.0
 
     def __post_init__(self) -> None:
-        given = astuple(self)
+        given = self.dense, self.sparse, self.multi_vector, self.bm25
         values = [as_real(value) for value in given]
         if not all(math.isfinite(value) and value >= 0 for value in values) or not any(values):
             raise ConfigError(

@@ -222,8 +222,11 @@ def _search(request: Request) -> Request:
     query, filter, params = (request.get(name) for name in ("query", "filter", "params"))
     if "using" in request:
         query = q.Query(nearest=to_input(query))
+    elif query is not None and "formula" in query:
+        defaults = {name: q.Value(double_value=value) for name, value in query["defaults"].items()}
+        query = q.Query(formula=q.Formula(expression=_expression(query["formula"]), defaults=defaults))
     elif query is not None:
-        query = RestToGrpc.convert_query((models.FormulaQuery if "formula" in query else models.FusionQuery)(**query))
+        query = RestToGrpc.convert_query(models.FusionQuery(**query))
     return {
         "prefetch": [q.PrefetchQuery(**_search(one)) for one in request.get("prefetch") or ()],
         "query": query,
@@ -232,6 +235,19 @@ def _search(request: Request) -> Request:
         "params": params and RestToGrpc.convert_search_params(models.SearchParams(**params)),
         "limit": request["limit"],
     }
+
+
+def _expression(value: Any) -> q.Expression:  # noqa: ANN401 - a part of a formula
+    """An expression; those of each search directly, which takes a fifth of the time."""
+    if isinstance(value, (int, float)):
+        return q.Expression(constant=value)
+    if isinstance(value, str):
+        return q.Expression(variable=value)
+    if "sum" in value:
+        return q.Expression(sum=q.SumExpression(sum=[_expression(one) for one in value["sum"]]))
+    if "mult" in value:
+        return q.Expression(mult=q.MultExpression(mult=[_expression(one) for one in value["mult"]]))
+    return RestToGrpc.convert_expression(models.FormulaQuery(formula=value).formula)
 
 
 class LocalCalls(QdrantCalls):
