@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import socket
+import ssl
 import subprocess
 import sys
+import threading
 import time
+from contextlib import suppress
 
 import grpc
 import pytest
+from qdrant_client import QdrantClient
 from typer.testing import CliRunner
 
 from benchmarks.stubs.qdrant_grpc_stub import GrpcStub
@@ -18,6 +24,7 @@ from benchmarks.stubs.qdrant_rest_stub import RestStub
 from m3_vdb.cli.main import app
 from m3_vdb.errors import StoreConnectionError, StoreRequestError
 from m3_vdb.stores import describe, open_store
+from m3_vdb.stores.qdrant.wire import Wire
 from tests.stores._corpus import IDENTITY, make_documents, make_embeddings, make_queries
 
 
@@ -215,6 +222,43 @@ def test_without_any_server(rest, both):
         both.server.stop(None).wait()
         with pytest.raises(StoreConnectionError, match="is the server running there"):
             store.upsert(make_documents(5), make_embeddings(5))
+
+
+def told_over_tls(port, capfd):
+    """What is said of gRPC at a port beside REST over TLS; gRPC itself would print its errors."""
+    client = QdrantClient("https://localhost:1", grpc_port=port, check_compatibility=False)
+    capfd.readouterr()
+    told = Wire(client, "").told("notes")
+    client.close()
+    assert capfd.readouterr().err == ""
+    assert told.startswith(f"REST (no gRPC at port {port}: ")
+    return told
+
+
+def test_grpc_without_tls_beside_rest_with_it(both, capfd):
+    assert re.search("wrong version|wrong_version", told_over_tls(both.port, capfd), re.IGNORECASE)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes a certificate")
+def test_rest_may_know_an_authority_that_grpc_does_not(tmp_path, capfd):
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *names]
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    subprocess.run([*command, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+
+    def accept():
+        with suppress(OSError), server.accept()[0] as plain:
+            context.wrap_socket(plain, server_side=True)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=accept)
+        thread.start()
+        told = told_over_tls(server.getsockname()[1], capfd)
+        thread.join()
+    assert "self" in told
+    assert "name the file of the authority that signed it in GRPC_DEFAULT_SSL_ROOTS_FILE_PATH" in told
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")

@@ -7,10 +7,14 @@ other cases, and as soon as it stops working, REST carries everything; ``Wire.wh
 from __future__ import annotations
 
 import os
+import socket
+import ssl
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit
 
+import certifi
 import grpc  # type: ignore[import-untyped]  # its stubs are a package that would serve this file alone
 from qdrant_client import QdrantClient
 from qdrant_client import grpc as q
@@ -21,7 +25,7 @@ from m3_vdb.stores.points import Point
 from m3_vdb.stores.qdrant.calls import GrpcCalls, LocalCalls, QdrantCalls, RestCalls, is_local
 from m3_vdb.stores.qdrant.client import peers, where
 from m3_vdb.stores.qdrant.requests import Request
-from m3_vdb.stores.refusals import TOO_MANY, http_status
+from m3_vdb.stores.refusals import TOO_MANY, http_status, untrusted
 
 Answer = TypeVar("Answer")
 _PROBE_SECONDS: Final = 2
@@ -100,10 +104,14 @@ class Wire:
 
     def _fault(self, collection: str) -> str:
         """Why gRPC cannot be used; "" if it can."""
-        global _grpc_of
+        global _grpc_of  # noqa: PLW0603 - a fact about the process
         if _grpc_of not in (None, os.getpid()):
             return "this process was forked from one that spoke gRPC, which does not survive that"
-        port, _grpc_of = self._client.init_options["grpc_port"], os.getpid()
+        options = self._client.init_options
+        port, url = options["grpc_port"], urlsplit(str(options["url"] or options["location"]))
+        if url.scheme == "https" and (tls := _tls_fault(url.hostname or "", port)):
+            return f"no gRPC at port {port}: {tls}"
+        _grpc_of = os.getpid()
         request = q.CollectionClusterInfoRequest(collection_name=collection)
         try:
             found = self._client.grpc_collections.CollectionClusterInfo(request, timeout=_PROBE_SECONDS)
@@ -186,6 +194,23 @@ class EitherCalls(RestCalls):
         answer = over_rest()  # where this fails, too, the server is away, and gRPC may come back with it
         self._wire.lose_grpc(failure)
         return answer
+
+
+def _tls_fault(host: str, port: int) -> str:
+    """Why TLS to a port fails, with the authorities that gRPC trusts; "" if it does not.
+
+    gRPC itself would print its errors, and REST may well go by a certificate that gRPC does not know.
+    """
+    authorities = os.environ.get("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH") or certifi.where()
+    try:
+        context = ssl.create_default_context(cafile=authorities)
+        with socket.create_connection((host, port), _PROBE_SECONDS) as plain:
+            context.wrap_socket(plain, server_hostname=host).close()
+    except ssl.SSLCertVerificationError as error:
+        return f"{error.verify_message}; {untrusted('GRPC_DEFAULT_SSL_ROOTS_FILE_PATH')}"
+    except OSError as error:
+        return str(error)
+    return ""
 
 
 def _status(error: Exception) -> int | None:
