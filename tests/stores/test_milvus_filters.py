@@ -15,7 +15,7 @@ from milvus_lite.search.filter.eval.python_backend import _eval_row
 from m3_vdb.filter_parser import parse_filter
 from m3_vdb.filters import matches
 from m3_vdb.stores import open_store
-from m3_vdb.stores.milvus.filters import _term, numbers, terms, to_condition
+from m3_vdb.stores.milvus.filters import _term, numbers, terms, terms_text, to_condition
 from m3_vdb.types import Document
 from tests.stores._corpus import IDENTITY, make_embeddings, make_queries
 
@@ -54,6 +54,7 @@ class Rows:
     """Rows in memory that answer like ``Requests``."""
 
     rows: dict[str, dict[str, Any]]
+    terms_as_text: bool = False
     asked: int = 0
 
     def meeting(self, text: str) -> set[str]:
@@ -65,19 +66,20 @@ class Rows:
         return {key: {field: self.rows[key][field] for field in fields} for key in self.meeting(text)}
 
 
-def rows_of(payloads: list[dict[str, Any]]) -> Rows:
-    return Rows(
-        {
-            f"k{i}": {"key": f"k{i}", "payload": p, "terms": terms(p), "numbers": json.loads(json.dumps(numbers(p)))}
-            for i, p in enumerate(payloads)
-        }
-    )
+def rows_of(payloads: list[dict[str, Any]], *, as_text: bool = False) -> Rows:
+    found = {
+        f"k{i}": {"key": f"k{i}", "payload": p, "terms": terms(p), "numbers": json.loads(json.dumps(numbers(p)))}
+        for i, p in enumerate(payloads)
+    }
+    for row in found.values() if as_text else ():
+        row["terms"] = terms_text(row["terms"])
+    return Rows(found, as_text)
 
 
 @settings(max_examples=150, deadline=None)
-@given(payloads=st.lists(payload, min_size=1, max_size=12), filter=filters)
-def test_a_condition_means_what_the_filter_means(payloads, filter):
-    rows, expression = rows_of(payloads), parse_filter(filter)
+@given(payloads=st.lists(payload, min_size=1, max_size=12), filter=filters, as_text=st.booleans())
+def test_a_condition_means_what_the_filter_means(payloads, filter, as_text):
+    rows, expression = rows_of(payloads, as_text=as_text), parse_filter(filter)
     wanted = {f"k{i}" for i, p in enumerate(payloads) if matches(p, expression)}
     assert rows.meeting(to_condition(expression, rows)) == wanted
 

@@ -33,6 +33,7 @@ from m3_vdb.stores.milvus.rows import (
     create_indexes,
     field_types,
     has_struct,
+    has_terms_as_text,
     indexes_property,
     is_half,
     is_lite,
@@ -86,6 +87,7 @@ class Opened:
         capabilities: what the engine does itself.
         struct: token rows are in an array of structs.
         half: token rows are float16.
+        terms_as_text: what filters look at is one text, not a list.
         types: payload fields that were declared with an index → what they hold.
     """
 
@@ -93,6 +95,7 @@ class Opened:
     capabilities: MilvusCapabilities
     struct: bool
     half: bool
+    terms_as_text: bool
     types: Mapping[str, IndexType]
 
     @property
@@ -152,7 +155,7 @@ def open_collection(
         server=facts.server,
         client=version("pymilvus"),
     )
-    return Opened(stored, able, struct=struct, half=is_half(found), types=types)
+    return Opened(stored, able, struct=struct, half=is_half(found), terms_as_text=has_terms_as_text(found), types=types)
 
 
 def _create(client: Calls, collection: str, identity: ModelIdentity, options: CollectionOptions) -> None:

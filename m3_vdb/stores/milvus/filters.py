@@ -4,7 +4,9 @@ Milvus could compare fields of the JSON payload itself, but what equals what the
 takes true for 1), and a list is never met by an element. So a row carries two fields for filters alone:
 
 - ``terms``: one short hash for each field and value, and one for each field that exists. Equality is to hold one of
-  some terms; it needs no quoting of names and values, and an index of a server answers it.
+  some terms; it needs no quoting of names and values, and an index of a server answers it. milvus-lite has no such
+  index and takes every row apart to look into a list, so there they are one text, in which it finds words fast
+  (``terms_text``; a list in files of version 0.1).
 - ``numbers``: the smallest and the largest number of each field, and date. A range holds for sure if one of the two
   lies in it, and fails for sure if both lie on one side of it. Only a list with numbers on both sides stays open; such
   rows are judged here, by their payload.
@@ -19,7 +21,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from functools import lru_cache
@@ -49,6 +51,10 @@ _EXACT = 2**53
 """Integers up to here are floats of the same value; beyond, several are one float."""
 _FIELDS = 400
 """With more, those of objects are skipped: a JSON field of a server holds the numbers of about 1,000."""
+_NOTHING = f'{KEY} == ""'
+"""Milvus has no word for it, and an empty list is an error on some servers."""
+Holds = Callable[[Sequence[str]], str]
+"""The condition of a row that holds one of some terms."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
@@ -70,6 +76,11 @@ def terms(payload: Payload) -> list[str]:
                 if abs(element) > _EXACT:
                     found.add(_term(name, "float", float(element)))
     return sorted(found)
+
+
+def terms_text(terms: Sequence[str]) -> str:
+    """Terms as one text, each between two spaces."""
+    return f" {' '.join(terms)} "
 
 
 def numbers(payload: Payload) -> dict[str, list[float]]:
@@ -108,7 +119,8 @@ def to_condition(expression: Expression | None, requests: Requests) -> str:
     """A filter as a condition; fetches the rows that the engine cannot decide, if there may be some."""
     if expression is None:
         return ""
-    judged, unsure = _condition(expression), [_unsure(part) for part in _undecided(expression)]
+    holds = _holds_in_text if requests.terms_as_text else _holds_in_list
+    judged, unsure = _condition(expression, holds), [_unsure(part, holds) for part in _undecided(expression)]
     if not unsure:
         return judged
     rows = requests.matching(" or ".join(unsure), [PAYLOAD])
@@ -119,20 +131,20 @@ def to_condition(expression: Expression | None, requests: Requests) -> str:
     return f"({sure}) or {among(accepted)}" if accepted else sure
 
 
-def _condition(expression: Expression) -> str:
+def _condition(expression: Expression, holds: Holds) -> str:
     if isinstance(expression, Not):
-        return f"not ({_condition(expression.part)})"
+        return f"not ({_condition(expression.part, holds)})"
     if isinstance(expression, (And, Or)):
         word = " and " if isinstance(expression, And) else " or "
-        return word.join(f"({_condition(part)})" for part in expression.parts)
+        return word.join(f"({_condition(part, holds)})" for part in expression.parts)
     assert not isinstance(expression, Text)  # refused: the collection has no index of words
     if isinstance(expression, Exists):
-        return _holds([_term(expression.key, "exists")])
+        return holds([_term(expression.key, "exists")])
     if isinstance(expression, (Range, DateRange)):
         # The first term keeps every comparison to rows that have the number: none of them is ever "unknown".
         ends = " or ".join(f"({' and '.join(_bounds(expression, end))})" for end in (0, 1))
-        return f"{_has_number(expression)} and ({ends})"
-    return _holds(_accepted(expression))
+        return f"{_has_number(expression, holds)} and ({ends})"
+    return holds(_accepted(expression))
 
 
 def _accepted(condition: AnyOf) -> list[str]:
@@ -147,14 +159,16 @@ def _accepted(condition: AnyOf) -> list[str]:
     return found
 
 
-def _holds(accepted: Sequence[str]) -> str:
-    if not accepted:
-        return f'{KEY} == ""'  # nothing; Milvus has no word for it, and an empty list is an error on some servers
-    return f"array_contains_any({TERMS}, {json.dumps(accepted)})"
+def _holds_in_list(accepted: Sequence[str]) -> str:
+    return f"array_contains_any({TERMS}, {json.dumps(accepted)})" if accepted else _NOTHING
 
 
-def _has_number(bounds: Range | DateRange) -> str:
-    return _holds([_term(bounds.key, _kind(bounds))])
+def _holds_in_text(accepted: Sequence[str]) -> str:
+    return " or ".join(f'{TERMS} like "% {term} %"' for term in accepted) or _NOTHING
+
+
+def _has_number(bounds: Range | DateRange, holds: Holds) -> str:
+    return holds([_term(bounds.key, _kind(bounds))])
 
 
 def _kind(bounds: Range | DateRange) -> str:
@@ -171,23 +185,23 @@ def _bounds(bounds: Range | DateRange, end: int) -> list[str]:
     return found
 
 
-def _unsure(condition: Condition) -> str:
+def _unsure(condition: Condition, holds: Holds) -> str:
     """The rows for which terms and numbers do not decide a condition."""
     found = []
     if "." in condition.key or isinstance(condition, DateRange):
         objects = {steps[0] for steps in field_steps(condition.key)}
-        found.append(f"{_holds([_term(name, 'exists') for name in sorted(objects)])} and not ({_holds([_WHOLE])})")
+        found.append(f"({holds([_term(name, 'exists') for name in sorted(objects)])}) and not ({holds([_WHOLE])})")
     if _is_two_sided(condition):
-        found.append(_spans(condition))
+        found.append(_spans(condition, holds))
     return " or ".join(f"({one})" for one in found)
 
 
-def _spans(bounds: Range | DateRange) -> str:
+def _spans(bounds: Range | DateRange, holds: Holds) -> str:
     """The rows with numbers below and above a range, which may or may not have one within."""
     low = replace(bounds, lt=None, lte=None)
     high = replace(bounds, gt=None, gte=None)
     below, above = " and ".join(_bounds(low, 0)), " and ".join(_bounds(high, 1))
-    return f"{_has_number(bounds)} and not ({below}) and not ({above})"
+    return f"{_has_number(bounds, holds)} and not ({below}) and not ({above})"
 
 
 def _undecided(expression: Expression) -> list[Condition]:

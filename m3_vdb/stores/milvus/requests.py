@@ -58,6 +58,11 @@ class Requests:
     collection: str
     opened: Opened
 
+    @property
+    def terms_as_text(self) -> bool:
+        """Whether what filters look at is one text, not a list (``m3_vdb.stores.milvus.filters``)."""
+        return self.opened.terms_as_text
+
     def search(
         self, queries: Sequence[M3Embedding], vector: str, *, limit: int, condition: str = "", ef: int | None = None
     ) -> list[dict[str, tuple[str, float]]]:

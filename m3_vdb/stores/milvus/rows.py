@@ -45,12 +45,12 @@ lexical weight in M3; queries leave it out, so it is never matched."""
 _NO_TOKENS: Final = sparse_pairs(np.array([*SENTINEL]), np.array([*SENTINEL.values()]))
 
 
-def to_row(point: Point, terms: Sequence[str], numbers: Mapping[str, Any], *, struct: bool, half: bool) -> Row:
+def to_row(point: Point, terms: Sequence[str] | str, numbers: Mapping[str, Any], *, struct: bool, half: bool) -> Row:
     """A checked document as a row.
 
     Args:
         point: the document with its vectors.
-        terms: what filters look at, of its payload.
+        terms: what filters look at, of its payload: a list, or a text.
         numbers: the same.
         struct: the token rows go into an array of structs, not into ``tokens``.
         half: the token rows become float16.
@@ -63,7 +63,7 @@ def to_row(point: Point, terms: Sequence[str], numbers: Mapping[str, Any], *, st
         "title": point.payload["title"],
         "text": point.payload["text"],
         PAYLOAD: _json(point.payload["payload"]),
-        TERMS: list(terms),
+        TERMS: terms,
         NUMBERS: _json({**numbers, MARKS_FIELD: point.payload[MARKS_FIELD]}),
         DENSE: point.dense,
         SPARSE: sparse,
@@ -113,7 +113,8 @@ def read_embedding(row: Row, width: int) -> M3Embedding:
 def row_bytes(row: Row) -> int:
     """Upper bound of a row's bytes in a request."""
     arrays = sum(value.nbytes + 16 for value in row.values() if isinstance(value, np.ndarray))
-    texts = (row[KEY], row[ID], row["title"], row["text"], *row[TERMS], *row.get(TOKENS, ()))
+    terms = [row[TERMS]] if isinstance(row[TERMS], str) else row[TERMS]
+    texts = (row[KEY], row[ID], row["title"], row["text"], *terms, *row.get(TOKENS, ()))
     return int(arrays + sum(len(text.encode()) + 12 for text in texts) + len(row[PAYLOAD]) + len(row[NUMBERS]) + 256)
 
 
@@ -174,7 +175,10 @@ def create(
         schema.add_field(name, DataType.VARCHAR, max_length=text)
     schema.add_field(PAYLOAD, DataType.JSON)
     schema.add_field(NUMBERS, DataType.JSON)
-    schema.add_field(TERMS, DataType.ARRAY, element_type=DataType.VARCHAR, max_length=16, max_capacity=MAX_ELEMENTS)
+    if is_lite(facts.server):
+        schema.add_field(TERMS, DataType.VARCHAR, max_length=text)
+    else:
+        schema.add_field(TERMS, DataType.ARRAY, element_type=DataType.VARCHAR, max_length=16, max_capacity=MAX_ELEMENTS)
     schema.add_field(DENSE, DataType.FLOAT_VECTOR, dim=identity.dense_dim)
     schema.add_field(SPARSE, DataType.SPARSE_FLOAT_VECTOR)
     if facts.struct_arrays:
@@ -256,6 +260,11 @@ def is_half(description: Mapping[str, Any]) -> bool:
         (row,) = field_types(description)[MULTI_VECTOR]["struct_fields"]
         return bool(row["type"] == DataType.FLOAT16_VECTOR)
     return bool(description.get("properties", {}).get(HALF_PROPERTY) == str(True))
+
+
+def has_terms_as_text(description: Mapping[str, Any]) -> bool:
+    """Whether what filters look at is one text; a list on servers, and in files of version 0.1."""
+    return bool(field_types(description)[TERMS]["type"] == DataType.VARCHAR)
 
 
 def has_struct(description: Mapping[str, Any]) -> bool:

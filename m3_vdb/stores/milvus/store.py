@@ -28,7 +28,7 @@ from m3_vdb.stores.fusion import SOURCE_VECTORS, Plan, best_first, make_plan
 from m3_vdb.stores.markers import check_place
 from m3_vdb.stores.milvus.client import Calls, alias_target, mapped_errors, read_marker
 from m3_vdb.stores.milvus.engine import MilvusCapabilities, open_collection
-from m3_vdb.stores.milvus.filters import numbers, terms, to_condition
+from m3_vdb.stores.milvus.filters import numbers, terms, terms_text, to_condition
 from m3_vdb.stores.milvus.requests import Requests
 from m3_vdb.stores.milvus.rows import (
     DOCUMENT_FIELDS,
@@ -175,7 +175,9 @@ class MilvusStore(VectorStore):
         rows = (  # made batch by batch: they are as large as the vectors
             to_row(
                 point,
-                terms(point.payload["payload"]),
+                terms_text(terms(point.payload["payload"]))
+                if opened.terms_as_text
+                else terms(point.payload["payload"]),
                 numbers(point.payload["payload"]),
                 struct=opened.struct,
                 half=opened.half,
