@@ -101,7 +101,7 @@ def deep(levels):
     ("bad", "message"),
     [
         ("lang=de", "expected an object"),
-        ({"$nor": []}, "expected \\$and, \\$or, \\$not or a field; fields whose name begins with \\$ cannot"),
+        ({"$nor": []}, "expected \\$and, \\$or, \\$not, \\$text or a field; fields whose name begins with \\$ cannot"),
         ({"$or": []}, "'\\$or': expected a list of at least one filter"),
         ({"$and": {"a": 1}}, "'\\$and': expected a list"),
         ({"$or": [{}]}, "'\\$or': expected an object with at least one condition, got {}"),
