@@ -16,7 +16,7 @@ import grpc  # type: ignore[import-untyped]
 import numpy as np
 from numpy.typing import NDArray
 from pymilvus import DataType
-from pymilvus.exceptions import MilvusException
+from pymilvus.client.utils import check_status
 from pymilvus.grpc_gen import common_pb2, milvus_pb2, schema_pb2
 
 from m3_vdb.stores.protobuf import floats, head
@@ -66,7 +66,7 @@ class Wire:
 
     def upsert(self, collection: str, rows: Sequence[Row]) -> None:
         """Write n ≥ 1 rows of the same fields."""
-        _check(self._upsert(upsert_request(collection, rows), **self._call))
+        check_status(self._upsert(upsert_request(collection, rows), **self._call).status)
 
     def query(
         self, collection: str, condition: str, fields: Sequence[str], *, limit: int | None = None
@@ -78,19 +78,13 @@ class Wire:
         if limit is not None:
             request.query_params.append(common_pb2.KeyValuePair(key="limit", value=str(limit)))
         answer = self._query(request.SerializeToString(), **self._call)
-        _check(answer)
+        check_status(answer.status)
         columns = [[(data.field_name, cell) for cell in _column(data)] for data in answer.fields_data]
         return [dict(cells) for cells in zip(*columns, strict=True)]
 
     def close(self) -> None:
         """End the connection."""
         self._channel.close()
-
-
-def _check(answer: Any) -> None:  # noqa: ANN401 - a message
-    status = answer.status
-    if status.code or status.error_code:
-        raise MilvusException.from_status(status)
 
 
 def sparse_pairs(ids: NDArray[Any], weights: NDArray[Any]) -> NDArray[Any]:
@@ -153,11 +147,11 @@ def _structs(name: str, cells: list[NDArray[Any]]) -> Pieces:
         array += _in(schema_pb2.VectorArray, "data", _vector(width, [cell]))
     vector = _in(schema_pb2.VectorField, "vector_array", array)
     inner = [
-        schema_pb2.FieldData(type=DataType._ARRAY_OF_VECTOR, field_name=STRUCT_ROW).SerializeToString(),
+        schema_pb2.FieldData(type=schema_pb2.ArrayOfVector, field_name=STRUCT_ROW).SerializeToString(),
         *_in(schema_pb2.FieldData, "vectors", vector),
     ]
     outer = _in(schema_pb2.StructArrayField, "fields", inner)
-    known = schema_pb2.FieldData(type=DataType._ARRAY_OF_STRUCT, field_name=name).SerializeToString()
+    known = schema_pb2.FieldData(type=schema_pb2.ArrayOfStruct, field_name=name).SerializeToString()
     return [known, *_in(schema_pb2.FieldData, "struct_arrays", outer)]
 
 
