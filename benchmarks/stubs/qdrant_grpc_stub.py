@@ -2,7 +2,7 @@
 
 The messages are read and written with qdrant-client's own conversions. The metadata of every call (the API key) and the
 time that the client would wait are kept in ``calls``. ``refuse`` holds answers (code, words, metadata) that the next
-calls get instead.
+calls get instead, None for one that is answered.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class GrpcStub:
     def __init__(self, engine: EdgeEngine | None = None) -> None:
         self.engine = engine or EdgeEngine()  # that of a REST stub makes both the ports of one server
         self.calls: list[tuple[str, dict[str, str], float | None]] = []
-        self.refuse: list[tuple[grpc.StatusCode, str, dict[str, str]]] = []
+        self.refuse: list[tuple[grpc.StatusCode, str, dict[str, str]] | None] = []
         self.server = grpc.server(ThreadPoolExecutor(1), options=[("grpc.max_receive_message_length", -1)])
         points_service_pb2_grpc.add_PointsServicer_to_server(_guarded(self, _Points), self.server)
         collections_service_pb2_grpc.add_CollectionsServicer_to_server(_guarded(self, _Collections), self.server)
@@ -51,8 +51,8 @@ def _guarded(stub: GrpcStub, kind: type) -> Any:
     def wrap(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
         def call(request: Any, context: Any) -> Any:
             stub.calls.append((name, dict(context.invocation_metadata()), context.time_remaining()))
-            if stub.refuse:
-                code, words, metadata = stub.refuse.pop(0)
+            if (refusal := stub.refuse.pop(0) if stub.refuse else None) is not None:
+                code, words, metadata = refusal
                 context.set_trailing_metadata(tuple(metadata.items()))
                 return context.abort(code, words)
             try:

@@ -23,8 +23,11 @@ from benchmarks.stubs.qdrant_grpc_stub import GrpcStub
 from benchmarks.stubs.qdrant_rest_stub import RestStub
 from m3_vdb.cli.main import app
 from m3_vdb.errors import StoreConnectionError, StoreRequestError
+from m3_vdb.ingest import ingest
+from m3_vdb.retry import Retry
 from m3_vdb.stores import describe, open_store
 from m3_vdb.stores.qdrant.wire import Wire
+from tests.ingest._fakes import HashEmbed
 from tests.stores._corpus import IDENTITY, make_documents, make_embeddings, make_queries
 
 
@@ -189,6 +192,21 @@ def test_grpc_that_stops_working(rest, both, code):
         assert store.count() == 10
         assert uploads(rest, both) == (2, 2)  # the second one over gRPC was refused
         assert wire(store) == f"REST (gRPC stopped working: {code}: a proxy says no)"
+
+
+def test_an_ingest_goes_on_over_rest(rest, both):
+    """Two uploads at a time: they ask once, and what gRPC refuses arrives all the same."""
+    embed, documents = HashEmbed(), [{"id": f"d{i}", "text": f"text {i}"} for i in range(40)]
+    url = f"qdrant://{rest.address}/notes"
+    both.refuse = [None] * 6 + [(grpc.StatusCode.UNAVAILABLE, "gone", {})] * 2
+    with open_store(url, identity=embed.identity, grpc_port=both.port) as store:
+        report = ingest(documents, embed, store, batch_documents=4, retry=Retry(attempts=1))
+        assert (report.documents, report.retries, store.count()) == (40, 0, 40)
+        assert wire(store) == "REST (gRPC stopped working: UNAVAILABLE: gone)"
+    assert sum(name == "CollectionClusterInfo" for name, _, _ in both.calls) == 1
+    by_rest, by_grpc = uploads(rest, both)
+    assert by_rest == 5
+    assert by_grpc in (6, 7)  # five that were answered
 
 
 def test_a_server_that_is_away_comes_back_over_grpc(rest, both):
