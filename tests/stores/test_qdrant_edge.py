@@ -92,8 +92,9 @@ def test_indexes_are_made_once_and_known_again(tmp_path):
     options = CollectionOptions(indexes={"year": "integer", "a.b": "keyword"}, tenant="lang", on_disk=True)
     for asked in (options, CollectionOptions()):
         with QdrantEdgeStore(tmp_path / "c", identity=IDENTITY, options=asked) as store:
-            fields = {"payload.year", "payload.lang", 'payload."a.b"', "payload.a.b"}  # a key with a dot, or an object's field
-            assert set(store._shard.info().payload_schema) == fields
+            # "a.b" is a key with a dot, or the field b of an object a
+            names = {"payload.year", "payload.lang", 'payload."a.b"', "payload.a.b"}
+            assert set(store._shard.info().payload_schema) == names
             store.upsert([Document(id="a", text="t", payload={"year": 2001, "a.b": "x"})], make_embeddings(1))
             with pytest.raises(DocumentError, match=r"'year' holds 2001\.0"):
                 store.upsert([Document(id="b", text="t", payload={"year": 2001.0})], make_embeddings(1))
