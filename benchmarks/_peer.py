@@ -127,23 +127,24 @@ def _mib(memory: PeakMemory) -> dict[str, float]:
     return {"anonymous_mib": round(memory.anonymous / 2**20, 1), "mapped_mib": round(memory.mapped / 2**20, 1)}
 
 
-def bundle(work: Work, precision: str, runtime: str) -> Encoder:
+def bundle(work: Work, precision: str, runtime: str, device: str = "cpu") -> Encoder:
     """m3-vdb with one of its runtimes."""
     from m3_vdb import M3EmbeddingFunction
 
-    function = M3EmbeddingFunction(Path(work.folder, precision), runtime=runtime, on_truncate="ignore")
+    folder = Path(work.folder, precision)
+    function = M3EmbeddingFunction(folder, runtime=runtime, device=device, on_truncate="ignore")
     return Encoder(f"{function.session.description}, {precision} file", function.encode_documents, _unpack_ours)
 
 
-def torch_model(work: Work, dtype: str) -> Encoder:
+def torch_model(work: Work, dtype: str, device: str = "cpu") -> Encoder:
     """Training's model, with m3-vdb's tokenizer, batches and pooling."""
     import torch
 
     from train.session import embedding_function, load
 
-    model, tokenizer = load(work.checkpoint, device="cpu")
+    model, tokenizer = load(work.checkpoint, device=device)
     function = embedding_function(model.to(getattr(torch, dtype)), tokenizer)
-    return Encoder(f"torch {torch.__version__}, {dtype}, sdpa", function.encode_documents, _unpack_ours)
+    return Encoder(f"torch {torch.__version__}, {device}, {dtype}, sdpa", function.encode_documents, _unpack_ours)
 
 
 def _unpack_ours(found: Any) -> Vectors:  # noqa: ANN401 - M3Embeddings, which is imported late
@@ -281,6 +282,10 @@ OURS: Final[dict[str, Callable[[Work], Encoder]]] = {
     "torch fp32": lambda work: torch_model(work, "float32"),
     "torch bf16": lambda work: torch_model(work, "bfloat16"),
 }
+GPU: Final[dict[str, Callable[[Work], Encoder]]] = {
+    "m3-vdb onnxruntime cuda fp16": lambda work: bundle(work, "fp16", "onnxruntime", "cuda"),
+    "torch cuda fp16": lambda work: torch_model(work, "float16", "cuda"),
+}
 PEERS: Final[dict[str, Callable[[Work], Encoder]]] = {
     "bge-m3-lite fp32": lambda work: lite(work, "fp32"),
     "bge-m3-lite int8": lambda work: lite(work, "int8"),
@@ -296,7 +301,7 @@ def main(name: str, given: str) -> None:
         if name == PREPARE_LITE:
             prepare_lite(work)
         else:
-            result = measure((OURS | PEERS)[name], work)
+            result = measure((OURS | GPU | PEERS)[name], work)
     except ImportError as error:
         result = {"left_out": f"{error}"}
     print(json.dumps(result))

@@ -12,6 +12,8 @@ The others need an environment of their own; what is not in it is left out, and 
     peers/bin/pip install FlagEmbedding==1.4.2 'transformers<5' 'bge-m3-lite[quant]==0.6.2'
     python -m benchmarks.peers FOLDER --peers peers/bin/python
 
+``--gpu`` adds onnxruntime (CUDA) and torch in float16, whose memory on the GPU is not measured.
+
 The checkpoint has m3-small's size unless told otherwise, and the shipped tokenizer cut to ``--vocabulary`` pieces.
 BGE-M3's size is ``--layers 24 --width 1024 --colbert-dim 1024 --vocabulary 250002``, of which 190,000 rows have a
 piece; bge-m3-lite runs no other layers and width, and its tools take 12 GB of memory with 32,000 pieces. FOLDER keeps
@@ -35,7 +37,7 @@ import numpy as np
 import tokenizers
 import typer
 
-from benchmarks._peer import LONGEST, OURS, PEERS, PREPARE_LITE, Work
+from benchmarks._peer import GPU, LONGEST, OURS, PEERS, PREPARE_LITE, Work
 from benchmarks.common import CORPUS, MACHINE, known, text_table
 from benchmarks.convert import BGE_M3, write_checkpoint
 from m3_vdb.encoding.hub import find_bundle
@@ -59,6 +61,7 @@ CASES: Final[Mapping[str, tuple[int, int]]] = {
 }
 """Name → (texts, tokens of each), in the order they are run; "mixed" has documents as they are."""
 PRECISIONS: Final = ("fp32", "int8")
+GPU_PRECISION: Final = "fp16"
 MEMORY: Final = ("anonymous_mib", "mapped_mib")
 SAMPLES: Final = 16
 """Documents whose vectors are compared."""
@@ -69,8 +72,8 @@ INSTRUCTIONS: Final = (
 """Instruction sets that decide which arithmetic is fast, as Linux names them."""
 
 
-def prepare(folder: Path, shape: Shape, colbert_dim: int) -> None:
-    """The checkpoint and its bundles, where they are missing.
+def prepare(folder: Path, shape: Shape, colbert_dim: int, precisions: Sequence[str]) -> None:
+    """The checkpoint and its bundles of these precisions, where they are missing.
 
     Raises:
         typer.BadParameter: the folder has a checkpoint of another shape.
@@ -80,7 +83,7 @@ def prepare(folder: Path, shape: Shape, colbert_dim: int) -> None:
         write_checkpoint(checkpoint, shape, colbert_dim=colbert_dim, tokenizer_json=cut_tokenizer(shape.vocab_size))
     if (found := read_checkpoint(checkpoint).shape) != shape:
         raise typer.BadParameter(f"{checkpoint} is {found}, expected {shape}: choose another folder")
-    for precision in PRECISIONS:
+    for precision in precisions:
         if not (folder / precision).exists():
             typer.echo(f"converting to {precision}")
             convert(checkpoint, folder / precision, precision=precision)
@@ -217,6 +220,7 @@ def main(
     documents: Annotated[int, typer.Option(help='Of the case "mixed".')] = 256,
     repeats: Annotated[int, typer.Option(help="Passes of a case in a process.")] = 3,
     rounds: Annotated[int, typer.Option(help="Processes per encoder.")] = 3,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Also on a GPU.")] = False,
     only: Annotated[str, typer.Option(help="Encoders, comma-separated. Default: all.")] = "",
     case: Annotated[str, typer.Option(help="Cases, comma-separated.")] = ",".join(CASES),
     corpus: Annotated[Path, typer.Option(help="JSONL with text.")] = CORPUS,
@@ -231,8 +235,8 @@ def main(
         num_attention_heads=width // (64 if width >= 512 else 32),  # as BGE-M3 and m3-small have them
         intermediate_size=4 * width,
     )
-    prepare(folder, shape, colbert_dim)
-    commands = {name: [sys.executable, "-m", "benchmarks._peer"] for name in OURS}
+    prepare(folder, shape, colbert_dim, [*PRECISIONS, GPU_PRECISION] if gpu else PRECISIONS)
+    commands = {name: [sys.executable, "-m", "benchmarks._peer"] for name in (OURS | GPU if gpu else OURS)}
     if peers is None:
         typer.echo(f"left out: {', '.join(PEERS)}: --peers names no Python that has them")
     else:

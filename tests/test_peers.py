@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from typer import Typer
 from typer.testing import CliRunner
 
-from benchmarks._peer import PEERS, Vectors, sentencepiece_model
+from benchmarks._peer import GPU, PEERS, Vectors, sentencepiece_model
 from benchmarks.peers import compare, cut_tokenizer, main
 from m3_vdb.encoding.tokenizer import Tokenizer
 from m3_vdb.types import M3Embedding, SparseVector
@@ -67,6 +68,14 @@ def test_without_an_environment_for_them_the_others_are_left_out(measure) -> Non
     found, text = measure("--only", "m3-vdb onnxruntime int8", "--case", "1 x 16")
     assert found["left_out"].keys() == PEERS.keys()
     assert text.startswith("left out: bge-m3-lite fp32, bge-m3-lite int8, FlagEmbedding")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what a machine without a GPU lacks")
+def test_without_a_gpu_it_is_said_what_is_missing(measure) -> None:
+    found, text = measure("--gpu", "--only", ",".join(["m3-vdb onnxruntime int8", *GPU]), "--case", "1 x 16")
+    assert list(found["peers"]) == ["m3-vdb onnxruntime int8"]
+    assert set(GPU) < set(found["left_out"])
+    assert "m3-vdb onnxruntime cuda fp16 is left out: it ended with 1: m3_vdb.errors.ConfigError: device='cuda'" in text
 
 
 def test_vectors_are_compared_text_by_text(tmp_path: Path) -> None:
