@@ -5,7 +5,8 @@ transformers, contains only standard ONNX operators (opset 17), and is small eno
 compares it with the torch model.
 
 ``onnxruntime.onnx`` is the same model for onnxruntime on CPUs: its operator for attention needs memory in proportion to
-the length, not to its square. That file is small, because its weights are those in ``model.onnx``.
+the length, not to its square, and feed-forward parts go through ``ROWS`` tokens at a time. That file is small, because
+its weights are those in ``model.onnx``.
 
 Legend: B texts, L padded length, d width, h heads, k = d/h, f feed-forward width, m multi-vector width, V vocabulary.
 
@@ -22,6 +23,7 @@ import math
 import mmap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO, Final, NamedTuple
 
@@ -56,6 +58,8 @@ EXTERNAL_LEAST: Final = 1024 - 33
 """Bytes from which a tensor may lie in it: onnx's own limit, which counts a ``bytes`` object's header."""
 EXTERNAL_FROM: Final = 1_900_000_000
 """Bytes of all weights from which they do: a protobuf message holds 2 GiB at most."""
+ROWS: Final = 512
+"""Tokens of a batch for which ``onnxruntime.onnx`` makes the feed-forward part's wide states at a time."""
 CLS_ID: Final = 0
 PADDING_ID: Final = 1
 
@@ -74,7 +78,10 @@ class GraphBuilder:
         self.nodes: dict[str, list[onnx.NodeProto]] = {MODEL: [], ONNXRUNTIME: []}
         """By the file that they belong to."""
         self.initializers: dict[str, onnx.TensorProto] = {}
+        self.shapes: list[onnx.ValueInfoProto] = []
+        """Of values in ``onnxruntime.onnx`` whose shape cannot be inferred."""
         self._files = [MODEL, ONNXRUNTIME]
+        self._own = count()
 
     @contextmanager
     def only(self, file: str) -> Iterator[None]:
@@ -86,7 +93,8 @@ class GraphBuilder:
     def op(self, kind: str, inputs: Sequence[str], *, name: str | None = None, **attributes: Any) -> str:  # noqa: ANN401 - ints, floats, lists
         """Add a node with one output."""
         file = self._files[0]
-        output = name or f"{'' if file == MODEL else 'own_'}{kind.lower()}_{len(self.nodes[file])}"
+        number = f"{len(self.nodes[MODEL])}" if file == MODEL else f"own_{next(self._own)}"
+        output = name or f"{kind.lower()}_{number}"
         node = helper.make_node(kind, list(inputs), [output], name=output, **attributes)
         for file in self._files:
             self.nodes[file].append(node)
@@ -120,8 +128,49 @@ class GraphBuilder:
         self, x: str, weight: NDArray[np.float32], bias: NDArray[np.float32], *, name: str, parts: int = 1
     ) -> str:
         """X · Wᵀ + b for a weight of torch's layout [out, in], which may be of several layers with one input."""
-        product = self.op("MatMul", [x, self.matrix(weight.T, name=f"{name}.weight", parts=parts)])
-        return self.op("Add", [product, self.vector(bias, name=f"{name}.bias")])
+        matrix = self.matrix(weight.T, name=f"{name}.weight", parts=parts)
+        return self.affine(x, matrix, self.vector(bias, name=f"{name}.bias"))
+
+    def affine(self, x: str, matrix: str, bias: str) -> str:
+        """X · M + b."""
+        return self.op("Add", [self.op("MatMul", [x, matrix]), bias])
+
+    def by_rows(self, x: str, compute: Callable[[str], str], *, name: str) -> None:
+        """Compute something of each row of x [B, L, d], ``ROWS`` rows at a time; only for ``onnxruntime.onnx``.
+
+        Args:
+            x: what is computed from.
+            compute: rows [n, d] → rows [n, d].
+            name: of the result [B, L, d].
+        """
+        kind = helper.np_dtype_to_tensor_dtype(np.dtype(self.weights.float_type))
+        flat = self.op("Reshape", [x, self.constant([-1, self.weights.dim])])
+        parts = self.op("SplitToSequence", [flat, self.constant(np.array(ROWS, dtype=np.int64))], axis=0)
+        begun = self.op("SequenceEmpty", [], dtype=kind)
+        step, go, found, rows = (f"{name}_{part}" for part in ("step", "go", "found", "rows"))
+
+        nodes, outside = self.nodes[ONNXRUNTIME], len(self.nodes[ONNXRUNTIME])
+        self.op("SequenceAt", [parts, step], name=rows)
+        more = self.op("SequenceInsert", [found, compute(rows)])
+        again = self.op("Identity", [go])
+        inside = nodes[outside:]
+        del nodes[outside:]
+
+        of_rows = helper.make_sequence_type_proto(helper.make_tensor_type_proto(kind, None))
+        body = helper.make_graph(
+            inside,
+            f"{name}_body",
+            [
+                helper.make_tensor_value_info(step, TensorProto.INT64, []),
+                helper.make_tensor_value_info(go, TensorProto.BOOL, []),
+                helper.make_value_info(found, of_rows),
+            ],
+            [helper.make_tensor_value_info(again, TensorProto.BOOL, []), helper.make_value_info(more, of_rows)],
+            value_info=[helper.make_tensor_value_info(rows, kind, ["rows", self.weights.dim])],
+        )
+        every = self.op("Loop", [self.op("SequenceLength", [parts]), "", begun], body=body)
+        self.op("Reshape", [self.op("ConcatFromSequence", [every], axis=0), self.op("Shape", [x])], name=name)
+        self.shapes.append(helper.make_tensor_value_info(name, kind, ["batch", "length", self.weights.dim]))
 
     def vector(self, value: NDArray[np.float32], *, name: str) -> str:
         """An initializer in the arithmetic of the graph."""
@@ -297,7 +346,7 @@ def _model(g: GraphBuilder, file: str) -> onnx.ModelProto:
     """What belongs to a file."""
     weights, b, length = g.weights, "batch", "length"
     nodes = g.nodes[file]
-    used = {name for node in nodes for name in node.input}
+    used = {name for node in nodes for name in _inputs(node)}
     initializers = [one for name, one in g.initializers.items() if name in used]
     inputs = [helper.make_tensor_value_info(n, TensorProto.INT64, [b, length]) for n in ("input_ids", "attention_mask")]
     shapes: dict[str, list[str | int]] = {
@@ -310,11 +359,19 @@ def _model(g: GraphBuilder, file: str) -> onnx.ModelProto:
     if file == ONNXRUNTIME:
         domains.append(helper.make_opsetid(CONTRIB, 1))
     return helper.make_model(
-        helper.make_graph(nodes, "m3", inputs, outputs, initializer=initializers),
+        helper.make_graph(nodes, "m3", inputs, outputs, initializers, value_info=g.shapes if file != MODEL else []),
         producer_name="m3-vdb",
         ir_version=IR_VERSION,
         opset_imports=domains,
     )
+
+
+def _inputs(node: onnx.NodeProto) -> Iterator[str]:
+    """Values that a node uses, itself or in a graph inside."""
+    yield from node.input
+    for attribute in node.attribute:
+        for inner in attribute.g.node:
+            yield from _inputs(inner)
 
 
 def _embeddings(g: GraphBuilder) -> str:
@@ -378,9 +435,22 @@ def _mask(g: GraphBuilder) -> Mask:
 def _layer(g: GraphBuilder, x: str, mask: Mask, *, prefix: str) -> str:
     attended = _attention(g, x, mask, prefix=prefix)
     x = _layer_norm(g, g.op("Add", [attended, x]), f"{prefix}attention.output.LayerNorm")
-    inner = _gelu(g, g.linear(x, *_linear(g, f"{prefix}intermediate.dense"), name=f"{prefix}intermediate"))
-    outer = g.linear(inner, *_linear(g, f"{prefix}output.dense"), name=f"{prefix}output")
+    outer = _feed_forward(g, x, prefix=prefix)
     return _layer_norm(g, g.op("Add", [outer, x]), f"{prefix}output.LayerNorm")
+
+
+def _feed_forward(g: GraphBuilder, x: str, *, prefix: str) -> str:
+    weight, bias = _linear(g, f"{prefix}intermediate.dense")
+    widen = g.matrix(weight.T, name=f"{prefix}intermediate.weight"), g.vector(bias, name=f"{prefix}intermediate.bias")
+    with g.only(MODEL):
+        wide = _gelu(g, g.affine(x, *widen))
+    weight, bias = _linear(g, f"{prefix}output.dense")
+    narrow = g.matrix(weight.T, name=f"{prefix}output.weight"), g.vector(bias, name=f"{prefix}output.bias")
+    with g.only(MODEL):
+        result = g.affine(wide, *narrow)
+    with g.only(ONNXRUNTIME):
+        g.by_rows(x, lambda rows: g.affine(_gelu(g, g.affine(rows, *widen)), *narrow), name=result)
+    return result
 
 
 def _attention(g: GraphBuilder, x: str, mask: Mask, *, prefix: str) -> str:

@@ -87,6 +87,7 @@ class OnnxRuntimeSession:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or 0
         options.enable_mem_pattern = False  # patterns are not reused, because lengths differ between calls
+        options.enable_mem_reuse = False  # it keeps what is no longer needed until something of the same shape comes
         options.log_severity_level = 3
         if device == "cuda" and "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
             raise ConfigError("device='cuda', but onnxruntime has no CUDA: pip install 'm3-vdb[gpu]'")

@@ -9,6 +9,7 @@ import torch
 
 from m3_vdb.encoding.sessions import OnnxRuntimeSession, OpenVinoSession
 from m3_vdb.encoding.tokenizer import Tokenizer
+from onnx_export.graph import ROWS
 from tests.export.conftest import PRECISIONS
 
 OUTPUTS = ["dense_vecs", "sparse_vecs", "colbert_vecs"]
@@ -83,6 +84,33 @@ def test_onnxruntime_gets_a_graph_without_square_matrices_and_the_same_weights(e
     assert sum(own[name].nbytes for name in large) > 0.8 * sum(value.nbytes for value in shared.values())
     for name in large:
         np.testing.assert_array_equal(own[name], shared[name])
+
+
+def test_onnxruntime_makes_wide_states_of_few_tokens_at_a_time(exported, tokens):
+    path = exported["fp32"][0] / "onnxruntime.onnx"
+    graph = onnx.load(path, load_external_data=False).graph
+    loops = [node for node in graph.node if node.op_type == "Loop"]
+    inside = {name for loop in loops for node in loop.attribute[0].g.node for name in node.input}
+    outside = {name for node in graph.node for name in node.input}
+    wide = {one.name for one in graph.initializer if one.name.endswith("intermediate.weight")}
+    assert wide <= inside
+    assert len(wide - outside) == len(loops) > 0
+
+    ids, mask = tokens.padded(np.arange(len(tokens.lengths)))
+    ids, mask = ids[:-1], mask[:-1]
+    times = 2 * ROWS // ids.size + 1  # two full parts, and a smaller one
+    assert times * ids.size % ROWS
+    session = OnnxRuntimeSession(path)
+    one, many = (
+        session.run(["dense_vecs", "colbert_vecs"], np.tile(ids, (n, 1)), np.tile(mask, (n, 1))) for n in (1, times)
+    )
+    for name, values in one.items():
+        np.testing.assert_allclose(many[name], np.tile(values, (times, *[1] * (values.ndim - 1))), atol=1e-6, rtol=0)
+
+
+def test_onnxruntime_frees_what_is_no_longer_needed(exported):
+    options = OnnxRuntimeSession(exported["fp32"][0] / "onnxruntime.onnx")._session.get_session_options()
+    assert not options.enable_mem_reuse
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
