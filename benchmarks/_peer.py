@@ -6,6 +6,7 @@ So an encoder imports what it needs and no more, and memory is that of a program
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import statistics
@@ -34,6 +35,8 @@ MOST: Final = 30
 """A case is repeated until its passes fill so many seconds, at most so many times."""
 LITE_ONLY: Final = (24, 1024)
 """Layers and width: bge-m3-lite runs BGE-M3's alone."""
+SPECIAL: Final = 4
+"""The first token id of XLM-R that is a piece of text."""
 PREPARE_LITE: Final = "prepare bge-m3-lite"
 """Instead of an encoder's name."""
 CALIBRATION: Final = 128
@@ -90,11 +93,13 @@ class Encoder:
         about: version and runtime.
         encode: all three representations of the texts.
         unpack: what ``encode`` returned → vectors.
+        close: ends its threads.
     """
 
     about: str
     encode: Encode
     unpack: Callable[[Any], Vectors]
+    close: Callable[[], None] = lambda: None
 
 
 def measure(open_encoder: Callable[[Work], Encoder], work: Work) -> dict[str, Any]:
@@ -114,6 +119,7 @@ def measure(open_encoder: Callable[[Work], Encoder], work: Work) -> dict[str, An
                     seconds.append(_pass(encoder.encode, texts))
         result["cases"][case] = {"seconds": statistics.median(seconds), "passes": len(seconds), **_mib(memory)}
     encoder.unpack(encoder.encode(work.samples)).save(work.vectors)
+    encoder.close()
     return result
 
 
@@ -174,6 +180,37 @@ def lite(work: Work, precision: str) -> Encoder:
     model = BGEM3Embedder(precision=precision)
     about = f"bge-m3-lite {version('bge-m3-lite')}, onnxruntime {version('onnxruntime')}, {precision}"
     return Encoder(about, lambda texts: model.encode(texts, **_ALL), _unpack)
+
+
+def m3serve(work: Work, device: str) -> Encoder:
+    """m3serve, float16 on a GPU, with the attention that it chooses. A request per text: it batches by length."""
+    from m3serve import Engine  # type: ignore[import-not-found]
+
+    engine, loop = Engine(str(work.checkpoint), device=device, max_length=LONGEST), asyncio.new_event_loop()
+    loop.run_until_complete(engine.start())
+
+    async def encode(texts: list[str]) -> list[Any]:
+        every = (engine.embed([text], return_sparse=True, return_colbert=True, timeout=3600) for text in texts)
+        return await asyncio.gather(*every)
+
+    return Encoder(
+        f"m3serve {version('m3serve')}, {device}, transformers {version('transformers')}",
+        lambda texts: loop.run_until_complete(encode(texts)),
+        _unpack_m3serve,
+        lambda: loop.run_until_complete(engine.stop()),
+    )
+
+
+def _unpack_m3serve(found: list[Any]) -> Vectors:
+    sparse: list[dict[int, float]] = []
+    for one in found:
+        largest: dict[int, float] = {}  # it gives each position's weight, those of <s> and </s> too
+        for token, weight in zip(one.sparse_indices[0], one.sparse_weights[0], strict=True):
+            if token >= SPECIAL:
+                largest[token] = max(weight, largest.get(token, 0.0))
+        sparse.append(largest)
+    rows = [np.asarray(one.colbert_vecs[0], np.float32) for one in found]
+    return Vectors(np.asarray([one.dense[0] for one in found], np.float32), sparse, rows)
 
 
 _ALL: Final = {"return_dense": True, "return_sparse": True, "return_colbert_vecs": True}
@@ -292,6 +329,8 @@ PEERS: Final[dict[str, Callable[[Work], Encoder]]] = {
     "FlagEmbedding": flag_embedding,
 }
 
+GPU_PEERS: Final[dict[str, Callable[[Work], Encoder]]] = {"m3serve cuda fp16": lambda work: m3serve(work, "cuda:0")}
+
 
 def main(name: str, given: str) -> None:
     """Open the encoder, measure it, and print the result; what is not installed is said to be."""
@@ -301,7 +340,7 @@ def main(name: str, given: str) -> None:
         if name == PREPARE_LITE:
             prepare_lite(work)
         else:
-            result = measure((OURS | GPU | PEERS)[name], work)
+            result = measure((OURS | GPU | PEERS | GPU_PEERS)[name], work)
     except ImportError as error:
         result = {"left_out": f"{error}"}
     print(json.dumps(result))

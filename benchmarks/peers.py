@@ -10,9 +10,11 @@ The others need an environment of their own; what is not in it is left out, and 
 
     python -m venv peers
     peers/bin/pip install FlagEmbedding==1.4.2 'transformers<5' 'bge-m3-lite[quant]==0.6.2'
+    peers/bin/pip install m3serve==0.2.3  # only for --gpu
     python -m benchmarks.peers FOLDER --peers peers/bin/python
 
-``--gpu`` adds onnxruntime (CUDA) and torch in float16, whose memory on the GPU is not measured.
+``--gpu`` adds onnxruntime (CUDA), torch and m3serve in float16, whose memory on the GPU is not measured. m3serve needs
+rows of the encoder's width (``--colbert-dim``).
 
 The checkpoint has m3-small's size unless told otherwise, and the shipped tokenizer cut to ``--vocabulary`` pieces.
 BGE-M3's size is ``--layers 24 --width 1024 --colbert-dim 1024 --vocabulary 250002``, of which 190,000 rows have a
@@ -37,7 +39,7 @@ import numpy as np
 import tokenizers
 import typer
 
-from benchmarks._peer import GPU, LONGEST, OURS, PEERS, PREPARE_LITE, Work
+from benchmarks._peer import GPU, GPU_PEERS, LONGEST, OURS, PEERS, PREPARE_LITE, Work
 from benchmarks.common import CORPUS, MACHINE, known, text_table
 from benchmarks.convert import BGE_M3, write_checkpoint
 from m3_vdb.encoding.hub import find_bundle
@@ -236,11 +238,12 @@ def main(
         intermediate_size=4 * width,
     )
     prepare(folder, shape, colbert_dim, [*PRECISIONS, GPU_PRECISION] if gpu else PRECISIONS)
-    commands = {name: [sys.executable, "-m", "benchmarks._peer"] for name in (OURS | GPU if gpu else OURS)}
+    ours, others = (OURS | GPU, PEERS | GPU_PEERS) if gpu else (OURS, PEERS)
+    commands = {name: [sys.executable, "-m", "benchmarks._peer"] for name in ours}
     if peers is None:
-        typer.echo(f"left out: {', '.join(PEERS)}: --peers names no Python that has them")
+        typer.echo(f"left out: {', '.join(others)}: --peers names no Python that has them")
     else:
-        commands |= {name: [str(peers.absolute()), "-m", "benchmarks._peer"] for name in PEERS}
+        commands |= {name: [str(peers.absolute()), "-m", "benchmarks._peer"] for name in others}
     if only:
         commands = {name: commands[name] for name in known(only.split(","), commands)}
 
@@ -277,7 +280,7 @@ def main(
                 "tokens": tokens,
                 "peers": found,
                 "left_out": {name: runs[0]["left_out"] for name, runs in results.items() if "left_out" in runs[0]}
-                | {name: "--peers names no Python that has it" for name in PEERS if peers is None},
+                | {name: "--peers names no Python that has it" for name in others if peers is None},
             }
         )
     )
