@@ -32,6 +32,7 @@ from m3_vdb.cli.options import (
     ReadOnlyOption,
     RuntimeOption,
     StoreOption,
+    WeightsOption,
 )
 from m3_vdb.cli.output import EXIT_CODES, Commands, exit_codes, out, printable, say, write_json
 from m3_vdb.cli.run import kept_place
@@ -47,7 +48,7 @@ from m3_vdb.index import HybridIndex
 from m3_vdb.stores import DEFAULT_CANDIDATES, CollectionOptions, VectorStore, open_store
 from m3_vdb.stores.options import INDEX_TYPES, STORAGES, IndexType, Storage
 from m3_vdb.types import Filter, Hit
-from m3_vdb.weights import PRESETS, Weights
+from m3_vdb.weights import Weights
 
 TEXT_SHOWN = 200
 VALUE_SHOWN = 40
@@ -80,9 +81,7 @@ def search_command(
     mcls_every: MclsOption = None,
     runtime: RuntimeOption = "auto",
     limit: Annotated[int, typer.Option(help="Number of hits.")] = 5,
-    weights: Annotated[
-        str, typer.Option(help=f"DENSE,SPARSE,MULTI_VECTOR or also ,BM25, or a preset: {', '.join(PRESETS)}.")
-    ] = "default",
+    weights: WeightsOption = "default",
     where: Annotated[
         list[str] | None,
         typer.Option(

@@ -7,12 +7,21 @@ from typing import Annotated
 import typer
 
 from m3_vdb.async_index import AsyncHybridIndex
-from m3_vdb.cli.options import GrpcOption, MclsOption, ModelOption, ReadOnlyOption, RuntimeOption, StoreOption
+from m3_vdb.cli.options import (
+    GrpcOption,
+    MclsOption,
+    ModelOption,
+    ReadOnlyOption,
+    RuntimeOption,
+    StoreOption,
+    WeightsOption,
+)
 from m3_vdb.cli.output import say
 from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
 from m3_vdb.encoding.long_documents import LongDocuments
 from m3_vdb.index import HybridIndex
 from m3_vdb.stores import open_store
+from m3_vdb.weights import Weights
 
 
 def mcp_command(
@@ -20,6 +29,7 @@ def mcp_command(
     model: ModelOption = None,
     mcls_every: MclsOption = None,
     runtime: RuntimeOption = "auto",
+    weights: WeightsOption = "default",
     allow_writing: Annotated[
         bool, typer.Option("--allow-writing", help="Offer the tool store, too; makes the collection.")
     ] = False,
@@ -34,12 +44,13 @@ def mcp_command(
     """Serve a collection to an assistant over MCP: the tool find, and store where writing is allowed."""
     from m3_vdb.integrations.mcp import make_server  # noqa: PLC0415 - an extra
 
+    fusion = Weights.parse(weights)
     embed = M3EmbeddingFunction(model, runtime=runtime, mcls_every=mcls_every)
     opened = open_store(store, identity=embed.identity, create=allow_writing, prefer_grpc=grpc, read_only=read_only)
     with HybridIndex(embed, opened, long_documents=LongDocuments(plan="split")) as index:
         if allow_writing:
             opened.check_writable()
-        server = make_server(AsyncHybridIndex(index), about=about, allow_writing=allow_writing)
+        server = make_server(AsyncHybridIndex(index), about=about, weights=fusion, allow_writing=allow_writing)
         if http is None:
             server.run("stdio")
         else:

@@ -14,6 +14,7 @@ import typer
 from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
 from m3_vdb.encoding.long_documents import PLANS, LongDocuments, Plan
 from m3_vdb.ingest import FORMATS, Corpus, Fields
+from m3_vdb.weights import PRESETS
 
 StoreOption = Annotated[
     str,
@@ -48,6 +49,9 @@ ModelOption = Annotated[
 MclsOption = Annotated[
     int | None,
     typer.Option("--mcls-every", help="MCLS for long texts: insert <s> every N tokens (paper: 256)."),
+]
+WeightsOption = Annotated[
+    str, typer.Option(help=f"DENSE,SPARSE,MULTI_VECTOR or also ,BM25, or a preset: {', '.join(PRESETS)}.")
 ]
 RuntimeOption = Annotated[str, typer.Option("--runtime", help="auto, onnxruntime or openvino.")]
 MaxLengthOption = Annotated[int | None, typer.Option(help="Tokens to keep per document.")]

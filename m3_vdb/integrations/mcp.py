@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final
 from m3_vdb.async_index import AsyncHybridIndex
 from m3_vdb.errors import M3Error, MissingExtraError
 from m3_vdb.types import Document
+from m3_vdb.weights import Weights, WeightsLike
 
 try:
     from mcp.server.mcpserver import MCPServer
@@ -29,6 +30,11 @@ MAX_HITS: Final = 50
 _FILTER: Final = (
     'Conditions on the payload that must all hold: {"lang": "de"}, {"lang": ["de", "fr"]}, {"year": {"$gte": 2000}}, '
     '{"$or": [{…}, {…}]}, {"$not": {…}}.'
+)
+_BOOSTS: Final = (
+    "Fields of the payload that move documents up; scores lie between 0 and about 2. FIELD:WEIGHT for true or a number "
+    "(official:0.1), FIELD:WEIGHT:HALF for a date (modified:0.2:30d, half of it at that age) or a large number "
+    "(clicks:0.2:1000, half of it at that value)."
 )
 
 
@@ -51,14 +57,18 @@ class Found:
     payload: dict[str, Any]
 
 
-def make_server(index: AsyncHybridIndex, *, about: str = "", allow_writing: bool = False) -> MCPServer:
+def make_server(
+    index: AsyncHybridIndex, *, about: str = "", weights: WeightsLike = "default", allow_writing: bool = False
+) -> MCPServer:
     """An MCP server over an open collection; ``run`` serves it, and whoever opened the index closes it.
 
     Args:
         index: the collection.
         about: what it holds, for the assistant that decides whether to search it.
+        weights: of the parts of the score, for every search.
         allow_writing: offer ``store``, too.
     """
+    fusion = Weights.parse(weights)
     holds = f" It holds: {about}." if about else ""
     server = MCPServer("m3-vdb", instructions=f"Search in a collection of documents.{holds}", log_level="WARNING")
 
@@ -66,9 +76,10 @@ def make_server(index: AsyncHybridIndex, *, about: str = "", allow_writing: bool
         query: Annotated[str, Field(description="A question or some words, in any language.")],
         limit: Annotated[int, Field(ge=1, le=MAX_HITS, description="Number of documents.")] = 5,
         filter: Annotated[dict[str, Any] | None, Field(description=_FILTER)] = None,
+        boosts: Annotated[list[str] | None, Field(description=_BOOSTS)] = None,
     ) -> list[Found]:
         with _errors_told():
-            hits = await index.query(query, limit=limit, filter=filter)
+            hits = await index.query(query, limit=limit, weights=fusion, filter=filter, boosts=boosts or ())
         return [
             Found(hit.document.id, hit.score, hit.document.title, hit.document.text, dict(hit.document.payload))
             for hit in hits

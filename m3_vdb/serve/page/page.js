@@ -1,6 +1,6 @@
 // The search page of m3-vdb: one state, and show() makes the page look like it.
 //
-//   question, filters, source → POST search → hits with the parts of their scores → show()
+//   question, filters, boosts, source → POST search → hits with the parts of their scores → show()
 //   weights                   → show() at once, from these parts; POST search when the slider rests
 //   an opened hit             → POST explain → its text, with the matching tokens marked
 //
@@ -19,7 +19,8 @@ const state = { info: null, question: "", hits: [], weights: {}, shown: SHOWN, t
 const filters = new Filters($("filters"), search);
 const cards = new Map(); // hit → its element, so that open hits stay open while they move
 
-const color = (name) => `var(--part-${Object.keys(state.weights).indexOf(name) % COLORS})`;
+const color = (name) => `var(--part-${(Object.keys(state.weights).indexOf(name) + COLORS) % COLORS})`;
+const boosts = () => $("boosts").value.split(",").map((one) => one.trim()).filter(Boolean);
 
 // --- the server ---
 
@@ -88,6 +89,7 @@ async function search() {
       weights: state.weights,
       source: $("source").value,
       filter: filters.chosen,
+      boosts: boosts(),
       explain: true,
     }, signal);
     if (question !== state.question) {
@@ -106,8 +108,8 @@ async function search() {
 
 // --- the hits ---
 
-/** What each part adds to the score: [[name, weight × part], …]. */
-const shares = (hit) => Object.entries(hit.parts).map(([name, part]) => [name, (state.weights[name] ?? 0) * part]);
+/** What each part adds to the score: [[name, weight × part], …]; boosts have their weights in them. */
+const shares = (hit) => Object.entries(hit.parts).map(([name, part]) => [name, (state.weights[name] ?? 1) * part]);
 const score = (hit) => shares(hit).reduce((sum, [, share]) => sum + share, 0);
 const reach = (hit) => shares(hit).reduce((sum, [, share]) => sum + Math.max(share, 0), 0);
 
@@ -186,7 +188,7 @@ async function explain(hit, place) {
 
 function showWeights() {
   const presets = Object.entries(state.info.weights);
-  const most = Math.max(...presets.flatMap(([, weights]) => Object.values(weights)));
+  const most = 2 * Math.max(...presets.flatMap(([, weights]) => Object.values(weights)));
   const rows = Object.entries(state.weights).map(([name, weight]) => {
     const output = el("output", {}, `${weight}`);
     const move = ({ target }) => {
@@ -272,6 +274,7 @@ function press(event) {
 function writeAddress(question) {
   const address = new URLSearchParams(question && { q: question });
   for (const condition of filters.chosen) address.append("filter", condition);
+  for (const boost of boosts()) address.append("boost", boost);
   for (const [name, weight] of Object.entries(state.weights)) {
     if (weight !== state.info.weights.default[name]) address.set(name, weight);
   }
@@ -283,6 +286,7 @@ function readAddress() {
   const address = new URLSearchParams(location.hash.slice(1));
   $("question").value = address.get("q") ?? $("question").value; // which may be typed before the server answered
   filters.chosen = address.getAll("filter");
+  $("boosts").value = address.getAll("boost").join(", ");
   for (const [name, weight] of Object.entries(state.info.weights.default)) {
     const given = Number.parseFloat(address.get(name));
     state.weights[name] = given >= 0 ? given : weight;
@@ -321,7 +325,7 @@ $("preset").onchange = () => {
   showWeights();
   search();
 };
-$("source").onchange = search;
+$("source").onchange = $("boosts").onchange = search;
 $("more").onclick = () => {
   state.shown = FETCHED;
   show();
