@@ -89,8 +89,10 @@ def mean(queries: Sequence[Asked], weights: Weights, *, listed: bool = True, hal
     return fmean(ndcg(ranking(one, weights, listed=listed, half=half), one.gains) for one in queries)
 
 
-def read(store: VectorStore, collection: Path, split: str, embed: M3EmbeddingFunction) -> list[Asked]:
-    """The queries of a split that the store can answer."""
+def read(
+    store: VectorStore, collection: Path, split: str, embed: M3EmbeddingFunction, most: int | None = None
+) -> list[Asked]:
+    """The queries of a split that the store can answer; at most ``most``, evenly spaced."""
     lines = [json.loads(line) for line in (collection / "queries.jsonl").read_text(encoding="utf-8").splitlines()]
     texts = {one["_id"]: one["text"] for one in lines}
     gains = defaultdict[str, dict[str, float]](dict)
@@ -100,6 +102,8 @@ def read(store: VectorStore, collection: Path, split: str, embed: M3EmbeddingFun
     held = {one.id for one in store.get({document for of in gains.values() for document in of})}
     kept = {name: {one: gain for one, gain in of.items() if one in held} for name, of in gains.items()}
     names = [name for name, of in kept.items() if any(of.values())]
+    if most is not None and most < len(names):
+        names = [names[i * len(names) // most] for i in range(most)]
     encoded = embed.encode_queries([texts[name] for name in names])
     found = []
     for i, name in enumerate(names):
@@ -117,6 +121,7 @@ def read(store: VectorStore, collection: Path, split: str, embed: M3EmbeddingFun
 def main(
     places: Annotated[list[str], typer.Argument(help="STORE=COLLECTION, of one task.")],
     preset: Annotated[str, typer.Option(help="Weights of the three parts.")] = "default",
+    queries: Annotated[int | None, typer.Option(help="At most, of each split of each store. Default: all.")] = None,
 ) -> None:
     """NDCG@10 of test queries with and without exact words; w4 is chosen on dev queries."""
     embed, three = M3EmbeddingFunction(), replace(PRESETS[preset], bm25=0)
@@ -124,8 +129,8 @@ def main(
     for place in places:
         name, _, collection = place.partition("=")
         with open_store(name, options=CollectionOptions(bm25=True)) as store:
-            dev += read(store, Path(collection), "dev", embed)
-            test += read(store, Path(collection), "test", embed)
+            dev += read(store, Path(collection), "dev", embed, queries)
+            test += read(store, Path(collection), "test", embed, queries)
     values = {w4: mean(dev, replace(three, bm25=w4)) for w4 in STEPS}
     best = max(values, key=lambda w4: (values[w4], -w4))
     four = replace(three, bm25=best)
