@@ -19,7 +19,7 @@ from m3_vdb.serve.service import Service
 from tests.integrations._server import Running, fake_embed, serving
 
 pytestmark = pytest.mark.integration
-expect.set_options(timeout=20_000)  # machines of CI may be busy
+expect.set_options(timeout=60_000)  # machines of CI may be busy
 
 ATTACK = "<img src=x onerror=hacked=1>"
 DOCUMENTS = [
@@ -63,7 +63,7 @@ def page(browser: Browser) -> Iterator[Page]:
     context = browser.new_context(
         viewport={"width": 1280, "height": 900}, color_scheme="light", reduced_motion="reduce"
     )
-    context.set_default_timeout(20_000)
+    context.set_default_timeout(60_000)
     page = context.new_page()
     faults: list[str] = []
     page.on("pageerror", lambda error: faults.append(str(error)))
