@@ -60,6 +60,11 @@ def answer(status, content=b""):
 NO_ANSWER = {  # (which client, error, words of the message)
     "refused": (qdrant_errors, ResponseHandlingException(httpx.ConnectError("refused")), "refused"),
     "timeout": (qdrant_errors, ResponseHandlingException(httpx.ReadTimeout("timed out")), "timed out"),
+    "hung up": (
+        qdrant_errors,
+        ResponseHandlingException(httpx.ReadError("[Errno 104] Connection reset by peer")),
+        r"is the server running there, and if it speaks TLS, does the URL begin with qdrant\+https://\?$",
+    ),
     "certificate": (
         qdrant_errors,
         ResponseHandlingException(httpx.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed")),

@@ -11,7 +11,7 @@ from typing import Final
 from urllib.parse import quote, urlsplit
 
 import grpc  # type: ignore[import-untyped]  # its stubs are a package that would serve this file alone
-from httpx import ByteStream, RemoteProtocolError, Request, Response
+from httpx import ByteStream, ReadError, RemoteProtocolError, Request, Response
 from pydantic import ValidationError
 from qdrant_client import QdrantClient
 from qdrant_client.common.client_exceptions import QdrantException, ResourceExhaustedResponse
@@ -236,6 +236,8 @@ def _check(error: Exception, words: str) -> str:
         return "the server speaks no TLS there: qdrant:// is without"
     if isinstance(error, RemoteProtocolError):
         return "is it a Qdrant server, and if it speaks TLS, does the URL begin with qdrant+https://?"
+    if isinstance(error, ReadError):  # it hung up: killed, or a TLS server that was not spoken to in TLS
+        return "is the server running there, and if it speaks TLS, does the URL begin with qdrant+https://?"
     return "is the server running there?"
 
 
