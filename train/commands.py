@@ -168,10 +168,14 @@ def extend(config: ExtendConfig, console: Console) -> None:
 def average(config: AverageConfig, console: Console) -> None:
     """One model between several."""
     from train.edit import average as run
+    from train.edit import move_towards
 
     model, tokenizer_json = run(config.models, config.weights or [1.0] * len(config.models))
+    if config.base:
+        move_towards(model, config.base, config.base_share)
     model.save(config.out, tokenizer_json=tokenizer_json)
-    say(f"{config.out}: mean of {len(config.models)} checkpoints", console=console)
+    share = f", {config.base_share:.0%} of the layers from {config.base}" if config.base else ""
+    say(f"{config.out}: mean of {len(config.models)} checkpoints{share}", console=console)
 
 
 def project(config: ProjectConfig, console: Console) -> None:

@@ -85,6 +85,27 @@ def average(paths: Sequence[Path], weights: Sequence[float]) -> tuple[M3Model, s
     return model, tokenizer
 
 
+def move_towards(model: M3Model, base: Path, share: float) -> None:
+    """Replace each tensor of the encoder's layers by (1 − share)·tensor + share·the base's, in place.
+
+    Embeddings and heads stay. (Weight interpolation as in WiSE-FT, arXiv 2109.01903.)
+
+    Args:
+        model: trained from the base.
+        base: checkpoint in BGE-M3 layout; its positions and heads may be others.
+        share: between 0 and 1.
+
+    Raises:
+        BundleError: the base is not a checkpoint.
+        ConfigError: its layers have other shapes.
+    """
+    layers, others = (each.encoder.encoder.state_dict() for each in (model, M3Model.load(base)))
+    if {name: tensor.shape for name, tensor in layers.items()} != {name: t.shape for name, t in others.items()}:
+        raise ConfigError(f"{base} has other encoder layers than the models: expected the base they were trained from")
+    for name, tensor in layers.items():
+        tensor.lerp_(others[name], share)
+
+
 def _tensors(model: M3Model) -> Iterable[Tensor]:
     return (tensor for tensor in model.state_dict().values() if tensor.is_floating_point())
 

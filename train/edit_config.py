@@ -73,18 +73,27 @@ class AverageConfig:
     """Average the weights of checkpoints of one base: one model between them, no further training.
 
     Attributes:
-        models: two checkpoints or more.
+        models: two checkpoints or more; with a base, one will do.
         out: checkpoint directory to create.
         weights: a positive weight for each; none: all the same.
+        base: the encoder that they were trained from: the mean's layers then move towards its layers, which brings back
+            some of what training made them forget; null is without.
+        base_share: how far, between 0 and 1.
     """
 
     models: list[Path]
     out: Path
     weights: list[float] = field(default_factory=list)
+    base: Path | None = None
+    base_share: float = 0.15
 
     def __post_init__(self) -> None:
-        if len(self.models) < 2:
-            raise ConfigError(f"models={list(map(str, self.models))}: expected two checkpoints or more")
+        if len(self.models) < 2 and not self.base:
+            raise ConfigError(
+                f"models={list(map(str, self.models))}: expected two checkpoints or more, or one and a base"
+            )
+        if not 0 < self.base_share < 1:
+            raise ConfigError(f"base_share={self.base_share}: expected a number between 0 and 1")
         if self.weights and (len(self.weights) != len(self.models) or not all(0 < w < inf for w in self.weights)):
             raise ConfigError(f"weights={self.weights}: expected {len(self.models)} positive numbers, one per model")
 

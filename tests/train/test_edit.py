@@ -12,7 +12,7 @@ from m3_vdb.encoding.tokenizer import Tokenizer
 from m3_vdb.errors import ConfigError
 from onnx_export.checkpoint import read_tokenizer
 from tests.train._retromae import texts, tiny_encoder
-from train.edit import average, extend_positions, principal_directions, project, token_rows
+from train.edit import average, extend_positions, move_towards, principal_directions, project, token_rows
 from train.edit_config import AverageConfig
 from train.model import M3Model
 
@@ -126,6 +126,30 @@ def test_the_command_writes_a_checkpoint(tiny_checkpoint, shifted, tmp_path, tra
     expected = average([tiny_checkpoint, shifted], [1.0, 1.0])[0].state_dict()
     for name, tensor in M3Model.load(tmp_path / "mean").state_dict().items():
         assert torch.equal(tensor, expected[name]), name
+
+
+def test_the_layers_move_towards_the_base_and_nothing_else_moves(tiny_checkpoint, shifted, tmp_path, train):
+    wide = M3Model.load(shifted)
+    extend_positions(wide.encoder, wide.max_length + 8, how="repeat")  # the base may have other positions and heads
+    M3Model(wide.encoder, colbert_dim=3).save(tmp_path / "base", tokenizer_json=read_tokenizer(shifted))
+    options = ["--models", f'["{tiny_checkpoint}"]', "--base", tmp_path / "base", "--base_share", "0.25"]
+    code, _, said = train("average", *options, "--out", tmp_path / "nearer")
+    assert code == 0, said
+    before = M3Model.load(tiny_checkpoint).state_dict()
+    for name, tensor in M3Model.load(tmp_path / "nearer").named_parameters():
+        step = 0.25 if ".encoder.layer." in name else 0.0
+        torch.testing.assert_close(tensor, before[name] + step, atol=1e-6, rtol=0, msg=name)
+
+
+def test_a_base_of_other_layers_is_refused(tiny_checkpoint, tmp_path):
+    model = M3Model.load(tiny_checkpoint)
+    del model.encoder.encoder.layer[-1]
+    model.encoder.config.num_hidden_layers -= 1
+    model.save(tmp_path / "short", tokenizer_json=read_tokenizer(tiny_checkpoint))
+    with pytest.raises(ConfigError, match="short has other encoder layers than the models"):
+        move_towards(M3Model.load(tiny_checkpoint), tmp_path / "short", 0.5)
+    with pytest.raises(ConfigError, match="base_share=.* expected a number between 0 and 1"):
+        AverageConfig(models=[tiny_checkpoint], base=tmp_path / "short", base_share=1.5, out=tmp_path / "x")
 
 
 def test_what_cannot_be_averaged_is_refused(tiny_checkpoint, shifted, tmp_path):
