@@ -148,7 +148,7 @@ def test_a_base_of_other_layers_is_refused(tiny_checkpoint, tmp_path):
     model.save(tmp_path / "short", tokenizer_json=read_tokenizer(tiny_checkpoint))
     with pytest.raises(ConfigError, match="short has other encoder layers than the models"):
         move_towards(M3Model.load(tiny_checkpoint), tmp_path / "short", 0.5)
-    with pytest.raises(ConfigError, match="base_share=.* expected a number between 0 and 1"):
+    with pytest.raises(ConfigError, match="expected a number between 0 and 1"):
         AverageConfig(models=[tiny_checkpoint], base=tmp_path / "short", base_share=1.5, out=tmp_path / "x")
 
 
