@@ -44,6 +44,12 @@ once windows.jsonl select --data "$DATA/train_windows.jsonl" "${rows[@]}"
 # Questions about English texts; terms of the user interface.
 once questions.jsonl select --data "[$DATA/questions.jsonl, $DATA/messages.jsonl]" "${rows[@]}" --cap 1500 --join en
 
+# A little of each kind, and strings of sixty programs and games in 135 languages, for the step that recalls the base.
+once some_questions.jsonl select --data "$DATA/questions.jsonl" "${rows[@]}" --cap 300 --join en --seed 22
+once some_rows.jsonl select --data "$DATA/train.jsonl" "${rows[@]}" --cap 130 --join en --seed 22
+once some_parallel.jsonl select --data "$DATA/parallel.jsonl" "${rows[@]}" --cap 100 --join en --seed 22
+once strings.jsonl select --data "$DATA/catalogues.jsonl" --drop_languages "$HELD_OUT" --cap 45 --seed 22
+
 # The base, with room for 8192 tokens; "repeat" keeps the output of texts of up to 512 tokens to the bit. Stage 0 is left
 # out: the paper's 20,000 steps of long texts are out of reach of CPUs, and fewer would only cost the encoder what it knows
 # (runs/paper.sh has it).
@@ -91,9 +97,22 @@ training long_tuned finetune --model "$tuned" --data "$OUT/windows.jsonl" --seed
   --passage_max_length 1792 --group_size 1 --phases.unified "$(unified 60 5.0e-5 2.0e-4)"
 once between average --models "[$tuned, $aligned, $LAST]" --weights '[3, 8, 1]'
 
-# What ships: 96 numbers a row, and weights of 4 bits and less whose corrections learn the vectors of the model before.
+# What ships has 96 numbers a row.
 once narrow project --model "$OUT/between" --data "$OUT/rows.jsonl" --colbert_dim 96
-training small distill --model "$OUT/narrow" \
+
+# All that was about software, and the model forgot some of what its base knew of other texts. Here the base joins the
+# teacher of self-distillation, and then a share of its layers the mean of the weights before and after.
+once some_topics.jsonl topics --model "$OUT/narrow" --passages 400 --dtype bfloat16 \
+  --data "[$OUT/some_questions.jsonl, $OUT/some_rows.jsonl, $OUT/some_parallel.jsonl]"
+training recalled finetune --model "$OUT/narrow" --data "[$OUT/some_topics.jsonl, $OUT/strings.jsonl]" --seed 1 \
+  --on_bad_row skip --save_every 30 --micro_tokens 0 \
+  --batching '{tokens: 12000, rows: 256, edges: [24, 64, 128, 192, 256]}' --query_max_length 48 --passage_max_length 256 \
+  --group_size 1 --objective.symmetric true --anchor "{model: $OUT/base, weight: 3}" \
+  --phases.unified "$(unified 180 6.0e-5 2.0e-4)"
+once whole average --models "[$OUT/narrow, $LAST]" --base "$OUT/base" --base_share 0.15
+
+# Weights of 4 bits and less, whose corrections learn the vectors of the model before.
+training small distill --model "$OUT/whole" \
   --data "[$OUT/pairs.jsonl, $OUT/questions.jsonl, $OUT/parallel.jsonl]" --export_precision int4 \
   --save_every 40 --batching '{rows: 192, edges: [16, 32, 64, 128]}' --phase.steps 320
 [ -e "$OUT/bundle" ] || python -m onnx_export "$LAST" "$OUT/bundle" --precision int4 --name m3-small
