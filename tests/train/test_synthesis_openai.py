@@ -349,7 +349,7 @@ def test_a_wrong_key_or_model_ends_the_run_and_hides_the_key(tmp_path, stub, sta
     config = settings(tmp_path, stub, 40)
     with pytest.raises(ConfigError, match=r"Incorrect API key provided: \*\*\*: check api_key_env, model and base_url"):
         synthesize(config)
-    assert sum(stub.seen.values()) <= 6
+    assert sum(stub.seen.values()) <= config.concurrency, "none is sent after the first refusal"
 
 
 def test_a_missing_key_is_an_error_before_anything_is_sent(tmp_path, stub, monkeypatch):

@@ -186,6 +186,7 @@ class Asker:
         self._answers = KeptAnswers(config.out)
         self._pool = ThreadPoolExecutor(config.concurrency, thread_name_prefix="synthesize")
         self._failures = 0
+        self._refusal: ConfigError | None = None
         self.reused = self.requests = self.prompt_tokens = self.completion_tokens = 0
 
     def __enter__(self) -> Asker:
@@ -239,6 +240,8 @@ class Asker:
             RequestFailedError: no usable response after all retries.
             ConfigError: the endpoint refuses the key, or knows no such model or address.
         """
+        if self._refusal is not None:
+            raise self._refusal  # what one request was refused for holds for all that wait: send no more
         openai, config = self._openai, self._config
         completion: ChatCompletion | None
         try:
@@ -251,7 +254,8 @@ class Asker:
                 max_completion_tokens=openai.omit if config.base_url else config.max_tokens,
             )
         except (openai.AuthenticationError, openai.NotFoundError) as error:
-            raise ConfigError(f"{self._failure(error)}: check api_key_env, model and base_url") from None
+            self._refusal = ConfigError(f"{self._failure(error)}: check api_key_env, model and base_url")
+            raise self._refusal from None
         except openai.APIError as error:
             status = getattr(error, "status_code", None)
             kind = type(error).__name__.removeprefix("API").removesuffix("Error").lower()
