@@ -5,6 +5,7 @@ import io
 import json
 import re
 from dataclasses import replace
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -599,3 +600,10 @@ def test_strings_of_a_catalogue_are_rows_half_of_them_from_stories() -> None:
     assert not any(row["query"] == "Bitte öffnen Sie die Datei 7" for row in rows)
     assert {(row["lang"], row["doc_lang"], row["source"]) for row in rows} == {("de", "en", "catalogues")}
     assert catalogues.choose(found[: catalogues.MIN_ROWS - 1], held) == []
+
+
+def test_notice_has_the_licence_of_every_package_of_pages() -> None:
+    sources = (help_pages.LIBREOFFICE, help_pages.GNOME, docbook.HANDBOOK, docbook.GUIDE, docbook.REFERENCE)
+    packages = {name for source in (*sources, manpages.MANPAGES) for name in source.packages(LANGUAGES)}
+    words = re.findall(r"[\w*-]+", (Path(__file__).parents[1] / "NOTICE").read_text(encoding="utf-8"))
+    assert not {name for name in packages if not any(fnmatch(name, word) for word in words if word.strip("*"))}

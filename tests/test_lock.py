@@ -1,5 +1,6 @@
-"""The lock covers what pyproject.toml requires, on every Python and platform."""
+"""The lock and NOTICE cover what pyproject.toml requires, on every Python and platform."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -52,3 +53,12 @@ def test_the_lock_serves_everywhere_and_fixes_every_line() -> None:
     assert "://" not in LOCK  # a registry of one's own
     assert str(ROOT) not in LOCK
     assert all([s.operator for s in pin.specifier] == ["=="] and not pin.extras for pin in PINS)
+
+
+def test_notice_names_every_dependency() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    of_tests = ("test", "integrations", "check")
+    extras = [lines for extra, lines in project["optional-dependencies"].items() if extra not in of_tests]
+    needed = {Requirement(line).name for lines in (project["dependencies"], *extras) for line in lines}
+    notice = {canonicalize_name(word) for word in re.findall(r"[\w-]+", (ROOT / "NOTICE").read_text())}
+    assert {canonicalize_name(name) for name in needed} - {project["name"]} <= notice
