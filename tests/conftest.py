@@ -14,6 +14,7 @@ from hypothesis import settings
 _CACHE = tempfile.TemporaryDirectory(prefix="m3-vdb-tests-")
 os.environ["HF_DATASETS_CACHE"] = _CACHE.name
 os.environ["HF_MODULES_CACHE"] = os.path.join(_CACHE.name, "modules")
+os.environ["M3VDB_CACHE"] = os.path.join(_CACHE.name, "m3-vdb")
 os.environ["HAYSTACK_TELEMETRY_ENABLED"] = "false"  # a test may import it before our module, which switches it off
 
 # The same examples in every run, and no failure because a machine is busy.

@@ -1,4 +1,7 @@
-"""No command and no import writes into the home folder, looks anything up, or sends usage data."""
+"""No command and no import writes into the home folder, looks anything up, or sends usage data.
+
+Only models of more than 8 MiB are kept there in compiled form (``tests/serving/test_compiled.py``); this one is smaller.
+"""
 
 from __future__ import annotations
 

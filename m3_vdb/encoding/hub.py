@@ -73,7 +73,7 @@ def _from_checkpoint(folder: Path) -> Path:
         MissingExtraError: it must be converted and the packages for that are not installed.
     """
     folder = folder.resolve()
-    place = _cache() / "folders" / f"{folder.name}-{_digest(str(folder))}"
+    place = cache_folder() / "folders" / f"{folder.name}-{_digest(str(folder))}"
     out = place / _state(folder)
     if not (out / CONFIG).is_file():
         _convert(folder, out, name=folder.name)
@@ -91,7 +91,7 @@ def _from_hub(model: str) -> Path:
         MissingExtraError: as ``_from_checkpoint``.
     """
     name, _, revision = model.partition("@")
-    place = _cache() / "hub" / name.replace("/", "--")
+    place = cache_folder() / "hub" / name.replace("/", "--")
     pinned = place / _PINNED
     if not revision and pinned.is_file():
         revision = pinned.read_text(encoding="utf-8").strip()
@@ -178,7 +178,8 @@ def conversion_bar(title: str) -> Iterator[Callable[[float, str], None]]:
         yield lambda done, what: bar.update(task, completed=done, description=f"{title}: {what}")
 
 
-def _cache() -> Path:
+def cache_folder() -> Path:
+    """Where converted and compiled models are kept: what ``M3VDB_CACHE`` names, or ``~/.cache/m3-vdb``."""
     if named := os.environ.get(CACHE):
         return Path(named).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "m3-vdb"

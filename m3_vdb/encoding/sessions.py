@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m3_vdb.encoding.bundle import ONNXRUNTIME
+from m3_vdb.encoding.compiled import compiled_model
 from m3_vdb.encoding.model_files import brief
 from m3_vdb.encoding.pooling import DENSE, MULTI_VECTOR, SPARSE
 from m3_vdb.encoding.runtimes import BF16, F32, INT8, Runtime, choose_runtime, openvino_core
@@ -149,11 +150,14 @@ class OpenVinoSession:
         }
         if threads:
             config["INFERENCE_NUM_THREADS"] = threads
-        try:
+
+        def compiled() -> Any:  # noqa: ANN401 - openvino.CompiledModel, optional import
             if arithmetic == INT8:
-                self._compiled = core.compile_model(_int8_products(core.read_model(str(model))), "CPU", config)
-            else:  # one call reads and compiles, so it waits for the interpreter's lock once
-                self._compiled = core.compile_model(str(model), "CPU", config)
+                return core.compile_model(_int8_products(core.read_model(str(model))), "CPU", config)
+            return core.compile_model(str(model), "CPU", config)  # one call waits for the interpreter's lock once
+
+        try:
+            self._compiled, self._mapped = compiled_model(core, model, config, compiled)
         except RuntimeError as error:
             raise BundleError(f"OpenVINO cannot load {model}: {error}") from error
         # The first forward pass generates code and rearranges the weights.
