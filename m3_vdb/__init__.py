@@ -23,7 +23,7 @@ from m3_vdb.types import Document, Explanation, Hit, M3Embedding, M3Embeddings, 
 from m3_vdb.weights import PRESETS, Weights
 from m3_vdb.writer import AddReport
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "PRESETS",
     "AddReport",
