@@ -1,6 +1,6 @@
 """No command and no import writes into the home folder, looks anything up, or sends usage data.
 
-Only models of more than 8 MiB are kept there in compiled form (``tests/serving/test_compiled.py``); this one is smaller.
+Only models of more than 8 MiB are kept there in compiled form (``serving/test_compiled.py``); this one is smaller.
 """
 
 from __future__ import annotations
