@@ -24,6 +24,11 @@ BF16, INT8, F32 = "bf16", "f32 with int8 products", "f32"
 """Arithmetic of OpenVINO. INT8 multiplies int8 weights, and those of 4-bit blocks, with activations that are rounded in
 groups of 32; it is F32 for other weights."""
 
+NO_CUDA: Final = (
+    "onnxruntime has no CUDA: pip install 'm3-vdb[gpu]', then pip install --force-reinstall --no-deps onnxruntime-gpu"
+)
+"""onnxruntime and onnxruntime-gpu install into the same folder, and the one that was installed last is used."""
+
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
@@ -139,7 +144,7 @@ def _cpu_flags() -> frozenset[str]:
 def _cuda_fault() -> str | None:
     """Why onnxruntime cannot run on a GPU, as far as shows without importing it; None if it probably can."""
     if not any(_cuda_providers()):
-        return "onnxruntime has no CUDA: pip install 'm3-vdb[gpu]'"
+        return NO_CUDA
     try:
         driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:

@@ -7,9 +7,11 @@ be used from several threads. Shapes: B texts, L padded length.
 from __future__ import annotations
 
 import ctypes
+import io
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -20,7 +22,7 @@ from m3_vdb.encoding.bundle import ONNXRUNTIME
 from m3_vdb.encoding.compiled import compiled_model
 from m3_vdb.encoding.model_files import brief
 from m3_vdb.encoding.pooling import DENSE, MULTI_VECTOR, SPARSE
-from m3_vdb.encoding.runtimes import BF16, F32, INT8, Runtime, choose_runtime, openvino_core
+from m3_vdb.encoding.runtimes import BF16, F32, INT8, NO_CUDA, Runtime, choose_runtime, openvino_core
 from m3_vdb.encoding.tokenizer import PAD
 from m3_vdb.errors import BundleError, ConfigError, M3Error
 from m3_vdb.imports import no_usage_data
@@ -90,8 +92,12 @@ class OnnxRuntimeSession:
         options.enable_mem_pattern = False  # patterns are not reused, because lengths differ between calls
         options.enable_mem_reuse = False  # it keeps what is no longer needed until something of the same shape comes
         options.log_severity_level = 3
-        if device == "cuda" and "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-            raise ConfigError("device='cuda', but onnxruntime has no CUDA: pip install 'm3-vdb[gpu]'")
+        if device == "cuda":
+            if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+                raise ConfigError(f"device='cuda', but {NO_CUDA}")
+            # Libraries of CUDA that pip installed are found only so; it prints about those that it does not find.
+            with redirect_stdout(io.StringIO()):
+                onnxruntime.preload_dlls()
         providers = ["CUDAExecutionProvider"] if device == "cuda" else []
         try:
             self._session = onnxruntime.InferenceSession(

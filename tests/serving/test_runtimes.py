@@ -105,7 +105,7 @@ def no_driver(name: str) -> StubDriver:
 @pytest.mark.parametrize(
     ("built_for_cuda", "driver", "message"),
     [
-        (False, no_driver, r"onnxruntime has no CUDA: pip install 'm3-vdb\[gpu\]'"),
+        (False, no_driver, r"onnxruntime has no CUDA: pip install 'm3-vdb\[gpu\]', then .* --no-deps onnxruntime-gpu"),
         (True, no_driver, "there is no NVIDIA driver"),
         (True, lambda _: StubDriver(0), "the NVIDIA driver finds no GPU: see nvidia-smi and CUDA_VISIBLE_DEVICES"),
         (True, lambda _: StubDriver(1, code=100), "the NVIDIA driver finds no GPU"),
@@ -132,20 +132,25 @@ class StubOnnxRuntime:
     __version__ = "1.0-stub"
     SessionOptions = RunOptions = SimpleNamespace
 
-    def __init__(self, *, raises: bool) -> None:
-        self._raises = raises
+    def __init__(self, *, raises: bool, cuda: bool = True) -> None:
+        self._raises, self._cuda, self._preloaded = raises, cuda, False
 
     def get_available_providers(self) -> list[str]:
-        return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+        return ["CUDAExecutionProvider"] * self._cuda + ["CPUExecutionProvider"]
+
+    def preload_dlls(self) -> None:
+        self._preloaded = True
+        sys.stdout.write("Failed to load libcublas.so\n")
 
     def InferenceSession(self, path, *, providers, **options):  # noqa: N802
+        assert self._preloaded or "CUDAExecutionProvider" not in providers, "what pip installed of CUDA is not found"
         if self._raises and "CUDAExecutionProvider" in providers:
             raise RuntimeError("CUDA failure 35: driver version is insufficient\nmore lines")
         return SimpleNamespace(get_providers=lambda: ["CPUExecutionProvider"])
 
 
 @pytest.mark.parametrize("raises", [True, False])
-def test_a_gpu_whose_cuda_does_not_start(monkeypatch, processor, raises):
+def test_a_gpu_whose_cuda_does_not_start(monkeypatch, processor, capsys, raises):
     processor("avx2", cuda=None)
     monkeypatch.setitem(sys.modules, "onnxruntime", StubOnnxRuntime(raises=raises))
     message = r"device='cuda', but onnxruntime cannot use the GPU \([^\n]*\): install the CUDA and cuDNN"
@@ -154,6 +159,19 @@ def test_a_gpu_whose_cuda_does_not_start(monkeypatch, processor, raises):
     with pytest.warns(UserWarning, match=rf"the model runs on the CPU: {message}"):
         session = open_session(Path("model.onnx"), choose_runtime())
     assert "cpu, f32 (OpenVINO is no faster" in session.description
+    assert capsys.readouterr().out == ""
+
+
+def test_onnxruntime_that_was_installed_over_onnxruntime_gpu(monkeypatch, processor):
+    processor("avx2", cuda=None)
+    monkeypatch.setitem(sys.modules, "onnxruntime", StubOnnxRuntime(raises=False, cuda=False))
+    message = (
+        r"device='cuda', but onnxruntime has no CUDA: [^\n]*pip install --force-reinstall --no-deps onnxruntime-gpu$"
+    )
+    with pytest.raises(ConfigError, match=message):
+        open_session(Path("model.onnx"), choose_runtime(device="cuda"))
+    with pytest.warns(UserWarning, match=rf"the model runs on the CPU: {message}"):
+        open_session(Path("model.onnx"), choose_runtime())
 
 
 def test_the_description_says_what_was_chosen_and_why(tiny_bundle):
