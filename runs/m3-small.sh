@@ -10,13 +10,18 @@
 #
 # Ablations, each with an OUT of its own: SOURCES='[ddtp, libreoffice]' trains on two sources, HELD_OUT='[ar, fa, km, el]'
 # holds languages out of stage 2; without mining, give `tuned` the data rows.jsonl; without stage 1, `warmup` the model long.
+# A trial of everything: SHRINK=10 takes a tenth of the steps, and of the rows where they are limited.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 DATA=${DATA:-data/debian}
 OUT=${OUT:-build/m3-small}
 SOURCES=${SOURCES:-[]} # none: all
 HELD_OUT=${HELD_OUT:-[]}
+SHRINK=${SHRINK:-1}
 
+less() { # less N: N divided by SHRINK, at least 1
+  echo $((($1 + SHRINK - 1) / SHRINK))
+}
 once() { # once NAME STAGE OPTIONS…: a result that is complete or not there
   local out=$OUT/$1 stage=$2
   if [ -e "$out" ]; then
@@ -36,19 +41,19 @@ mkdir -p "$OUT"
 # What is trained on: at most CAP of one (lang, doc_lang, source), so that the well translated do not swamp the rest.
 # "join" puts questions in any language about English texts into one data set and one mining pool.
 rows=(--sources "$SOURCES" --drop_languages "$HELD_OUT")
-once pairs.jsonl select --data "$DATA/pairs.jsonl" --sources "$SOURCES" --cap 1000
-once rows.jsonl select --data "$DATA/train.jsonl" "${rows[@]}" --cap 1000 --join en
+once pairs.jsonl select --data "$DATA/pairs.jsonl" --sources "$SOURCES" --cap "$(less 1000)"
+once rows.jsonl select --data "$DATA/train.jsonl" "${rows[@]}" --cap "$(less 1000)" --join en
 once parallel.jsonl select --data "$DATA/parallel.jsonl" "${rows[@]}" --join en
 # Parts of long texts, each with the section that is asked for.
 once windows.jsonl select --data "$DATA/train_windows.jsonl" "${rows[@]}"
 # Questions about English texts; terms of the user interface.
-once questions.jsonl select --data "[$DATA/questions.jsonl, $DATA/messages.jsonl]" "${rows[@]}" --cap 1500 --join en
+once questions.jsonl select --data "[$DATA/questions.jsonl, $DATA/messages.jsonl]" "${rows[@]}" --cap "$(less 1500)" --join en
 
 # A little of each kind, and strings of sixty programs and games in 135 languages, for the step that recalls the base.
-once some_questions.jsonl select --data "$DATA/questions.jsonl" "${rows[@]}" --cap 300 --join en --seed 22
-once some_rows.jsonl select --data "$DATA/train.jsonl" "${rows[@]}" --cap 130 --join en --seed 22
-once some_parallel.jsonl select --data "$DATA/parallel.jsonl" "${rows[@]}" --cap 100 --join en --seed 22
-once strings.jsonl select --data "$DATA/catalogues.jsonl" --drop_languages "$HELD_OUT" --cap 45 --seed 22
+once some_questions.jsonl select --data "$DATA/questions.jsonl" "${rows[@]}" --cap "$(less 300)" --join en --seed 22
+once some_rows.jsonl select --data "$DATA/train.jsonl" "${rows[@]}" --cap "$(less 130)" --join en --seed 22
+once some_parallel.jsonl select --data "$DATA/parallel.jsonl" "${rows[@]}" --cap "$(less 100)" --join en --seed 22
+once strings.jsonl select --data "$DATA/catalogues.jsonl" --drop_languages "$HELD_OUT" --cap "$(less 45)" --seed 22
 
 # The base, with room for 8192 tokens; "repeat" keeps the output of texts of up to 512 tokens to the bit. Stage 0 is left
 # out: the paper's 20,000 steps of long texts are out of reach of CPUs, and fewer would only cost the encoder what it knows
@@ -59,11 +64,11 @@ once long extend --model "$OUT/base" --max_length 8192 --positions repeat
 # Stage 1: dense, negatives from the batch. micro_tokens 0 tries out the size of a forward pass at the start.
 training stage1 pretrain --model "$OUT/long" --data "$OUT/pairs.jsonl" --seed 1 --save_every 25 --micro_tokens 0 \
   --batching '{rows: 128, edges: [64, 128]}' --query_max_length 128 --passage_max_length 128 \
-  --phase '{steps: 150, losses: [dense], train: [encoder], freeze_layers: 4, learning_rate: 1.0e-4}'
+  --phase '{steps: '"$(less 150)"', losses: [dense], train: [encoder], freeze_layers: 4, learning_rate: 1.0e-4}'
 
 # Stage 2, first with the builder's BM25 negatives,
 unified() { # unified STEPS RATE HEAD_RATE: one phase with self-distillation, embeddings and lower four layers frozen
-  echo "{steps: $1, train: [encoder, sparse, multi_vector], freeze_layers: 4, self_distill: true," \
+  echo "{steps: $(less "$1"), train: [encoder, sparse, multi_vector], freeze_layers: 4, self_distill: true," \
     "learning_rate: $2, head_learning_rate: $3}"
 }
 training warmup finetune --model "$LAST" --data "$OUT/rows.jsonl" --seed 1 --save_every 80 --micro_tokens 0 \
@@ -114,6 +119,6 @@ once whole average --models "[$OUT/narrow, $LAST]" --base "$OUT/base" --base_sha
 # Weights of 4 bits and less, whose corrections learn the vectors of the model before.
 training small distill --model "$OUT/whole" \
   --data "[$OUT/pairs.jsonl, $OUT/questions.jsonl, $OUT/parallel.jsonl]" --export_precision int4 \
-  --save_every 40 --batching '{rows: 192, edges: [16, 32, 64, 128]}' --phase.steps 320
+  --save_every 40 --batching '{rows: 192, edges: [16, 32, 64, 128]}' --phase.steps "$(less 320)"
 [ -e "$OUT/bundle" ] || python -m onnx_export "$LAST" "$OUT/bundle" --precision int4 --name m3-small
 echo "$OUT/bundle"

@@ -1,17 +1,30 @@
-"""The recorded commands in ``runs/``, with a stand-in for Python that notes them and makes what they would write."""
+"""The recorded commands in ``runs/``, with a stand-in for Python that notes them and makes what they would write.
+
+Those of the default model run as they are, too, on few rows and a tiny base.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import fields
+from multiprocessing.connection import Client, Listener
 from pathlib import Path
+from threading import Thread
 
 import pytest
+from transformers import XLMRobertaConfig, XLMRobertaModel
+from typer.testing import CliRunner
 
+from m3_vdb import M3EmbeddingFunction
+from onnx_export.__main__ import app as export
+from tests.conftest import TINY_WORDS, tiny_pieces
 from train.__main__ import STAGES, make_parser, with_brackets
+from train.model import M3Model
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted((ROOT / "runs").glob("*.sh"))
@@ -32,6 +45,14 @@ if "--resume" in arguments:
 else:
     out.touch()
 """
+CALLER = f"""#!{sys.executable}
+import os, sys
+from multiprocessing.connection import Client
+with Client(os.environ["CALLS"], "AF_UNIX") as call:
+    call.send(sys.argv[1:])
+    raise SystemExit(call.recv())
+"""
+"""Has its command run by the test's process, where torch is imported already."""
 
 
 @pytest.fixture
@@ -109,3 +130,86 @@ def test_each_stage_starts_from_the_last_checkpoint_of_the_one_before(commands):
     assert models[-1].endswith("/narrow")
     assert all(name.endswith("/step-000010") for name in models[:-1])
     assert [name.split("/")[-2] for name in models[:-1]] == ["stage1", "warmup", "tuned", "tuned"]
+
+
+def rows(kind: str, lang: str, doc_lang: str) -> Iterator[str]:
+    """Lines of 40 training rows of made-up texts."""
+    rng = random.Random(f"{kind} {lang}")
+
+    def text(words: int) -> str:
+        return " ".join(rng.choices(TINY_WORDS.split(), k=words))
+
+    for number in range(40):
+        row = {"query": text(4), "pos": [text(12)], "neg": [text(12) for _ in range(3)], "source": kind}
+        yield json.dumps(row | {"lang": lang, "doc_lang": doc_lang, "concept": f"{kind}/{number}"}) + "\n"
+
+
+def write_base(out: Path, tokenizer_json: str) -> None:
+    """Six layers, 64 wide, with the tests' 231 pieces and the head that import-base would give it."""
+    config = XLMRobertaConfig(
+        vocab_size=len(tiny_pieces()),
+        hidden_size=64,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        intermediate_size=128,
+        max_position_embeddings=514,
+        type_vocab_size=1,
+        layer_norm_eps=1e-5,
+        pad_token_id=1,
+        bos_token_id=0,
+        eos_token_id=2,
+    )
+    model = M3Model(XLMRobertaModel(config, add_pooling_layer=False), colbert_dim=128)
+    model.save(out, tokenizer_json=tokenizer_json)
+
+
+def serve_commands(address: str, script: subprocess.Popen[bytes], run: Callable[[list[str]], int]) -> int:
+    """Run what a script's ``CALLER`` asks for until the script ends; return its exit code."""
+    with Listener(address, "AF_UNIX") as listener:
+
+        def tell_the_end() -> None:
+            script.wait()
+            with Client(address, "AF_UNIX") as call:
+                call.send(None)
+
+        Thread(target=tell_the_end, daemon=True).start()
+        while True:
+            with listener.accept() as call:
+                if (arguments := call.recv()) is None:
+                    return script.wait()
+                call.send(run(arguments))
+
+
+@pytest.mark.integration
+def test_every_step_of_the_default_model_runs(tmp_path, train, tiny_tokenizer_json):
+    """A twentieth of the steps, on few rows, in this process; a tiny base stands in for what import-base reads."""
+    (tmp_path / "data").mkdir()
+    for kind in ("pairs", "train", "parallel", "train_windows", "questions", "messages", "catalogues"):
+        lines = [*rows(kind, "de", "en"), *rows(kind, "fr", "fr")]
+        (tmp_path / "data" / f"{kind}.jsonl").write_text("".join(lines), encoding="utf-8")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python").write_text(CALLER, encoding="utf-8")
+    (tmp_path / "bin" / "python").chmod(0o755)
+    environment = os.environ | {
+        "DATA": str(tmp_path / "data"),
+        "OUT": str(tmp_path / "out"),
+        "SHRINK": "20",
+        "CALLS": str(tmp_path / "calls"),
+        "PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}",
+    }
+
+    def run(arguments: list[str]) -> int:
+        _, module, *options = arguments
+        if module == "onnx_export":
+            return CliRunner().invoke(export, options).exit_code
+        if options[0] == "import-base":
+            write_base(Path(options[-1]), tiny_tokenizer_json)
+            return 0
+        code, _, said = train(*options)
+        assert code == 0, said
+        return code
+
+    with subprocess.Popen(["bash", str(ROOT / "runs" / "m3-small.sh")], env=environment) as script:
+        assert serve_commands(environment["CALLS"], script, run) == 0
+    embed = M3EmbeddingFunction(tmp_path / "out" / "bundle")
+    assert embed.encode_queries(["Suche"]).multi_vector.shape[1] == 96
