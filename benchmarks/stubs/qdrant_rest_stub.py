@@ -75,12 +75,12 @@ class RestStub:
                 strict_mode_config=c.strict_mode_config,
                 metadata=c.metadata,
             )
+        if route == "DELETE ":
+            return self.engine.delete_collection(name)  # not an error if there is none
         if not self.engine.collection_exists(name):
             raise RefusedError(404, f"Not found: Collection `{name}` doesn't exist!")
         if route == "GET cluster":
             return self.engine.cluster_info(name)
-        if route == "DELETE ":
-            return self.engine.delete_collection(name)
         return self._in_collection(route, self.engine.collection(name), body)
 
     def _in_collection(self, route: str, found: Any, body: Any) -> Any:  # noqa: PLR0911, PLR0912 - one for each route
