@@ -96,7 +96,7 @@ def describe(store: VectorStore) -> CollectionDescription:
         index=facts.index,
         options=facts.options,
         engine=facts.engine,
-        last_run=facts.last_run,
+        last_run=dict(sorted(facts.last_run.items())),
     )
 
 

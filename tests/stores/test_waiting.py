@@ -51,7 +51,7 @@ def test_an_optimizer_that_failed_says_why(opened):
     store, collection = opened
     collection.status, collection.optimizer_error = "red", "Service internal error: No space left on device"
     with pytest.raises(StoreRequestError, match=r"has failed to index it \(Service internal error: No space left"):
-        store.optimize()
+        store.optimize(timeout=30)
 
 
 def test_a_wait_has_a_limit(opened, monkeypatch):

@@ -248,7 +248,7 @@ class MilvusStore(VectorStore):
 
     def _facts(self) -> Facts:
         requests, opened = self._requests(), self._opened
-        able = opened.capabilities
+        able = asdict(opened.capabilities)
         with mapped_errors(self._where):
             later = requests.count(LATER_PASSAGES)
             index = requests.client.describe_index(self._collection, DENSE) or {}
@@ -258,7 +258,7 @@ class MilvusStore(VectorStore):
             later_passages=later,
             index=f"{index.get('index_type')} of dense vectors, {waiting:,} rows wait for it",
             options={"storage": "half" if opened.half else "float32", "indexes": dict(opened.types), "bm25": False},
-            engine={"name": "milvus-lite" if opened.is_lite else "milvus", "version": able.server, **asdict(able)},
+            engine={"name": "milvus-lite" if opened.is_lite else "milvus", "version": able.pop("server"), **able},
             last_run=json.loads((found.get("properties") or {}).get(RUN_PROPERTY) or "{}"),
         )
 

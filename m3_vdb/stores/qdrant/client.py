@@ -53,7 +53,7 @@ def connect(
         scheme = "qdrant+grpcs" if place.url.startswith("https:") else "qdrant+grpc"
         raise ConfigError(
             f"gRPC with {place.url}: {port} is REST's port, and that of gRPC is not known: write it in the store URL, "
-            f"{scheme}://HOST:PORT/{place.collection}, or give it as grpc_port="
+            f"{scheme}://HOST:PORT/{place.collection} (in Python also grpc_port=)"
         )
     try:
         client = QdrantClient(
@@ -83,7 +83,7 @@ def why_rest(place: Server, *, prefer_grpc: bool | None, grpc_port: int | None) 
     if prefer_grpc is not None:
         return "as asked for"
     if grpc_port is None and urlsplit(place.url).port not in (None, REST_PORT):
-        return "the port of gRPC is not known: give grpc_port=, or a store URL qdrant+grpc://HOST:PORT/…"
+        return "its port is not known: name it in the URL, qdrant+grpc://HOST:PORT/…, or by grpc_port="
     return ""
 
 
