@@ -116,7 +116,7 @@ def test_6334_is_tried_beside_6333_and_no_other(rest, both, monkeypatch):
     url = f"qdrant://{rest.address}/notes"
     with open_store(url, identity=IDENTITY) as store:
         store.upsert(make_documents(1), make_embeddings(1))
-        assert wire(store).startswith("REST (its port is not known: name it in the URL, qdrant+grpc")
+        assert wire(store).startswith("REST (the port of gRPC is not known: name it in the URL, qdrant+grpc")
     monkeypatch.setattr("m3_vdb.stores.qdrant.client.REST_PORT", int(rest.address.split(":")[1]))
     monkeypatch.setattr("m3_vdb.stores.qdrant.client.GRPC_PORT", both.port)
     with open_store(url, identity=IDENTITY) as store:

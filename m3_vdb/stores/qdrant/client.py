@@ -83,7 +83,7 @@ def why_rest(place: Server, *, prefer_grpc: bool | None, grpc_port: int | None) 
     if prefer_grpc is not None:
         return "as asked for"
     if grpc_port is None and urlsplit(place.url).port not in (None, REST_PORT):
-        return "its port is not known: name it in the URL, qdrant+grpc://HOST:PORT/…, or by grpc_port="
+        return "the port of gRPC is not known: name it in the URL, qdrant+grpc://HOST:PORT/…, or by grpc_port="
     return ""
 
 
