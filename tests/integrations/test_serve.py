@@ -259,7 +259,7 @@ def test_what_a_caller_who_left_asked_for_is_not_encoded(gated):
         assert gate.reached.wait(30)
         stats = server.service.coalescer.stats
         with httpx.Client(base_url=server.url) as leaving, pytest.raises(httpx.ReadTimeout):
-            leaving.post("/embed", json={"inputs": ["search"] * 5}, timeout=0.2)
+            leaving.post("/embed", json={"inputs": ["search"] * 5}, timeout=1)
         until(lambda: server.service.coalescer.stats.waiting_texts == 0)
         gate.open.set()
         assert first.result().status_code == 200

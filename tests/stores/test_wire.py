@@ -11,7 +11,6 @@ import ssl
 import subprocess
 import sys
 import threading
-import time
 from contextlib import suppress
 
 import grpc
@@ -126,21 +125,20 @@ def test_6334_is_tried_beside_6333_and_no_other(rest, both, monkeypatch):
 
 def test_a_closed_port_costs_nothing(rest):
     with opened(rest, free_port()) as store:
-        begun = time.perf_counter()
         store.upsert(make_documents(5), make_embeddings(5))
-        assert time.perf_counter() - begun < 1
         assert uploads(rest) == (1, 0)
         assert wire(store).startswith("REST (no gRPC at port ")
-        assert "UNAVAILABLE" in wire(store)
+        assert "UNAVAILABLE" in wire(store), "and not the end of a wait"
 
 
 def test_a_port_that_never_answers(rest, monkeypatch):
     monkeypatch.setattr("m3_vdb.stores.qdrant.wire._PROBE_SECONDS", 0.3)
+    probes, probe = [], Wire._fault
+    monkeypatch.setattr(Wire, "_fault", lambda self, name: probes.append(name) or probe(self, name))
     with socket.create_server(("127.0.0.1", 0)) as silent, opened(rest, silent.getsockname()[1]) as store:
-        begun = time.perf_counter()
-        for _ in range(3):  # waited for once
+        for _ in range(3):
             store.upsert(make_documents(5), make_embeddings(5))
-        assert time.perf_counter() - begun < 2
+        assert len(probes) == 1, "waited for once"
         assert uploads(rest) == (3, 0)
         assert "DEADLINE_EXCEEDED" in wire(store)
 
