@@ -23,6 +23,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
@@ -158,30 +159,38 @@ INDEXED: Final = CollectionOptions(indexes=INDEXES)
 SERVERS: Final = {"qdrant server": "M3VDB_TEST_QDRANT_URL", "milvus server": "M3VDB_TEST_MILVUS_URI"}
 """The variables of the tests: ``qdrant://HOST:PORT`` and ``milvus://HOST:PORT``, without a collection."""
 
-Opener = Callable[[ModelIdentity, Path], AbstractContextManager[VectorStore]]
+Opener = Callable[[ModelIdentity, Path, CollectionOptions], AbstractContextManager[VectorStore]]
 
 
 @contextmanager
 def _folder(
-    identity: ModelIdentity, folder: Path, *, storage: Storage = "float32", exact: bool = True
+    identity: ModelIdentity,
+    folder: Path,
+    options: CollectionOptions,
+    *,
+    storage: Storage = "float32",
+    exact: bool = True,
 ) -> Iterator[VectorStore]:
-    made = CollectionOptions(indexes=INDEXES, storage=storage)
+    made = replace(options, storage=storage)
     with open_store(str(folder / "x.qdrant"), identity=identity, options=made, exact=exact) as store:
         yield store
 
 
 @contextmanager
-def _local(identity: ModelIdentity, folder: Path) -> Iterator[VectorStore]:
+def _local(identity: ModelIdentity, folder: Path, options: CollectionOptions) -> Iterator[VectorStore]:
     from qdrant_client import QdrantClient
 
     from m3_vdb.stores.qdrant.server import QdrantStore
 
-    with QdrantStore(QdrantClient(":memory:"), "x", identity=identity) as store:
+    made = replace(options, indexes={})  # local mode has none
+    with QdrantStore(QdrantClient(":memory:"), "x", identity=identity, options=made) as store:
         yield store
 
 
 @contextmanager
-def _rest(identity: ModelIdentity, folder: Path, *, shards: int = 1, is_strict: bool = False) -> Iterator[VectorStore]:
+def _rest(
+    identity: ModelIdentity, folder: Path, options: CollectionOptions, *, shards: int = 1, is_strict: bool = False
+) -> Iterator[VectorStore]:
     from qdrant_client import models
 
     from benchmarks.stubs.qdrant_rest_stub import RestStub
@@ -189,32 +198,32 @@ def _rest(identity: ModelIdentity, folder: Path, *, shards: int = 1, is_strict: 
     strict = models.StrictModeConfig(enabled=True, search_allow_exact=False) if is_strict else None
     stub = RestStub(shards=shards, strict=strict)
     try:
-        with open_store(f"qdrant://{stub.address}/x", identity=identity, options=INDEXED) as store:
+        with open_store(f"qdrant://{stub.address}/x", identity=identity, options=options) as store:
             yield store
     finally:
         stub.close()
 
 
 @contextmanager
-def _grpc(identity: ModelIdentity, folder: Path) -> Iterator[VectorStore]:
+def _grpc(identity: ModelIdentity, folder: Path, options: CollectionOptions) -> Iterator[VectorStore]:
     from benchmarks.stubs.qdrant_grpc_stub import GrpcStub
 
     stub = GrpcStub()
     try:
-        with open_store(f"qdrant+grpc://127.0.0.1:{stub.port}/x", identity=identity, options=INDEXED) as store:
+        with open_store(f"qdrant+grpc://127.0.0.1:{stub.port}/x", identity=identity, options=options) as store:
             yield store
     finally:
         stub.close()
 
 
 @contextmanager
-def _milvus_file(identity: ModelIdentity, folder: Path) -> Iterator[VectorStore]:
-    with open_store(str(folder / "x.milvus.db"), identity=identity, options=INDEXED) as store:
+def _milvus_file(identity: ModelIdentity, folder: Path, options: CollectionOptions) -> Iterator[VectorStore]:
+    with open_store(str(folder / "x.milvus.db"), identity=identity, options=options) as store:
         yield store
 
 
 @contextmanager
-def _milvus_lite_server(identity: ModelIdentity, folder: Path) -> Iterator[VectorStore]:
+def _milvus_lite_server(identity: ModelIdentity, folder: Path, options: CollectionOptions) -> Iterator[VectorStore]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -222,7 +231,7 @@ def _milvus_lite_server(identity: ModelIdentity, folder: Path) -> Iterator[Vecto
     process = subprocess.Popen([*command, "--data-dir", str(folder / "milvus")], stdout=subprocess.DEVNULL)
     try:
         _wait_for(int(port))
-        with open_store(f"milvus://127.0.0.1:{port}/x", identity=identity, options=INDEXED) as store:
+        with open_store(f"milvus://127.0.0.1:{port}/x", identity=identity, options=options) as store:
             yield store
     finally:
         process.terminate()
@@ -240,12 +249,12 @@ def _wait_for(port: int, seconds: float = 60) -> None:
 
 
 @contextmanager
-def _milvus_stub(identity: ModelIdentity, folder: Path) -> Iterator[VectorStore]:
+def _milvus_stub(identity: ModelIdentity, folder: Path, options: CollectionOptions) -> Iterator[VectorStore]:
     from benchmarks.stubs.milvus_stub import MilvusStub
 
     stub = MilvusStub()
     try:
-        with open_store(f"{stub.url}/x", identity=identity, options=INDEXED) as store:
+        with open_store(f"{stub.url}/x", identity=identity, options=options) as store:
             yield store
     finally:
         stub.close()
@@ -253,10 +262,10 @@ def _milvus_stub(identity: ModelIdentity, folder: Path) -> Iterator[VectorStore]
 
 def _server(variable: str) -> Opener:
     @contextmanager
-    def opened(identity: ModelIdentity, folder: Path) -> Iterator[VectorStore]:
+    def opened(identity: ModelIdentity, folder: Path, options: CollectionOptions) -> Iterator[VectorStore]:
         # A new name each time: the collection stays on the server, to look at.
         url = f"{os.environ[variable]}/benchmark_{uuid.uuid4().hex[:8]}"
-        with open_store(url, identity=identity, options=INDEXED) as store:
+        with open_store(url, identity=identity, options=options) as store:
             yield store
 
     return opened
@@ -264,11 +273,11 @@ def _server(variable: str) -> Opener:
 
 STORES: Final[dict[str, Opener]] = {
     "qdrant folder": _folder,
-    "qdrant folder, half": lambda identity, folder: _folder(identity, folder, storage="half"),
+    "qdrant folder, half": lambda *given: _folder(*given, storage="half"),
     "qdrant local mode": _local,
     "qdrant REST stub": _rest,
-    "qdrant REST stub, strict": lambda identity, folder: _rest(identity, folder, is_strict=True),
-    "qdrant REST stub, 3 shards": lambda identity, folder: _rest(identity, folder, shards=3),
+    "qdrant REST stub, strict": lambda *given: _rest(*given, is_strict=True),
+    "qdrant REST stub, 3 shards": lambda *given: _rest(*given, shards=3),
     "qdrant gRPC stub": _grpc,
     "milvus-lite file": _milvus_file,
     "milvus-lite server": _milvus_lite_server,
@@ -276,7 +285,5 @@ STORES: Final[dict[str, Opener]] = {
     **{name: _server(variable) for name, variable in SERVERS.items() if os.environ.get(variable)},
 }
 """What can be compared: name → opens a new collection, with its files (if any) below a folder."""
-APPROXIMATE: Final[dict[str, Opener]] = {
-    "qdrant folder, HNSW": lambda identity, folder: _folder(identity, folder, exact=False)
-}
+APPROXIMATE: Final[dict[str, Opener]] = {"qdrant folder, HNSW": lambda *given: _folder(*given, exact=False)}
 """May lose a candidate, so it is timed and not compared."""

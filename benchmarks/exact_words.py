@@ -76,12 +76,13 @@ def ndcg(ranked: Sequence[str], gains: Mapping[str, float]) -> float:
 
 
 def ranking(query: Asked, weights: Weights, *, listed: bool, half: float = BM25_HALF) -> list[str]:
-    """Documents by their best passage, best first."""
+    """Documents by their best passage, best first; one that no part finds is not found."""
     parts = query.parts.copy()
     parts[:, 3] /= parts[:, 3] + half
     total = parts @ np.array([weights.dense, weights.sparse, weights.multi_vector, weights.bm25], np.float32)
     order = np.argsort(-total, kind="stable")
-    return list(dict.fromkeys(query.owners[order[listed | query.listed[order]]].tolist()))[:AT]
+    order = order[(listed | query.listed[order]) & (total[order] > 0)]
+    return list(dict.fromkeys(query.owners[order].tolist()))[:AT]
 
 
 def mean(queries: Sequence[Asked], weights: Weights, *, listed: bool = True, half: float = BM25_HALF) -> float:

@@ -21,7 +21,7 @@ import numpy as np
 import typer
 
 from benchmarks import common
-from benchmarks.common import APPROXIMATE, STORES, Opener
+from benchmarks.common import APPROXIMATE, INDEXED, STORES, Opener
 from m3_vdb.stores import DEFAULT_CANDIDATES, MemoryStore, VectorStore
 from m3_vdb.types import Hit, M3Embedding, M3Embeddings
 from m3_vdb.weights import Weights
@@ -30,7 +30,7 @@ LIMIT: Final = 10
 BATCH: Final = 256
 TIMED: Final[dict[str, Opener]] = {
     **{name: opener for name, opener in {**STORES, **APPROXIMATE}.items() if "stub" not in name},
-    "memory": lambda identity, folder: MemoryStore(identity),
+    "memory": lambda identity, *_: MemoryStore(identity),
 }
 FILTER: Final = {"lang": "de", "draft": False}
 _ONE_BY_ONE: Final = (Weights(1, 0, 0), Weights(0, 1, 0), Weights(0, 0, 1))
@@ -123,7 +123,7 @@ def measure(name: str, documents: int, queries: list[M3Embedding], modes: Sequen
     """Fill one store and ask it."""
     with (
         tempfile.TemporaryDirectory(prefix="m3-stores-") as folder,
-        TIMED[name](common.identity(), Path(folder)) as store,
+        TIMED[name](common.identity(), Path(folder), INDEXED) as store,
     ):
         loaded = load(store, documents)
         typer.echo(f"\n{name}, {documents:,} documents: {loaded}")

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from typer import Typer
 from typer.testing import CliRunner
 
-from benchmarks import common, exactness, identifiers, size_quality, storage, stores
+from benchmarks import common, exact_words, exactness, identifiers, size_quality, storage, stores
 from benchmarks.size_quality import Form, narrowed
-from m3_vdb import M3EmbeddingFunction
+from m3_vdb import CollectionOptions, HybridIndex, M3EmbeddingFunction, bm25_query, open_store
 from m3_vdb.encoding.long_documents import LongDocuments
 from m3_vdb.errors import ConfigError
 from m3_vdb.evaluation import MODES, evaluate, open_collections
+from m3_vdb.evaluation.metrics import measure
 from m3_vdb.stores import MemoryStore
 from m3_vdb.stores.options import DEFAULT_SOURCE
 from tests.evaluation._toy import collection
@@ -43,22 +45,24 @@ def test_synthetic_texts_are_the_same_for_a_seed_and_shaped_like_a_models():
 
 
 def test_exactness_of_a_small_collection():
-    named = [part for name in ("qdrant folder", "qdrant gRPC stub") for part in ("--store", name)]
-    result = last_line(exactness.main, *named, "--documents", 200, "--queries", 2)
+    of_four_parts = {"qdrant folder": True, "qdrant gRPC stub": True, "milvus gRPC stub": False}
+    named = [part for name in of_four_parts for part in ("--store", name)]
+    result = last_line(exactness.main, *named, "--documents", 200, "--queries", 2, "--slow-queries", 2)
     assert result["passed"]
-    assert {name: found["searches"] for name, found in result["stores"].items()} == dict.fromkeys(named[1::2], 18)
-    for found in result["stores"].values():
-        assert found["hits"] > 18 * 40
+    for name, found in result["stores"].items():
+        assert found["searches"] == 2 * 3 * (4 if of_four_parts[name] else 3)
+        assert bool(found["without_four_parts"]) != of_four_parts[name]
+        assert found["hits"] > found["searches"] * 40
         assert 0 < found["largest_error"] < 1e-6
         assert found["largest_gap"] < 1e-6
 
 
 def test_the_synthetic_queries_ask_for_different_things():
     """A guard: equal rankings under all weights and filters would make equality cheap."""
-    (query,) = common.queries(1)
+    (query,) = exactness.asked_words(common.queries(1))
     truth = exactness.oracle(300, [query])
     first = {key: tuple(name for name, _ in hits[:10]) for key, hits in truth.items()}
-    assert len(set(first.values())) == len(first) == 9
+    assert len(set(first.values())) == len(first) == 12
     with MemoryStore(common.identity()) as store:
         exactness.fill(store, 300)
         hits = store.query(query, limit=50, explain=True)
@@ -112,6 +116,30 @@ def test_what_storage_costs():
 @pytest.fixture(scope="module")
 def embed():
     return M3EmbeddingFunction(on_truncate="ignore")
+
+
+def test_exact_words_of_some_queries(tmp_path, embed):
+    pages, url = collection(n=8), str(tmp_path / "help.qdrant")
+    dev, test = (collection(n=8, queries=some) for some in (slice(3), slice(3, None)))
+    folder = write(tmp_path / "help", dev, test, splits=("dev", "test"))
+    with HybridIndex.open(url, model=embed, options=CollectionOptions(bm25=True)) as index:
+        index.add(pages.documents)
+    with open_store(url, embed) as store:
+        every, some = (exact_words.read(store, folder, "test", embed, most) for most in (None, 3))
+        assert [one.gains for one in some] == [every[at].gains for at in (0, 3, 6)], "evenly spaced"
+        texts = {name: query.text for name, query in test.queries.items()}
+        expected = {}
+        for name, weights in (("three parts", (1, 0.3, 1)), ("BM25 alone", (0, 0, 0, 1))):
+            asked = [replace(embed.encode_queries([text])[0], bm25=bm25_query(text)) for text in texts.values()]
+            found = [[pair for pair in store.rank(one, weights=weights) if pair[1] > 0] for one in asked]
+            runs = dict(zip(texts, map(dict, found), strict=True))
+            expected[name] = measure(runs, test.qrels, ["nDCG@10"])["nDCG@10"]
+    result = last_line(exact_words.main, f"{url}={folder}", "--queries", 4)
+    assert (result["dev"], result["test"]) == (4, 4)
+    result = last_line(exact_words.main, f"{url}={folder}")
+    assert (result["dev"], result["test"]) == (6, 10)
+    assert {name: result[name] for name in expected} == pytest.approx(expected, abs=1e-4)
+    assert 0.1 < expected["BM25 alone"] < expected["three parts"] < 1
 
 
 def test_a_form_costs_and_finds_what_the_same_collection_does(tmp_path, embed):
