@@ -54,6 +54,22 @@ def test_a_moved_folder_opens(tmp_path):
         assert store.count() == 5
 
 
+def test_each_list_of_candidates_is_searched_once(tmp_path, monkeypatch):
+    """In every rescore, a filter without an index took three times as long."""
+    asked = []
+    answers, answer = QdrantEdgeStore._answers, QdrantEdgeStore._answer
+    monkeypatch.setattr(QdrantEdgeStore, "_answers", lambda self, given: asked.extend(given) or answers(self, given))
+    monkeypatch.setattr(QdrantEdgeStore, "_answer", lambda self, given: asked.append(given) or answer(self, given))
+    with QdrantEdgeStore(tmp_path / "c", identity=IDENTITY) as store:
+        store.upsert(make_documents(30), make_embeddings(30))
+        (query,) = make_queries(1)
+        assert len(store.query(query, limit=5, candidates=5, filter={"lang": "de"})) == 5
+    *lists, fused = asked
+    assert [one["using"] for one in lists] == ["dense", "sparse"]
+    assert [one["using"] for one in fused["prefetch"]] == ["dense", "sparse", "multi_vector"]
+    assert not any(one["prefetch"] for one in fused["prefetch"])
+
+
 def test_a_document_larger_than_a_server_takes(tmp_path):
     identity = dataclasses.replace(IDENTITY, dense_dim=8, multi_vector_dim=1024)
     embeddings = make_embeddings(1, identity=identity)

@@ -11,7 +11,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 
@@ -40,7 +40,7 @@ from m3_vdb.stores.reading import READ_AT_ONCE
 from m3_vdb.types import Document, Hit, M3Embedding, Scores, SparseVector
 
 INDEX_WORTH: Final = 2000
-"""Documents from which on a filter without an index is worth a word: at 3,000 it doubles the time of a query."""
+"""Documents from which on a filter without an index is worth a word: at 3,000 it takes most of a query's time."""
 _UNDERSAMPLED: Final = 128
 """From this limit on, a server asks each of several shards for fewer hits than it might need."""
 
@@ -52,6 +52,9 @@ class QdrantCollection(VectorStore):
     _capabilities: QdrantCapabilities
     _exact: bool
     """Candidates by a full scan."""
+
+    _lists_first: ClassVar[bool] = False
+    """A request more costs nothing: the lists of candidates are searched once, not in every rescore."""
 
     _size: int
     """Documents when it was opened."""
@@ -179,7 +182,8 @@ class QdrantCollection(VectorStore):
                     continue
                 self._check_limit(plan)
                 found = prefetches(query, plan, search, exact=self._exact)
-                ids = self._candidates(found) if can.shards > 1 else None
+                lists_first = self._lists_first and search.fusion == "weighted_sum" and len(plan.rescores) > 1
+                ids = self._candidates(found) if can.shards > 1 or lists_first else None
                 if ids == []:
                     continue
                 # Ranks are added here, or equal scores would have any rank; over several shards all but the formula.
@@ -257,10 +261,10 @@ class QdrantCollection(VectorStore):
                 f"{plan.rescore_limit}: ask for at most {largest // lists} candidates"
             )
 
-    def _candidates(self, found: list[Request]) -> list[str]:
+    def _candidates(self, found: list[Request]) -> list[Any]:
         """Points that the prefetches find over all shards, each once."""
         answers = self._answers(candidate_requests(found, may_be_exact=self._capabilities.may_be_exact))
-        return list(dict.fromkeys(str(point.id) for points in answers for point in points))
+        return list(dict.fromkeys(point.id for points in answers for point in points))
 
     def _parts(self, query: M3Embedding, search: Search, rounds: list[tuple[Plan, list[Request]]]) -> dict[str, Scores]:
         """Id → raw scores, by a request for each vector and round; only those with a weight, unless explained.

@@ -81,6 +81,8 @@ class QdrantEdgeStore(QdrantCollection):
         StoreError: the folder is open already.
     """
 
+    _lists_first = True
+
     def __init__(
         self,
         folder: str | Path,

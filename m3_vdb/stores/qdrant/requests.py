@@ -5,11 +5,13 @@ and ``edge_values.py`` translates it for the embedded engine. Everything here is
 
 A search takes one of three forms, chosen by what the server is (``QdrantCapabilities``):
 
-- **One request**: rescores over the prefetches, added by a formula. The prefetches are repeated in every rescore.
+- **One request**: rescores over the prefetches, added by a formula. The prefetches are repeated in every rescore, and
+  the engine searches them as often.
 - **Batch**: a request per rescore, added here. For fusion by ranks, and where strict mode forbids ``exact``: it then
   refuses a vector without HNSW in a prefetch, yet allows it at the root. Also to explain the hits of a page.
-- **Two steps**, of either form, on several shards: every shard answers a nested request by itself, with candidates of
-  its own. So the prefetches are searched first, and what they find, over all shards, becomes the only prefetch.
+- **Two steps**: the prefetches are searched first, and the other request, of either form, names what they find. On
+  several shards, because every shard answers a nested request by itself, with candidates of its own; and where the
+  engine is in this process and another request costs nothing (``lists_first``), so that each list is searched once.
 """
 
 from __future__ import annotations
@@ -55,7 +57,7 @@ def candidate_requests(found: Sequence[Request], *, may_be_exact: bool) -> list[
     return [{**one, **({} if one["using"] == DENSE else exact), "with_payload": False} for one in found]
 
 
-def among(plan: Plan, ids: Sequence[str]) -> tuple[Plan, list[Request]]:
+def among(plan: Plan, ids: Sequence[Any]) -> tuple[Plan, list[Request]]:
     """The plan over candidates that are known, and the prefetch that names them."""
     rescores = tuple(replace(rescore, is_prefetch=False) for rescore in plan.rescores)
     known = {"filter": {"must": [{"has_id": list(ids)}]}, "limit": len(ids)}
@@ -69,7 +71,7 @@ def fused_request(plan: Plan, found: list[Request], query: M3Embedding, search: 
         found[0]
         if one.is_prefetch
         else {
-            "prefetch": found,
+            "prefetch": found if plan.prefetches else None,
             "query": vectors[one.vector],
             "using": one.vector,
             "limit": plan.rescore_limit,
@@ -81,6 +83,8 @@ def fused_request(plan: Plan, found: list[Request], query: M3Embedding, search: 
         "prefetch": rescores,
         "query": _fusion(plan, search),
         "score_threshold": search.score_threshold,
+        # Candidates that are known: once for all rescores, to which Qdrant hands it down.
+        "filter": None if plan.prefetches else found[0]["filter"],
         # On several shards, so that each is asked for all hits; it scans nothing, for there are only rescores.
         "params": None if plan.prefetches else {"exact": True},
     }
