@@ -57,6 +57,10 @@ def test_plan_then_sync_then_what_has_changed(corpus: Path, tmp_path: Path, tiny
     assert (summary["documents"], summary["held"], summary["moved"]) == (1, 3, 1)
     assert held(store) == {"a.md": "the vector search", "d.txt": "die Suche", "c.txt": "hello repeat"}
 
+    rejected = m3_vdb("sync", *options)
+    assert f"0 documents; {store} now holds 3" in rejected.stderr
+    assert "encoder" not in rejected.stderr, "nothing was encoded, so nothing is said about its speed"
+
 
 def test_what_cannot_be_meant_is_one_line(corpus: Path, tmp_path: Path, tiny_bundle: Path) -> None:
     options = (corpus, "--store", tmp_path / "notes.qdrant", "--model", tiny_bundle)
@@ -64,7 +68,7 @@ def test_what_cannot_be_meant_is_one_line(corpus: Path, tmp_path: Path, tiny_bun
         (("sync", *options, "--max-removed", "some"), "expected a share such as 20%"),
         (("ingest", *options, "--prune", "--resume"), "a sync has no --resume"),
         (("watch", *options, "--dry-run"), "--dry-run is for m3-vdb sync"),
-        (("sync", "-", *options[1:]), "standard input has no name: --source NAME"),
+        (("sync", "-", *options[1:]), "standard input has no name: m3-vdb sync --source NAME"),
     ):
         done = m3_vdb(*wrong)
         assert isinstance(done.exception, ConfigError)

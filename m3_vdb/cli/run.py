@@ -273,16 +273,18 @@ def summarize(report: IngestReport, letters: Path, end: str, max_length: int, pl
     seconds, times = max(report.seconds, 1e-9), report.encoder
     skipped = [f"{report.unchanged:,} unchanged"] if report.unchanged else []
     skipped += [f"{report.resumed:,} rows done before"] if report.resumed else []
+    rates = f", {report.tokens:,} tokens in {report.seconds:.1f} s "
+    rates += f"({report.documents / seconds:,.1f} documents/s, {report.tokens / seconds:,.0f} tokens/s)"
     err.print(
-        f"{report.documents:,} documents, {report.tokens:,} tokens in {report.seconds:.1f} s "
-        f"({report.documents / seconds:,.1f} documents/s, {report.tokens / seconds:,.0f} tokens/s)"
+        f"{report.documents:,} documents{rates if report.documents else ''}"
         f"{''.join(f', {one}' for one in skipped)}; {end}",
         markup=False,
         soft_wrap=True,
     )
-    waits = f"waiting for input {times.waiting_for_input / seconds:.0%}, for the store"
-    waits += f" {times.waiting_for_store / seconds:.0%}: {_SIDES[times.bottleneck]}; {report.retries} retries"
-    err.print(f"encoder busy {times.busy / seconds:.0%} of the time, {waits}", soft_wrap=True)
+    if report.documents:
+        waits = f"waiting for input {times.waiting_for_input / seconds:.0%}, for the store"
+        waits += f" {times.waiting_for_store / seconds:.0%}: {_SIDES[times.bottleneck]}; {report.retries} retries"
+        err.print(f"encoder busy {times.busy / seconds:.0%} of the time, {waits}", soft_wrap=True)
     if report.restarted:
         err.print("the store did not match the checkpoint: every document was checked again", style="yellow")
     if report.truncated:

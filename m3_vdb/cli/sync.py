@@ -186,7 +186,9 @@ def follow(
         typer.Exit: the sync was interrupted, or rows were rejected.
     """
     if following.source is None and streams.STDIN in paths:
-        raise ConfigError("standard input has no name: --source NAME says which documents of the collection are its")
+        raise ConfigError(
+            "standard input has no name: m3-vdb sync --source NAME says which documents of the collection are its"
+        )
     read_max_removed(following.max_removed)
     plan, opened = long.plan, partial(rows.corpus, paths, payload)
     first = opened()  # what cannot be read is said before the model is opened

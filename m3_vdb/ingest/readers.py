@@ -100,7 +100,9 @@ def decode(data: bytes) -> str:
     try:
         return data.decode()
     except UnicodeDecodeError as error:
-        raise RowError(NOT_UTF8, f"not UTF-8 at byte {error.start}") from None
+        raise RowError(
+            NOT_UTF8, f"not UTF-8 at byte {error.start}: convert it (iconv -t utf-8), or leave it out"
+        ) from None
 
 
 def text_document(file: BinaryIO, name: str, fields: Fields, *, id: str, kind: str = "text") -> Row | Rejected:

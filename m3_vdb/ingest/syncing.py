@@ -291,7 +291,7 @@ def _check_sources(comparison: Comparison, source: str | None) -> None:
         other, number = comparison.others.most_common(1)[0]
         raise ConfigError(
             f"{number:,} ids of this corpus belong to the source {other!r}, and this one is {source!r}: pass the other "
-            f"name (--source {other!r}) to follow it from here, or use other ids or another collection"
+            f"name (m3-vdb sync --source {other!r}) to follow it from here, or use other ids or another collection"
         )
 
 
@@ -301,7 +301,8 @@ def _check_removed(comparison: Comparison, plan: SyncPlan, allowed: int, given: 
         share = lost / max(1, plan.stored)
         raise ConfigError(
             f"{lost:,} of {plan.stored:,} documents of {plan.source!r} would be removed ({share:.0%}), more than "
-            f"max_removed {given}: check the paths (--dry-run shows the plan), or pass --max-removed {lost}"
+            f"max_removed {given}: check the paths (m3-vdb sync with --dry-run shows the plan, with "
+            f"--max-removed {lost} carries it out)"
         )
 
 
