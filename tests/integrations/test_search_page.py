@@ -265,6 +265,17 @@ def test_everything_works_with_the_keyboard(page, server):
     assert hits
 
 
+def test_what_has_the_focus_is_not_hidden_by_the_question(page, server):
+    page.set_viewport_size({"width": 360, "height": 400})
+    ask(page, server)
+    question = page.get_by_label("Question").bounding_box()
+    for key in ("ArrowDown", "ArrowUp"):
+        for _ in DOCUMENTS[key == "ArrowUp" :]:
+            page.keyboard.press(key)
+            box = page.locator("#hits summary:focus").bounding_box()
+            assert box["y"] > question["height"], "the question stays at the top"
+
+
 def test_texts_are_never_html(page, server):
     hits = ask(page, server)
     card = page.locator("#hits li").nth(titles(hits).index(ATTACK))

@@ -243,7 +243,7 @@ function invitation() {
   }
   const keys = [["/", "question"], ["↓ ↑", "hits"], ["Enter", "why a hit was found"], ["Esc", "back"]];
   return el("div", {}, el("p", {}, "Questions and documents may be in different languages."),
-    el("p", {}, ...keys.flatMap(([key, use]) => [el("kbd", {}, key), ` ${use} \u2003`])));
+    el("p", { id: "shortcuts" }, ...keys.flatMap(([key, use]) => [el("kbd", {}, key), ` ${use} \u2003`])));
 }
 
 // --- keyboard, address, beginning ---
