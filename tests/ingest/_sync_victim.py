@@ -1,4 +1,4 @@
-"""``python -m tests.ingest._sync_victim CORPUS FOLDER N``: a sync that kills itself (SIGKILL) at its N-th event.
+"""``python -m tests.ingest._sync_victim CORPUS URL N``: a sync that kills itself (SIGKILL) at its N-th event.
 
 Events are the moments before and after each change of the collection.
 """
@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from m3_vdb.ingest import Corpus, SyncReport, sync, syncing
-from m3_vdb.stores.qdrant.embedded import QdrantEdgeStore
+from m3_vdb.stores import VectorStore, open_store
 from tests.ingest._fakes import IDENTITY, HashEmbed
 
 syncing.AT_ONCE = 3  # more requests, so more moments
 WATCHED = ("upsert", "update_payloads", "delete")
 
 
-def run(corpus: Path, folder: Path, encoded: list[str] | None = None) -> SyncReport:
+def run(corpus: Path, url: str, encoded: list[str] | None = None) -> SyncReport:
     embed = HashEmbed()
-    with QdrantEdgeStore(folder / "x.qdrant", identity=IDENTITY) as store:
+    with open_store(url, IDENTITY) as store:
         report = sync(Corpus([corpus]), embed, store, source="s", max_removed="100%", batch_documents=3)
     if encoded is not None:
         encoded += embed.encoded
@@ -42,7 +42,7 @@ def on_events(event: Callable[[], None]) -> None:
         return call
 
     for name in WATCHED:
-        setattr(QdrantEdgeStore, name, watched(getattr(QdrantEdgeStore, name)))
+        setattr(VectorStore, name, watched(getattr(VectorStore, name)))
 
 
 def main() -> None:
@@ -55,7 +55,7 @@ def main() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     on_events(event)
-    run(Path(sys.argv[1]), Path(sys.argv[2]))
+    run(Path(sys.argv[1]), sys.argv[2])
 
 
 if __name__ == "__main__":
