@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -60,6 +63,29 @@ def test_plan_then_sync_then_what_has_changed(corpus: Path, tmp_path: Path, tiny
     rejected = m3_vdb("sync", *options)
     assert f"0 documents; {store} now holds 3" in rejected.stderr
     assert "encoder" not in rejected.stderr, "nothing was encoded, so nothing is said about its speed"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a POSIX terminal")
+def test_no_bar_stays_on_a_terminal(corpus: Path, tmp_path: Path, tiny_bundle: Path) -> None:
+    """After a sync of nothing new it would read "reading" for ever."""
+    options = (corpus, "--store", tmp_path / "notes.qdrant", "--model", tiny_bundle)
+    m3_vdb("sync", *options)
+    ours, terminal = os.openpty()
+    command = [sys.executable, "-m", "m3_vdb", "sync", *map(str, options)]
+    with subprocess.Popen(
+        command, stdin=terminal, stdout=terminal, stderr=terminal, env={**os.environ, "TERM": "xterm"}
+    ):
+        os.close(terminal)
+        shown = b""
+        try:
+            while piece := os.read(ours, 4096):
+                shown += piece
+        except OSError:  # how Linux says that the other side was closed
+            pass
+    os.close(ours)
+    assert "━" in shown.decode()
+    assert "3 unchanged" in shown.decode()
+    assert "━" not in shown.decode().rsplit("\x1b[2K", 1)[1], "erased"
 
 
 def test_what_cannot_be_meant_is_one_line(corpus: Path, tmp_path: Path, tiny_bundle: Path) -> None:

@@ -244,7 +244,7 @@ def shown() -> Iterator[Callable[[Progress], None]]:
         return
     # A narrow terminal cuts the end, so rows and time come first.
     words = TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1))
-    with Bar(BarColumn(12), TaskProgressColumn(), words, console=err, expand=True) as bar:
+    with Bar(BarColumn(12), TaskProgressColumn(), words, console=err, expand=True, transient=True) as bar:
         task = bar.add_task("reading", total=None)
 
         def advance(state: Progress) -> None:
