@@ -111,19 +111,21 @@ class Block:
 
     def lexical_scores(self, query: SparseVector) -> FloatArray:
         """s_lex of one query and every passage: float32 [n], 0 without a common token."""
-        assert self.terms is not None
-        assert self.term_offsets is not None
         assert self.term_rows is not None
         assert self.term_weights is not None
-        place = np.searchsorted(self.terms, query.ids)
-        known = np.flatnonzero(place < len(self.terms))
-        known = known[self.terms[place[known]] == query.ids[known]]
-        spans = [slice(self.term_offsets[i], self.term_offsets[i + 1]) for i in place[known]]
+        spans = self.spans(query.ids)
         if not spans:
             return np.zeros(self.count, dtype=np.float32)
-        products = [self.term_weights[span] * weight for span, weight in zip(spans, query.weights[known], strict=True)]
+        products = [self.term_weights[span] * weight for span, weight in zip(spans, query.weights, strict=True)]
         passages = np.concatenate([self.term_rows[span] for span in spans])
         return np.bincount(passages, np.concatenate(products), minlength=self.count).astype(np.float32)
+
+    def spans(self, ids: IntArray) -> list[slice]:
+        """Where the passages of each token id are; empty for one that no passage has."""
+        assert self.terms is not None
+        assert self.term_offsets is not None
+        first, last = (np.searchsorted(self.terms, ids, side) for side in ("left", "right"))
+        return [slice(self.term_offsets[i], self.term_offsets[j]) for i, j in zip(first, last, strict=True)]
 
     def pair_scores(self, part: str, query: M3Embedding, rows: NDArray[np.int64]) -> FloatArray:
         """One raw score of a query and each of k passages, which are numbers from 0 within the block: float32 [k]."""

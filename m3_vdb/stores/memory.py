@@ -35,22 +35,20 @@ class _Row:
 
 @dataclass(frozen=True, slots=True)
 class _Searchable:
-    """The rows in the order of their ids, and the indexes of their vectors."""
+    """The rows in the order of their ids, the indexes of their vectors, and how many have exact words."""
 
     rows: list[_Row]
     index: ExactIndex
     words: Block | None
+    worded: int
 
     def words_of(self, query: M3Embedding) -> FloatArray | None:
         """s_bm25 of every row: float32 [n]; None if it is not asked for."""
         block, given = self.words, query.bm25
         if block is None or given is None:
             return None
-        assert block.terms is not None
-        assert block.term_offsets is not None
-        holders = dict(zip(block.terms.tolist(), np.diff(block.term_offsets).tolist(), strict=True))
-        documents = sum(row.embedding.bm25 is not None and len(row.embedding.bm25.ids) > 0 for row in self.rows)
-        rarity = [inverse_document_frequency(documents, holders.get(i, 0)) for i in given.ids.tolist()]
+        holders = [span.stop - span.start for span in block.spans(given.ids)]
+        rarity = [inverse_document_frequency(self.worded, number) for number in holders]
         weighted = SparseVector(given.ids, (given.weights * np.array(rarity)).astype(np.float32))
         return saturated(block.lexical_scores(weighted))
 
@@ -208,7 +206,10 @@ class MemoryStore(VectorStore):
                 blocks = [Block.of(packed)]
             vectors = [one for one in words if one is not None]
             self._index = _Searchable(
-                [held[i] for i in ids], ExactIndex(blocks), _words_block(vectors) if vectors else None
+                [held[i] for i in ids],
+                ExactIndex(blocks),
+                _words_block(vectors) if vectors else None,
+                worded=sum(len(one.ids) > 0 for one in vectors),
             )
         return self._index
 
