@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
 from m3_vdb.cli.options import GrpcOption, StoreOption
 from m3_vdb.cli.output import say
 from m3_vdb.cli.run import kept_place
+from m3_vdb.errors import ConfigError
 from m3_vdb.stores import open_store
 from m3_vdb.stores.backup import backup, check_backup, restore
 from m3_vdb.stores.options import STORAGES
+
+_WITHOUT: Final = {
+    "bm25": "--no-bm25",
+    "full_text": "--no-full-text",
+    "tenant": "--no-tenant",
+    "storage": "--storage float32",
+}
+"""Option of a backup that a store may lack → what leaves it out."""
 
 
 def backup_command(
@@ -56,5 +65,9 @@ def restore_command(
     options = {name: value for name, value in changed.items() if value is not None}
     if no_tenant:
         options["tenant"] = None
-    made = restore(folder, store, options=options, into_existing=into_existing, prefer_grpc=grpc)
+    try:
+        made = restore(folder, store, options=options, into_existing=into_existing, prefer_grpc=grpc)
+    except ConfigError as error:
+        without = [option for name, option in _WITHOUT.items() if name in str(error)]
+        raise (ConfigError(f"{error}; {without[0]} restores without it") if without else error) from None
     say(f"{store}: {made.documents:,} documents from {folder}, model {made.identity.name}")

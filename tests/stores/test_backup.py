@@ -62,6 +62,10 @@ def test_a_tenant_and_the_index_of_words_are_carried(tmp_path, where):
     with pytest.raises(ConfigError, match=r"milvus-lite does not support the option tenant \(given: 'customer'\)"):
         restore(tmp_path / "copy", tmp_path / "new.milvus.db")
     command = ["restore", str(tmp_path / "copy"), "--store", str(tmp_path / "new.milvus.db")]
+    for options in ([], ["--no-tenant"]):
+        option = "full-text" if options else "tenant"
+        refused = CliRunner().invoke(app, [*command, *options])
+        assert str(refused.exception).endswith(f"; --no-{option} restores without it"), "what to do next"
     done = CliRunner().invoke(app, [*command, "--no-tenant", "--no-full-text"])
     assert (done.exit_code, "3 documents" in done.stderr) == (0, True), done.output
     stub.close()
