@@ -88,7 +88,8 @@ def test_bad_rows_are_named_and_the_exit_code_says_so(corpus: Path, tmp_path: Pa
     done = m3_vdb("ingest", corpus, "--store", tmp_path / "notes.qdrant", "--model", tiny_bundle)
     assert done.exit_code == 3
     assert "line 4: not JSON" in done.stderr
-    assert "3 documents" in done.stderr
+    assert "3 documents, " in done.stderr
+    assert "1 row not stored (1 not JSON): " in done.stderr
 
 
 def test_help_names_every_command() -> None:

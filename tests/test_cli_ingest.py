@@ -85,7 +85,7 @@ def test_bad_rows_are_counted_by_kind_and_kept(corpus: Path, tmp_path: Path, tin
     assert done.exit_code == 3
     assert "line 10: not JSON" in done.stderr
     letters = tmp_path / "x.qdrant.ingest.rejected.jsonl"
-    assert f"4 rows were not stored (1 duplicate id, 1 no text, 2 not JSON): {letters}" in done.stderr
+    assert f"4 rows not stored (1 duplicate id, 1 no text, 2 not JSON): {letters}" in done.stderr
     rows = [json.loads(line) for line in letters.read_text().splitlines()]
     assert [(row["file"], row["line"], row["id"], row["row"]) for row in rows] == [
         (str(corpus), 10, None, "no"),

@@ -11,6 +11,7 @@ from m3_vdb.cli.options import GrpcOption, StoreOption
 from m3_vdb.cli.output import say
 from m3_vdb.cli.run import kept_place
 from m3_vdb.errors import ConfigError
+from m3_vdb.notices import counted
 from m3_vdb.stores import open_store
 from m3_vdb.stores.backup import backup, check_backup, restore
 from m3_vdb.stores.options import STORAGES
@@ -33,7 +34,7 @@ def backup_command(
     kept_place(store)
     with open_store(store, identity=None, create=False, prefer_grpc=grpc) as opened:
         made = backup(opened, folder)
-    say(f"{folder}: {made.documents:,} documents of {store}, model {made.identity.name}")
+    say(f"{folder}: {counted(made.documents, 'document')} of {store}, model {made.identity.name}")
 
 
 def restore_command(
@@ -59,7 +60,9 @@ def restore_command(
     kept_place(store)
     if check:
         whole = check_backup(folder)
-        say(f"{folder} is whole: {whole.documents:,} documents, model {whole.identity.name}, made {whole.time}")
+        say(
+            f"{folder} is whole: {counted(whole.documents, 'document')}, model {whole.identity.name}, made {whole.time}"
+        )
         return
     changed: dict[str, Any] = {"storage": storage, "bm25": bm25, "full_text": full_text}
     options = {name: value for name, value in changed.items() if value is not None}
@@ -70,4 +73,4 @@ def restore_command(
     except ConfigError as error:
         without = [option for name, option in _WITHOUT.items() if name in str(error)]
         raise (ConfigError(f"{error}; {without[0]} restores without it") if without else error) from None
-    say(f"{store}: {made.documents:,} documents from {folder}, model {made.identity.name}")
+    say(f"{store}: {counted(made.documents, 'document')} from {folder}, model {made.identity.name}")

@@ -11,6 +11,7 @@ from m3_vdb.cli.options import GrpcOption, MclsOption, ModelOption, ReadOnlyOpti
 from m3_vdb.cli.output import out, say, write_json
 from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
 from m3_vdb.encoding.identity import ModelIdentity
+from m3_vdb.notices import counted
 from m3_vdb.stores import CollectionDescription, describe, open_store
 
 
@@ -52,10 +53,10 @@ def info_command(
 
 def _collection(found: CollectionDescription, model: ModelIdentity) -> Iterator[tuple[str, str]]:
     match = "this model" if found.model.fingerprint == model.fingerprint else "another model"
-    passages = f" in {found.passages:,} passages" if found.passages != found.documents else ""
+    passages = f" in {counted(found.passages, 'passage')}" if found.passages != found.documents else ""
     yield (
         "collection",
-        f"{found.documents:,} documents{passages}, made by {match}: {found.model.name}"
+        f"{counted(found.documents, 'document')}{passages}, made by {match}: {found.model.name}"
         + (", exact words" if found.options.get("bm25") else ""),
     )
     if found.languages or found.languages_note:

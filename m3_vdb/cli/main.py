@@ -45,6 +45,7 @@ from m3_vdb.explain import explain_hits
 from m3_vdb.filter_parser import parse_filter
 from m3_vdb.filters import field_values, fields
 from m3_vdb.index import HybridIndex
+from m3_vdb.notices import counted
 from m3_vdb.stores import DEFAULT_CANDIDATES, CollectionOptions, VectorStore, open_store
 from m3_vdb.stores.options import INDEX_TYPES, STORAGES, IndexType, Storage
 from m3_vdb.types import Filter, Hit
@@ -161,7 +162,7 @@ def create_command(
         indexes = "".join(f", index {name}={kind}" for name, kind in opened.field_types.items())
         words = ", exact words" if opened.has_bm25 else ""
         words += ", full text" if opened.has_full_text else ""
-        say(f"{store}: {opened.count():,} documents, model {opened.identity.name}{words}{indexes}")
+        say(f"{store}: {counted(opened.count(), 'document')}, model {opened.identity.name}{words}{indexes}")
 
 
 def _created(store: str, model: str | None, options: CollectionOptions) -> VectorStore:

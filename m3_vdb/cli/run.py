@@ -25,6 +25,7 @@ from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
 from m3_vdb.encoding.long_documents import Plan
 from m3_vdb.errors import ConfigError, EngineError, StoreError
 from m3_vdb.ingest import IngestReport, Progress
+from m3_vdb.notices import counted
 from m3_vdb.retry import status
 from m3_vdb.stores import CollectionOptions, ModelIdentity, VectorStore, open_store
 from m3_vdb.stores.names import Folder, Memory, Server, read_name
@@ -272,11 +273,11 @@ def summarize(report: IngestReport, letters: Path, end: str, max_length: int, pl
     """Print the summary of a run on standard error."""
     seconds, times = max(report.seconds, 1e-9), report.encoder
     skipped = [f"{report.unchanged:,} unchanged"] if report.unchanged else []
-    skipped += [f"{report.resumed:,} rows done before"] if report.resumed else []
+    skipped += [f"{counted(report.resumed, 'row')} done before"] if report.resumed else []
     rates = f", {report.tokens:,} tokens in {report.seconds:.1f} s "
     rates += f"({report.documents / seconds:,.1f} documents/s, {report.tokens / seconds:,.0f} tokens/s)"
     err.print(
-        f"{report.documents:,} documents{rates if report.documents else ''}"
+        f"{counted(report.documents, 'document')}{rates if report.documents else ''}"
         f"{''.join(f', {one}' for one in skipped)}; {end}",
         markup=False,
         soft_wrap=True,
@@ -288,16 +289,15 @@ def summarize(report: IngestReport, letters: Path, end: str, max_length: int, pl
     if report.restarted:
         err.print("the store did not match the checkpoint: every document was checked again", style="yellow")
     if report.truncated:
-        err.print(f"{report.truncated} documents were cut to {max_length} tokens", style="yellow")
+        err.print(f"{counted(report.truncated, 'document')} cut to {max_length} tokens", style="yellow")
     if report.long_documents:
-        err.print(f"{report.long_documents:,} long documents: {_DONE[plan]}", style="yellow")
+        err.print(f"{counted(report.long_documents, 'long document')}: {_DONE[plan]}", style="yellow")
     for one in report.rejected[:REJECTED_SHOWN]:
         err.print(Text(f"not stored: {one.where}: {one.reason}", style="red"), soft_wrap=True)
     if report.rejected_count:
-        counted = ", ".join(f"{count:,} {kind}" for kind, count in sorted(report.rejections.items()))
-        err.print(
-            Text(f"{report.rejected_count:,} rows were not stored ({counted}): {letters}", style="red"), soft_wrap=True
-        )
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(report.rejections.items()))
+        refused = f"{counted(report.rejected_count, 'row')} not stored ({kinds}): {letters}"
+        err.print(Text(refused, style="red"), soft_wrap=True)
     elif letters.is_file() and letters.stat().st_size:
         earlier = f"rows that earlier runs did not store are in {letters}; remove the file once they are fixed"
         err.print(earlier, markup=False, soft_wrap=True)

@@ -239,7 +239,7 @@ def test_the_command(source, tmp_path, tiny_bundle):
     summary = json.loads(done.stdout.splitlines()[-1])
     assert (summary["documents"], summary["held"], summary["rejected"]) == (POINTS - 2, POINTS - 2, 2)
     assert f"now holds {POINTS - 2}" in done.stderr
-    assert "2 rows were not stored (2 no text)" in done.stderr
+    assert "2 rows not stored (2 no text)" in done.stderr
     assert (tmp_path / "new.qdrant.backfill.rejected.jsonl").exists()
     found = CliRunner().invoke(
         app, ["search", "page", "--store", f"{tmp_path}/new.qdrant", "--model", str(tiny_bundle), "--filter", "n=5"]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from datetime import datetime, timezone
 
 from m3_vdb.evaluation.report.tables import ENCODING, comparison_of, figure_of, ingest_totals, latencies, system_name
-from m3_vdb.evaluation.report.writing import count, counted, interval, number, p_value, rate, signed, size, tenths
+from m3_vdb.evaluation.report.writing import count, interval, number, p_value, rate, signed, size, tenths
 from m3_vdb.evaluation.results import Evaluation
+from m3_vdb.notices import counted
 
 
 def best_mode(evaluation: Evaluation) -> str | None:

@@ -18,7 +18,6 @@ from m3_vdb.evaluation.report.writing import (
     Row,
     Table,
     count,
-    counted,
     interval,
     number,
     p_value,
@@ -32,6 +31,7 @@ from m3_vdb.evaluation.report.writing import (
     tenths,
 )
 from m3_vdb.evaluation.results import Comparison, Cost, Curve, Evaluation, Figure, Group, Percentiles
+from m3_vdb.notices import counted
 
 NAMES: Final = {"multi_vector": "multi-vector", "dense_sparse": "dense + sparse", "bm25": "BM25"}
 ENCODING: Final = "encode the query"

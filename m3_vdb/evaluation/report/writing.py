@@ -100,11 +100,6 @@ def count(value: int) -> str:
     return f"{value:,}"
 
 
-def counted(value: int, one: str, many: str = "") -> str:
-    """``1 query``, ``12 queries``."""
-    return f"{count(value)} {one if value == 1 else many or one + 's'}"
-
-
 def tenths(value: float) -> str:
     """Seconds or milliseconds: ``18.9``."""
     return f"{value:,.1f}" if math.isfinite(value) else MISSING
