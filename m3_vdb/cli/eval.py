@@ -34,8 +34,8 @@ from m3_vdb.evaluation.collection import subsample_splits
 from m3_vdb.evaluation.evaluate import RESULTS
 from m3_vdb.evaluation.layouts import LAYOUTS
 from m3_vdb.evaluation.report import write_report
-from m3_vdb.evaluation.report.writing import counted
 from m3_vdb.evaluation.runs import Progress
+from m3_vdb.notices import counted
 from m3_vdb.weights import PRESETS
 
 _DENSE_SPARSE_PRESETS: Final = " or ".join(name for name, weights in PRESETS.items() if not weights.multi_vector)
