@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -23,6 +24,8 @@ _WITHOUT: Final = {
     "storage": "--storage float32",
 }
 """Option of a backup that a store may lack → what leaves it out."""
+_REFUSED: Final = re.compile(rf"\b({'|'.join(_WITHOUT)})(?: \(given|=)")
+"""How errors name the option that a store lacks."""
 
 
 def backup_command(
@@ -60,9 +63,8 @@ def restore_command(
     kept_place(store)
     if check:
         whole = check_backup(folder)
-        say(
-            f"{folder} is whole: {counted(whole.documents, 'document')}, model {whole.identity.name}, made {whole.time}"
-        )
+        held = counted(whole.documents, "document")
+        say(f"{folder} is whole: {held}, model {whole.identity.name}, made {whole.time}")
         return
     changed: dict[str, Any] = {"storage": storage, "bm25": bm25, "full_text": full_text}
     options = {name: value for name, value in changed.items() if value is not None}
@@ -71,6 +73,7 @@ def restore_command(
     try:
         made = restore(folder, store, options=options, into_existing=into_existing, prefer_grpc=grpc)
     except ConfigError as error:
-        without = [option for name, option in _WITHOUT.items() if name in str(error)]
-        raise (ConfigError(f"{error}; {without[0]} restores without it") if without else error) from None
+        refused = _REFUSED.search(str(error))
+        advice = f"; {_WITHOUT[refused[1]]} restores without it" if refused else ""
+        raise ConfigError(f"{error}{advice}") from None
     say(f"{store}: {counted(made.documents, 'document')} from {folder}, model {made.identity.name}")

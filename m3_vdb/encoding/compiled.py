@@ -12,6 +12,7 @@ import json
 import os
 import zlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -91,4 +92,5 @@ def _keep(made: Any, place: Path) -> None:  # noqa: ANN401 - openvino.CompiledMo
         for old in sorted(place.parent.iterdir(), key=lambda file: file.stat().st_mtime)[:-_KEPT]:
             old.unlink()
     except (OSError, RuntimeError):
-        return
+        with suppress(OSError):  # on a full disk, half a file
+            unfinished.unlink(missing_ok=True)

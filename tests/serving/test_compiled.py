@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -95,6 +96,15 @@ def test_where_nothing_can_be_written_the_model_is_compiled_each_time(opened, fo
     folder.write_text("not a folder")
     assert [opened()[0], opened()[0]] == [False, False]
     assert folder.read_text() == "not a folder"
+
+
+def test_on_a_full_disk_no_half_file_is_left(opened, folder, monkeypatch):
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(compiled.zlib, "crc32", full)  # after the model was written, before its checksum
+    assert not opened()[0]
+    assert list(folder.iterdir()) == []
 
 
 def test_a_user_without_a_home_folder_opens_a_model(opened, folder, monkeypatch):

@@ -68,6 +68,9 @@ def test_a_tenant_and_the_index_of_words_are_carried(tmp_path, where):
         assert str(refused.exception).endswith(f"; --no-{option} restores without it"), "what to do next"
     done = CliRunner().invoke(app, [*command, "--no-tenant", "--no-full-text"])
     assert (done.exit_code, "3 documents" in done.stderr) == (0, True), done.output
+    refused = CliRunner().invoke(app, [*command[:3], f"qdrant://{stub.address}/storage", "--grpc"])
+    assert type(refused.exception) is ConfigError
+    assert "restores without it" not in str(refused.exception), "it is about a collection of that name, not the option"
     stub.close()
 
 
