@@ -12,7 +12,6 @@ from typing import Any
 
 from m3_vdb.encoding.bundle import CONFIG, FORMAT, MODEL, ONNXRUNTIME, Bundle, write_checksums
 from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
-from m3_vdb.encoding.sessions import OnnxRuntimeSession
 from m3_vdb.encoding.tokenizer import TOKENIZER, TokenBatch, Tokenizer
 from m3_vdb.errors import ConfigError
 from m3_vdb.types import M3Embedding
@@ -20,7 +19,6 @@ from onnx_export.checkpoint import Checkpoint, Fetch, read_checkpoint
 from onnx_export.graph import OPSET, write_graph
 from onnx_export.reference import embed
 from onnx_export.verify import (
-    LONGEST,
     Errors,
     Forward,
     measure,
@@ -28,6 +26,7 @@ from onnx_export.verify import (
     measure_mcls,
     require_close,
     require_same_ids,
+    serving,
     verification_texts,
 )
 from onnx_export.weights import PRECISIONS, Weights
@@ -89,12 +88,12 @@ def convert(
         passes = [forward, *([_computed_once(also)] if also else [])]
         files = [file for file in (MODEL, ONNXRUNTIME) if (partial_out / file).is_file()]
         # One after the other, because each takes as much memory as serving the bundle.
-        found = [errors for file in files for errors in _measured(_serving(written, served, file), passes)]
+        found = [errors for file in files for errors in _measured(serving(written, served, file), passes)]
         for errors in (one for pair in found for one in pair):
             require_close(errors, precision=precision)
         config |= {"errors": found[0][0].as_dict(), "mcls_errors": found[0][1].as_dict()}
         if noted := checkpoint.config.get("imported_from"):
-            config["change"] = measure_change(_serving(written, served, MODEL), forward, noted).as_dict()
+            config["change"] = measure_change(serving(written, served, MODEL), forward, noted).as_dict()
         progress(0.9, "checksums")
         _write_config(partial_out, config)
         partial_out.rename(out)
@@ -102,18 +101,6 @@ def convert(
         shutil.rmtree(partial_out, ignore_errors=True)
     progress(1.0, "done")
     return Bundle.open(out)
-
-
-def _serving(bundle: Bundle, tokenizer: Tokenizer, file: str) -> M3EmbeddingFunction:
-    """What serves one of the bundle's graphs: onnxruntime in float32, so that an error is the graph's."""
-    return M3EmbeddingFunction.from_parts(
-        tokenizer,
-        OnnxRuntimeSession(bundle.path / file),
-        identity=bundle.identity,
-        model_max_length=bundle.max_length,
-        max_length=min(LONGEST, bundle.max_length),
-        on_truncate="ignore",
-    )
 
 
 def _measured(function: M3EmbeddingFunction, passes: Sequence[Forward]) -> list[tuple[Errors, Errors]]:

@@ -5,8 +5,9 @@ transformers, contains only standard ONNX operators (opset 17), and is small eno
 compares it with the torch model.
 
 ``onnxruntime.onnx`` is the same model for onnxruntime on CPUs: its operator for attention needs memory in proportion to
-the length, not to its square, and feed-forward parts go through ``ROWS`` tokens at a time. That file is small, because
-its weights are those in ``model.onnx``.
+the length, not to its square, feed-forward parts go through ``ROWS`` tokens at a time, and 8-bit blocks of weights are
+multiplied with 8-bit blocks of states (``MatMulNBits``). That file is small, because its weights are those in
+``model.onnx``.
 
 Legend: B texts, L padded length, d width, h heads, k = d/h, f feed-forward width, m multi-vector width, V vocabulary.
 
@@ -39,6 +40,7 @@ from onnx_export.weights import (
     Weights,
     frequent_rows,
     quantize_blocks,
+    quantize_bytes,
     quantize_codes,
     quantize_int8,
     quantize_matrix,
@@ -62,6 +64,22 @@ ROWS: Final = 512
 """Tokens of a batch for which ``onnxruntime.onnx`` makes the feed-forward part's wide states at a time."""
 CLS_ID: Final = 0
 PADDING_ID: Final = 1
+
+
+class Matrix(NamedTuple):
+    """A weight matrix in the graph.
+
+    Attributes:
+        name: of the weight.
+        shape: [out, in].
+        wide: [in, out], in the arithmetic of the graph.
+        blocks: levels and scales [out, in/32], float32, if ``onnxruntime.onnx`` multiplies with these.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    wide: str
+    blocks: tuple[str, ...] = ()
 
 
 class GraphBuilder:
@@ -128,12 +146,22 @@ class GraphBuilder:
         self, x: str, weight: NDArray[np.float32], bias: NDArray[np.float32], *, name: str, parts: int = 1
     ) -> str:
         """X · Wᵀ + b for a weight of torch's layout [out, in], which may be of several layers with one input."""
-        matrix = self.matrix(weight.T, name=f"{name}.weight", parts=parts)
+        matrix = self.matrix(weight, name=f"{name}.weight", parts=parts)
         return self.affine(x, matrix, self.vector(bias, name=f"{name}.bias"))
 
-    def affine(self, x: str, matrix: str, bias: str) -> str:
+    def affine(self, x: str, matrix: Matrix, bias: str) -> str:
         """X · M + b."""
-        return self.op("Add", [self.op("MatMul", [x, matrix]), bias])
+        product = f"{matrix.name}.product"
+        for file in self._files:
+            with self.only(file):
+                if file == MODEL or not matrix.blocks:
+                    self.op("MatMul", [x, matrix.wide], name=product)
+                else:
+                    outputs, inputs = matrix.shape
+                    sizes = {"N": outputs, "K": inputs, "block_size": BLOCK, "bits": 8}
+                    # Level 4: states are rounded to int8, too, with a scale for each block.
+                    self.op("MatMulNBits", [x, *matrix.blocks], name=product, domain=CONTRIB, accuracy_level=4, **sizes)
+        return self.op("Add", [product, bias])
 
     def by_rows(self, x: str, compute: Callable[[str], str], *, name: str) -> None:
         """Compute something of each row of x [B, L, d], ``ROWS`` rows at a time; only for ``onnxruntime.onnx``.
@@ -176,16 +204,31 @@ class GraphBuilder:
         """An initializer in the arithmetic of the graph."""
         return self.constant(value.astype(self.weights.float_type, copy=False), name=name)
 
-    def matrix(self, value: NDArray[np.float32], *, name: str, parts: int = 1) -> str:
-        """A weight matrix [in, out] as the input to MatMul: as it is, or expanded when the model is loaded."""
+    def matrix(self, value: NDArray[np.float32], *, name: str, parts: int = 1) -> Matrix:
+        """A weight matrix [out, in] as the right side of a product: as it is, or expanded when the model is loaded."""
         if self.weights.precision == "int8":
-            quantized, scale = quantize_int8(value)
-            wide = self._wide(quantized, name=f"{name}.int8")
-            return self.op("Mul", [wide, self.constant(scale, name=f"{name}.scale")])
+            return self._bytes(value, name=name)
         if self.weights.precision != "int4":
-            return self.vector(value, name=name)
-        rows = [self._corrected(p, name=f"{name}.{i}") for i, p in enumerate(np.split(value.T, parts))]
-        return self.op("Transpose", [self.op("Concat", rows, axis=0)], perm=[1, 0])
+            return Matrix(name, value.shape, self.vector(value.T, name=name))
+        rows = [self._corrected(p, name=f"{name}.{i}") for i, p in enumerate(np.split(value, parts))]
+        wide = self.op("Transpose", [self.op("Concat", rows, axis=0)], perm=[1, 0])
+        return Matrix(name, value.shape, wide)
+
+    def _bytes(self, value: NDArray[np.float32], *, name: str) -> Matrix:
+        """A matrix in 8-bit blocks, which onnxruntime multiplies as they are, and OpenVINO where that is faster.
+
+        The zero is a byte because OpenVINO takes only such weights as levels, and others for numbers to be expanded.
+        """
+        quantized = zip(("uint8", "scales"), quantize_bytes(value), strict=True)
+        levels, scales = (self.constant(part, name=f"{name}.{kind}") for kind, part in quantized)
+        with self.only(MODEL):
+            zero = self._wide(np.array(128, np.uint8), name="zero")
+            steps = self.op("Sub", [self.op("Cast", [levels], to=TensorProto.FLOAT), zero])
+            step = self.op("Cast", [self.op("Unsqueeze", [scales, self.constant([2])])], to=TensorProto.FLOAT)
+            rows = self.op("Reshape", [self.op("Mul", [steps, step]), self.constant(value.shape)])
+            wide = self.op("Transpose", [rows], perm=[1, 0])
+        with self.only(ONNXRUNTIME):
+            return Matrix(name, value.shape, wide, (levels, self.op("Cast", [scales], to=TensorProto.FLOAT)))
 
     def _corrected(self, value: NDArray[np.float32], *, name: str) -> str:
         """[out, in] in 4-bit blocks with a correction of low rank."""
@@ -202,7 +245,7 @@ class GraphBuilder:
         correction = self.op("MatMul", [self._wide(left, name=f"{name}.left"), self.op("Mul", [turned, scale])])
         return self.op("Add", [rows, correction])
 
-    def _wide(self, value: NDArray[np.int8], *, name: str) -> str:
+    def _wide(self, value: NDArray[np.integer], *, name: str) -> str:
         return self.op("Cast", [self.constant(value, name=name)], to=TensorProto.FLOAT)
 
     def _blocks(self, packed: str, scales: str, *, shape: Sequence[int]) -> str:
@@ -441,11 +484,11 @@ def _layer(g: GraphBuilder, x: str, mask: Mask, *, prefix: str) -> str:
 
 def _feed_forward(g: GraphBuilder, x: str, *, prefix: str) -> str:
     weight, bias = _linear(g, f"{prefix}intermediate.dense")
-    widen = g.matrix(weight.T, name=f"{prefix}intermediate.weight"), g.vector(bias, name=f"{prefix}intermediate.bias")
+    widen = g.matrix(weight, name=f"{prefix}intermediate.weight"), g.vector(bias, name=f"{prefix}intermediate.bias")
     with g.only(MODEL):
         wide = _gelu(g, g.affine(x, *widen))
     weight, bias = _linear(g, f"{prefix}output.dense")
-    narrow = g.matrix(weight.T, name=f"{prefix}output.weight"), g.vector(bias, name=f"{prefix}output.bias")
+    narrow = g.matrix(weight, name=f"{prefix}output.weight"), g.vector(bias, name=f"{prefix}output.bias")
     with g.only(MODEL):
         result = g.affine(wide, *narrow)
     with g.only(ONNXRUNTIME):

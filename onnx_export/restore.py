@@ -16,7 +16,15 @@ from onnx import helper, numpy_helper
 
 from m3_vdb.errors import BundleError
 from onnx_export.graph import PADDING_ID
-from onnx_export.weights import CODED, EMBEDDING, CodedRows, Weights, dequantize_blocks, dequantize_matrix
+from onnx_export.weights import (
+    CODED,
+    EMBEDDING,
+    CodedRows,
+    Weights,
+    dequantize_blocks,
+    dequantize_bytes,
+    dequantize_matrix,
+)
 
 LINEAR: Final = ("attention.output", "intermediate", "output")
 """Matrices of a layer; a checkpoint puts ".dense" after these names. Query, key and value are one."""
@@ -102,6 +110,9 @@ def _matrix(stored: Mapping[str, NDArray[Any]], name: str) -> NDArray[np.float32
     if f"{name}.0.packed" in stored:
         parts = sum(f"{name}.{i}.packed" in stored for i in range(3))
         return np.concatenate([_corrected(stored, f"{name}.{i}") for i in range(parts)])
+    if f"{name}.uint8" in stored:
+        return dequantize_bytes(stored[f"{name}.uint8"], stored[f"{name}.scales"])
+    # What int8 was up to 0.2: one scale per output.
     return np.ascontiguousarray((_float32(stored[f"{name}.int8"]) * stored[f"{name}.scale"]).T)
 
 

@@ -16,8 +16,10 @@ import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
+from m3_vdb.encoding.bundle import MODEL, Bundle
 from m3_vdb.encoding.embedding_function import M3EmbeddingFunction
 from m3_vdb.encoding.hub import find_bundle
+from m3_vdb.encoding.sessions import OnnxRuntimeSession
 from m3_vdb.encoding.tokenizer import CONTROL_PIECES, TokenBatch, Tokenizer
 from m3_vdb.errors import BundleError, M3Error
 from m3_vdb.types import FloatArray, M3Embedding, SparseVector
@@ -208,6 +210,18 @@ def change_texts() -> list[str]:
     return [" ".join((words + words)[start : start + 3 + i % 12]) for i, start in enumerate(starts)]
 
 
+def serving(bundle: Bundle, tokenizer: Tokenizer, file: str) -> M3EmbeddingFunction:
+    """What serves one of the bundle's graphs: onnxruntime in float32, so that an error is the graph's."""
+    return M3EmbeddingFunction.from_parts(
+        tokenizer,
+        OnnxRuntimeSession(bundle.path / file),
+        identity=bundle.identity,
+        model_max_length=bundle.max_length,
+        max_length=min(LONGEST, bundle.max_length),
+        on_truncate="ignore",
+    )
+
+
 def measure_change(function: M3EmbeddingFunction, forward: Forward, noted: Mapping[str, Any]) -> Change:
     """How much of its training a bundle keeps.
 
@@ -223,7 +237,7 @@ def measure_change(function: M3EmbeddingFunction, forward: Forward, noted: Mappi
         return change
     if bundle.fingerprint != change.fingerprint:
         return change
-    original = M3EmbeddingFunction(bundle.path, runtime="onnxruntime", device="cpu", on_truncate="ignore")
+    original = serving(bundle, bundle.read_tokenizer(), MODEL)
     texts = change_texts()
     tokens = function.tokenizer.encode(texts, max_length=function.max_length)
     before, after = (

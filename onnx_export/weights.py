@@ -1,8 +1,9 @@
 """How weights are stored in the graph: float32, float16, int8 with a 4-bit embedding table, or int4 with a coded one.
 
-Only weights are quantised: the graph expands them and computes in floating point. So the file is smaller, and the
+Only weights are quantised: ``model.onnx`` expands them and computes in floating point. So the file is smaller, and the
 arithmetic is that of the trained model. All schemes use standard operators. A runtime expands the matrices once, when
-it loads the model (constant folding), and rows of the embedding table when a token needs them.
+it loads the model (constant folding), and rows of the embedding table when a token needs them. With int8 weights
+``onnxruntime.onnx`` rounds the states, too, and multiplies bytes.
 
 Legend: V vocabulary, d width, B texts, L padded length.
 """
@@ -62,8 +63,8 @@ class Weights:
         basis: of the embedding table's codes at int4 (``table_basis``); None takes one that minimises the error of the
             rows.
         precision: how the graph stores them. "fp16" also computes in float16, but normalises the outputs in float32;
-            "int8" has matrices with one scale per output and embeddings in 4-bit blocks; "int4" has matrices in 4-bit
-            blocks with a correction of low rank, and codes for the embeddings of rare pieces. Both compute in float32.
+            "int8" has matrices in 8-bit blocks and embeddings in 4-bit blocks; "int4" has matrices in 4-bit blocks with
+            a correction of low rank, and codes for the embeddings of rare pieces.
     """
 
     tensors: Mapping[str, NDArray[np.float32]]
@@ -95,27 +96,48 @@ class Weights:
 def quantize_int8(value: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Symmetric int8 with one scale per output column.
 
-    Each weight goes to the nearest level, unless the matrix was int8 before and has been trained since
+    Args:
+        value: float32 [in, out].
+
+    Returns:
+        int8 [in, out] and float32 [out]; value ≈ int8 · scale, error at most scale/2.
+    """
+    scale = np.maximum(np.abs(value).max(axis=0), np.finfo(np.float32).tiny) / 127
+    return np.rint(value / scale).astype(np.int8), scale.astype(np.float32)
+
+
+def quantize_bytes(value: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
+    """8-bit blocks of 32 weights, value = (level − 128) · scale, levels 1 to 255, as ``MatMulNBits`` takes them.
+
+    Each weight goes to the nearest level, unless the matrix was made of levels before and has been trained since
     (``import-bundle``, ``finetune``). Its weights still lie close to the old levels, so the nearest level would undo
     the training. Such a matrix is dithered: a weight a tenth of a step above its level goes up with a chance of a
     tenth. Each output sums hundreds of weights, so the training survives in the sum. The random numbers are the same
     in every export, and weights that did not move keep their level.
 
     Args:
-        value: float32 [in, out].
+        value: float32 [out, in], in a multiple of 32.
 
     Returns:
-        int8 [in, out] and float32 [out]; value ≈ int8 · scale, error at most scale/2, or scale where dithered.
+        levels uint8 [out, in/32, 32] and scales float16 [out, in/32]; the error is at most .53 · scale (half a step,
+        and what rounding the scale moves the largest weight), or 1.03 · scale where dithered.
     """
-    scale = np.maximum(np.abs(value).max(axis=0), np.finfo(np.float32).tiny) / 127
-    exact = value / scale
+    blocks = value.reshape(len(value), -1, BLOCK)
+    scales = np.maximum(np.abs(blocks).max(axis=2) / 127, np.finfo(np.float16).tiny).astype(np.float16)
+    exact = blocks / scales[..., None].astype(np.float32)
     levels = np.rint(exact)
     distance = np.abs(exact - levels)
-    # Weights that never were int8 are 0.25 from a level on average; a small matrix strays from that by chance.
+    # Weights that never were levels are 0.25 from one on average; a small matrix strays from that by chance.
     if distance.mean() < 0.25 - max(0.05, value.size**-0.5):
-        random = np.random.default_rng(0).random(value.shape, dtype=np.float32)
+        random = np.random.default_rng(0).random(exact.shape, dtype=np.float32)
         levels = np.where(distance > UNMOVED, np.floor(exact + random), levels)
-    return levels.astype(np.int8), scale.astype(np.float32)
+    return (np.clip(levels, -127, 127) + 128).astype(np.uint8), scales
+
+
+def dequantize_bytes(levels: NDArray[np.uint8], scales: NDArray[np.float16]) -> NDArray[np.float32]:
+    """The inverse of ``quantize_bytes``: float32 [out, in]."""
+    wide: NDArray[np.float32] = (levels.astype(np.float32) - 128) * scales[..., None].astype(np.float32)
+    return wide.reshape(len(levels), -1)
 
 
 def quantize_blocks(

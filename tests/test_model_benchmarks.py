@@ -13,7 +13,7 @@ from transformers import XLMRobertaModel
 from typer import Typer
 from typer.testing import CliRunner
 
-from benchmarks import int8_products, udhr, zero_shot
+from benchmarks import udhr, zero_shot
 from benchmarks.base_model import NAME, PASSAGE, QUERY, Encoded, MeanPooled, mean_pool, search
 from benchmarks.debian.by_source import by_source
 from m3_vdb import Document, M3EmbeddingFunction, Weights
@@ -291,11 +291,3 @@ def test_a_folder_without_runs_says_what_it_should_be(tmp_path):
     de = write(tmp_path / "de", {"lo/1": "a"}, {"q-lo/1": ("de", "a", "lo/1")})
     with pytest.raises(ConfigError, match="no run files"):
         by_source(tmp_path / "out", [str(de)])
-
-
-def test_int8_products_are_exact_and_the_graph_computes_nearly_the_same(tiny_bundle):
-    result, _ = last_line(int8_products.main, "--model", tiny_bundle, "--texts", 8, "--rounds", 1, "--kept", 4)
-    assert result["exact"]
-    assert result["products"] == 8, "four in each of two layers"
-    assert result["dense_cosine"] > 0.995
-    assert result["flips"] <= result["weights"] / 50

@@ -193,8 +193,8 @@ def _int8_products(model: Any) -> Any:  # noqa: ANN401 - openvino.Model, optiona
 
     OpenVINO would expand them to float32. Products with more inputs than outputs stay float32: the second of the
     feed-forward part takes GELU's outputs, hardly any of them negative, so half the levels would be wasted, and the
-    rows of m3-small would fall to a cosine of .9988 (.9992 so; docs/log.md). Other files are left alone: int8 weights
-    are int8 already, and float ones are meant to be exact.
+    rows of m3-small would fall to a cosine of .9988 (.9992 so; docs/log.md). Other files are left alone: 8-bit weights
+    are multiplied as they are, and float ones are meant to be exact.
     """
     from openvino import opset13 as ops  # noqa: PLC0415 - optional
     from openvino.passes import ConstantFolding, Manager  # noqa: PLC0415 - optional
@@ -221,13 +221,14 @@ def _int8_products(model: Any) -> Any:  # noqa: ANN401 - openvino.Model, optiona
 
 
 def _has_blocks(op: Any) -> bool:  # noqa: ANN401 - openvino.Node
-    """Whether the right side of a product is made of bytes, two 4-bit weights in each."""
+    """Whether the right side of a product is made of bytes [out, in / 2], two 4-bit weights in each."""
     found, nodes = False, [op.input_value(1).get_node()]
     while nodes:
         node = nodes.pop()
         if node.get_type_name() == "Parameter":
             return False
-        found |= node.get_type_name() == "Constant" and node.get_element_type().to_string() == "u8"
+        is_bytes = node.get_type_name() == "Constant" and node.get_element_type().to_string() == "u8"
+        found |= is_bytes and len(node.get_output_shape(0)) == 2  # 8-bit weights have three axes
         nodes += [value.get_node() for value in node.input_values()]
     return found
 

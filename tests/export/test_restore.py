@@ -10,14 +10,14 @@ import onnx
 import pytest
 import torch
 
-from m3_vdb import M3EmbeddingFunction
-from m3_vdb.encoding.bundle import MODEL
+from m3_vdb.encoding.bundle import MODEL, Bundle
 from m3_vdb.encoding.tokenizer import SPECIAL_IDS
 from m3_vdb.errors import BundleError
 from onnx_export.checkpoint import read_checkpoint
 from onnx_export.export import read_weights
 from onnx_export.graph import PADDING_ID, build_graph
 from onnx_export.restore import restore
+from onnx_export.verify import serving
 from onnx_export.weights import EMBEDDING
 from tests.export.conftest import PRECISIONS
 from train.import_bundle import import_bundle
@@ -57,7 +57,8 @@ def test_a_checkpoint_computes_what_its_bundle_computes(exported, tmp_path, tiny
     path, _ = exported[precision]
     model = import_bundle(path, tmp_path / "checkpoint")
     again = M3Model.load(tmp_path / "checkpoint")
-    embed = M3EmbeddingFunction(path, runtime="onnxruntime", device="cpu")
+    bundle = Bundle.open(path)
+    embed = serving(bundle, bundle.read_tokenizer(), MODEL)
     expected = embed.encode_documents(tiny_texts)
     # The graph of fp16 also computes in it, with 11 bits; the others in float32.
     close = 5e-3 if precision == "fp16" else 1e-5
@@ -88,6 +89,21 @@ def test_int8_comes_back_to_the_same_levels(exported):
     for name in once.tensors:
         np.testing.assert_allclose(twice[name], once[name], rtol=1e-6, atol=1e-7, err_msg=name)
     assert once[EMBEDDING].std() > 0.1, "or nothing was compared"
+
+
+def test_what_int8_was_up_to_0_2_comes_back(exported):
+    """One scale per output, weights as they are multiplied, [in, out]."""
+    path, _ = exported["int8"]
+    graph = onnx.load(str(path / MODEL))
+    name = "encoder.layer.1.attention.output.weight"
+    levels = np.random.default_rng(0).integers(-127, 128, (64, 64)).astype(np.int8)
+    scale = np.linspace(0.01, 0.02, 64, dtype=np.float32)
+    (one,) = [one for one in graph.graph.initializer if one.name == f"{name}.uint8"]
+    graph.graph.initializer.remove(one)
+    for kind, value in (("int8", levels), ("scale", scale)):
+        graph.graph.initializer.append(onnx.numpy_helper.from_array(value, f"{name}.{kind}"))
+    found = restore(graph, max_length=64)["encoder.layer.1.attention.output.dense.weight"]
+    np.testing.assert_array_equal(found, (levels * scale).T)
 
 
 @pytest.mark.parametrize("missing", ["positions", "encoder.layer.0.qkv.bias", "colbert.weight"])

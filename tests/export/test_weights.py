@@ -1,4 +1,4 @@
-"""int8 matrices and 4-bit embedding blocks."""
+"""8-bit matrices and 4-bit embedding blocks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from onnx_export.weights import (
     EMBEDDING,
     Weights,
     dequantize_blocks,
+    dequantize_bytes,
     quantize_blocks,
+    quantize_bytes,
     quantize_int8,
     rounded_table,
 )
@@ -47,6 +49,32 @@ def test_an_int8_matrix_is_off_by_half_a_step_at_most(seed, rows, columns):
     quantized, scale = quantize_int8(value)
     assert np.abs(quantized).max() == 127  # the range is used, symmetrically
     assert (np.abs(quantized * scale.astype(np.float64) - value) <= scale * (0.5 + 1e-5)).all()
+
+
+def test_an_8_bit_block_by_hand():
+    rows = np.stack([np.linspace(-63.5, 63.5, 32), np.linspace(2.54, -2.54, 32)]).reshape(1, 64).astype(np.float32)
+    levels, scales = quantize_bytes(rows)
+    assert (levels.shape, levels.dtype) == ((1, 2, 32), np.uint8)
+    assert (scales.shape, scales.dtype) == ((1, 2), np.float16)
+    assert levels[0, 0, [0, 1, 15, 16, 31]].tolist() == [1, 9, 124, 132, 255]  # in steps −127, −118.8, −4.1, 4.1, 127
+    assert levels[0, 1, [0, 1, 15, 16, 31]].tolist() == [255, 247, 132, 124, 1]
+    assert scales.tolist() == [[0.5, np.float16(0.02)]]
+    found = dequantize_bytes(levels, scales)
+    np.testing.assert_allclose(found[0, [1, 32]], [-119 * 0.5, 127 * 0.0200042725], rtol=1e-6)
+    assert not dequantize_bytes(*quantize_bytes(np.zeros((1, 32), np.float32))).any()
+
+
+@FEW
+@given(st.integers(0, 2**32 - 1), st.integers(1, 9), st.integers(1, 9))
+def test_an_8_bit_block_is_off_by_half_a_step_at_most_and_comes_back_to_its_levels(seed, outputs, blocks):
+    rng = np.random.default_rng(seed)
+    value = rng.normal(size=(outputs, blocks, BLOCK)) * 10.0 ** rng.uniform(-1, 4, (outputs, blocks, 1))
+    value = value.reshape(outputs, -1).astype(np.float32)
+    levels, scales = quantize_bytes(value)
+    error = np.abs(dequantize_bytes(levels, scales) - value).reshape(outputs, blocks, BLOCK)
+    assert (error <= scales[..., None].astype(np.float64) * 0.53).all()
+    again, _ = quantize_bytes(dequantize_bytes(levels, scales))
+    np.testing.assert_array_equal(again, levels)
 
 
 def test_a_4_bit_block_by_hand():
