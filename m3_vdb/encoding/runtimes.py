@@ -21,8 +21,8 @@ from m3_vdb.imports import import_openvino, no_usage_data
 RUNTIMES: Final = ("auto", "onnxruntime", "openvino")
 DEVICES: Final = ("auto", "cpu", "cuda")
 BF16, INT8, F32 = "bf16", "f32 with int8 products", "f32"
-"""Arithmetic of OpenVINO. INT8 multiplies int8 weights, and those of 4-bit blocks, with activations that are rounded in
-groups of 32; it is F32 for other weights."""
+"""Arithmetic of a runtime. INT8 multiplies weights of 8 bits, in OpenVINO also those of 4-bit blocks, with activations
+that are rounded in groups of 32; it is F32 for other weights."""
 
 NO_CUDA: Final = (
     "onnxruntime has no CUDA: pip install 'm3-vdb[gpu]', then pip install --force-reinstall --no-deps onnxruntime-gpu"
@@ -37,7 +37,7 @@ class Runtime:
     Attributes:
         name: "onnxruntime" or "openvino".
         device: "cpu" or "cuda".
-        arithmetic: ``BF16``, ``INT8`` or ``F32``; onnxruntime computes in the graph's own.
+        arithmetic: ``BF16``, ``INT8`` or ``F32``; onnxruntime computes in what the graph says.
         reason: for people: "the processor has AMX"; "" if nothing was chosen.
         on_cpu: what to choose on the CPU if a GPU that nobody asked for cannot be used; None makes that an error.
     """

@@ -114,7 +114,9 @@ class OnnxRuntimeSession:
             raise _no_gpu("CUDA or cuDNN is missing, or of another version than this onnxruntime needs")
         self._options = onnxruntime.RunOptions()
         self._options.only_execute_path_to_fetches = True
-        kind = f"cpu, {F32}" if device == "cpu" else device
+        # That file is small, because its weights are in another one.
+        rounds = model.name == ONNXRUNTIME and b"MatMulNBits" in model.read_bytes()
+        kind = f"cpu, {INT8 if rounds else F32}" if device == "cpu" else device
         self.description = f"onnxruntime {onnxruntime.__version__}, {kind}{_in_brackets(reason)}"
 
     def run(
