@@ -90,7 +90,7 @@ class FolderLock:
 
 @contextmanager
 def locked_file(path: Path, busy: Callable[[int | None], Exception]) -> Iterator[None]:
-    """Hold a lock on a file, which stays and means nothing.
+    """Hold a lock on a file, which is there only so long.
 
     Args:
         path: the file; made if there is none.
@@ -103,8 +103,13 @@ def locked_file(path: Path, busy: Callable[[int | None], Exception]) -> Iterator
     try:
         yield
     finally:
+        if sys.platform != "win32":  # there it must be closed first
+            path.unlink(missing_ok=True)
         _unlock(file)
         file.close()
+        if sys.platform == "win32":
+            with suppress(OSError):  # another process has opened it
+                path.unlink()
 
 
 class _Busy(Exception):  # noqa: N818 - seen by hold() alone
@@ -112,13 +117,17 @@ class _Busy(Exception):  # noqa: N818 - seen by hold() alone
 
 
 def _locked(path: Path) -> IO[bytes]:
-    file = path.open("ab")
-    try:
-        _lock(file)
-    except OSError:
-        file.close()
-        raise _Busy from None
-    return file
+    while True:
+        file = path.open("ab")
+        try:
+            _lock(file)
+        except OSError:
+            file.close()
+            raise _Busy from None
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        file.close()  # between opening and locking it, who had the lock has removed the file
 
 
 def hold(take: Callable[[], Result], folder: Path, lock_file: str, *, server: str, busy: type[Exception]) -> Result:

@@ -43,6 +43,30 @@ class FakeEmbedder:
     encode_queries = encode_documents
 
 
+TAKE_TURNS = """
+import sys
+from pathlib import Path
+from m3_vdb.stores.folder import locked_file
+
+lock, inside, turns = Path(sys.argv[1]), Path(sys.argv[2]), 0
+while turns < 300:
+    try:
+        with locked_file(lock, lambda process: BlockingIOError()):
+            inside.touch(exist_ok=False)
+            inside.unlink()
+            turns += 1
+    except BlockingIOError:
+        pass
+"""
+
+
+def test_a_lock_that_leaves_no_file_is_held_by_one_process_at_a_time(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", TAKE_TURNS, str(tmp_path / "a.lock"), str(tmp_path / "inside")]
+    processes = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    assert [process.communicate()[1] for process in processes] == ["", "", ""]
+    assert not any(tmp_path.iterdir())
+
+
 def said(call: Callable[[], object]) -> str:
     """What a call returned or raised."""
     try:
