@@ -219,13 +219,13 @@ class GraphBuilder:
 
         The zero is a byte because OpenVINO takes only such weights as levels, and others for numbers to be expanded.
         """
-        quantized = zip(("uint8", "scales"), quantize_bytes(value), strict=True)
-        levels, scales = (self.constant(part, name=f"{name}.{kind}") for kind, part in quantized)
+        rounded, sizes = quantize_bytes(value)
+        levels, scales = self.constant(rounded, name=f"{name}.uint8"), self.constant(sizes, name=f"{name}.scales")
         with self.only(MODEL):
             zero = self._wide(np.array(128, np.uint8), name="zero")
             steps = self.op("Sub", [self.op("Cast", [levels], to=TensorProto.FLOAT), zero])
-            step = self.op("Cast", [self.op("Unsqueeze", [scales, self.constant([2])])], to=TensorProto.FLOAT)
-            rows = self.op("Reshape", [self.op("Mul", [steps, step]), self.constant(value.shape)])
+            size = self.op("Cast", [self.op("Unsqueeze", [scales, self.constant([2])])], to=TensorProto.FLOAT)
+            rows = self.op("Reshape", [self.op("Mul", [steps, size]), self.constant(value.shape)])
             wide = self.op("Transpose", [rows], perm=[1, 0])
         with self.only(ONNXRUNTIME):
             return Matrix(name, value.shape, wide, (levels, self.op("Cast", [scales], to=TensorProto.FLOAT)))
