@@ -151,10 +151,12 @@ class GraphBuilder:
 
     def affine(self, x: str, matrix: Matrix, bias: str) -> str:
         """X · M + b."""
+        if not matrix.blocks:
+            return self.op("Add", [self.op("MatMul", [x, matrix.wide]), bias])
         product = f"{matrix.name}.product"
         for file in self._files:
             with self.only(file):
-                if file == MODEL or not matrix.blocks:
+                if file == MODEL:
                     self.op("MatMul", [x, matrix.wide], name=product)
                 else:
                     outputs, inputs = matrix.shape

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -75,6 +76,14 @@ def test_the_graph_is_valid_and_uses_standard_operators_only(exported, precision
     assert not graph.functions
     names = [node.name for node in graph.graph.node]
     assert len(names) == len(set(names)) > 50
+
+
+def test_a_checkpoint_that_is_converted_again_gives_the_same_graph(exported):
+    """A collection refuses a bundle of another fingerprint, which hashes ``model.onnx``: so names and order stay."""
+    graph = onnx.load(exported["fp32"][0] / "model.onnx").graph
+    lines = [f"{node.op_type} {node.name} {' '.join(node.input)}" for node in graph.node]
+    lines += [f"{one.name} {list(one.dims)}" for one in graph.initializer]
+    assert hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16] == "fc436a81d4666afb"
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
