@@ -112,7 +112,7 @@ def _matrix(stored: Mapping[str, NDArray[Any]], name: str) -> NDArray[np.float32
         return np.concatenate([_corrected(stored, f"{name}.{i}") for i in range(parts)])
     if f"{name}.uint8" in stored:
         return dequantize_bytes(stored[f"{name}.uint8"], stored[f"{name}.scales"])
-    # What int8 was up to 0.2: one scale per output.
+    # What int8 was before 0.2: one scale per output.
     return np.ascontiguousarray((_float32(stored[f"{name}.int8"]) * stored[f"{name}.scale"]).T)
 
 

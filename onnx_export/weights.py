@@ -45,6 +45,8 @@ SLICE: Final = 16_384
 """Rows of the embedding table that are worked on at a time; all at once would take several times its memory."""
 CODES: Final = 256
 """Entries of the codebook of scales, so that a scale is one byte."""
+LEAST_SCALE: Final = 2.0**-16
+"""Of a block of bytes; float16 rounds smaller ones by more than .2 %, so the largest weight would be beyond 127."""
 UNMOVED: Final = 1e-4
 """A weight this close to a level (in steps) was rounded to it and not trained since; float32 arithmetic differs as
 much."""
@@ -119,11 +121,11 @@ def quantize_bytes(value: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArr
         value: float32 [out, in], in a multiple of 32.
 
     Returns:
-        levels uint8 [out, in/32, 32] and scales float16 [out, in/32]; the error is at most .53 · scale (half a step,
-        and what rounding the scale moves the largest weight), or 1.03 · scale where dithered.
+        levels uint8 [out, in/32, 32] and scales float16 [out, in/32]; the error is at most scale/2, or scale where
+        dithered.
     """
     blocks = value.reshape(len(value), -1, BLOCK)
-    scales = np.maximum(np.abs(blocks).max(axis=2) / 127, np.finfo(np.float16).tiny).astype(np.float16)
+    scales = np.maximum(np.abs(blocks).max(axis=2) / 127, LEAST_SCALE).astype(np.float16)
     exact = blocks / scales[..., None].astype(np.float32)
     levels = np.rint(exact)
     distance = np.abs(exact - levels)

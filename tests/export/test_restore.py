@@ -91,7 +91,7 @@ def test_int8_comes_back_to_the_same_levels(exported):
     assert once[EMBEDDING].std() > 0.1, "or nothing was compared"
 
 
-def test_what_int8_was_up_to_0_2_comes_back(exported):
+def test_what_int8_was_before_0_2_comes_back(exported):
     """One scale per output, weights as they are multiplied, [in, out]."""
     path, _ = exported["int8"]
     graph = onnx.load(str(path / MODEL))
