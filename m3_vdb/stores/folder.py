@@ -98,17 +98,26 @@ def locked_file(path: Path, busy: Callable[[int | None], Exception]) -> Iterator
     """
     try:
         file = _locked(path)
+        # Between opening and locking it, who had the lock may have removed the file. Not for ever: on a file system
+        # whose files have no lasting numbers it would seem so each time.
+        for _ in range(1000):
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                    break
+            file.close()
+            file = _locked(path)
     except _Busy:
         raise busy(locker(path)) from None
     try:
         yield
     finally:
-        if sys.platform != "win32":  # there it must be closed first
-            path.unlink(missing_ok=True)
+        with suppress(OSError):
+            if sys.platform != "win32":  # there it must be closed first
+                path.unlink()
         _unlock(file)
         file.close()
-        if sys.platform == "win32":
-            with suppress(OSError):  # another process has opened it
+        with suppress(OSError):  # another process may have opened it
+            if sys.platform == "win32":
                 path.unlink()
 
 
@@ -117,17 +126,13 @@ class _Busy(Exception):  # noqa: N818 - seen by hold() alone
 
 
 def _locked(path: Path) -> IO[bytes]:
-    while True:
-        file = path.open("ab")
-        try:
-            _lock(file)
-        except OSError:
-            file.close()
-            raise _Busy from None
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                return file
-        file.close()  # between opening and locking it, who had the lock has removed the file
+    file = path.open("ab")
+    try:
+        _lock(file)
+    except OSError:
+        file.close()
+        raise _Busy from None
+    return file
 
 
 def hold(take: Callable[[], Result], folder: Path, lock_file: str, *, server: str, busy: type[Exception]) -> Result:
