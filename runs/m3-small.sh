@@ -80,7 +80,7 @@ warmup=$LAST
 # Scores of the passages are not used below, and without multi-vectors mining is quicker.
 once mined.jsonl mine --model "$warmup" --data "$OUT/rows.jsonl" --seed 1 --modes '[dense, sparse]' --first 3 --last 50 \
   --ratio 0.94 --negatives 4 --score dense_sparse --query_max_length 128 --passage_max_length 128 --dtype bfloat16 \
-  --work "$OUT/mined.work"
+  --shard_size 4096 --work "$OUT/mined.work"
 rm -rf "$OUT/mined.work" # encoded passages, found again after an interruption
 # Small pools have no negative for some rows, hence skip.
 training tuned finetune --model "$warmup" --data "[$OUT/mined.jsonl, $OUT/parallel.jsonl]" --on_bad_row skip --seed 2 \

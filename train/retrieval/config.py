@@ -36,7 +36,7 @@ class SearchOptions:
         rerank_sparse: re-rank as many sparse results too, which the paper does not.
         dtype: arithmetic of the encoder; "bfloat16" is autocast over float32 weights.
         batch_tokens: padded tokens of one forward pass.
-        shard_size: passages that are encoded, searched and, in ``work``, kept together; the result is the same.
+        shard_size: passages that are encoded, and searched, together.
         work: folder for encoded passages, a sub-folder per state of a model; an interrupted run resumes from
             it. null: in memory.
     """
@@ -50,7 +50,7 @@ class SearchOptions:
     rerank_sparse: bool = False
     dtype: Dtype = "float32"
     batch_tokens: int = DEFAULT_BATCH_TOKENS
-    shard_size: int = 4096
+    shard_size: int = 16384
     work: Path | None = None
 
     def __post_init__(self) -> None:
