@@ -65,7 +65,8 @@ def run_export(checkpoint: Path, out: Path, precision: str) -> tuple[Change, str
 def test_fp16_keeps_the_training(trained: Path, tmp_path: Path) -> None:
     change, said = run_export(trained, tmp_path / "b", "fp16")
     assert change.cosine >= 0.99
-    assert change.kept == pytest.approx(1, abs=0.01)
+    # Computing in float16 changes vectors by half a percent of so small a change (.9946 is kept): it says 99.
+    assert change.kept == pytest.approx(1, abs=0.006)
     assert re.match("fp16 keeps (99|100)% of what training changed in int8", said)
 
 
